@@ -1,0 +1,164 @@
+"""The ``magunet`` command: one verb per step from a CT to a table.
+
+Results go to stdout, progress to stderr. Exit status: 0 done, 2 something given is wrong (one line says
+what), 130 interrupted.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from magunet.errors import InputError
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Wrong arguments are one line and status 2, without the usage text around it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see '{self.prog} --help')\n")
+
+
+def settings_of(arguments: argparse.Namespace):
+    from magunet import profiles
+
+    return profiles.load(arguments.profile)
+
+
+def run_cohort(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import cohort_of
+    from magunet.progress import track
+
+    print(cohort_of(settings_of(arguments), track).root)
+
+
+def run_check(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from magunet.data.cohort import check_case, load_cohort
+    from magunet.progress import track
+
+    cohort = load_cohort(arguments.cohort)
+    rows = [check_case(case) for case in track(list(cohort.cases.values()), "checked")]
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
+    print(f"{len(cohort.cases)} cases: {len(cohort.train)} to train on, {len(cohort.val)} to score")
+
+
+def run_prepare(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import cohort_of
+    from magunet.data.prepare import prepare_case
+    from magunet.progress import track
+
+    settings = settings_of(arguments)
+    cohort = cohort_of(settings, track)
+    for case in track(list(cohort.cases.values()), "prepared"):
+        prepared, key = prepare_case(case.name, case.image, case.label, settings)
+        print(case.name, key, *prepared.image.shape)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import cohort_of
+    from magunet.learn.train import fit
+    from magunet.progress import track
+
+    settings = settings_of(arguments)
+    seed = settings.seeds[0] if arguments.seed is None else arguments.seed
+    print(fit(arguments.network, settings, seed, cohort_of(settings, track)))
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import cohort_of
+    from magunet.learn.predict import load_model
+    from magunet.progress import track
+    from magunet.report.scores import score_run
+
+    settings = load_model(arguments.run).settings
+    print(score_run(Path(arguments.run), cohort_of(settings, track)).round(4).to_string(index=False))
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    from magunet.data.volume import FILE_ENDINGS, read_volume, write_volume
+    from magunet.learn.predict import load_model
+    from magunet.progress import say
+    from magunet.report.figures import save_figure, three_planes
+
+    model, scan = load_model(arguments.model), read_volume(arguments.ct)
+    out, name = Path(arguments.out), Path(arguments.ct).resolve().name
+    out.mkdir(parents=True, exist_ok=True)
+    stem = next((name.removesuffix(e) for e in FILE_ENDINGS if name.lower().endswith(e)), name)
+    mask = model.segment(scan)
+    trained = f"{model.record['network']}, profile {model.settings.profile}, seed {model.record['seed']}"
+    figure = three_planes(scan, prediction=mask, title=f"SIJ by {trained}")
+    write_volume(mask, out / f"{stem}_sij.nii.gz")
+    save_figure(figure, out / f"{stem}_sij.png", f"{trained}; run {Path(arguments.model).name}")
+    if not mask.array.any():
+        say("note: the network found no joint in this scan; the mask is empty")
+    print(out / f"{stem}_sij.nii.gz")
+    print(out / f"{stem}_sij.png")
+
+
+def run_sample(arguments: argparse.Namespace) -> None:
+    from magunet.data.sample import fetch_sample
+
+    sample = fetch_sample()
+    print(sample.ct, sample.bones, sample.mask, sep="\n")
+
+
+def run_audit(arguments: argparse.Namespace) -> None:
+    from magunet.report.audit import as_text, parameter_audit
+
+    print("Parameters in Mi = 2^20; the paper writes M.")
+    print(as_text(parameter_audit()))
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    from magunet.report.overview import overview
+
+    print(overview(settings_of(arguments)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and their arguments."""
+    top = OneLineParser(prog="magunet", description="Sacroiliac joints in CT, after the MAG-UNet paper.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
+
+    def verb(name: str, call, text: str, profile: bool = False) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        made.set_defaults(call=call)
+        if profile:
+            made.add_argument("--profile", default="smoke", help="a name in papermill_params/, or a YAML file")
+        return made
+
+    verb("sample", run_sample, "download the real sample CT and derive its joint mask")
+    verb("cohort", run_cohort, "make the profile's cohort and print its folder", profile=True)
+    verb("check", run_check, "check a cohort in nnU-Net raw layout").add_argument("cohort")
+    verb("prepare", run_prepare, "prepare the profile's cases for training", profile=True)
+    train = verb("train", run_train, "train a network, or go on, and print its run folder", profile=True)
+    train.add_argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'")
+    train.add_argument("--seed", type=int, help="default: the profile's first")
+    verb("evaluate", run_evaluate, "score a run on its validation cases").add_argument("run")
+    predict = verb("predict", run_predict, "segment a CT: a mask on its own grid, and a picture")
+    predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
+    predict.add_argument("--model", required=True, help="a run folder")
+    predict.add_argument("--out", required=True, help="folder for mask and picture")
+    verb("report", run_report, "print scores, figures and masks of a profile", profile=True)
+    verb("audit", run_audit, "print the paper's parameter counts beside ours")
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    arguments = parser().parse_args(words)
+    try:
+        arguments.call(arguments)
+    except InputError as error:
+        print(f"magunet {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"magunet {arguments.verb}: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"magunet {arguments.verb}: interrupted; the same command goes on from the last finished step",
+              file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""Data, from CT to network input: volumes, phantoms, cohorts, preparation, augmentation."""

@@ -1,0 +1,78 @@
+"""Random augmentation of training windows: flip, affine, gamma, each with probability 0.5 (Sec. 2.1.3).
+
+PyTorch on the tensors' own device; image and mask go through the same geometry. Random numbers are drawn
+on the CPU, so that a seed means the same on every device.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magunet.paper import AUGMENTATION_PROBABILITY
+
+ROTATION_DEGREES = 10.0
+SCALING = 0.15
+TRANSLATION = 0.08
+LOG_GAMMA = 0.3
+"""Largest rotation about each axis, relative change of size, shift as a fraction of the window, and
+logarithm of the exponent. The paper names the operations but no ranges."""
+
+
+def uniform(generator: torch.Generator, low: float, high: float, count: int = 1) -> Tensor:
+    """``count`` numbers in [low, high)."""
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def happens(generator: torch.Generator) -> bool:
+    """True with the paper's probability."""
+    return bool(torch.rand(1, generator=generator) < AUGMENTATION_PROBABILITY)
+
+
+def rotation_matrix(angles: Tensor) -> Tensor:
+    """3 x 3 rotation of (x, y, z) by three angles in radians about x, y, z, in that order."""
+    (sx, sy, sz), (cx, cy, cz) = torch.sin(angles).tolist(), torch.cos(angles).tolist()
+    about_x = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def random_affine(generator: torch.Generator, shape: tuple[int, int, int],
+                  spacing: tuple[float, float, float]) -> Tensor:
+    """A 3 x 4 matrix for ``affine_grid``: rigid in millimetres, whatever the voxels' proportions."""
+    angles = uniform(generator, -math.radians(ROTATION_DEGREES), math.radians(ROTATION_DEGREES), 3)
+    scale = 1 + uniform(generator, -SCALING, SCALING)
+    shift = 2 * uniform(generator, -TRANSLATION, TRANSLATION, 3)        # the window is 2 units wide
+    extent = torch.tensor([n * s for n, s in zip(shape, spacing)])[[2, 1, 0]] / 2       # half sides x, y, z in mm
+    matrix = rotation_matrix(angles) / scale
+    matrix = matrix * extent[None, :] / extent[:, None]                 # units -> mm -> rotate -> units
+    return torch.cat([matrix, shift[:, None]], dim=1)
+
+
+def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and mask seen through one affine map; outside the window is air (0) and no target.
+
+    image: float (1, 1, d, h, w), mask: the same shape of 0 and 1. Linear, the mask cut at one half.
+    """
+    both = torch.cat([image, mask.to(image.dtype)], dim=1)
+    grid = F.affine_grid(matrix[None].to(image), list(both.shape), align_corners=False)
+    image, mask_map = F.grid_sample(both, grid, mode="bilinear", align_corners=False).split(1, dim=1)
+    return image, (mask_map > 0.5).to(mask.dtype)
+
+
+def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],
+            generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flip along one axis, affine, gamma; each happens or not.
+
+    image: float (1, 1, d, h, w) in [0, 1]; mask: the same shape of 0 and 1; spacing: mm (z, y, x).
+    """
+    if happens(generator):
+        axis = 2 + int(torch.randint(3, (1,), generator=generator))
+        image, mask = image.flip(axis), mask.flip(axis)
+    if happens(generator):
+        image, mask = resample(image, mask, random_affine(generator, tuple(image.shape[2:]), spacing))
+    if happens(generator):
+        image = image.clamp(0, 1) ** math.exp(float(uniform(generator, -LOG_GAMMA, LOG_GAMMA)))
+    return image, mask

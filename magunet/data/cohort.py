@@ -1,0 +1,201 @@
+"""A cohort: a folder of CTs and masks in nnU-Net v2 raw layout, with a split by patient.
+
+    imagesTr/CASE_0000.nii.gz  labelsTr/CASE.nii.gz  dataset.json  splits.json
+
+``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from magunet import project, provenance
+from magunet.data import anatomy, phantom, target
+from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
+from magunet.errors import InputError
+from magunet.paper import CASES, TRAIN_CASES
+from magunet.profiles import Settings
+
+SPLIT_SEED = 0
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: its name, files, patient, and what dataset.json says of it."""
+
+    name: str
+    image: Path
+    label: Path
+    patient: str
+    info: dict
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All cases of a folder, and the names of those to train on and to score."""
+
+    root: Path
+    cases: dict[str, Case]
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:
+    """Cases for training and validation, 7:3 by patient at random (Sec. 2.1.1).
+
+    patients: case -> patient. All scans of a patient land on one side; both sides get at least one.
+    Raises InputError for fewer than two patients.
+    """
+    names = sorted(set(patients.values()))
+    if len(names) < 2:
+        raise InputError("a cohort needs scans of at least two patients, to train on one and score the other")
+    order = np.random.default_rng(seed).permutation(len(names))
+    count = min(max(1, round(len(names) * TRAIN_CASES / CASES)), len(names) - 1)
+    chosen = {names[i] for i in order[:count]}
+    train = sorted(case for case, patient in patients.items() if patient in chosen)
+    return train, sorted(set(patients) - set(train))
+
+
+def load_cohort(root: Path | str) -> Cohort:
+    """Read a cohort's lists; makes ``splits.json`` once if there is none, and never changes it.
+
+    Raises InputError that says what to do when a file is missing, a split names an unknown case, or one
+    patient's scans are on both sides.
+    """
+    root = Path(root)
+    dataset = _read_json(root / "dataset.json")
+    if dataset.get("file_ending", ENDING) != ENDING:
+        raise InputError(f"{root / 'dataset.json'}: file_ending must be {ENDING}; convert the images and labels")
+    known = dataset.get("cases", {})
+    cases = {}
+    for image in sorted((root / "imagesTr").glob(f"*_0000{ENDING}")):
+        name = image.name.removesuffix(f"_0000{ENDING}")
+        label = root / "labelsTr" / f"{name}{ENDING}"
+        if not label.exists():
+            raise InputError(f"{label}: the mask of {image.name} is missing; add it or remove the image")
+        info = known.get(name, {})
+        cases[name] = Case(name, image, label, str(info.get("patient", name)), info)
+    if not cases:
+        raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
+    if stray := {p.name.removesuffix(ENDING) for p in (root / "labelsTr").glob(f"*{ENDING}")} - set(cases):
+        raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr")
+    patients = {name: case.patient for name, case in cases.items()}
+    path = root / "splits.json"
+    if not path.exists():
+        train, val = split_by_patient(patients)
+        provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
+    split = _read_json(path)
+    _check_split(path, split, patients)
+    return Cohort(root, cases, tuple(split["train"]), tuple(split["val"]))
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a cohort is a folder in nnU-Net raw layout, make one with "
+                         "'magunet cohort'") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); restore it or remove it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return content
+
+
+def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
+    sides = [split.get("train"), split.get("val")]
+    if not all(isinstance(side, list) and side for side in sides):
+        raise InputError(f"{path}: must hold two lists of case names, 'train' and 'val'; remove it to split anew")
+    for name in (*sides[0], *sides[1]):
+        if name not in patients:
+            raise InputError(f"{path}: names case {name!r}, which has no image; remove the file to split anew")
+    if shared := {patients[n] for n in sides[0]} & {patients[n] for n in sides[1]}:
+        raise InputError(f"{path}: patient {min(shared)!r} is in both train and val; a score would be worthless. "
+                         "Remove the file to split anew")
+
+
+def check_case(case: Case) -> dict:
+    """Read a case and describe it; raises InputError when image and mask do not make a training case."""
+    image, label = read_volume(case.image), read_volume(case.label)
+    if not same_geometry(image, label):
+        raise InputError(f"{case.label}: lies on another grid than {case.image.name}; resample the mask onto the image")
+    values = np.unique(label.array)
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(f"{case.label}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only")
+    if len(values) < 2:
+        raise InputError(f"{case.label}: the mask {'is empty' if not values.any() else 'fills the volume'}; "
+                         "remove the case or label it")
+    if not np.isfinite(image.array).all():
+        raise InputError(f"{case.image}: holds NaN or infinite values; export it again")
+    if image.array.min() > -500:
+        raise InputError(f"{case.image}: no voxel below -500, so there is no air; the intensities are not HU. "
+                         "Apply the rescale slope and intercept")
+    voxel_ml = np.prod(image.spacing) / 1000
+    return {"case": case.name, "patient": case.patient, "slices": image.array.shape[0], "matrix": image.array.shape[2],
+            "slice_mm": image.spacing[0], "pixel_mm": image.spacing[2], "target_ml": label.array.sum() * voxel_ml,
+            **{k: v for k, v in case.info.items() if k in ("grade_left", "grade_right")}}
+
+
+# The built-in phantoms ---------------------------------------------------------------------------------
+
+def phantom_folder(settings: Settings) -> Path:
+    """``data/phantoms-<profile>-<hash>``: the hash changes with the settings and code that make the voxels."""
+    key = provenance.content_hash(settings.cases, settings.cohort_seed, settings.scan_matrix, settings.scan_slices,
+                                  settings.target_mm, provenance.code_hash(anatomy, phantom, target))
+    return project.data() / f"phantoms-{settings.profile}-{key}"
+
+
+def phantom_scan(made: phantom.Phantom) -> tuple[Volume, Volume]:
+    """CT and mask of a phantom as volumes, centred on the origin."""
+    origin = tuple(-s * (n - 1) / 2 for s, n in zip(made.spacing[::-1], made.image.shape[::-1]))
+    return Volume(made.image, made.spacing, origin), Volume(made.mask, made.spacing, origin)
+
+
+def make_phantom_cohort(settings: Settings, progress: Callable[[range, str], Iterator[int]]) -> Path:
+    """Generate what is missing of the built-in cohort and return its folder.
+
+    A case is complete when its file in ``parameters/`` exists; ``dataset.json`` comes last.
+    """
+    root = phantom_folder(settings)
+    if (root / "dataset.json").exists():
+        return root
+    cases = {}
+    for seed in progress(range(settings.cohort_seed, settings.cohort_seed + settings.cases), "phantoms"):
+        name = f"phantom_{seed:03d}"
+        record = root / "parameters" / f"{name}.json"
+        if not record.exists():
+            made = phantom.make_phantom(seed, matrix=settings.scan_matrix, slices=settings.scan_slices,
+                                        thickness=settings.target_mm)
+            image, mask = phantom_scan(made)
+            write_volume(image, root / "imagesTr" / f"{name}_0000{ENDING}")
+            write_volume(mask, root / "labelsTr" / f"{name}{ENDING}")
+            left, right = made.grades
+            provenance.write_json(record, {"patient": name, "grade_left": left, "grade_right": right,
+                                           "parameters": made.parameters})
+        cases[name] = json.loads(record.read_text())
+    provenance.write_json(root / "dataset.json", {
+        "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
+        "file_ending": ENDING, "name": f"magunet phantoms, profile {settings.profile}",
+        "licence": "CC0-1.0", "cases": cases})
+    return root
+
+
+def cohort_of(settings: Settings, progress: Callable[[range, str], Iterator[int]]) -> Cohort:
+    """The cohort that the settings name, or the built-in one, generated on first use."""
+    return load_cohort(settings.cohort if settings.cohort else make_phantom_cohort(settings, progress))
+
+
+def cohort_hash(cohort: Cohort) -> str:
+    """Changes with any image, mask, or the split."""
+    digest = hashlib.sha256()
+    for name in (*cohort.train, "|", *cohort.val):
+        digest.update(name.encode())
+        if name in cohort.cases:
+            digest.update(provenance.file_hash(cohort.cases[name].image).encode())
+            digest.update(provenance.file_hash(cohort.cases[name].label).encode())
+    return digest.hexdigest()[:provenance.HASH_DIGITS]

@@ -1,0 +1,188 @@
+"""A seeded phantom of the pelvis in CT: anatomy -> tissue -> disease -> scanner.
+
+Everything is drawn from one seed; each part has its own stream of random numbers, so that a change of the noise
+leaves the anatomy as it is.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from magunet.data import scanner, tissue
+from magunet.data.anatomy import Bones, parametric_pelvis
+from magunet.data.scanner import Axes, Scan, SmoothField
+from magunet.data.target import joint_band
+from magunet.errors import InputError
+
+_LATTICE = 5.0  # mm, pitch of the lattice that carries the deformation
+_GRADES = (0.35, 0.15, 0.2, 0.15, 0.15)  # share of joints with grade 0..4
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A CT with its truth. `image` int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left, 3 right hip).
+
+    All are (d, h, w) in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is
+    (z, y, x) in mm, `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so an
+    ankylosed joint keeps its target. `parameters` holds every figure that was drawn and can be written as JSON.
+    """
+
+    image: NDArray[np.int16]
+    mask: NDArray[np.uint8]
+    bones: NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+    grades: tuple[int, int]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def make_phantom(
+    seed: int,
+    *,
+    matrix: int = 512,
+    slices: tuple[int, int] = (50, 200),
+    bones: Bones | None = None,
+    grades: tuple[int, int] | None = None,
+    thickness: float = 6.0,
+) -> Phantom:
+    """Returns the phantom of this seed: `matrix` x `matrix` pixels, a number of slices drawn from `slices`.
+
+    `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left, right)
+    overrides the drawn ones; `thickness` is that of the target in mm. Raises `InputError` for bones without a
+    joint, grades outside 0 to 4, or too few slices to cover the joints.
+    """
+    names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
+    children = np.random.SeedSequence(seed).spawn(len(names))
+    rng = {name: np.random.default_rng(child) for name, child in zip(names, children)}
+    pixel = rng["scan"].spawn(1)  # keeps the streams apart
+    del pixel
+    if bones is None:
+        bones = parametric_pelvis(seed, float(np.clip(0.8 * 512 / matrix, 1.0, 2.5)))
+    grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
+    joints = _joint_points(bones)
+    pose = Pose(rng["pose"], joints.mean(0))
+    posed = pose.to_scan(joints)
+    scan = scanner.draw_scan(rng["scan"], matrix, slices, posed.min(0), posed.max(0))
+    figures = tissue.draw_tissue(rng["tissue"])
+    lesions = tissue.draw_disease(rng["disease"], grades)
+    lattice = SmoothField.lattice(scan, _LATTICE)
+    points = pose.to_bones(np.meshgrid(*lattice, indexing="ij"))
+    body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, figures, lesions)
+    image, sacrum, left, right = _render(body, bones, pose, points, lattice, scan)
+    image += scanner.noise(rng["noise"], scan)
+    mask = joint_band(sacrum, left, scan.spacing, thickness) | joint_band(sacrum, right, scan.spacing, thickness)
+    parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades), "scan": asdict(scan)}
+    parameters |= {"pose": pose.figures, "tissue": figures, "lesions": lesions, "pelvis": bones.parameters}
+    labels = _label(sacrum, left, right)
+    return Phantom(scanner.digitise(image), mask.astype(np.uint8), labels, scan.spacing, grades, parameters)
+
+
+class Pose:
+    """Rotation, scale and smooth deformation from scan space to the bones' frame, both in mm from the joints.
+
+    The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape (60 mm)
+    and surface (28 mm).
+    """
+
+    _WAVES = ((140.0, 3.0), (60.0, 1.0), (28.0, 0.3))  # wavelength and amplitude in mm
+    _COUNT = 6  # waves of each length
+
+    def __init__(self, rng: np.random.Generator, centre: NDArray) -> None:
+        self.centre = centre
+        angles = rng.normal(0, [3, 3, 7])  # degrees about z (turned), y (leaning), x (pelvic tilt)
+        stretch = np.clip(rng.normal(1, 0.04, 3), 0.9, 1.1)
+        turn = Rotation.from_euler("zyx", angles, degrees=True).as_matrix()[::-1, ::-1]
+        self.matrix = turn @ np.diag(1 / stretch)
+        self.scale = float(stretch.prod() ** (1 / 3))
+        self.waves = [
+            (_unit(rng) * 2 * np.pi / length, rng.normal(0, amplitude / 2, 3), rng.uniform(0, 2 * np.pi))
+            for length, amplitude in self._WAVES
+            for _ in range(self._COUNT)
+        ]
+        self.figures = dict(zip(("turn", "lean", "tilt"), map(float, angles))) | {
+            f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)
+        }
+
+    def to_bones(self, points: Axes) -> list[NDArray]:
+        """Scan points (z, y, x), any shape, in the bones' frame."""
+        moved = [sum(m * p for m, p in zip(row, points)) for row in self.matrix]
+        for wave, amplitude, phase in self.waves:
+            swing = np.sin(sum(k * p for k, p in zip(wave, points)) + phase)
+            moved = [m + a * swing for m, a in zip(moved, amplitude)]
+        return moved
+
+    def to_scan(self, joints: NDArray) -> NDArray:
+        """Inverse of `to_bones` for points (n, 3) in mm of the bones' grid, by fixed-point iteration."""
+        target = joints - self.centre
+        points = np.linalg.solve(self.matrix, target.T).T
+        for _ in range(8):
+            points += np.linalg.solve(self.matrix, (target - np.stack(self.to_bones(points.T), 1)).T).T
+        return points
+
+
+def _unit(rng: np.random.Generator) -> NDArray:
+    direction = rng.standard_normal(3)
+    return direction / np.linalg.norm(direction)
+
+
+def _checked(grades: tuple[int, int]) -> tuple[int, int]:
+    if len(grades) != 2 or any(g not in range(5) for g in grades):
+        raise InputError(f"grades are two whole numbers from 0 to 4 (left, right), not {grades}")
+    return int(grades[0]), int(grades[1])
+
+
+def _draw_grades(rng: np.random.Generator) -> tuple[int, int]:
+    """Two grades; the second side often resembles the first."""
+    left, right = rng.choice(5, 2, p=_GRADES)
+    if rng.random() < 0.5:
+        right = np.clip(left + rng.integers(-1, 2), 0, 4)
+    return int(left), int(right)
+
+
+def _joint_points(bones: Bones) -> NDArray:
+    """Points (n, 3) in mm of both joints: closer than 5 mm to both bones."""
+    step = max(1, round(2 / bones.spacing))
+    points = []
+    for name in ("left_hip", "right_hip"):
+        sacrum, hip = (b[::step, ::step, ::step] for b in (bones.sacrum, getattr(bones, name)))
+        where = np.argwhere((sacrum < 5) & (hip < 5))
+        if not len(where):
+            raise InputError(f"the bones have no joint between sacrum and {name.replace('_', ' ')}")
+        points.append(where * step * bones.spacing)
+    count = min(len(p) for p in points)  # both sides weigh the same in the mean
+    return np.concatenate([p[np.linspace(0, len(p) - 1, count).astype(int)] for p in points])
+
+
+def _render(
+    body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], lattice: Axes, scan: Scan
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """HU without noise, and the distances to sacrum, left and right hip, on the scan grid."""
+    fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
+    volume = np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])
+    volume = torch.from_numpy(volume)[None]
+    image, sacrum, left, right = (np.empty(scan.shape, np.float32) for _ in range(4))
+    for part, axes in scan.slabs():
+        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing) * pose.scale
+        hu = body.render(tissue.Distances(*sampled), axes)
+        image[part] = scanner.blur(scan.average(hu), scan)
+        for out, distance in zip((sacrum, left, right), sampled):
+            out[part] = scan.average(distance)
+    return image, sacrum, left, right
+
+
+def _sample(volume: torch.Tensor, points: list[NDArray], spacing: float) -> NDArray:
+    """Linear interpolation of (1, c, d, h, w) at points (z, y, x) in mm; (c, ...) like the points."""
+    sizes = volume.shape[2:]
+    grid = [torch.from_numpy(p * (2 / (spacing * (n - 1))) - 1) for p, n in zip(points, sizes)]
+    grid = torch.stack(grid[::-1], -1)[None]
+    return torch.nn.functional.grid_sample(volume, grid, padding_mode="border", align_corners=True)[0].numpy()
+
+
+def _label(sacrum: NDArray, left: NDArray, right: NDArray) -> NDArray[np.uint8]:
+    labels = np.zeros(sacrum.shape, np.uint8)
+    for value, distance in ((1, sacrum), (2, left), (3, right)):
+        labels[distance < 0] = value
+    return labels

@@ -1,0 +1,142 @@
+"""From a CT on any grid to the network's input, and back (Fig. 8, Sec. 2.1.2).
+
+    reorient to LPS -> resize in plane -> space the slices -> clip and scale HU -> keep the target's slices
+
+Each geometric step has its way back, so that a prediction returns to the scan's own grid. The paper gives
+no slice distance; ``slice_mm`` None keeps the scan's own, as its "N x 256 x 256" suggests.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from magunet import project, provenance
+from magunet.data import volume as volume_module
+from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry
+from magunet.errors import InputError
+from magunet.paper import HU_WINDOW
+from magunet.profiles import Settings
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a prepared array lies in its scan: what ``restore`` needs. Shapes are (d, h, w)."""
+
+    scan: Volume
+    lps_shape: tuple[int, int, int]
+    resized_shape: tuple[int, int, int]
+    kept: tuple[int, int]
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """image: float32 (d, size, size) in [0, 1]. mask: uint8 of that shape, or None. spacing: mm (z, y, x)."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    spacing: tuple[float, float, float]
+
+
+def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Linear interpolation to ``shape`` (d, h, w) as float32, averaging where it shrinks.
+
+    The outer faces of the volume stay where they are, so that resizing back returns to the same place.
+    """
+    x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]          # (1, d, h, w)
+    if x.shape[2:] != shape[1:]:
+        x = F.interpolate(x, shape[1:], mode="bilinear", antialias=True)
+    if x.shape[1] != shape[0]:
+        flat = x.reshape(1, 1, x.shape[1], -1)                                          # (1, 1, d, h*w)
+        x = F.interpolate(flat, (shape[0], flat.shape[-1]), mode="bilinear", antialias=True).view(1, *shape)
+    return x[0].numpy()
+
+
+def clip_and_scale(hu: np.ndarray) -> np.ndarray:
+    """HU clipped to [-200, 1200] and scaled to [0, 1], float32; what "linear normalisation" in the text means."""
+    low, high = HU_WINDOW
+    return ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
+
+
+def resized_shape(shape: tuple[int, int, int], spacing: tuple[float, float, float], size: int,
+                  slice_mm: float | None) -> tuple[int, int, int]:
+    """Shape after the two resampling steps: ``size`` pixels a side, slices nearest to ``slice_mm`` apart."""
+    slices = shape[0] if slice_mm is None else max(1, round(shape[0] * spacing[0] / slice_mm))
+    return slices, size, size
+
+
+def kept_slices(mask: np.ndarray, spacing: float, margin: float) -> tuple[int, int]:
+    """First and last + 1 slice that holds the target, with ``margin`` mm at either end.
+
+    mask: (d, h, w). Raises InputError when it is empty.
+    """
+    holds = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not len(holds):
+        raise InputError("the mask is empty, so there are no slices to keep; remove the case or label it")
+    extra = round(margin / spacing)
+    return max(0, int(holds[0]) - extra), min(len(mask), int(holds[-1]) + 1 + extra)
+
+
+def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prepared, Frame]:
+    """Prepare a CT in HU; with a mask, only the slices around the target are kept (for training).
+
+    Raises InputError when mask and scan lie on different grids, the mask is empty, or the scan holds NaN.
+    """
+    if mask is not None and not same_geometry(scan, mask):
+        raise InputError("image and mask lie on different grids; resample the mask onto the image")
+    if not np.isfinite(scan.array).all():
+        raise InputError("the scan holds NaN or infinite values; export it again")
+    lps = reorient(scan, "LPS")
+    shape = resized_shape(lps.array.shape, lps.spacing, settings.size, settings.slice_mm)
+    spacing = tuple(s * n / m for s, n, m in zip(lps.spacing, lps.array.shape, shape))
+    image = clip_and_scale(resize(lps.array, shape))
+    kept, target = (0, shape[0]), None
+    if mask is not None:
+        target = (resize(reorient(mask, "LPS").array != 0, shape) > 0.5).astype(np.uint8)
+        kept = kept_slices(target, spacing[0], settings.margin_mm)
+        target = target[slice(*kept)]
+    frame = Frame(scan, lps.array.shape, shape, kept, spacing)
+    return Prepared(image[slice(*kept)], target, spacing), frame
+
+
+def restore(values: np.ndarray, frame: Frame) -> Volume:
+    """A map on the prepared grid (d, size, size), such as a probability, on the scan's own grid as float32.
+
+    Slices that were not kept are 0.
+    """
+    full = np.zeros(frame.resized_shape, np.float32)
+    full[slice(*frame.kept)] = values
+    lps = reorient(frame.scan, "LPS").with_array(resize(full, frame.lps_shape))
+    back = reorient(lps, orientation(frame.scan))
+    return frame.scan.with_array(back.array)
+
+
+def cache_key(image: Path, label: Path, settings: Settings) -> str:
+    """Changes with the content of the files, the settings that matter here and the code of preparation."""
+    return provenance.content_hash(
+        provenance.file_hash(image), provenance.file_hash(label), settings.size, settings.slice_mm,
+        settings.margin_mm, provenance.code_hash(sys.modules[__name__], volume_module))
+
+
+def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tuple[Prepared, str]:
+    """The prepared training case and its cache key; computed once, then read from ``data/prepared``.
+
+    Raises InputError that names the case.
+    """
+    key = cache_key(image, label, settings)
+    path = project.data() / "prepared" / f"{name}-{key}.npz"
+    if not path.exists():
+        try:
+            prepared, _ = prepare(read_volume(image), read_volume(label), settings)
+        except InputError as error:
+            raise InputError(f"{image}: {error}") from error
+        with provenance.whole_file(path) as part:
+            np.savez_compressed(part, image=prepared.image.astype(np.float16), mask=prepared.mask,
+                                spacing=json.dumps(prepared.spacing))
+    with np.load(path, allow_pickle=False) as stored:
+        return Prepared(stored["image"].astype(np.float32), stored["mask"], tuple(json.loads(str(stored["spacing"])))), key

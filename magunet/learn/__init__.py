@@ -1,0 +1,1 @@
+"""Learning: losses, training and prediction."""

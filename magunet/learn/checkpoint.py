@@ -1,0 +1,91 @@
+"""The state of a training run as one safetensors file: nothing in it can execute.
+
+Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``. The header's text holds the rest as JSON:
+epoch, learning rate, scheduler, the log so far, and the hash of the settings it belongs to.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from magunet.errors import InputError
+from magunet.provenance import whole_file
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a network trains. ``log`` has one entry a finished epoch."""
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+    log: list[dict] = field(default_factory=list)
+
+
+def random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """States of the data generator and of torch's own, which dropout draws from."""
+    states = {"rng.data": generator.get_state(), "rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["rng.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def save(state: TrainingState, path: Path, settings_hash: str) -> None:
+    """Write the state, whole or not at all."""
+    tensors = {f"model.{k}": v for k, v in state.network.state_dict().items()}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+    tensors |= random_states(state.generator)
+    header = {"settings": settings_hash, "log": state.log, "scheduler": state.scheduler.state_dict(),
+              "learning_rates": [group["lr"] for group in state.optimizer.param_groups]}
+    with whole_file(path) as part:
+        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part,
+                                    metadata={"state": json.dumps(header)})
+
+
+def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
+    """Put a saved state back, so that training goes on as if it had not stopped.
+
+    Raises InputError when the file is damaged or belongs to other settings.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as stored:
+            header = json.loads(stored.metadata()["state"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:120]}); remove it to train from "
+                         "the start") from error
+    if header["settings"] != settings_hash:
+        raise InputError(f"{path}: belongs to other settings ({header['settings']}, not {settings_hash}); "
+                         "remove it to train from the start")
+    state.network.load_state_dict(_part(tensors, "model."))
+    _restore_optimizer(state.optimizer, _part(tensors, "optimizer."), header["learning_rates"])
+    state.scheduler.load_state_dict(header["scheduler"])
+    state.log[:] = header["log"]
+    state.generator.set_state(tensors["rng.data"])
+    torch.set_rng_state(tensors["rng.cpu"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rates: list[float]) -> None:
+    content = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        content["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(content)
+    for group, rate in zip(optimizer.param_groups, rates):      # the scheduler sets them only at its next step
+        group["lr"] = rate
+    for parameter, values in optimizer.state.items():           # as they were: laid out in memory like the parameter
+        for key, value in values.items():
+            if value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter).copy_(value)

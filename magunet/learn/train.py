@@ -1,0 +1,192 @@
+"""Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1, in a run folder that can be resumed.
+
+The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases
+that are reported choose nothing.
+"""
+
+import json
+import math
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from magunet import project, provenance
+from magunet.data import augment as augment_module
+from magunet.data.augment import augment
+from magunet.data.cohort import Cohort
+from magunet.data.prepare import Prepared, prepare_case
+from magunet.errors import InputError
+from magunet.learn import checkpoint, losses
+from magunet.learn.checkpoint import TrainingState
+from magunet.learn.device import autocast, choose_device, choose_precision
+from magunet.learn.predict import RECORD_FILE, THRESHOLD, WEIGHTS_FILE, predict_windows, probability
+from magunet.nets import attention, blocks, magunet
+from magunet.nets.magunet import MAGUNet
+from magunet.nets.studies import network_config
+from magunet.profiles import Settings
+from magunet.progress import say, track, track_quietly
+from magunet.report.metrics import overlap
+
+CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "metrics.jsonl"
+TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
+                     "learning_rate", "weight_decay", "schedule", "precision")
+"""The settings that change the weights; the others change the data, which is hashed itself."""
+
+
+def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random ``depth`` slices of a case: image and mask, each (1, 1, depth, h, w).
+
+    A case with fewer slices is padded: the image by its outer slices, the mask by nothing.
+    """
+    slices = len(prepared.image)
+    start = int(torch.randint(max(1, slices - depth + 1), (1,), generator=generator))
+    image, mask = prepared.image[start:start + depth], prepared.mask[start:start + depth]
+    before = (depth - len(image)) // 2
+    pad = ((before, depth - len(image) - before), (0, 0), (0, 0))
+    image, mask = np.pad(image, pad, mode="edge"), np.pad(mask, pad)
+    return torch.from_numpy(image)[None, None], torch.from_numpy(mask)[None, None]
+
+
+def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+    """What the learning rate is multiplied with at a step: 1, or half a cosine from 1 down to 0."""
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device) -> TrainingState:
+    """Network, optimiser, scheduler and generators at step 0. Seeds torch."""
+    torch.manual_seed(seed)
+    net = MAGUNet(network_config(network, settings.width_divisor))
+    net = net.to(device, memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(settings.schedule, step, steps))
+    return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed))
+
+
+def train_epoch(state: TrainingState, cases: dict[str, Prepared], settings: Settings,
+                device: torch.device, precision: torch.dtype) -> float:
+    """One pass of ``samples_per_case`` windows of every case in random order; returns the mean loss.
+
+    Raises InputError, naming the case, when a loss is not a number.
+    """
+    state.network.train()
+    names = [name for name in cases for _ in range(settings.samples_per_case)]
+    order = [names[i] for i in torch.randperm(len(names), generator=state.generator)]
+    values = []
+    for name in track_quietly(order, "windows"):
+        image, mask = window(cases[name], settings.depth, state.generator)
+        image, mask = augment(image.to(device), mask.to(device), cases[name].spacing, state.generator)
+        with autocast(device, precision):
+            logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
+        loss = losses.dice_ce_loss(logits.float(), mask)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.scheduler.step()
+        values.append(loss.detach())
+    values = torch.stack(values).cpu()
+    if not values.isfinite().all():
+        bad = order[int((~values.isfinite()).nonzero()[0])]
+        raise InputError(f"case {bad}: the loss became {values[~values.isfinite()][0]:g}; lower learning_rate "
+                         "or look at the case. The last checkpoint is from the epoch before")
+    return float(values.mean())
+
+
+def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settings: Settings,
+                    device: torch.device, precision: torch.dtype) -> float:
+    """Mean Dice over prepared cases, around the target only; the reported scores are on the scans' own grids."""
+    scores = []
+    for case in cases.values():
+        p = predict_windows(case.image, settings.depth, lambda x: probability(network, x, device, precision))
+        scores.append(overlap(p > THRESHOLD, case.mask).dice)
+    return float(np.mean(scores))
+
+
+def run_hash(network: str, settings: Settings, data_hash: str) -> str:
+    """Changes with the network, the settings, the prepared data, and the code that makes the weights."""
+    config = asdict(network_config(network, settings.width_divisor))
+    return provenance.content_hash(
+        config, {name: getattr(settings, name) for name in TRAINING_SETTINGS}, data_hash,
+        provenance.code_hash(blocks, attention, magunet, losses, augment_module, sys.modules[__name__]))
+
+
+def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
+    """Train a network of ``magunet.nets.studies`` and return its run folder under ``runs/``.
+
+    A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
+    seed, settings, data and thread count give the same weights, bit for bit.
+    """
+    network_config(network, settings.width_divisor)                     # a wrong name fails before any work
+    device = choose_device()
+    precision = choose_precision(settings.precision, device)
+    prepared, keys = {}, {}
+    for name in track(cohort.train + cohort.val, "prepared"):
+        case = cohort.cases[name]
+        prepared[name], keys[name] = prepare_case(name, case.image, case.label, settings)
+    data_hash = provenance.content_hash(keys, cohort.train, cohort.val)
+    settings_hash = run_hash(network, settings, data_hash)
+    folder = project.runs() / f"{network.replace(' ', '-')}-{settings_hash}-s{seed}"
+    if (folder / RECORD_FILE).exists():
+        return folder
+    record = {"network": network, "seed": seed, "settings": settings.as_dict(), "settings_hash": settings_hash,
+              "data_hash": data_hash, "train": cohort.train, "val": cohort.val,
+              "config": asdict(network_config(network, settings.width_divisor)),
+              "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
+              **provenance.environment(device)}
+    with torch.random.fork_rng():
+        state = train(folder, network, settings, seed, prepared, cohort, settings_hash, device, precision)
+    weights = folder / WEIGHTS_FILE
+    with provenance.whole_file(weights) as part:
+        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.network.state_dict().items()}, part)
+    record |= {"epochs": len(state.log), "seconds": round(sum(e["seconds"] for e in state.log), 1),
+               "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
+    provenance.write_json(folder / RECORD_FILE, record)                 # last: its presence means finished
+    return folder
+
+
+def train(folder: Path, network: str, settings: Settings, seed: int, prepared: dict[str, Prepared], cohort: Cohort,
+          settings_hash: str, device: torch.device, precision: torch.dtype) -> TrainingState:
+    """Run the epochs that are still to do, with a checkpoint and a log line after each."""
+    cases = {name: prepared[name] for name in cohort.train}
+    held_out = {name: prepared[name] for name in cohort.val}
+    steps = settings.epochs * settings.samples_per_case * len(cases)
+    state = new_state(network, settings, seed, steps, device)
+    path = folder / CHECKPOINT_FILE
+    if path.exists():
+        checkpoint.restore(state, path, settings_hash)
+        say(f"{network}: going on after epoch {len(state.log)} of {settings.epochs}")
+    for epoch in range(len(state.log) + 1, settings.epochs + 1):
+        began, rate = time.monotonic(), state.optimizer.param_groups[0]["lr"]
+        loss = train_epoch(state, cases, settings, device, precision)
+        dice = validation_dice(state.network, held_out, settings, device, precision)
+        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
+                          "seconds": round(time.monotonic() - began, 2)})
+        checkpoint.save(state, path, settings_hash)
+        write_log(folder / LOG_FILE, state.log)
+        say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  "
+            f"{state.log[-1]['seconds']:.0f} s")
+    return state
+
+
+def write_log(path: Path, log: list[dict]) -> None:
+    """One JSON line an epoch, whole or not at all."""
+    with provenance.whole_file(path) as part:
+        part.write_text("".join(json.dumps(entry) + "\n" for entry in log))
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Most memory this process has held, in 10^6 bytes: of the GPU, or resident; None where unknown (Windows)."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    try:
+        import resource
+    except ImportError:
+        return None
+    scale = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)

@@ -1,0 +1,169 @@
+"""Settings: one frozen dataclass, read strictly from ``papermill_params/<profile>.yaml``.
+
+A notebook has the same names in its ``parameters`` cell. papermill only warns about a parameter it does
+not know; ``from_notebook`` makes it an error.
+"""
+
+import ast
+import difflib
+import types
+import typing
+from collections.abc import Mapping, MutableMapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from magunet import project
+from magunet.errors import InputError
+
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("auto", "float32", "bfloat16")
+PARAMETERS_CELL = "# Parameters"
+"""First line of a notebook's parameters cell, and of the cell that papermill inserts after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run depends on, apart from the network's name and the seed.
+
+    profile: name of the settings; figures and executed notebooks go to folders of this name.
+    cohort: folder in nnU-Net raw layout, or None for the built-in phantoms.
+    cases, cohort_seed, scan_matrix, scan_slices: how many phantoms, their first seed, pixels a side,
+        fewest and most slices of a scan.
+    target_mm: the SIJ mask reaches this far from both bones.
+    depth, size: slices and pixels a side of the network's input.
+    slice_mm: distance of slices given to the network, or None to keep the scan's own.
+    margin_mm: how far training slices reach beyond the target at either end.
+    width_divisor: the network's channel widths are the paper's divided by this.
+    epochs, samples_per_case: an epoch draws this many windows from each training case, batch size 1.
+    learning_rate, weight_decay, schedule: Adam; "constant", or "cosine" down to 0.
+    precision: "auto" takes bfloat16 where the processor has it, else float32.
+    seeds: one training each.
+    """
+
+    profile: str
+    cohort: str | None
+    cases: int
+    cohort_seed: int
+    scan_matrix: int
+    scan_slices: tuple[int, int]
+    target_mm: float
+    depth: int
+    size: int
+    slice_mm: float | None
+    margin_mm: float
+    width_divisor: int
+    epochs: int
+    samples_per_case: int
+    learning_rate: float
+    weight_decay: float
+    schedule: str
+    precision: str
+    seeds: tuple[int, ...]
+
+    def __post_init__(self):
+        _require(self.cases >= 3, "cases", self.cases, "at least 3, to train on some and score others")
+        _require(self.depth >= 16 and self.size >= 16, "depth and size", (self.depth, self.size), "at least 16")
+        _require(self.scan_matrix >= 32, "scan_matrix", self.scan_matrix, "at least 32")
+        low, high = self.scan_slices
+        _require(16 <= low <= high, "scan_slices", self.scan_slices, "a pair, fewest and most, from 16 up")
+        for name in ("epochs", "samples_per_case", "width_divisor"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("target_mm", "learning_rate"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("margin_mm", "weight_decay"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.slice_mm is None or self.slice_mm > 0, "slice_mm", self.slice_mm, "above 0, or null")
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        _require(len(self.seeds) > 0, "seeds", self.seeds, "at least one")
+
+    def as_dict(self) -> dict:
+        """Plain values that JSON and YAML can hold; ``from_mapping`` reads them back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise InputError(f"setting {name} must be {rule}; got {value}")
+
+
+def from_mapping(values: Mapping, source: str) -> Settings:
+    """Settings from plain values. ``source`` names where they come from in messages.
+
+    Raises InputError for an unknown, missing, mistyped or out-of-range setting.
+    """
+    known = {f.name for f in fields(Settings)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            raise InputError(f"{source}: unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if missing := sorted(known - set(values)):
+        raise InputError(f"{source}: parameter {missing[0]!r} is missing; copy it from papermill_params/smoke.yaml")
+    types_of = typing.get_type_hints(Settings)
+    try:
+        return Settings(**{name: _typed(source, name, value, types_of[name]) for name, value in values.items()})
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(source) else f"{source}: {text}") from None
+
+
+def _typed(source: str, name: str, value: object, wanted: type) -> object:
+    """``value`` as ``wanted``; whole numbers and numbers written like 1e-4 count as float."""
+    if isinstance(wanted, types.UnionType):
+        return None if value is None else _typed(source, name, value, typing.get_args(wanted)[0])
+    if typing.get_origin(wanted) is tuple:
+        inner = typing.get_args(wanted)
+        if isinstance(value, (list, tuple)) and (inner[-1] is Ellipsis or len(value) == len(inner)):
+            return tuple(_typed(source, name, v, inner[0]) for v in value)
+    elif wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)             # YAML reads 1e-4 as text
+        except ValueError:
+            pass
+    elif isinstance(value, wanted) and not isinstance(value, bool):
+        return value
+    described = "a list of whole numbers" if typing.get_origin(wanted) is tuple else wanted.__name__
+    raise InputError(f"{source}: parameter {name!r} must be {described}; got {value!r}")
+
+
+def load(profile: str) -> Settings:
+    """The settings of a profile: the name of a file in ``papermill_params``, or a path to a YAML file.
+
+    Raises InputError when there is no such file or it is not right.
+    """
+    folder = project.root() / project.MARKER if not profile.endswith((".yaml", ".yml")) else None
+    path = Path(profile) if folder is None else folder / f"{profile}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.yaml")) if folder else []
+        raise InputError(f"{path}: no such settings" + (f"; there are {', '.join(known)}" if known else ""))
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold one 'name: value' a line")
+    return from_mapping(values, str(path))
+
+
+def from_notebook(namespace: MutableMapping) -> Settings:
+    """The settings in a notebook's ``parameters`` cell: pass ``globals()``.
+
+    Looks at every executed cell that starts with "# Parameters": the notebook's own and the one papermill
+    adds. A name assigned there that is no setting stops the notebook with InputError; it is also deleted,
+    so that the corrected cell can be run again.
+    """
+    assigned = {name for cell in namespace["In"] if cell.startswith(PARAMETERS_CELL) for name in _assigned(cell)}
+    known = {f.name for f in fields(Settings)}
+    values = {name: namespace[name] for name in assigned | known if name in namespace}
+    for name in assigned - known:
+        namespace.pop(name, None)
+    return from_mapping(values, "notebook parameters")
+
+
+def _assigned(cell: str) -> list[str]:
+    """Names that a cell of plain assignments sets."""
+    targets = [target for node in ast.parse(cell).body
+               for target in getattr(node, "targets", [getattr(node, "target", None)])]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

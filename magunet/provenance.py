@@ -1,0 +1,99 @@
+"""Where a result came from: hashes of data, settings and code, versions, and files written whole.
+
+Everything that is cached or reported carries these, so that a stale file cannot be mistaken for a result.
+"""
+
+import ast
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+HASH_DIGITS = 10
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success it is renamed to ``path``, else removed.
+
+    No reader ever sees half a file, and an interrupted write leaves the earlier file as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write indented JSON, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_hash(*parts: object) -> str:
+    """A short hash of anything JSON can hold, the same on every machine."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def code_hash(*modules: ModuleType) -> str:
+    """A short hash of what modules do: comments, docstrings and layout do not count."""
+    return content_hash([_without_docstrings(Path(m.__file__).read_text()) for m in modules])
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [n for n in body
+                         if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return ast.dump(tree)
+
+
+def git_revision(root: Path) -> str:
+    """The commit the code stands at, "+changes" when files differ from it, "unknown" outside git."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True,
+                              timeout=20).stdout.strip()
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def environment(device: torch.device) -> dict:
+    """Versions and hardware that a result depends on."""
+    names = ("torch", "numpy", "scipy", "SimpleITK")
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "libraries": {n: installed.get(n.lower(), "not installed") for n in names},
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's or the processor's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} processor, {os.cpu_count()} cores"

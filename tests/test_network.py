@@ -1,0 +1,144 @@
+"""MAG-UNet as a whole: exact counts, any size, every switch, gradients everywhere."""
+
+import numpy as np
+import pytest
+import torch
+
+from magunet import paper
+from magunet.errors import InputError
+from magunet.learn.device import autocast, has_bfloat16
+from magunet.nets.magunet import ATTENTIONS, DECODERS, MAGUNet, MAGUNetConfig, count_parameters
+from magunet.nets.studies import ALIASES, NETWORKS, build, build_on_meta, network_config
+from magunet.report.audit import parameter_audit
+
+TINY = (2, 4, 8, 16, 32)
+TABLE_4 = {"3D U-Net": 23_538_177, "+DA": 24_130_181, "+MFF": 24_267_105, "+LGAG": 23_835_309,
+           "+DA+MFF": 24_859_109, "+DA+LGAG": 24_427_313, "MAG-UNet": 25_156_241}
+"""Counts of the canonical reading."""
+
+
+@pytest.mark.parametrize("name, count", TABLE_4.items())
+def test_counts_of_table_4_are_exact(name, count):
+    assert count_parameters(build_on_meta(name)) == count
+
+
+@pytest.mark.parametrize("changes, mi", [
+    (dict(mff_kernels=None, attention="none", lgag=False, decoder="add"), 23_538_657 / paper.MI),
+    (dict(mff_kernels=None, attention="none", lgag=False, decoder="trilinear"), 23_538_177 / paper.MI),
+    (dict(mff_kernels=None, attention="none", lgag=False, decoder="classic"), 22_581_217 / paper.MI),
+    (dict(mff_kernels=None, attention="none", lgag_groups=8, lgag_projection=True), 23.095),
+])
+def test_alternative_readings_have_the_audited_counts(changes, mi):
+    with torch.device("meta"):
+        network = MAGUNet(MAGUNetConfig(**changes))
+    assert count_parameters(network) / paper.MI == pytest.approx(mi, abs=5e-4)
+
+
+def test_paper_size_reaches_the_bottleneck_as_3_16_16():
+    network, seen = build_on_meta("MAG-UNet"), []
+    network.attention.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    assert network(torch.zeros(1, 1, *paper.INPUT_SIZE, device="meta")).shape == (1, 1, *paper.INPUT_SIZE)
+    assert seen == [(1, 512, 3, 16, 16)]
+
+
+@pytest.mark.parametrize("size", [(16, 16, 16), (17, 31, 20), (50, 33, 18), (16, 48, 23)])
+@pytest.mark.parametrize("training", [True, False])
+def test_any_size_from_16_up_keeps_its_grid(size, training):
+    network = MAGUNet(MAGUNetConfig(widths=TINY)).train(training)
+    out = network(torch.randn(1, 1, *size))
+    assert out.shape == (1, 1, *size)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(15, 16, 16), (16, 16, 8)])
+def test_a_smaller_input_is_refused_with_its_size(size):
+    with pytest.raises(InputError, match="at least 16 voxels a side; got " + " x ".join(map(str, size))):
+        MAGUNet(MAGUNetConfig(widths=TINY))(torch.zeros(1, 1, *size))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_row_gives_every_parameter_a_finite_gradient(name):
+    torch.manual_seed(1)
+    network = build(name, width_divisor=8)
+    for parameter_name, parameter in network.named_parameters():        # scales that start at 0 block gradients
+        if parameter_name.endswith(("alpha", "beta")) or "attention.out.1.weight" in parameter_name:
+            torch.nn.init.constant_(parameter, 0.5)
+    x = torch.randn(2, 1, 32, 32, 32)
+    network(x).square().mean().backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        # a bias before batch normalisation, and a key bias before a softmax over keys, cannot change the output
+        if not parameter_name.endswith("bias"):
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+
+def test_the_scales_that_start_at_zero_get_a_gradient_at_once():
+    network = build("MAG-UNet", width_divisor=8)
+    network(torch.randn(1, 1, 32, 32, 32)).square().mean().backward()
+    assert network.attention.pam.alpha.grad.abs() > 0
+    assert network.attention.cam.beta.grad.abs() > 0
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_switches_combine(attention, decoder):
+    gates = decoder != "trilinear"
+    network = MAGUNet(MAGUNetConfig(widths=TINY, attention=attention, decoder=decoder, lgag=gates, mff_kernels=(3, 5)))
+    assert network(torch.randn(1, 1, 16, 20, 17)).shape == (1, 1, 16, 20, 17)
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(attention="se2"), "attention must be one of none, da"),
+    (dict(mff_kernels=(2,)), "mff_kernels must be odd"),
+    (dict(decoder="other"), "decoder must be one of"),
+    (dict(widths=(1, 2)), "widths must be five"),
+    (dict(decoder="trilinear"), "lgag needs a decoder"),
+])
+def test_wrong_switches_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        MAGUNet(MAGUNetConfig(**changes))
+
+
+def test_unknown_rows_and_widths_are_refused():
+    with pytest.raises(InputError, match="unknown network 'MAGUNet'; known: 3D U-Net"):
+        network_config("MAGUNet")
+    with pytest.raises(InputError, match="width_divisor must divide 32"):
+        network_config("MAG-UNet", 3)
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")
+def test_bfloat16_agrees_with_float32():
+    torch.manual_seed(0)
+    network = build("MAG-UNet", width_divisor=4).eval()
+    x = torch.rand(1, 1, 32, 48, 48)
+    with torch.inference_mode():
+        full = torch.sigmoid(network(x))
+        with autocast(torch.device("cpu"), torch.bfloat16):
+            half = torch.sigmoid(network(x.to(memory_format=torch.channels_last_3d)).float())
+    assert (full - half).abs().max() < 0.02
+
+
+def test_channels_last_changes_no_value():
+    network = MAGUNet(MAGUNetConfig(widths=TINY)).double().eval()
+    x = torch.randn(1, 1, 16, 18, 20, dtype=torch.float64)
+    plain = network(x)
+    last = network.to(memory_format=torch.channels_last_3d)(x.contiguous(memory_format=torch.channels_last_3d))
+    assert torch.allclose(plain, last, atol=1e-12)
+
+
+def test_audit_has_every_row_of_the_paper_and_marks_the_missing():
+    table = parameter_audit()
+    assert table.groupby("table").size().tolist() == [8, 6, 8, 7]
+    built = table["parameters"].notna()
+    assert built[table["table"] > 1].all()
+    row = table[(table["table"] == 4) & (table["row"] == "all")].iloc[0]
+    assert row["parameters"] == 25_156_241
+    assert row["difference"] == pytest.approx(25_156_241 / 2**20 - 23.98)
+    assert np.isnan(table.loc[table["row"] == "+SE", "difference"].item())
+
+
+def test_table_rows_name_networks_that_exist_or_are_peers_to_come():
+    peers = {"3D V-Net", "ResUNet", "Attention UNet", "SegNet", "UNETR", "DeepLabv3+"}
+    named = {row.network for table in paper.TABLES for row in table}
+    assert named - set(NETWORKS) - set(ALIASES) == peers

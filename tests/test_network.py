@@ -7,6 +7,7 @@ import torch
 from magunet import paper
 from magunet.errors import InputError
 from magunet.learn.device import autocast, has_bfloat16
+from magunet.nets.blocks import Conv3d
 from magunet.nets.magunet import ATTENTIONS, DECODERS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import ALIASES, NETWORKS, build, build_on_meta, network_config
 from magunet.report.audit import parameter_audit
@@ -117,6 +118,38 @@ def test_bfloat16_agrees_with_float32():
         with autocast(torch.device("cpu"), torch.bfloat16):
             half = torch.sigmoid(network(x.to(memory_format=torch.channels_last_3d)).float())
     assert (full - half).abs().max() < 0.02
+
+
+def gradients(network, x, precision):
+    network.zero_grad()
+    with autocast(torch.device("cpu"), precision):
+        out = network(x.to(memory_format=torch.channels_last_3d))
+    out.float().square().mean().backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.parametrize("kernel, groups, outputs", [(3, 1, 64), (3, 16, 64), (5, 1, 64), (7, 1, 1)])
+def test_bfloat16_weight_gradients_are_right_on_small_maps(kernel, groups, outputs):
+    torch.manual_seed(0)
+    conv = Conv3d(64, outputs, kernel, padding=kernel // 2, groups=groups).to(memory_format=torch.channels_last_3d)
+    for depth, side in [(1, 1), (2, 2), (2, 4), (2, 8), (3, 4), (4, 8), (6, 8), (8, 8)]:
+        x = torch.randn(1, 64, depth, side, side)
+        full, half = (gradients(conv, x, precision)["weight"] for precision in (torch.float32, torch.bfloat16))
+        assert (full - half).norm() < 0.02 * full.norm(), (depth, side)
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.parametrize("name", ["3D U-Net", "MAG-UNet", "+CBAM"])
+def test_bfloat16_gradients_follow_float32_in_the_whole_network(name):
+    torch.manual_seed(0)
+    network = build(name, width_divisor=8).to(memory_format=torch.channels_last_3d)
+    x = torch.rand(1, 1, 32, 64, 64)                        # bottleneck 2 x 4 x 4
+    full, half = (gradients(network, x, precision) for precision in (torch.float32, torch.bfloat16))
+    for parameter, exact in full.items():
+        if parameter.endswith("0.weight") and exact.norm() > 1e-4:
+            cosine = torch.nn.functional.cosine_similarity(exact.flatten(), half[parameter].flatten(), dim=0)
+            assert cosine > 0.6, f"{parameter}: {cosine:.3f}"
 
 
 def test_channels_last_changes_no_value():

@@ -1,10 +1,10 @@
 """The bones of a pelvis as signed distances: drawn from parameters, or taken from a label map.
 
-The parametric pelvis is a set of height fields, because both bones of the joint are single-valued when seen from
-the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a sagittal
-outline, the sacrum the space between an anterior and a posterior face y = f(z, |x|). The node values are averages
-read off the Visible Human pelvises (HuBMAP CCF 3D Reference Object Library and Visible Human Project, CC BY 4.0);
-the sizes drawn around them follow 19 adults (VSD full-body bone models, doi:10.5281/zenodo.8316730).
+The parametric pelvis is a set of height fields, because both bones of the joint are single-valued when seen
+from the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a sagittal
+outline, the sacrum the space between an anterior and a posterior face y = f(z, |x|). The node values are rounded
+averages read off the Visible Human pelvises (HuBMAP CCF 3D Reference Object Library and Visible Human Project,
+CC BY 4.0); the sizes drawn around them follow 19 adults (VSD full-body models, doi:10.5281/zenodo.8316730).
 
 Frame in mm: x to the patient's left, y posterior, z superior; the origin lies midway between the two joints.
 """
@@ -20,11 +20,13 @@ from scipy.interpolate import CubicSpline, RectBivariateSpline
 from magunet.errors import InputError
 
 Array = NDArray[np.float32]
+Figures = dict[str, float]
+Knot = tuple[float, float, float, float]  # z, y, x, radius in mm
 
 FAR = 40.0  # mm, the distances are cut off here
 _BOX = {"z": (-150.0, 95.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
 
-# Faces of the left hip bone in mm from the midline: rows z = 80..-140, columns y = -110..50, both in steps of 20.
+# Faces of the left hip bone, mm from the midline: rows z = 80..-140, columns y = -110..50, in steps of 20.
 _HIP_Z, _HIP_Y = np.arange(-140.0, 81.0, 20.0), np.arange(-110.0, 51.0, 20.0)
 _MEDIAL = np.array([
     [138, 137, 134, 125, 107, 85, 73, 67, 63],
@@ -56,18 +58,18 @@ _LATERAL = np.array([
 ])[::-1]  # fmt: skip
 _TABLE_JOINT, _TABLE_CREST = 52.0, 146.0  # mm, joint centre and widest point of the table
 _HIP_OUTLINE = [  # (y, z): iliac crest, PSIS, greater sciatic notch, ischium, pubis, ASIS
-    (-110, -9), (-103, 10), (-89, 26), (-73, 41), (-56, 54), (-37, 62), (-17, 66), (3, 59), (20, 47), (33, 30),
-    (42, 11), (37, -9), (23, -23), (2, -26), (-14, -37), (-11, -58), (3, -74), (4, -94), (11, -114), (3, -133),
-    (-14, -145), (-35, -144), (-54, -137), (-72, -125), (-91, -117), (-104, -102), (-91, -86), (-84, -66),
-    (-91, -47), (-98, -28),
+    (-110, -9), (-103, 10), (-89, 26), (-73, 41), (-56, 54), (-37, 62), (-17, 66), (3, 59), (20, 47),
+    (33, 30), (42, 11), (37, -9), (23, -23), (2, -26), (-14, -37), (-11, -58), (3, -74), (4, -94), (11, -114),
+    (3, -133), (-14, -145), (-35, -144), (-54, -137), (-72, -125), (-91, -117), (-104, -102), (-91, -86),
+    (-84, -66), (-91, -47), (-98, -28),
 ]  # fmt: skip
 _EAR = [  # (y, z) of the auricular surface: long caudal limb backwards, short cranial limb upwards
-    (12, -25), (25, -25), (36, -18), (36, -8), (30, 0), (20, 7), (10, 14), (0, 20), (-6, 32), (-14, 37), (-24, 30),
-    (-31, 13), (-33, -2), (-28, -14), (-16, -20), (-2, -23),
+    (12, -25), (25, -25), (36, -18), (36, -8), (30, 0), (20, 7), (10, 14), (0, 20), (-6, 32), (-14, 37),
+    (-24, 30), (-31, 13), (-33, -2), (-28, -14), (-16, -20), (-2, -23),
 ]  # fmt: skip
 _EAR_AP, _EAR_HEIGHT = 69.0, 62.0  # mm, extents of _EAR
 
-# Faces of the sacrum, mm: rows z = 50..-80, columns |x| = 0..60, both in steps of 10 (without the endplate of S1).
+# Faces of the sacrum, mm: rows z = 50..-80, columns |x| = 0..60, in steps of 10 (S1 without its endplate).
 _SACRUM_Z, _SACRUM_X = np.arange(-80.0, 51.0, 10.0), np.arange(0.0, 61.0, 10.0)
 _ANTERIOR = np.array([
     [-62, -60, -52, -40, -30, -26, -24],
@@ -104,7 +106,7 @@ _POSTERIOR = np.array([
 _HALF_WIDTH = [7, 14, 21, 29, 35, 41, 49, 54, 60, 62, 62, 62, 62, 62]  # mm, at _SACRUM_Z
 # Sacral canal at z = 40, 20, 0, -20, -40, -60: centre y, half depth, half width (mm).
 _CANAL_Z = [-60, -40, -20, 0, 20, 40]
-_CANAL = [(61, 3, 4), (52.5, 3.5, 5), (42, 6, 8), (24, 8, 12), (14, 9, 14), (9, 9, 15)]
+_CANAL = [(60, 2.5, 3), (51.5, 3, 4.5), (40.5, 5.5, 7), (22, 7, 10), (11, 7.5, 12), (6, 8, 13)]
 _FORAMINA = [(23, -20, 5), (20, 4, -11), (18, 22, -22), (16, 37, -34)]  # (x, y, z) of the anterior openings
 
 
@@ -113,8 +115,8 @@ class Bones:
     """Signed distances (mm, negative inside, cut off at 40 mm) to the bones of a pelvis, float32 (d, h, w).
 
     The grid is isotropic with `spacing` mm in LPS patient axes: index x grows to the patient's left, y to
-    posterior, z to superior. `other` holds all other bones (L4, L5, femurs, coccyx). `parameters` are the figures
-    that were drawn, and `landmarks` points of interest as plain floats (both joint centres, in mm from voxel 0).
+    posterior, z to superior. `other` holds all other bones (L4, L5, femurs, coccyx). `parameters` are the
+    figures that were drawn; `landmarks` are the joint centres in mm from voxel 0 (none for a label map).
     """
 
     sacrum: Array
@@ -122,15 +124,15 @@ class Bones:
     right_hip: Array
     other: Array
     spacing: float
-    landmarks: dict[str, float] = field(default_factory=dict)
-    parameters: dict[str, float] = field(default_factory=dict)
+    landmarks: Figures = field(default_factory=dict)
+    parameters: Figures = field(default_factory=dict)
 
 
 def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
-    """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: about 245 x 210 x 330 voxels).
+    """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 245 x 210 x 329 voxels).
 
-    Sizes, sex, joint angles, curvature and the undulation of the joint differ from seed to seed; left and right
-    are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
+    Sizes, sex, joint angles, curvature and the undulation of the joint differ from seed to seed; left and
+    right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
     """
     rng = np.random.default_rng([seed, 1])
     common = _draw_common(rng)
@@ -161,9 +163,9 @@ def label_map_pelvis(
 ) -> Bones:
     """Returns the bones of a label map (d, h, w) in LPS order with `spacing` (z, y, x) in mm.
 
-    All other nonzero labels become `other`. The surfaces are smoothed by about a voxel, and a cleft tighter than
-    1.5 mm is opened to that, since label maps often let the two bones touch. Raises `InputError` when a bone is
-    missing.
+    All other nonzero labels become `other`. The surfaces are smoothed by about a voxel, and a cleft tighter
+    than 1.5 mm is opened to that, since label maps often let the two bones touch. Raises `InputError` when a
+    bone is missing.
     """
     labels = np.asarray(labels)
     bones = {"sacrum": sacrum, "left hip": left_hip, "right hip": right_hip}
@@ -178,24 +180,33 @@ def label_map_pelvis(
 
 
 def _mask_distance(mask: NDArray[np.bool_], spacing: Sequence[float], resolution: float) -> Array:
-    """Signed distance of a mask, resampled to an isotropic grid; the smoothed edge gives sub-voxel surfaces."""
+    """Signed distance of a mask on an isotropic grid; the smoothed edge gives sub-voxel surfaces."""
     zoom = [s / resolution for s in spacing]
     shape = [max(2, round(n * f)) for n, f in zip(mask.shape, zoom)]
-    index = np.meshgrid(*(np.arange(n, dtype=np.float32) / f for n, f in zip(shape, zoom)), indexing="ij")
     soft = ndimage.gaussian_filter(mask.astype(np.float32), [0.7 * resolution / s for s in spacing])
-    soft = ndimage.map_coordinates(soft, index, order=1, mode="nearest")
-    if not (soft > 0.5).any():
-        return np.full(shape, FAR, np.float32)
+    soft = ndimage.affine_transform(soft, [1 / f for f in zoom], output_shape=shape, order=1, mode="nearest")
+    distance = np.full(shape, FAR, np.float32)
     inside = soft > 0.5
-    signed = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
-    signed -= 0.5 * np.sign(signed)  # from voxel centres to the face between them
+    if not inside.any():
+        return distance
+    (box,) = ndimage.find_objects(inside.astype(np.uint8))
+    pad = int(30 / resolution)  # farther away the distance does not matter
+    box = tuple(slice(max(0, b.start - pad), b.stop + pad) for b in box)
+    inside, soft = inside[box], soft[box]
+    rim = inside & ~ndimage.binary_erosion(inside)
+    signed = (
+        ndimage.distance_transform_edt(~rim) * np.where(inside, -1, 1) - 0.5
+    )  # the rim is half a voxel deep
     near = np.abs(signed) < 1
     slope = np.sqrt(2 * np.pi) * 0.85  # of the smoothed edge, in voxels a unit
     signed[near] = np.clip((0.5 - soft[near]) * slope, -1, 1)
-    return np.clip(signed * resolution, -FAR, FAR).astype(np.float32)
+    distance[box] = np.clip(signed * resolution, -FAR, FAR)
+    return distance
 
 
-def _open_cleft(sacrum: Array, left_hip: Array, right_hip: Array, gap: float = 1.5) -> tuple[Array, Array, Array]:
+def _open_cleft(
+    sacrum: Array, left_hip: Array, right_hip: Array, gap: float = 1.5
+) -> tuple[Array, Array, Array]:
     """Moves both surfaces apart by the same amount wherever they are closer than `gap` mm."""
     hips = []
     for hip in (left_hip, right_hip):
@@ -205,7 +216,7 @@ def _open_cleft(sacrum: Array, left_hip: Array, right_hip: Array, gap: float = 1
     return sacrum, hips[0], hips[1]
 
 
-def _draw_common(rng: np.random.Generator) -> dict[str, float]:
+def _draw_common(rng: np.random.Generator) -> Figures:
     """Figures of the whole pelvis. Women: lower, broader sacrum and wider apart joints (Vleeming 2012)."""
     female = float(rng.random() < 0.5)
     sex = 1 - 2 * female  # +1 man, -1 woman
@@ -223,20 +234,24 @@ def _draw_common(rng: np.random.Generator) -> dict[str, float]:
         "upper": rng.normal(32, 6),
         "gap": rng.uniform(1.4, 2.4),
         "recess": rng.uniform(4, 9),
-        "crest": rng.uniform(0.6, 1.2),
+        "hook": rng.uniform(0, 14),
         "flare": rng.normal(0, 3),
     }
 
 
-def _draw_side(common: dict[str, float], rng: np.random.Generator) -> dict[str, float]:
+def _draw_side(common: Figures, rng: np.random.Generator) -> Figures:
     """Figures of one side: those of the pelvis plus about half their spread."""
     spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 2.5, "flare": 2}
     spread |= {"lower": 4, "middle": 4, "upper": 4, "gap": 0.15, "recess": 1}
     side = {key: float(rng.normal(common[key], sd)) for key, sd in spread.items()}
-    return side | {"undulation": float(rng.uniform(0.5, 1.3)), "noise_seed": int(rng.integers(2**31))}
+    return side | {
+        "undulation": float(rng.uniform(0.5, 1.3)),
+        "rough": float(rng.uniform(0.5, 1.2)),
+        "noise_seed": int(rng.integers(2**31)),
+    }
 
 
-def _half_pelvis(p: dict[str, float], z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
+def _half_pelvis(p: Figures, z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
     """Signed distances (z, y, x) to the sacrum, the hip and the other bones for x >= 0."""
     joint, ear = _joint_surface(p, z, y)
     recess = p["recess"] * _step(ear / 14) * _step((y + 0.6 * z[:, None] - 2) / 10)  # opens behind the joint
@@ -252,7 +267,7 @@ def _half_pelvis(p: dict[str, float], z: Array, y: Array, x: Array) -> tuple[Arr
     return tuple(np.clip(part, -FAR, FAR).astype(np.float32) for part in (sacrum, hip, other))
 
 
-def _joint_surface(p: dict[str, float], z: Array, y: Array) -> tuple[Array, Array]:
+def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:
     """Lateral position (z, y) of the middle of the cleft, and the distance to the auricular outline in mm."""
     height = p["joint_height"] / 3
     angle = np.interp(z, [-height, 0, height], [p["lower"], p["middle"], p["upper"]])
@@ -264,7 +279,7 @@ def _joint_surface(p: dict[str, float], z: Array, y: Array) -> tuple[Array, Arra
     return surface, _outline_distance(np.array(_EAR) * scale, z, y)
 
 
-def _hip(p: dict[str, float], z: Array, y: Array, x: Array, face: Array, near: Array) -> Array:
+def _hip(p: Figures, z: Array, y: Array, x: Array, face: Array, near: Array) -> Array:
     """Hip bone: between its two faces inside the sagittal outline; `near` (z, y) weighs the joint surface."""
     size = np.array([0.5 + p["hip_height"] / 438, p["hip_height"] / 211])  # y, z
     wing = (p["half_biiliac"] - p["lateral"]) / (_TABLE_CREST - _TABLE_JOINT)
@@ -274,7 +289,10 @@ def _hip(p: dict[str, float], z: Array, y: Array, x: Array, face: Array, near: A
         spline = RectBivariateSpline(_HIP_Z * size[1], _HIP_Y * size[0], nodes)
         return p["lateral"] + wing * (spline(z, y) - _TABLE_JOINT) + flare
 
-    lateral, medial = table_face(_LATERAL), table_face(_MEDIAL)
+    lateral, medial = (
+        table_face(nodes) + 0.8 * p["rough"] * _waves(p["noise_seed"] + n, 18.0, z, y)
+        for n, nodes in ((5, _LATERAL), (6, _MEDIAL))
+    )
     shift = near * (face - medial)
     medial = medial + shift
     lateral = np.maximum(lateral + 0.5 * shift, medial + 3.5)
@@ -288,50 +306,66 @@ def _hip(p: dict[str, float], z: Array, y: Array, x: Array, face: Array, near: A
     return np.maximum(_union(blade, socket, 6), radius + 3 - ball)
 
 
-def _femoral_head(p: dict[str, float]) -> tuple[tuple[float, float, float], float]:
+def _femoral_head(p: Figures) -> tuple[tuple[float, float, float], float]:
     scale = p["hip_height"] / 211
     return (-74 * scale, -46 * scale, p["lateral"] + 0.4 * p["half_biiliac"] - 18), 22.5 * scale
 
 
-def _sacrum(p: dict[str, float], z: Array, y: Array, x: Array, face: Array) -> Array:
+def _sacrum(p: Figures, z: Array, y: Array, x: Array, face: Array) -> Array:
     """Sacrum: between its anterior and posterior faces, up to the joint, less the canal and the foramina."""
     high, deep = p["sacrum_height"] / 128, p["sacrum_depth"] / 107
     zt = np.where(z < 0, z / high, z)  # height in the table; only the part below S1 stretches
+    bend = -p["hook"] * np.clip((-30 - zt) / 50, 0, 1.2)[:, None] ** 2  # the apex turns forward
+    segments = 1.2 * np.cos((zt[:, None] - 8) * np.pi / 12) * _step((40 - x) / 20)  # fused discs stand out
     anterior, posterior = (
-        RectBivariateSpline(_SACRUM_Z, _SACRUM_X, nodes)(np.clip(zt, -85, 55), np.clip(x, 0, 62)) * deep
+        bend
+        + deep * RectBivariateSpline(_SACRUM_Z, _SACRUM_X, nodes)(np.clip(zt, -85, 55), np.clip(x, 0, 62))
         for nodes in (_ANTERIOR, _POSTERIOR)
     )
+    rough = _step(x / 12) * p["rough"]  # the two halves meet smoothly in the midline
+    anterior = anterior - segments + 0.8 * rough * _waves(p["noise_seed"] + 2, 16.0, z, x)
+    posterior = posterior - 0.5 * segments + 1.8 * rough * _waves(p["noise_seed"] + 3, 9.0, z, x)
     bone = _sheet(y, anterior, posterior, z, x).swapaxes(1, 2)
     bone = _cut(bone, _across(x, face, z, y), 3)
     width = np.interp(zt, _SACRUM_Z, _HALF_WIDTH) * p["lateral"] / 48.9
     bone = _cut(bone, (x - ndimage.gaussian_filter1d(width, 3)[:, None])[:, None], 5)
-    top = (z[:, None] - 36 - 0.72 * (y / deep + 20)) * 0.81
-    bone = _cut(bone, np.maximum(top, z[:, None] - 40)[..., None], 3)
+    bone = _cut(bone, _sacrum_top(p, z, y / deep, x), 3)
     bone = _cut(bone, (-80 * high - z)[:, None, None], 4)
-    process = _capsule(z, y, x, (26, 4, 20), (45, 4, 21), 6, 5)
-    bone = _union(bone, process, 5)
-    return _cut(bone, -_openings(p, z, y, x, zt, deep, high), 2)
+    bone = _union(bone, rounded_cone(*_open(z, y, x), (26, 4, 20, 6), (45, 4, 21, 5)), 5)  # facet for L5
+    return _cut(bone, -_openings(z, y, x, zt, deep, high), 2)
 
 
-def _openings(p, z: Array, y: Array, x: Array, zt: Array, deep: float, high: float) -> Array:
-    """Sacral canal and four foramina a side."""
+def _sacrum_top(p: Figures, z: Array, y: Array, x: Array) -> Array:
+    """Level of the upper end of the sacrum: the sloped endplate of S1, and the domed alae and laminae."""
+    endplate = (z[:, None] - 36 - 0.72 * (y + 20)) * 0.81
+    dome = 39 - 0.012 * (y[:, None] + 4) ** 2 - 0.012 * np.clip(x - 38, 0, None) ** 2
+    dome = dome + 2.5 * p["rough"] * _step(x / 12) * _waves(p["noise_seed"] + 4, 15.0, y, x)
+    return np.maximum(endplate[..., None], z[:, None, None] - dome)
+
+
+def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float) -> Array:
+    """Sacral canal and four foramina a side, each open to the front, to the back and to the canal."""
     centre, depth, width = (CubicSpline(_CANAL_Z, c)(np.clip(zt, -65, 48)) for c in zip(*_CANAL))
     oval = np.hypot(((y - centre[:, None] * deep) / depth[:, None])[..., None], x / width[:, None, None])
     openings = (oval - 1) * depth[:, None, None]
+    grid = _open(z, y, x)
     for n, (fx, fy, fz) in enumerate(_FORAMINA):
-        fz = fz * (high if fz < 0 else 1)
-        length = 42 - 8 * n
-        front = (fz - 3, fy * deep - 3, fx + 1)
-        back = (fz + 0.75 * length, fy * deep + 0.65 * length, fx - 2)
-        middle = (fz + 0.35 * length, fy * deep + 0.3 * length, fx - 1)
-        openings = np.minimum(openings, _capsule(z, y, x, front, back, 6 - 0.6 * n, 3.5 - 0.3 * n))
-        inner = (middle[0] + 2, middle[1] + 5, 6)
-        openings = np.minimum(openings, _capsule(z, y, x, inner, middle, 3.5 - 0.3 * n, 4 - 0.3 * n))
+        fz, fy, length = fz * (high if fz < 0 else 1), fy * deep, 40 - 8 * n
+
+        def at(share: float, fx: float, radius: float, fy=fy, fz=fz, length=length, n=n) -> Knot:
+            return fz + 0.75 * share * length, fy + 0.65 * share * length, fx, radius - 0.3 * n
+
+        for start, end in (
+            (at(-0.08, fx + 2, 6.5), at(0.4, fx, 4.2)),
+            (at(0.4, fx, 4.0), at(1, fx + 1, 2.8)),
+            (at(0.4, fx, 3.8), at(0.5, 6, 3.2)),
+        ):
+            openings = np.minimum(openings, rounded_cone(*grid, start, end))
     return openings
 
 
-def _other_bones(p: dict[str, float], z: Array, y: Array, x: Array) -> Array:
-    """L5 and L4 (bodies, arches, processes) and the proximal femur."""
+def _other_bones(p: Figures, z: Array, y: Array, x: Array) -> Array:
+    """L5 and L4 (bodies, arches, processes), the proximal femur and the coccyx."""
     bones = np.full((len(z), len(y), len(x)), FAR, np.float32)
     deep = p["sacrum_depth"] / 107
     spine = (_span(z, 20, 115), _span(y, -105, 60), _span(x, -1, 65))
@@ -340,16 +374,25 @@ def _other_bones(p: dict[str, float], z: Array, y: Array, x: Array) -> Array:
     bones[np.ix_(*spine)] = np.minimum(*vertebrae)
     leg = (_span(z, -150, -25), _span(y, -105, 25), _span(x, 40, 170))
     bones[np.ix_(*leg)] = _femur(*_femoral_head(p), *(axis[part] for axis, part in zip((z, y, x), leg)))
+    high, tip = -80 * p["sacrum_height"] / 128, 54 * deep - p["hook"]
+    tail = (_span(z, high - 50, high + 30), _span(y, -20, 80), _span(x, -1, 30))
+    grid = _open(*(axis[part] for axis, part in zip((z, y, x), tail)))
+    bones[np.ix_(*tail)] = rounded_cone(*grid, (high - 8, tip - 1, 0, 6), (high - 28, tip - 14, 0, 3))
     return bones
 
 
 def _femur(head: tuple[float, float, float], radius: float, z: Array, y: Array, x: Array) -> Array:
     """Head, neck, greater trochanter and the start of the shaft."""
     hz, hy, hx = head
-    neck, trochanter, shaft = (hz - 20, hy + 6, hx + 36), (hz - 6, hy + 16, hx + 42), (hz - 120, hy + 4, hx + 40)
-    bone = _capsule(z, y, x, head, neck, 15, 14)
-    bone = _union(bone, _capsule(z, y, x, neck, shaft, 15, 13), 8)
-    bone = _union(bone, _capsule(z, y, x, neck, trochanter, 14, 11), 8)
+    grid = _open(z, y, x)
+    neck, trochanter, shaft = (
+        (hz - 20, hy + 6, hx + 36),
+        (hz - 6, hy + 16, hx + 42),
+        (hz - 120, hy + 4, hx + 40),
+    )
+    bone = rounded_cone(*grid, (*head, 15), (*neck, 14))
+    bone = _union(bone, rounded_cone(*grid, (*neck, 15), (*shaft, 13)), 8)
+    bone = _union(bone, rounded_cone(*grid, (*neck, 14), (*trochanter, 11)), 8)
     return _union(bone, _ball(z, y, x, head) - radius, 4)
 
 
@@ -361,15 +404,18 @@ def _vertebra(z: Array, y: Array, x: Array, bz: float, by: float, tilt: float) -
     round_ = (np.hypot((back / (17 * waist))[..., None], x / (25 * waist[..., None])) - 1) * 17
     body = _cut(round_, (np.abs(up) - 13)[..., None], 3)
 
-    def at(up: float, back: float, x: float) -> tuple[float, float, float]:
+    def at(up: float, back: float, x: float, radius: float) -> Knot:
         c, s = np.cos(tilt), np.sin(tilt)
-        return bz + c * up + s * back, by - s * up + c * back, x
+        return bz + c * up + s * back, by - s * up + c * back, x, radius
 
-    pieces = [(at(5, 10, 15), at(4, 28, 17), 5.5, 6), (at(5, 22, 17), at(8, 25, 42), 5, 3.5)]
-    pieces += [(at(4, 28, 17), at(-4, 40, 3), 5, 4), (at(-4, 40, 0), at(-8, 62, 0), 4, 5)]
-    pieces += [(at(14, 28, 18), at(-16, 34, 20), 5, 5)]
-    for piece in pieces:
-        body = _union(body, _capsule(z, y, x, *piece), 3)
+    for start, end in (
+        (at(5, 10, 15, 5.5), at(4, 28, 17, 6)),  # pedicle
+        (at(5, 22, 17, 5), at(8, 25, 42, 3.5)),  # transverse process
+        (at(4, 28, 17, 5), at(-4, 40, 3, 4)),  # lamina
+        (at(-4, 40, 0, 4), at(-8, 62, 0, 5)),  # spinous process
+        (at(14, 28, 18, 5), at(-16, 34, 20, 5)),  # articular processes
+    ):
+        body = _union(body, rounded_cone(*_open(z, y, x), start, end), 3)
     return body
 
 
@@ -390,22 +436,19 @@ def _ball(z: Array, y: Array, x: Array, centre: Sequence[float]) -> Array:
     return np.sqrt(squares[0][:, None, None] + squares[1][:, None] + squares[2])
 
 
-def _capsule(
-    z: Array, y: Array, x: Array, start: Sequence[float], end: Sequence[float], r0: float, r1: float
-) -> Array:
-    """Signed distance to a rounded cone from `start` (radius r0) to `end` (r1)."""
-    axis = np.subtract(end, start)
-    offset = [(a - c).astype(np.float32) for a, c in zip((z, y, x), start)]
-    along = sum(
-        part.reshape(shape) * np.float32(d / (axis @ axis))
-        for part, d, shape in zip(offset, axis, ((-1, 1, 1), (-1, 1), (-1,)))
-    )
-    along = np.clip(along, 0, 1)
-    square = sum(
-        (part.reshape(shape) - along * np.float32(d)) ** 2
-        for part, d, shape in zip(offset, axis, ((-1, 1, 1), (-1, 1), (-1,)))
-    )
-    return np.sqrt(square) - (r0 + (r1 - r0) * along)
+def _open(z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
+    """The axes as arrays that broadcast to (z, y, x)."""
+    return tuple(a.astype(np.float32) for a in (z[:, None, None], y[:, None], x))
+
+
+def rounded_cone(z: Array, y: Array, x: Array, start: Knot, end: Knot) -> Array:
+    """Signed distance in mm at points z, y, x (shapes that broadcast) to the rounded cone between two knots."""
+    axis = np.subtract(end, start).astype(np.float32)
+    offsets = [p - np.float32(c) for p, c in zip((z, y, x), start)]
+    length = np.float32(max(axis[:3] @ axis[:3], 1e-6))
+    along = np.clip(sum(o * (d / length) for o, d in zip(offsets, axis)), 0, 1)
+    square = sum((o - along * d) ** 2 for o, d in zip(offsets, axis))
+    return np.sqrt(square) - (np.float32(start[3]) + axis[3] * along)
 
 
 def _cut(a: Array, b: Array, radius: float) -> Array:

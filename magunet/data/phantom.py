@@ -1,7 +1,7 @@
 """A seeded phantom of the pelvis in CT: anatomy -> tissue -> disease -> scanner.
 
-Everything is drawn from one seed; each part has its own stream of random numbers, so that a change of the noise
-leaves the anatomy as it is.
+Everything is drawn from one seed; each part has its own stream of random numbers, so that a change of the
+noise leaves the anatomy as it is.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -24,11 +24,12 @@ _GRADES = (0.35, 0.15, 0.2, 0.15, 0.15)  # share of joints with grade 0..4
 
 @dataclass(frozen=True)
 class Phantom:
-    """A CT with its truth. `image` int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left, 3 right hip).
+    """A CT with its truth.
 
-    All are (d, h, w) in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is
-    (z, y, x) in mm, `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so an
-    ankylosed joint keeps its target. `parameters` holds every figure that was drawn and can be written as JSON.
+    `image` is int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left hip, 3 right hip), all (d, h, w)
+    in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is (z, y, x) in mm,
+    `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so an ankylosed joint
+    keeps its target. `parameters` holds every figure that was drawn and can be written as JSON.
     """
 
     image: NDArray[np.int16]
@@ -50,15 +51,13 @@ def make_phantom(
 ) -> Phantom:
     """Returns the phantom of this seed: `matrix` x `matrix` pixels, a number of slices drawn from `slices`.
 
-    `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left, right)
-    overrides the drawn ones; `thickness` is that of the target in mm. Raises `InputError` for bones without a
-    joint, grades outside 0 to 4, or too few slices to cover the joints.
+    `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left,
+    right) overrides the drawn ones; `thickness` is that of the target in mm. Raises `InputError` for bones
+    without a joint, grades outside 0 to 4, or too few slices to cover the joints.
     """
     names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
     children = np.random.SeedSequence(seed).spawn(len(names))
     rng = {name: np.random.default_rng(child) for name, child in zip(names, children)}
-    pixel = rng["scan"].spawn(1)  # keeps the streams apart
-    del pixel
     if bones is None:
         bones = parametric_pelvis(seed, float(np.clip(0.8 * 512 / matrix, 1.0, 2.5)))
     grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
@@ -73,9 +72,10 @@ def make_phantom(
     body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, figures, lesions)
     image, sacrum, left, right = _render(body, bones, pose, points, lattice, scan)
     image += scanner.noise(rng["noise"], scan)
-    mask = joint_band(sacrum, left, scan.spacing, thickness) | joint_band(sacrum, right, scan.spacing, thickness)
-    parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades), "scan": asdict(scan)}
-    parameters |= {"pose": pose.figures, "tissue": figures, "lesions": lesions, "pelvis": bones.parameters}
+    mask = np.logical_or(*(joint_band(sacrum, hip, scan.spacing, thickness) for hip in (left, right)))
+    parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades)}
+    parameters |= {"scan": asdict(scan), "pose": pose.figures, "pelvis": dict(bones.parameters)}
+    parameters |= {"tissue": figures, "lesions": lesions}
     labels = _label(sacrum, left, right)
     return Phantom(scanner.digitise(image), mask.astype(np.uint8), labels, scan.spacing, grades, parameters)
 
@@ -83,8 +83,8 @@ def make_phantom(
 class Pose:
     """Rotation, scale and smooth deformation from scan space to the bones' frame, both in mm from the joints.
 
-    The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape (60 mm)
-    and surface (28 mm).
+    The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
+    (60 mm) and surface (28 mm).
     """
 
     _WAVES = ((140.0, 3.0), (60.0, 1.0), (28.0, 0.3))  # wavelength and amplitude in mm

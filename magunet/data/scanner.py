@@ -1,8 +1,8 @@
 """The scanner of the phantom: the scan grid, smooth fields on it, blur and noise.
 
 Lengths are in mm; arrays are (d, h, w). Protocol ranges: pixel 0.449 to 0.801 mm at 512 x 512 and 50 to 200
-slices are those of the paper's cohort; image noise of 12 to 60 HU covers low-dose pelvic CT with soft and with
-bone kernels.
+slices are those of the paper's cohort; image noise of 12 to 60 HU covers low-dose pelvic CT with soft and
+with bone kernels.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _SLAB = 6_000_000  # voxels rendered at a time
 
 @dataclass(frozen=True)
 class Scan:
-    """One acquisition: `origin` is the centre of the first voxel (z, y, x), noise is a standard deviation in HU."""
+    """One acquisition: `origin` is the centre of the first voxel (z, y, x), `noise` a standard deviation in HU."""
 
     matrix: int
     slices: int
@@ -69,7 +69,7 @@ class Scan:
 def draw_scan(
     rng: np.random.Generator, matrix: int, slices: tuple[int, int], low: NDArray, high: NDArray
 ) -> Scan:
-    """Draws an acquisition that holds the box of the joints, from `low` to `high` (z, y, x) in mm, with margin.
+    """Draws an acquisition that holds the box of the joints, `low` to `high` (z, y, x) in mm, with margin.
 
     Raises `InputError` when so few slices are allowed that 5 mm spacing cannot cover the joints.
     """
@@ -78,7 +78,8 @@ def draw_scan(
     below, above = rng.uniform(10, 45, 2)
     height = float(high[0] - low[0])
     if count * SLICE_SPACING[1] < height + 10:
-        raise InputError(f"{count} slices cannot cover joints of {height:.0f} mm; allow at least {height / 5 + 3:.0f}")
+        least = int(np.ceil((height + 10) / SLICE_SPACING[1]))
+        raise InputError(f"{count} slices cannot cover joints {height:.0f} mm high; allow at least {least}")
     spacing = float(np.clip((height + below + above) / count, *SLICE_SPACING))
     spare = spacing * count - height
     bottom = low[0] - spare * below / (below + above) + spacing / 2
@@ -99,7 +100,7 @@ def draw_scan(
 class SmoothField:
     """A function of space given at lattice nodes and interpolated by cubic B-splines (separable, hence fast).
 
-    `nodes` (a, b, c) lie `pitch` mm apart, the first at `start` (z, y, x). `at(axes)` returns float32 (d, h, w).
+    `nodes` (a, b, c) lie `pitch` mm apart, the first at `start` (z, y, x). `at(axes)` gives float32 (d, h, w).
     The spline smooths the nodes by 0.6 pitch, and reproduces linear functions.
     """
 
@@ -125,7 +126,8 @@ class SmoothField:
         return cls(nodes, np.array([a[0] for a in axes]), float(axes[0][1] - axes[0][0]))
 
     def at(self, axes: Axes) -> Array:
-        weights = [_spline_weights((a - s) / self.pitch, n) for a, s, n in zip(axes, self.start, self.nodes.shape)]
+        places = [(axis - start) / self.pitch for axis, start in zip(axes, self.start)]
+        weights = [_spline_weights(place, count) for place, count in zip(places, self.nodes.shape)]
         out = np.tensordot(weights[0], self.nodes, 1)
         return (weights[1] @ out) @ weights[2].T
 
@@ -144,7 +146,7 @@ def blur(image: Array, scan: Scan) -> Array:
 
 
 def noise(rng: np.random.Generator, scan: Scan) -> Array:
-    """Correlated noise (d, h, w) in HU: coarse for the soft kernel, fine with little low frequency for bone."""
+    """Correlated noise (d, h, w) in HU: coarse for the soft kernel, fine without low frequencies for bone."""
     grain = 0.8 if scan.kernel == "soft" else 0.35
     sigma = np.array([0.3, grain / scan.pixel, grain / scan.pixel])
     image = np.empty(scan.shape, np.float32)

@@ -2,7 +2,7 @@
 
 One definition serves phantoms and every bone-labelled data set: all points closer than `thickness` mm to the
 sacrum AND to the hip bone of that side. It holds the joint space and the subchondral bone on both sides of it,
-which is where the inflammatory lesions of sacroiliitis sit (Maksymowych et al., Arthritis Rheum 2005;53:703).
+where the erosions, the sclerosis and the bridges of sacroiliitis sit.
 """
 
 from collections.abc import Sequence
@@ -38,12 +38,16 @@ def joint_band(
 
 
 def sij_mask(
-    sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Sequence[float], thickness: float = THICKNESS
+    sacrum: NDArray,
+    left_hip: NDArray,
+    right_hip: NDArray,
+    spacing: Sequence[float],
+    thickness: float = THICKNESS,
 ) -> NDArray[np.uint8]:
     """Returns the sacroiliac joints (1) of both sides from masks of the three bones.
 
-    The masks are (d, h, w), nonzero inside the bone; `spacing` is (z, y, x) in mm; the result is uint8 (d, h, w).
-    Raises `InputError` when the shapes differ, a bone is empty, or no joint is found on either side.
+    The masks are (d, h, w), nonzero inside the bone; `spacing` is (z, y, x) in mm; the result is uint8
+    (d, h, w). Raises `InputError` when shapes differ, a bone is empty, or no joint is found on either side.
     """
     bones = {"sacrum": sacrum, "left hip": left_hip, "right hip": right_hip}
     bones = {name: np.asarray(bone) != 0 for name, bone in bones.items()}
@@ -51,7 +55,7 @@ def sij_mask(
     mask = np.zeros(bones["sacrum"].shape, np.uint8)
     for side in ("left hip", "right hip"):
         near = _common_box(bones["sacrum"], bones[side], thickness, spacing)
-        if near is None:
+        if near is None or not (bones["sacrum"][near].any() and bones[side][near].any()):
             continue
         distances = [
             ndimage.distance_transform_edt(~bones[name][near], sampling=spacing) for name in ("sacrum", side)

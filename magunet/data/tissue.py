@@ -1,9 +1,8 @@
 """Tissue of the phantom: bone, soft tissue and joint disease as HU on a scan grid.
 
 Levels are signed distances in mm, negative inside, so that every surface is sub-voxel and every edge carries
-partial volume. HU ranges: cortical bone 600 to 1300, trabecular bone of sacrum and ilium 100 to 300 (Schreiber et
-al., J Bone Joint Surg Am 2011;93:1057), muscle 40 to 70, fat -120 to -80. Disease follows the modified New York
-criteria (van der Linden et al., Arthritis Rheum 1984;27:361).
+partial volume. HU ranges: cortical bone 600 to 1300, trabecular bone 100 to 300, muscle 40 to 70, fat -120 to
+-80. Disease follows the modified New York criteria (van der Linden et al., Arthritis Rheum 1984;27:361).
 """
 
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import ndtri
 
-from magunet.data.anatomy import Bones
+from magunet.data.anatomy import Bones, rounded_cone
 from magunet.data.scanner import Axes, Scan, SmoothField
 
 Array = NDArray[np.float32]
@@ -81,8 +81,8 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
 class Body:
     """All tissue of one person, ready to be rendered slab by slab.
 
-    `points` are the scan lattice mapped into the bones' frame (see `phantom`), in mm from the middle between the
-    joints; `bones` give the landmarks that the soft tissue hangs on.
+    `points` are the scan lattice mapped into the bones' frame (see `phantom`), in mm from `centre`, the middle
+    between the joints; `bones` give the landmarks that the soft tissue hangs on.
     """
 
     def __init__(
@@ -92,11 +92,22 @@ class Body:
         self.figures, self.lesions, self.scan = figures, lesions, scan
         axes = SmoothField.lattice(scan, _LATTICE)
         levels = _soft_levels(rng, bones, points, centre, figures)
+        levels["table"] = _table(levels["body"], axes)
         self.levels = {name: SmoothField.sampled(level, axes) for name, level in levels.items()}
-        scales = {"fine": 2.2, "trabecular": 4.0, "marrow": 18.0, "soft": 9.0, "streak": 5.0, "bowel": 17.0, "gas": 30.0}
+        scales = {
+            "fine": 2.2,
+            "trabecular": 4.0,
+            "streak": 5.0,
+            "soft": 9.0,
+            "bowel": 17.0,
+            "marrow": 18.0,
+            "gas": 30.0,
+        }
         self.noise = {name: SmoothField.noise(rng, scan, scale) for name, scale in scales.items()}
         scales = {"erosion": 4.5, "patch": 13.0, "bridge": 9.0}
-        self.disease_noise = {name: SmoothField.noise(disease_rng, scan, scale) for name, scale in scales.items()}
+        self.disease_noise = {
+            name: SmoothField.noise(disease_rng, scan, scale) for name, scale in scales.items()
+        }
 
     def render(self, distances: Distances, axes: Axes) -> Array:
         """HU (d, h, w) of one slab, without blur and noise."""
@@ -104,7 +115,10 @@ class Body:
         hips = np.minimum(d.left_hip, d.right_hip)
         hu = self._soft_tissue(d, hips, axes)
         bone, sclerosis, margin = self._diseased_bone(d, hips, axes)
-        return self._paint_bone(hu, bone, sclerosis, margin, np.maximum(d.sacrum, hips), axes)
+        shell = np.where(
+            hips < d.sacrum, np.float32(1.1), np.float32(0.75)
+        )  # the cortex of the sacrum is thinner
+        return self._paint_bone(hu, bone, shell, sclerosis, margin, np.maximum(d.sacrum, hips), axes)
 
     def _soft_tissue(self, d: Distances, hips: Array, axes: Axes) -> Array:
         f = self.figures
@@ -114,6 +128,9 @@ class Body:
         fat = f["fat_hu"] + 6 * soft
         muscle = f["muscle_hu"] + 4 * soft - 25 * f["muscle_fat"] * np.clip(streak - 0.8, 0, 2)
         hu = np.full(d.sacrum.shape, -1000.0, np.float32)
+        couch = np.abs(at["table"] - 7) - 7  # foam between two carbon sheets
+        _paint(hu, couch, -150.0, edge)
+        _paint(hu, couch + 1, -820.0, edge)
         _paint(hu, at["body"], 30.0, edge)
         _paint(hu, at["body"] + 2, fat, edge)
         bowel = 1.3 * self.noise["bowel"].at(axes)
@@ -152,24 +169,38 @@ class Body:
             if lesion["margin"] == 0 or not where.any():
                 continue
             local = {name: noise[where] for name, noise in noises.items()}
-            bone[where], sclerosis[where], margin[where] = _lesions(lesion, d.sacrum[where], hip[where], bone[where], local)
+            joint = d.sacrum[where], hip[where], bone[where]
+            bone[where], sclerosis[where], margin[where] = _lesions(lesion, *joint, local)
         return bone, sclerosis, margin
 
     def _paint_bone(
-        self, hu: Array, bone: Array, sclerosis: Array, margin: Array, to_joint: Array, axes: Axes
+        self,
+        hu: Array,
+        bone: Array,
+        shell: Array,
+        sclerosis: Array,
+        margin: Array,
+        to_joint: Array,
+        axes: Axes,
     ) -> Array:
         f = self.figures
         where = np.flatnonzero(bone < 3)
         depth = -bone.ravel()[where]
-        fine, trabecular, marrow = (self.noise[n].at(axes).ravel()[where] for n in ("fine", "trabecular", "marrow"))
+        fine, trabecular, marrow = (
+            self.noise[n].at(axes).ravel()[where] for n in ("fine", "trabecular", "marrow")
+        )
         near = np.exp(-np.clip(to_joint.ravel()[where], 0, None) / 4)  # 1 at the joint
-        inner = f["trabecular_hu"] + f["trabecular_sd"] * (0.5 * fine + 0.7 * trabecular) + f["marrow_sd"] * marrow
+        inner = (
+            f["trabecular_hu"]
+            + f["trabecular_sd"] * (0.5 * fine + 0.7 * trabecular)
+            + f["marrow_sd"] * marrow
+        )
         inner = np.maximum(inner, -40) + sclerosis.ravel()[where] * (1 + 0.15 * trabecular)
-        shell_mm = f["cortical_mm"] * (1 + 0.2 * marrow.clip(-2, 2)) * (1 + 0.4 * near)
+        shell_mm = f["cortical_mm"] * shell.ravel()[where] * (1 + 0.2 * marrow.clip(-2, 2)) * (1 + 0.4 * near)
         edge = max(0.6, 0.7 * self.scan.pixel)
-        shell = np.clip(0.5 - (depth - shell_mm) / (1.2 + margin.ravel()[where]), 0, 1)
+        cortex = np.clip(0.5 - (depth - shell_mm) / (1.2 + margin.ravel()[where]), 0, 1)
         cortical = f["cortical_hu"] * (1 + 0.08 * trabecular + 0.1 * near)
-        inner += shell * np.maximum(cortical - inner, 0)
+        inner += cortex * np.maximum(cortical - inner, 0)
         inside = np.clip(0.5 + depth / (edge + margin.ravel()[where]), 0, 1)
         flat = hu.ravel()
         flat[where] += inside * (inner - flat[where])
@@ -184,17 +215,13 @@ def _lesions(
     near = np.clip(1.5 - to_joint / 10, 0, 1)
     pits = np.clip(noise["erosion"] - 0.7, 0, 1.2) / 1.2
     bone = bone + near * (lesion["erosion"] * pits + lesion["widening"] / 2)
-    bridged = 1.5 * (noise["bridge"] - np.sqrt(2) * _inverse_erf(1 - 2 * lesion["bridged"]))
+    bridged = 1.5 * (noise["bridge"] - ndtri(1 - lesion["bridged"]))
     bone = np.minimum(bone, np.maximum(-3 * bridged, (sacrum + hip - 8) / 2))
     patch = np.clip(0.75 + 0.45 * noise["patch"], 0, 1.4)
-    sclerosis = lesion["sclerosis"] * patch * np.exp(-(np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2)
+    sclerosis = (
+        lesion["sclerosis"] * patch * np.exp(-((np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2))
+    )
     return bone, sclerosis, lesion["margin"] * near
-
-
-def _inverse_erf(p: float) -> float:
-    from scipy.special import erfinv
-
-    return float(np.clip(erfinv(p), -3, 3))
 
 
 def _paint(hu: Array, level: Array, value: Array | float, edge: float) -> None:
@@ -216,12 +243,14 @@ def _soft_levels(
 
     def tube(*knots: tuple[float, float, float, float]) -> Array:
         """Union of rounded cones through knots (z, y, |x|, radius)."""
-        return np.minimum.reduce([_cone(z, y, ax, a, b) for a, b in zip(knots, knots[1:])])
+        return np.minimum.reduce([rounded_cone(z, y, ax, a, b) for a, b in zip(knots, knots[1:])])
 
     j = rng.normal(0, 2.5, 12)
     psoas = tube((95, -50, 40, 17), (40, -65, 52, 19), (-20, -82, 72, 18), (-80, -78, 88, 15))
     vessels = np.minimum(
-        tube((60, -88 + j[0], 16, 6), (20, -72 + j[1], 34, 5.5), (-30, -78, 54 + j[2], 5), (-80, -100, 62, 5)),
+        tube(
+            (60, -88 + j[0], 16, 6), (20, -72 + j[1], 34, 5.5), (-30, -78, 54 + j[2], 5), (-80, -100, 62, 5)
+        ),
         tube((60, -78 + j[3], 10, 8), (20, -60 + j[4], 36, 7), (-30, -66, 58 + j[5], 6.5), (-80, -92, 66, 6)),
     )
     vessels = np.minimum(vessels, tube((20, -62, 36, 4), (0, -25 + j[6], 44, 3.5), (-25, 0, 42, 3)))
@@ -258,6 +287,14 @@ def _outline(z: Array, y: Array, x: Array, low: NDArray, high: NDArray, f: Figur
     return outer, outer + thick + 2
 
 
+def _table(body: Array, axes: Axes) -> Array:
+    """Depth (mm) below the curved top of the couch, on which the body rests."""
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    lowest = float(y[body < 0].max()) - 3 if (body < 0).any() else axes[1][-1]
+    radius = 420.0
+    return np.maximum(np.hypot(x, y - (lowest - radius)) - radius, np.abs(x) - 215)
+
+
 def _sheets(bones: Bones, points: Axes, centre: NDArray) -> tuple[Array, Array, NDArray, NDArray]:
     """Levels of the sheets on which the hips (negative: medial) and the sacrum (negative: in front) lie.
 
@@ -266,7 +303,9 @@ def _sheets(bones: Bones, points: Axes, centre: NDArray) -> tuple[Array, Array, 
     z, y, x = points
     step = max(1, round(4 / bones.spacing))
     pitch = step * bones.spacing
-    sacrum, left, right = (b[::step, ::step, ::step] < 0 for b in (bones.sacrum, bones.left_hip, bones.right_hip))
+    sacrum, left, right = (
+        b[::step, ::step, ::step] < 0 for b in (bones.sacrum, bones.left_hip, bones.right_hip)
+    )
     index = np.stack([(c + m) / pitch for c, m in zip((z, y, x), centre)])
     xs, ys = np.arange(left.shape[2]) * pitch - centre[2], np.arange(left.shape[1]) * pitch - centre[1]
     hips = [_lookup(_mean_position(side, 2, xs), index[:2]) for side in (left, right)]
@@ -288,11 +327,3 @@ def _mean_position(mask: NDArray[np.bool_], axis: int, position: NDArray) -> Arr
 
 def _lookup(table: NDArray, index: NDArray) -> Array:
     return ndimage.map_coordinates(table, index, order=1, mode="nearest")
-
-
-def _cone(z: Array, y: Array, x: Array, a: tuple[float, ...], b: tuple[float, ...]) -> Array:
-    """Signed distance to a rounded cone between knots (z, y, x, radius)."""
-    axis = np.subtract(b, a)
-    offsets = z - a[0], y - a[1], x - a[2]
-    along = np.clip(sum(o * d for o, d in zip(offsets, axis)) / (axis[:3] @ axis[:3]), 0, 1)
-    return np.sqrt(sum((o - along * d) ** 2 for o, d in zip(offsets, axis))) - a[3] - along * axis[3]

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.nets.blocks import BatchNorm, in_float32, no_autocast, rows
+from magunet.nets.blocks import BatchNorm, Conv3d, in_float32, no_autocast, rows
 
 
 def channel_mlp(channels: int, reduction: int) -> nn.Sequential:
     """The two-layer bottleneck that SE and CBAM share: (b, c, 1, 1, 1) -> (b, c, 1, 1, 1)."""
     hidden = max(1, channels // reduction)
-    return nn.Sequential(nn.Conv3d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv3d(hidden, channels, 1))
+    return nn.Sequential(Conv3d(channels, hidden, 1), nn.ReLU(inplace=True), Conv3d(hidden, channels, 1))
 
 
 class SE(nn.Module):
@@ -35,7 +35,7 @@ class CBAM(nn.Module):
     def __init__(self, channels: int, reduction: int = 16, kernel: int = 7):
         super().__init__()
         self.mlp = channel_mlp(channels, reduction)
-        self.spatial = nn.Conv3d(2, 1, kernel, padding=kernel // 2)
+        self.spatial = Conv3d(2, 1, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, peak = x.mean((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
@@ -54,10 +54,10 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         inner = max(1, channels // 2)
-        self.theta = nn.Conv3d(channels, inner, 1)
-        self.phi = nn.Conv3d(channels, inner, 1)
-        self.g = nn.Conv3d(channels, inner, 1)
-        self.out = nn.Sequential(nn.Conv3d(inner, channels, 1), BatchNorm(channels))
+        self.theta = Conv3d(channels, inner, 1)
+        self.phi = Conv3d(channels, inner, 1)
+        self.g = Conv3d(channels, inner, 1)
+        self.out = nn.Sequential(Conv3d(inner, channels, 1), BatchNorm(channels))
         nn.init.zeros_(self.out[1].weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def in_float32(x: Tensor) -> Tensor:
+    """Half-precision tensors as float32, others unchanged: attention logits need the digits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def no_autocast(x: Tensor) -> torch.autocast:
+    """Context in which operations on x's device keep the precision of their inputs."""
+    device = x.device.type
+    return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
+
+
+class Conv3d(nn.Conv3d):
+    """Convolution that on the CPU stays in float32 where the map is smaller than the kernel.
+
+    There the bfloat16 weight gradient of torch 2.13's CPU library is wrong (it reads memory it never wrote:
+    NaN, garbage, now and then a crash), without a word. ``tests/test_network.py`` compares them. Such maps
+    hold a few voxels, so float32 costs nothing. x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and min(x.shape[2:]) < max(self.kernel_size):
+            with no_autocast(x):
+                return super().forward(in_float32(x))
+        return super().forward(x)
+
+
 class BatchNorm(nn.BatchNorm3d):
     """Batch normalisation that also trains on one value per channel.
 
@@ -27,7 +53,7 @@ class BatchNorm(nn.BatchNorm3d):
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
     """Convolution that keeps the grid, batch normalisation, ReLU (Sec. 1.1: BN after every convolution)."""
     return nn.Sequential(
-        nn.Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm(c_out), nn.ReLU(inplace=True)
+        Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm(c_out), nn.ReLU(inplace=True)
     )
 
 
@@ -59,17 +85,6 @@ class MFF(nn.Module):
         return self.fuse(torch.cat(pooled, dim=1))                      # (b, c_out, d/2, h/2, w/2)
 
 
-def in_float32(x: Tensor) -> Tensor:
-    """Half-precision tensors as float32, others unchanged: attention logits need the digits."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def no_autocast(x: Tensor) -> torch.autocast:
-    """Context in which operations on x's device keep the precision of their inputs."""
-    device = x.device.type
-    return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
-
-
 def rows(x: Tensor) -> Tensor:
     """(b, c, d, h, w) -> (b, n, c), one row a position, in the memory order that fused attention demands."""
     return x.flatten(2).mT.contiguous()
@@ -95,9 +110,9 @@ class PAM(nn.Module):
         width = max(1, channels // reduction)
         if channels % width:
             raise ValueError(f"PAM: {channels} channels cannot be cut into heads of {width}; change reduction")
-        self.B = nn.Conv3d(channels, width, 1)
-        self.C = nn.Conv3d(channels, width, 1)
-        self.D = nn.Conv3d(channels, channels, 1)
+        self.B = Conv3d(channels, width, 1)
+        self.C = Conv3d(channels, width, 1)
+        self.D = Conv3d(channels, channels, 1)
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,13 +187,13 @@ class LGAG(nn.Module):
 
         def grouped() -> nn.Sequential:
             return nn.Sequential(
-                nn.Conv3d(channels, channels, 3, padding=1, groups=groups), BatchNorm(channels)
+                Conv3d(channels, channels, 3, padding=1, groups=groups), BatchNorm(channels)
             )
 
         self.g = grouped()
         self.x = grouped()
-        self.gate = nn.Sequential(nn.Conv3d(channels, 1, 1), BatchNorm(1))
-        self.projection = nn.Conv3d(channels, channels, 1) if projection else nn.Identity()
+        self.gate = nn.Sequential(Conv3d(channels, 1, 1), BatchNorm(1))
+        self.projection = Conv3d(channels, channels, 1) if projection else nn.Identity()
 
     def attention(self, g: Tensor, x: Tensor) -> Tensor:
         """The gate's coefficients in (0, 1), (b, 1, d, h, w)."""

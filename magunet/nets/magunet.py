@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from magunet.errors import InputError
 from magunet.nets.attention import CBAM, ECA, SE, NonLocal
-from magunet.nets.blocks import LGAG, MFF, BatchNorm, DualAttention, conv_bn_relu, double_conv
+from magunet.nets.blocks import LGAG, MFF, BatchNorm, Conv3d, DualAttention, conv_bn_relu, double_conv
 
 ATTENTIONS = ("none", "da", "se", "cbam", "non_local", "eca")
 DECODERS = ("merge", "add", "trilinear", "classic")
@@ -135,7 +135,7 @@ class MAGUNet(nn.Module):
         self.down = nn.ModuleList(downs)
         self.attention = bottleneck_attention(config)
         self.decoder = nn.ModuleList(DecoderStep(w[i + 1], w[i], config) for i in (3, 2, 1, 0))
-        self.head = nn.Conv3d(w[0], config.out_channels, 1)
+        self.head = Conv3d(w[0], config.out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < SMALLEST_SIDE:

@@ -1,10 +1,11 @@
 """The bones of a pelvis as signed distances: drawn from parameters, or taken from a label map.
 
 The parametric pelvis is a set of height fields, because both bones of the joint are single-valued when seen
-from the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a sagittal
-outline, the sacrum the space between an anterior and a posterior face y = f(z, |x|). The node values are rounded
-averages read off the Visible Human pelvises (HuBMAP CCF 3D Reference Object Library and Visible Human Project,
-CC BY 4.0); the sizes drawn around them follow 19 adults (VSD full-body models, doi:10.5281/zenodo.8316730).
+from the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a
+sagittal outline, the sacrum that between an anterior and a posterior face y = f(z, |x|). The node values are
+rounded averages read off the Visible Human pelvises (HuBMAP CCF 3D Reference Object Library and Visible Human
+Project, CC BY 4.0); the sizes drawn around them follow 19 adults (VSD full-body bone models,
+doi:10.5281/zenodo.8316730).
 
 Frame in mm: x to the patient's left, y posterior, z superior; the origin lies midway between the two joints.
 """
@@ -194,9 +195,8 @@ def _mask_distance(mask: NDArray[np.bool_], spacing: Sequence[float], resolution
     box = tuple(slice(max(0, b.start - pad), b.stop + pad) for b in box)
     inside, soft = inside[box], soft[box]
     rim = inside & ~ndimage.binary_erosion(inside)
-    signed = (
-        ndimage.distance_transform_edt(~rim) * np.where(inside, -1, 1) - 0.5
-    )  # the rim is half a voxel deep
+    side = np.where(inside, -1, 1)
+    signed = side * ndimage.distance_transform_edt(~rim) - 0.5  # the rim lies half a voxel deep
     near = np.abs(signed) < 1
     slope = np.sqrt(2 * np.pi) * 0.85  # of the smoothed edge, in voxels a unit
     signed[near] = np.clip((0.5 - soft[near]) * slope, -1, 1)
@@ -217,26 +217,27 @@ def _open_cleft(
 
 
 def _draw_common(rng: np.random.Generator) -> Figures:
-    """Figures of the whole pelvis. Women: lower, broader sacrum and wider apart joints (Vleeming 2012)."""
+    """Figures of the whole pelvis; a woman's sacrum is lower and her joints lie farther apart."""
     female = float(rng.random() < 0.5)
     sex = 1 - 2 * female  # +1 man, -1 woman
-    return {
+    figures = {
         "female": female,
         "lateral": rng.normal(48.9 - 0.6 * sex, 2.0),
         "half_biiliac": rng.normal(139, 6.5),
         "hip_height": rng.normal(219 + 4 * sex, 8),
-        "sacrum_height": np.clip(rng.normal(126 + 9 * sex, 11), 98, 160),
+        "sacrum_height": np.clip(rng.normal(126 + 9 * sex, 13), 98, 160),
         "sacrum_depth": rng.normal(97, 6),
-        "joint_height": rng.normal(65 + 2 * sex, 3.5),
+        "joint_height": rng.normal(65 + 2 * sex, 4),
         "joint_ap": rng.normal(63 + sex, 4),
-        "lower": rng.normal(10, 6),
-        "middle": rng.normal(22, 6),
-        "upper": rng.normal(32, 6),
-        "gap": rng.uniform(1.4, 2.4),
+        "lower": rng.normal(5, 8),
+        "middle": rng.normal(22, 8),
+        "upper": rng.normal(34, 8),
+        "gap": rng.uniform(1.4, 2.3),
         "recess": rng.uniform(4, 9),
         "hook": rng.uniform(0, 14),
         "flare": rng.normal(0, 3),
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def _draw_side(common: Figures, rng: np.random.Generator) -> Figures:
@@ -244,6 +245,7 @@ def _draw_side(common: Figures, rng: np.random.Generator) -> Figures:
     spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 2.5, "flare": 2}
     spread |= {"lower": 4, "middle": 4, "upper": 4, "gap": 0.15, "recess": 1}
     side = {key: float(rng.normal(common[key], sd)) for key, sd in spread.items()}
+    side["gap"] = float(np.clip(side["gap"], 1.3, 2.4))  # cartilage to cartilage 1 to 3 mm
     return side | {
         "undulation": float(rng.uniform(0.5, 1.3)),
         "rough": float(rng.uniform(0.5, 1.2)),
@@ -254,7 +256,7 @@ def _draw_side(common: Figures, rng: np.random.Generator) -> Figures:
 def _half_pelvis(p: Figures, z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
     """Signed distances (z, y, x) to the sacrum, the hip and the other bones for x >= 0."""
     joint, ear = _joint_surface(p, z, y)
-    recess = p["recess"] * _step(ear / 14) * _step((y + 0.6 * z[:, None] - 2) / 10)  # opens behind the joint
+    recess = p["recess"] * _step(ear / 9) * _step((y + 0.6 * z[:, None] - 2) / 10)  # opens behind the joint
     gap = p["gap"] * (1 + 0.18 * _waves(p["noise_seed"] + 1, 9.0, z, y)) / 2
     hip_face, sacral_face = joint + gap + 0.3 * recess, joint - gap - 0.7 * recess
     hip = _hip(p, z, y, x, hip_face, _step(1.2 - ear / 16))
@@ -272,7 +274,7 @@ def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:
     height = p["joint_height"] / 3
     angle = np.interp(z, [-height, 0, height], [p["lower"], p["middle"], p["upper"]])
     slope = np.tan(np.radians(ndimage.gaussian_filter1d(angle, 8 / (z[1] - z[0]), mode="nearest")))[:, None]
-    along = y - (-0.4 * z[:, None])  # mm behind the middle of the joint at this height
+    along = y + 0.4 * z[:, None]  # mm behind the middle of the joint at this height
     surface = p["lateral"] + 0.15 * z[:, None] - slope * 45 * np.tanh(along / 45)
     surface = surface + p["undulation"] * _waves(p["noise_seed"], 14.0, z, y)
     scale = np.array([p["joint_ap"] / _EAR_AP, p["joint_height"] / _EAR_HEIGHT])
@@ -442,7 +444,7 @@ def _open(z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
 
 
 def rounded_cone(z: Array, y: Array, x: Array, start: Knot, end: Knot) -> Array:
-    """Signed distance in mm at points z, y, x (shapes that broadcast) to the rounded cone between two knots."""
+    """Signed distance (mm) at points z, y, x (shapes that broadcast) to the cone between two round knots."""
     axis = np.subtract(end, start).astype(np.float32)
     offsets = [p - np.float32(c) for p, c in zip((z, y, x), start)]
     length = np.float32(max(axis[:3] @ axis[:3], 1e-6))

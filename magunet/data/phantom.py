@@ -26,10 +26,10 @@ _GRADES = (0.35, 0.15, 0.2, 0.15, 0.15)  # share of joints with grade 0..4
 class Phantom:
     """A CT with its truth.
 
-    `image` is int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left hip, 3 right hip), all (d, h, w)
-    in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is (z, y, x) in mm,
-    `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so an ankylosed joint
-    keeps its target. `parameters` holds every figure that was drawn and can be written as JSON.
+    `image` is int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left hip, 3 right hip), all
+    (d, h, w) in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is
+    (z, y, x) in mm, `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so
+    an ankylosed joint keeps its target. `parameters` holds every drawn figure and can be written as JSON.
     """
 
     image: NDArray[np.int16]
@@ -74,7 +74,8 @@ def make_phantom(
     image += scanner.noise(rng["noise"], scan)
     mask = np.logical_or(*(joint_band(sacrum, hip, scan.spacing, thickness) for hip in (left, right)))
     parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades)}
-    parameters |= {"scan": asdict(scan), "pose": pose.figures, "pelvis": dict(bones.parameters)}
+    parameters["scan"] = asdict(scan) | {"origin": list(scan.origin)}
+    parameters |= {"pose": pose.figures, "pelvis": dict(bones.parameters)}
     parameters |= {"tissue": figures, "lesions": lesions}
     labels = _label(sacrum, left, right)
     return Phantom(scanner.digitise(image), mask.astype(np.uint8), labels, scan.spacing, grades, parameters)

@@ -25,7 +25,7 @@ _SLAB = 6_000_000  # voxels rendered at a time
 
 @dataclass(frozen=True)
 class Scan:
-    """One acquisition: `origin` is the centre of the first voxel (z, y, x), `noise` a standard deviation in HU."""
+    """One acquisition: `origin` is the centre of the first voxel (z, y, x), `noise` its SD in HU."""
 
     matrix: int
     slices: int
@@ -73,6 +73,8 @@ def draw_scan(
 
     Raises `InputError` when so few slices are allowed that 5 mm spacing cannot cover the joints.
     """
+    if not 0 < slices[0] <= slices[1]:
+        raise InputError(f"slices is a range (fewest, most) of positive numbers, not {slices}")
     pixel = rng.uniform(*PIXEL) * 512 / matrix
     count = int(rng.integers(slices[0], slices[1] + 1))
     below, above = rng.uniform(10, 45, 2)
@@ -100,7 +102,7 @@ def draw_scan(
 class SmoothField:
     """A function of space given at lattice nodes and interpolated by cubic B-splines (separable, hence fast).
 
-    `nodes` (a, b, c) lie `pitch` mm apart, the first at `start` (z, y, x). `at(axes)` gives float32 (d, h, w).
+    `nodes` (a, b, c) lie `pitch` mm apart, the first at `start` (z, y, x); `at(axes)` is float32 (d, h, w).
     The spline smooths the nodes by 0.6 pitch, and reproduces linear functions.
     """
 

@@ -1,8 +1,8 @@
 """The segmentation target: the band of tissue around each sacroiliac joint.
 
 One definition serves phantoms and every bone-labelled data set: all points closer than `thickness` mm to the
-sacrum AND to the hip bone of that side. It holds the joint space and the subchondral bone on both sides of it,
-where the erosions, the sclerosis and the bridges of sacroiliitis sit.
+sacrum AND to the hip bone of that side. It holds the joint space and the subchondral bone on both sides of
+it, where the erosions, the sclerosis and the bridges of sacroiliitis sit.
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,7 @@ partial volume. HU ranges: cortical bone 600 to 1300, trabecular bone 100 to 300
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ Array = NDArray[np.float32]
 Figures = dict[str, float]
 
 _LATTICE = 5.0  # mm, pitch of the lattice on which soft tissue is laid out
+_TEXTURE = dict(fine=2.2, trabecular=4.0, streak=5.0, soft=9.0, bowel=17.0, marrow=18.0, gas=30.0)  # mm
+_LESION_TEXTURE = dict(erosion=4.5, patch=13.0, bridge=9.0)  # mm
 
 # Disease by grade 0..4: blur of the margin (mm), depth of erosions (mm), sclerosis (HU) and its reach (mm),
 # fraction of the joint that is bridged by bone.
@@ -42,7 +45,7 @@ class Distances:
 def draw_tissue(rng: np.random.Generator) -> Figures:
     """HU values and thicknesses of one person."""
     contrast = rng.random() < 0.35
-    return {
+    figures = {
         "cortical_hu": rng.uniform(700, 1250),
         "cortical_mm": rng.uniform(0.9, 1.9),
         "trabecular_hu": rng.uniform(110, 270),
@@ -59,14 +62,15 @@ def draw_tissue(rng: np.random.Generator) -> Figures:
         "back_mm": rng.uniform(14, 34),
         "gas": rng.uniform(0.3, 1.1),
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str, Figures]:
     """Lesions of each side: what the grade asks for, give or take."""
     lesions = {}
     for side, grade in zip(("left", "right"), grades):
-        vary = rng.uniform(0.75, 1.25, 5)
-        shift = rng.uniform(-0.5, 0.7)  # mm, narrowing or widening of the space in grade 3
+        vary = rng.uniform(0.75, 1.25, 5).tolist()
+        shift = float(rng.uniform(-0.5, 0.7))  # mm, narrowing or widening of the space in grade 3
         lesions[side] = {
             "margin": _MARGIN[grade] * vary[0],
             "erosion": _EROSION[grade] * vary[1],
@@ -81,8 +85,8 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
 class Body:
     """All tissue of one person, ready to be rendered slab by slab.
 
-    `points` are the scan lattice mapped into the bones' frame (see `phantom`), in mm from `centre`, the middle
-    between the joints; `bones` give the landmarks that the soft tissue hangs on.
+    `points` are the scan lattice mapped into the bones' frame (see `phantom`), in mm from `centre`, the
+    middle between the joints; `bones` give the landmarks that the soft tissue hangs on.
     """
 
     def __init__(
@@ -94,19 +98,9 @@ class Body:
         levels = _soft_levels(rng, bones, points, centre, figures)
         levels["table"] = _table(levels["body"], axes)
         self.levels = {name: SmoothField.sampled(level, axes) for name, level in levels.items()}
-        scales = {
-            "fine": 2.2,
-            "trabecular": 4.0,
-            "streak": 5.0,
-            "soft": 9.0,
-            "bowel": 17.0,
-            "marrow": 18.0,
-            "gas": 30.0,
-        }
-        self.noise = {name: SmoothField.noise(rng, scan, scale) for name, scale in scales.items()}
-        scales = {"erosion": 4.5, "patch": 13.0, "bridge": 9.0}
-        self.disease_noise = {
-            name: SmoothField.noise(disease_rng, scan, scale) for name, scale in scales.items()
+        self.noise = {name: SmoothField.noise(rng, scan, scale) for name, scale in _TEXTURE.items()}
+        self.lesion_noise = {
+            name: SmoothField.noise(disease_rng, scan, scale) for name, scale in _LESION_TEXTURE.items()
         }
 
     def render(self, distances: Distances, axes: Axes) -> Array:
@@ -115,35 +109,45 @@ class Body:
         hips = np.minimum(d.left_hip, d.right_hip)
         hu = self._soft_tissue(d, hips, axes)
         bone, sclerosis, margin = self._diseased_bone(d, hips, axes)
-        shell = np.where(
-            hips < d.sacrum, np.float32(1.1), np.float32(0.75)
-        )  # the cortex of the sacrum is thinner
+        thinner = np.float32(0.75)  # the cortex of the sacrum and the spine
+        shell = np.where(hips < d.sacrum, np.float32(1.1), thinner)
         return self._paint_bone(hu, bone, shell, sclerosis, margin, np.maximum(d.sacrum, hips), axes)
 
     def _soft_tissue(self, d: Distances, hips: Array, axes: Axes) -> Array:
-        f = self.figures
+        """Air, couch, skin, fat, organs, muscles and what fills the joints, painted in this order."""
         at = {name: field.at(axes) for name, field in self.levels.items()}
-        soft, streak = self.noise["soft"].at(axes), self.noise["streak"].at(axes)
-        edge = max(0.8, 0.8 * self.scan.pixel)
-        fat = f["fat_hu"] + 6 * soft
-        muscle = f["muscle_hu"] + 4 * soft - 25 * f["muscle_fat"] * np.clip(streak - 0.8, 0, 2)
+        noise = {name: self.noise[name].at(axes) for name in ("soft", "streak", "bowel", "gas")}
         hu = np.full(d.sacrum.shape, -1000.0, np.float32)
+        edge = max(0.8, 0.8 * self.scan.pixel)
         couch = np.abs(at["table"] - 7) - 7  # foam between two carbon sheets
         _paint(hu, couch, -150.0, edge)
         _paint(hu, couch + 1, -820.0, edge)
         _paint(hu, at["body"], 30.0, edge)
-        _paint(hu, at["body"] + 2, fat, edge)
-        bowel = 1.3 * self.noise["bowel"].at(axes)
-        inside = at["cavity"]
-        wall = np.maximum(inside + 4, 9 * (0.15 - bowel))
+        _paint(hu, at["body"] + 2, self.figures["fat_hu"] + 6 * noise["soft"], edge)
+        self._paint_organs(hu, at, noise, edge)
+        self._paint_muscles(hu, at, hips, noise, edge)
+        self._paint_joints(hu, d, hips, noise, edge)
+        return hu
+
+    def _paint_organs(self, hu: Array, at: dict[str, Array], noise: dict[str, Array], edge: float) -> None:
+        """Bowel (wall, content, gas), bladder and rectum."""
+        soft, bowel = noise["soft"], 1.3 * noise["bowel"]
+        wall = np.maximum(at["cavity"] + 4, 9 * (0.15 - bowel))
         _paint(hu, wall, 42 + 5 * soft, edge)
         _paint(hu, wall + 3, 18 + 10 * soft, edge)
-        gas = 9 * (2.3 - f["gas"] - bowel - 0.8 * self.noise["gas"].at(axes))
+        gas = 9 * (2.3 - self.figures["gas"] - bowel - 0.8 * noise["gas"])
         _paint(hu, np.maximum(wall + 4, gas), -880.0, edge)
         _paint(hu, at["bladder"], 9.0, edge)
         _paint(hu, at["rectum"], 38 + 5 * soft, edge)
         _paint(hu, np.maximum(at["rectum"] + 4, 8 * (0.7 - bowel)), -850.0, edge)
-        gluteal = np.maximum(at["gluteal"], hips - 62)
+
+    def _paint_muscles(
+        self, hu: Array, at: dict[str, Array], hips: Array, noise: dict[str, Array], edge: float
+    ) -> None:
+        """Muscles, streaked with fat in some people, and the vessels between them."""
+        f, soft, streak = self.figures, noise["soft"], noise["streak"]
+        muscle = f["muscle_hu"] + 4 * soft - 25 * f["muscle_fat"] * np.clip(streak - 0.8, 0, 2)
+        gluteal = at["gluteal"]
         for depth in (13.0, 29.0):  # fat planes between the three gluteal muscles
             gluteal = np.maximum(gluteal, 1.1 - np.abs(hips - depth - 3 * soft))
         iliacus = np.maximum(at["iliacus"], hips - 13 - 3 * soft)
@@ -151,18 +155,22 @@ class Body:
         for level in (gluteal, iliacus, spinal, at["psoas"], at["wall"], at["piriformis"]):
             _paint(hu, level, muscle, edge)
         _paint(hu, at["vessels"], f["vessel_hu"] + 3 * soft, edge)
+
+    def _paint_joints(
+        self, hu: Array, d: Distances, hips: Array, noise: dict[str, Array], edge: float
+    ) -> None:
+        """Cartilage and ligaments of the sacroiliac joints, the lumbosacral disc, the hip joints."""
         joint = np.maximum(np.maximum(d.sacrum, hips) - 9, d.sacrum + hips - 13)
-        _paint(hu, joint, f["cartilage_hu"] + 10 * streak, edge)
+        _paint(hu, joint, self.figures["cartilage_hu"] + 10 * noise["streak"], edge)
         disc = np.maximum(np.maximum(d.sacrum, d.other) - 12, d.sacrum + d.other - 15)
-        _paint(hu, disc, 75 + 8 * soft, edge)
+        _paint(hu, disc, 75 + 8 * noise["soft"], edge)
         _paint(hu, np.maximum(hips, d.other) - 4, 50.0, edge)
-        return hu
 
     def _diseased_bone(self, d: Distances, hips: Array, axes: Axes) -> tuple[Array, Array, Array]:
         """Distance to all bone after disease, sclerosis in HU, and the extra blur of the margin in mm."""
         bone = np.minimum(np.minimum(d.sacrum, hips), d.other)
         sclerosis, margin = np.zeros_like(bone), np.zeros_like(bone)
-        noises = {name: field.at(axes) for name, field in self.disease_noise.items()}
+        noises = {name: field.at(axes) for name, field in self.lesion_noise.items()}
         for side, hip in (("left", d.left_hip), ("right", d.right_hip)):
             lesion = self.lesions[side]
             where = (d.sacrum < 25) & (hip < 25) & (d.sacrum + hip < 30)
@@ -243,7 +251,7 @@ def _soft_levels(
 
     def tube(*knots: tuple[float, float, float, float]) -> Array:
         """Union of rounded cones through knots (z, y, |x|, radius)."""
-        return np.minimum.reduce([rounded_cone(z, y, ax, a, b) for a, b in zip(knots, knots[1:])])
+        return np.minimum.reduce([rounded_cone(z, y, ax, a, b) for a, b in pairwise(knots)])
 
     j = rng.normal(0, 2.5, 12)
     psoas = tube((95, -50, 40, 17), (40, -65, 52, 19), (-20, -82, 72, 18), (-80, -78, 88, 15))
@@ -289,7 +297,7 @@ def _outline(z: Array, y: Array, x: Array, low: NDArray, high: NDArray, f: Figur
 
 def _table(body: Array, axes: Axes) -> Array:
     """Depth (mm) below the curved top of the couch, on which the body rests."""
-    z, y, x = np.meshgrid(*axes, indexing="ij")
+    _, y, x = np.meshgrid(*axes, indexing="ij")
     lowest = float(y[body < 0].max()) - 3 if (body < 0).any() else axes[1][-1]
     radius = 420.0
     return np.maximum(np.hypot(x, y - (lowest - radius)) - radius, np.abs(x) - 215)
@@ -300,13 +308,13 @@ def _sheets(bones: Bones, points: Axes, centre: NDArray) -> tuple[Array, Array, 
 
     Also the box (low, high) of the hips. All in mm from `centre`, the middle between the joints.
     """
-    z, y, x = points
+    _, y, x = points
     step = max(1, round(4 / bones.spacing))
     pitch = step * bones.spacing
     sacrum, left, right = (
         b[::step, ::step, ::step] < 0 for b in (bones.sacrum, bones.left_hip, bones.right_hip)
     )
-    index = np.stack([(c + m) / pitch for c, m in zip((z, y, x), centre)])
+    index = np.stack([(c + m) / pitch for c, m in zip(points, centre)])
     xs, ys = np.arange(left.shape[2]) * pitch - centre[2], np.arange(left.shape[1]) * pitch - centre[1]
     hips = [_lookup(_mean_position(side, 2, xs), index[:2]) for side in (left, right)]
     lateral = np.where(x > 0, x - hips[0], hips[1] - x)

@@ -1,0 +1,31 @@
+# Two commands do everything on a fresh machine:  make reproduce   and   make test
+PROFILE ?= smoke
+PYTHON ?= python3
+CORES ?= all
+RUN := .venv/bin/python -m
+
+.PHONY: reproduce test lint lab install clean
+
+reproduce: install
+	@$(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
+	    --scheduler greedy --rerun-incomplete --quiet rules progress
+	@$(RUN) magunet report --profile $(PROFILE)
+
+test: install
+	$(RUN) pytest tests
+	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+lint: install
+	$(RUN) ruff check .
+
+lab: install
+	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 notebooks/00_start_here.ipynb
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml workflow/install.sh
+	@PYTHON=$(PYTHON) sh workflow/install.sh
+
+# Downloads, generated data and runs; figures and notebooks stay.
+clean:
+	rm -rf runs .snakemake data/phantoms-* data/prepared data/sample

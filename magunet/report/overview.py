@@ -1,0 +1,44 @@
+"""What a profile has produced so far: scores, figures, masks and notebooks, as text for the terminal."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from magunet import project
+from magunet.profiles import Settings
+from magunet.report.scores import SCORES_FILE, finished_runs, summary
+
+
+def overview(settings: Settings) -> str:
+    """The profile's score table and the paths of what was made; says so where there is nothing yet."""
+    outputs = project.runs() / settings.profile
+    runs = finished_runs(settings)
+    parts = [f"Profile {settings.profile}: {settings.cases} cases, widths / {settings.width_divisor}, "
+             f"{settings.epochs} epochs"]
+    if runs:
+        scores = pd.concat([pd.read_csv(run / SCORES_FILE) for run in runs])
+        parts.append("Scores on the validation cases, percent, mean ± SD over cases, on each scan's own grid:\n"
+                     + summary(scores).to_string())
+    else:
+        parts.append(f"no scored run yet; PROFILE={settings.profile} make reproduce")
+    parts.append(_listing("Runs", runs))
+    parts.append(_listing("Figures", sorted(project.figures(settings.profile).glob("*.png"))))
+    parts.append(_listing("Real CT", sorted(outputs.glob("sample/*"))))
+    notebooks = sorted(outputs.glob("notebooks/*.ipynb"))
+    parts.append("Notebooks (executed copies, seconds):\n"
+                 + "\n".join(f"  {_shown(path)}  {_seconds(path)}" for path in notebooks))
+    return "\n\n".join(parts)
+
+
+def _listing(title: str, paths: list[Path]) -> str:
+    return f"{title}:\n" + "\n".join(f"  {_shown(path)}" for path in paths)
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(project.root())
+
+
+def _seconds(notebook: Path) -> str:
+    duration = json.loads(notebook.read_text())["metadata"].get("papermill", {}).get("duration")
+    return "not finished" if duration is None else f"{duration:.0f}"

@@ -1,0 +1,196 @@
+"""The phantom: repeatable, in range, and with the contrast and the disease of a pelvic CT."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from test_anatomy import visible_human
+
+from magunet.data.anatomy import label_map_pelvis, parametric_pelvis
+from magunet.data.phantom import Phantom, make_phantom
+from magunet.errors import InputError
+
+SMALL = {"matrix": 128, "slices": (36, 44)}
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[Phantom]:
+    return [make_phantom(seed, **SMALL, grades=(0, 0)) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def bones():
+    return parametric_pelvis(0, 2.0)
+
+
+def test_same_seed_same_voxels(phantoms, bones):
+    again = make_phantom(2, **SMALL, grades=(0, 0))
+    for name in ("image", "mask", "bones"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(phantoms[2], name))
+    assert again.parameters == phantoms[2].parameters
+    given = [make_phantom(seed, **SMALL, bones=bones) for seed in (7, 7, 8)]
+    np.testing.assert_array_equal(given[0].image, given[1].image)
+    assert given[0].image.shape != given[2].image.shape or (given[0].mask != given[2].mask).mean() > 0.001
+
+
+def test_seeds_differ(phantoms):
+    assert len({p.spacing for p in phantoms}) == len(phantoms)
+    volumes = [p.mask.sum() * np.prod(p.spacing) for p in phantoms]
+    assert np.std(volumes) / np.mean(volumes) > 0.03
+
+
+def test_disease_leaves_anatomy_scan_and_noise_alone(phantoms):
+    sick = make_phantom(2, **SMALL, grades=(4, 0))
+    healthy = phantoms[2]
+    np.testing.assert_array_equal(sick.mask, healthy.mask)
+    np.testing.assert_array_equal(sick.bones, healthy.bones)
+    changed = np.argwhere(sick.image != healthy.image)
+    left = np.argwhere(healthy.bones == 2)[:, 2].mean()
+    right = np.argwhere(healthy.bones == 3)[:, 2].mean()
+    assert len(changed) and (np.abs(changed[:, 2] - left) < np.abs(changed[:, 2] - right)).mean() > 0.99
+
+
+def test_types_and_shapes(phantoms):
+    for p in phantoms:
+        d, h, w = p.image.shape
+        assert 36 <= d <= 44 and h == w == 128
+        assert (p.image.dtype, p.mask.dtype, p.bones.dtype) == (np.int16, np.uint8, np.uint8)
+        assert p.mask.shape == p.bones.shape == p.image.shape
+        assert set(np.unique(p.mask)) == {0, 1} and set(np.unique(p.bones)) == {0, 1, 2, 3}
+        assert p.image.min() >= -1024 and p.image.max() <= 3071
+        assert p.grades == (0, 0)
+        assert json.loads(json.dumps(p.parameters)) == p.parameters
+
+
+@pytest.mark.parametrize("matrix", [64, 128])
+def test_spacing_is_in_the_stated_range(matrix):
+    for seed in range(3):
+        p = make_phantom(seed, matrix=matrix, slices=(30, 60))
+        assert 0.449 <= p.spacing[1] * matrix / 512 <= 0.801 and p.spacing[1] == p.spacing[2]
+        assert 0.5 <= p.spacing[0] <= 5
+        assert all(isinstance(s, float) for s in p.spacing)
+
+
+def test_default_grades_are_drawn_and_cover_the_scale():
+    grades = [make_phantom(seed, matrix=32, slices=(20, 20)).grades for seed in range(10)]
+    assert (
+        all(0 <= g <= 4 for pair in grades for g in pair) and len({g for pair in grades for g in pair}) >= 4
+    )
+    assert any(left != right for left, right in grades)
+
+
+def test_both_joints_lie_inside_the_image_between_sacrum_and_hip(phantoms):
+    for p in phantoms:
+        pieces, count = ndimage.label(p.mask, np.ones((3, 3, 3)))
+        sizes = ndimage.sum(p.mask, pieces, range(1, count + 1))
+        assert (sizes > 0.2 * sizes.max()).sum() == 2, "one piece a side"
+        where = np.argwhere(p.mask)
+        margin = np.minimum(where.min(0), np.array(p.mask.shape) - 1 - where.max(0)) * p.spacing
+        assert (margin > 5).all()
+        middle = np.argwhere(p.bones == 1)[:, 2].mean()
+        assert abs((where[:, 2] > middle).mean() - 0.5) < 0.15
+        touched = [ndimage.binary_dilation(p.bones == b) & (p.mask > 0) for b in (1, 2, 3)]
+        assert all(t.any() for t in touched)
+
+
+def test_left_is_left_and_the_front_is_the_front(phantoms):
+    for p in phantoms:
+        centre = {b: np.argwhere(p.bones == b).mean(0) for b in (1, 2, 3)}
+        assert centre[2][2] > centre[1][2] > centre[3][2]
+        assert centre[1][1] > max(centre[2][1], centre[3][1]), "the sacrum is posterior"
+        sacrum = p.bones == 1
+        widths = np.array([np.ptp(np.flatnonzero(row)) for row in sacrum.any(1) if row.any()])
+        assert widths[: len(widths) // 5].mean() < 0.75 * widths.max(), "the wedge is narrow at the bottom"
+        assert widths.argmax() > len(widths) // 3
+
+
+def test_tissues_have_published_hu(phantoms):
+    """Muscle 30 to 80, fat -130 to -60, cortical bone above 500, air below -900."""
+    for p in phantoms:
+        smooth = ndimage.gaussian_filter(p.image.astype(np.float32), (0, 0.8, 0.8))
+        soft = smooth[(smooth > -200) & (smooth < 150) & (p.bones == 0)]
+        muscle, fat = soft[soft > 10], soft[soft < -40]
+        assert 30 < np.median(muscle) < 80 and 0.15 < len(muscle) / len(soft)
+        assert -130 < np.median(fat) < -60 and 0.15 < len(fat) / len(soft)
+        bone = p.image[p.bones > 0]
+        assert np.percentile(bone, 95) > 500 and 100 < np.median(bone) < 700
+        assert np.median(p.image[:, :6]) < -900, "air in front of the body"
+
+
+def test_noise_has_the_drawn_deviation(phantoms):
+    for p in phantoms:
+        smooth = ndimage.gaussian_filter(p.image.astype(np.float32), (0, 4, 4))
+        above = p.image[smooth < -985].astype(float) + 1000  # air; below -1024 it is cut off
+        deviation = np.sqrt((above[above > 0] ** 2).mean())
+        assert p.parameters["scan"]["noise"] == pytest.approx(deviation, rel=0.15)
+        assert 12 <= p.parameters["scan"]["noise"] <= 60
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_joint_space_falls_and_subchondral_bone_hardens_with_grade(seed):
+    healthy, sick = (make_phantom(seed, matrix=192, slices=(30, 30), grades=(g, g)) for g in (0, 4))
+    band = healthy.mask > 0
+    space = band & (healthy.bones == 0)
+    open_joint = [(p.image[space] < 200).mean() for p in (healthy, sick)]
+    assert open_joint[1] < 0.6 * open_joint[0]
+    deep = ndimage.binary_erosion(healthy.bones > 0, iterations=2) & ndimage.binary_dilation(
+        band, iterations=2
+    )
+    hardness = [p.image[deep].mean() for p in (healthy, sick)]
+    assert hardness[1] > hardness[0] + 80
+
+
+def test_disease_grows_with_grade():
+    """The change against the healthy joint of the same seed, averaged over seeds."""
+    change = np.zeros(5)
+    for seed in range(2):
+        images = [make_phantom(seed, matrix=96, slices=(30, 30), grades=(g, g)) for g in range(5)]
+        near = ndimage.binary_dilation(images[0].mask, iterations=3)
+        change += [np.abs(p.image[near].astype(float) - images[0].image[near]).mean() for p in images]
+    assert change[0] == 0 and (np.diff(change) > 0).all()
+
+
+def test_thickness_sets_the_band():
+    thin, thick = (make_phantom(1, **SMALL, thickness=t).mask.sum() for t in (4.0, 8.0))
+    assert 1.5 < thick / thin < 4
+
+
+def test_thin_and_thick_slices_show_the_same_anatomy():
+    thin, thick = (make_phantom(4, matrix=96, slices=(n, n)) for n in (120, 30))
+    volumes = [(p.bones == 1).sum() * np.prod(p.spacing) for p in (thin, thick)]
+    assert volumes[0] == pytest.approx(volumes[1], rel=0.05)
+    masks = [p.mask.sum() * np.prod(p.spacing) for p in (thin, thick)]
+    assert masks[0] == pytest.approx(masks[1], rel=0.1)
+
+
+@pytest.mark.parametrize("grades", [(5, 0), (0, -1), (1, 2, 3)])
+def test_grades_are_checked(grades, bones):
+    with pytest.raises(InputError, match="0 to 4"):
+        make_phantom(0, matrix=48, slices=(20, 20), bones=bones, grades=grades)
+
+
+@pytest.mark.parametrize("slices, message", [((8, 8), "allow at least"), ((60, 40), "range")])
+def test_slices_that_cannot_be_are_refused(slices, message, bones):
+    with pytest.raises(InputError, match=message):
+        make_phantom(0, matrix=48, slices=slices, bones=bones)
+
+
+def test_bones_without_a_joint_are_refused(bones):
+    apart = replace(bones, left_hip=np.full_like(bones.left_hip, 40))
+    with pytest.raises(InputError, match="no joint between sacrum and left hip"):
+        make_phantom(0, matrix=48, slices=(20, 20), bones=apart)
+
+
+@pytest.mark.parametrize("person", ["male", "female"])
+def test_visible_human_is_rendered(person):
+    bones = label_map_pelvis(*visible_human(person), resolution=2.0)
+    first, second = (make_phantom(seed, matrix=96, slices=(40, 40), bones=bones) for seed in (0, 1))
+    for p in (first, second):
+        where = np.argwhere(p.mask)
+        assert 20 < p.mask.sum() * np.prod(p.spacing) / 1000 < 130, "cm3 of target"
+        assert (where.min(0) > 0).all() and (where.max(0) < np.array(p.mask.shape) - 1).all()
+        assert np.argwhere(p.bones == 2)[:, 2].mean() > np.argwhere(p.bones == 3)[:, 2].mean()
+        assert np.median(p.image[p.bones > 0]) > 100
+    assert (first.mask != second.mask).any()

@@ -1,0 +1,237 @@
+"""Training learns, repeats itself bit for bit, and survives being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from magunet import profiles
+from magunet.data.cohort import load_cohort
+from magunet.data.prepare import Prepared
+from magunet.data.volume import Volume, write_volume
+from magunet.errors import InputError
+from magunet.learn import checkpoint, losses, train
+from magunet.learn.predict import load_model
+from magunet.nets.studies import build
+from magunet.provenance import file_hash, write_json
+from magunet.report.scores import score_run, summary
+
+TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16, epochs=6,
+               samples_per_case=2, cases=4)
+
+
+def write_cohort(root, cases=4):
+    """Scans of a bright box in air, its place random; quick to make and to learn."""
+    rng = np.random.default_rng(0)
+    for i in range(cases):
+        scan, mask = np.full((20, 32, 32), -1000, np.int16), np.zeros((20, 32, 32), np.uint8)
+        z, y, x = rng.integers(3, 8), *rng.integers(6, 16, 2)
+        box = slice(z, z + 9), slice(y, y + 10), slice(x, x + 10)
+        scan[box], mask[box] = 700, 1
+        scan = scan + rng.normal(0, 50, scan.shape).astype(np.int16)
+        write_volume(Volume(scan, (3.0, 2.0, 2.0)), root / f"imagesTr/box_{i}_0000.nii.gz")
+        write_volume(Volume(mask, (3.0, 2.0, 2.0)), root / f"labelsTr/box_{i}.nii.gz")
+    write_json(root / "dataset.json", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1},
+                                       "numTraining": cases, "file_ending": ".nii.gz"})
+    return load_cohort(root)
+
+
+@pytest.fixture
+def cohort(compendium):
+    return write_cohort(compendium / "data" / "boxes")
+
+
+def test_one_volume_can_be_learnt_by_heart(compendium):
+    torch.manual_seed(0)
+    mask = torch.zeros(1, 1, 16, 32, 32)
+    mask[..., 4:12, 8:20, 10:26] = 1
+    image = mask + 0.3 * torch.randn_like(mask)
+    network = build("MAG-UNet", width_divisor=8)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        losses.dice_ce_loss(network(image), mask).backward()
+        optimizer.step()
+    found = network.train()(image) > 0
+    assert 2 * (found & (mask > 0)).sum() / (found.sum() + mask.sum()) > 0.99
+
+
+def test_training_lowers_the_loss_and_records_what_it_did(cohort):
+    folder = train.fit("3D U-Net", TINY, 0, cohort)
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == list(range(1, TINY.epochs + 1))
+    assert log[-1]["loss"] < 0.95 * log[0]["loss"]
+    assert log[0]["learning_rate"] == TINY.learning_rate > log[-1]["learning_rate"] > 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["outputs"]["weights.safetensors"] == file_hash(folder / "weights.safetensors")
+    assert record["train"] == list(cohort.train) and record["val"] == list(cohort.val)
+    for key in ("git", "data_hash", "settings_hash", "libraries", "device", "peak_memory_mb", "seconds", "precision"):
+        assert record[key] is not None, key
+
+
+def test_same_seed_same_weights_and_another_seed_others(cohort, compendium):
+    first = train.fit("MAG-UNet", replace(TINY, epochs=2), 3, cohort)
+    weights = file_hash(first / "weights.safetensors")
+    os.rename(first, compendium / "runs" / "put-aside")
+    again = train.fit("MAG-UNet", replace(TINY, epochs=2), 3, cohort)
+    other = train.fit("MAG-UNet", replace(TINY, epochs=2), 4, cohort)
+    assert again != compendium / "runs" / "put-aside"
+    assert file_hash(again / "weights.safetensors") == weights != file_hash(other / "weights.safetensors")
+
+
+def test_training_leaves_the_callers_random_numbers_alone(cohort):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_finished_run_is_not_trained_again(cohort, monkeypatch):
+    settings = replace(TINY, epochs=1)
+    folder = train.fit("3D U-Net", settings, 0, cohort)
+    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained again"))
+    assert train.fit("3D U-Net", settings, 0, cohort) == folder
+
+
+def test_changed_data_or_settings_are_another_run(cohort):
+    folder = train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
+    assert train.fit("3D U-Net", replace(TINY, epochs=1, learning_rate=1e-4), 0, cohort) != folder
+    mask = cohort.cases[cohort.train[0]].label
+    write_volume(Volume(np.ones((20, 32, 32), np.uint8), (3.0, 2.0, 2.0)), mask)
+    assert train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort) != folder
+
+
+CHILD = """
+import sys
+from dataclasses import replace
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_train import TINY
+from magunet.data.cohort import load_cohort
+from magunet.learn.train import fit
+print(fit("MAG-UNet", TINY, 0, load_cohort("data/boxes")))
+"""
+
+
+def start_training(compendium, tests):
+    return subprocess.Popen([sys.executable, "-c", CHILD.format(tests=str(tests))], cwd=compendium, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def epochs_done(compendium):
+    logs = list(compendium.glob("runs/*/metrics.jsonl"))
+    return len(logs[0].read_text().splitlines()) if logs else 0
+
+
+def test_a_killed_run_goes_on_to_the_very_weights_of_an_undisturbed_one(cohort, compendium, request):
+    """SIGKILL at a moment within some epoch, twice; then compare with a run left alone."""
+    tests = request.path.parent
+    for target in (1, 3):
+        process = start_training(compendium, tests)
+        while epochs_done(compendium) < target and process.poll() is None:
+            time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert TINY.epochs > epochs_done(compendium) >= 3
+    assert not list(compendium.glob("runs/*/run.json"))
+    resumed, messages = start_training(compendium, tests).communicate()
+    assert "going on after epoch" in messages
+    log = (compendium / resumed.strip() / "metrics.jsonl").read_text().splitlines()
+    interrupted = safetensors.torch.load_file(compendium / resumed.strip() / "weights.safetensors")
+    for run in compendium.glob("runs/*"):
+        run.rename(compendium / f"killed-{run.name}")
+    undisturbed, _ = start_training(compendium, tests).communicate()
+    straight = safetensors.torch.load_file(compendium / undisturbed.strip() / "weights.safetensors")
+    assert interrupted.keys() == straight.keys()
+    for name, tensor in straight.items():
+        assert torch.equal(interrupted[name], tensor), name
+    timeless = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines] for lines in
+                (log, (compendium / undisturbed.strip() / "metrics.jsonl").read_text().splitlines())]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_checkpoint_restores_optimiser_scheduler_and_random_states(tmp_path):
+    state = train.new_state("3D U-Net", TINY, 0, 40, torch.device("cpu"))
+    for _ in range(3):
+        state.network(torch.randn(1, 1, 16, 16, 16)).mean().backward()
+        state.optimizer.step(), state.scheduler.step()
+    torch.rand(5, generator=state.generator)
+    checkpoint.save(state, tmp_path / "c.safetensors", "hash")
+    expected = torch.rand(4), torch.rand(4, generator=state.generator), state.optimizer.param_groups[0]["lr"]
+    fresh = train.new_state("3D U-Net", TINY, 99, 40, torch.device("cpu"))
+    checkpoint.restore(fresh, tmp_path / "c.safetensors", "hash")
+    assert torch.equal(torch.rand(4), expected[0])
+    assert torch.equal(torch.rand(4, generator=fresh.generator), expected[1])
+    assert fresh.optimizer.param_groups[0]["lr"] == expected[2] < TINY.learning_rate
+    saved, restored = (s.optimizer.state_dict()["state"] for s in (state, fresh))
+    assert saved.keys() == restored.keys()
+    for index, values in saved.items():
+        assert all(torch.equal(values[key], restored[index][key]) for key in values)
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:1000]), lambda p: p.write_bytes(b"")])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    state = train.new_state("3D U-Net", TINY, 0, 40, torch.device("cpu"))
+    path = tmp_path / "c.safetensors"
+    checkpoint.save(state, path, "hash")
+    with pytest.raises(InputError, match="belongs to other settings"):
+        checkpoint.restore(state, path, "other")
+    damage(path)
+    with pytest.raises(InputError, match=r"c.safetensors: damaged checkpoint .* remove it"):
+        checkpoint.restore(state, path, "hash")
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_cases_name(cohort, monkeypatch):
+    real = train.losses.dice_ce_loss
+    monkeypatch.setattr(train.losses, "dice_ce_loss", lambda logits, mask: real(logits, mask) * float("nan"))
+    with pytest.raises(InputError, match="case box_[0-9]: the loss became nan"):
+        train.fit("3D U-Net", TINY, 0, cohort)
+
+
+@pytest.mark.parametrize("slices", [9, 16, 30])
+def test_training_windows_have_the_networks_depth_and_hold_the_case(slices):
+    image = np.arange(slices, dtype=np.float32)[:, None, None] * np.ones((1, 4, 4), np.float32)
+    case = Prepared(image, (image > 3).astype(np.uint8), (1.0, 1.0, 1.0))
+    for seed in range(20):
+        x, m = train.window(case, 16, torch.Generator().manual_seed(seed))
+        assert x.shape == m.shape == (1, 1, 16, 4, 4)
+        values = x[0, 0, :, 0, 0].tolist()
+        assert values == sorted(values)
+        inside = [v for i, v in enumerate(values) if values.count(v) == 1 or values.index(v) == i]
+        assert set(inside) <= set(range(slices))
+        if slices >= 16:
+            assert torch.equal(m[0, 0], (x[0, 0] > 3).to(torch.uint8))
+
+
+def test_the_learning_rate_follows_its_schedule():
+    assert [train.learning_rate_factor("constant", s, 10) for s in (0, 5, 10)] == [1, 1, 1]
+    assert [round(train.learning_rate_factor("cosine", s, 10), 6) for s in (0, 5, 10)] == [1, 0.5, 0]
+
+
+def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_cases(cohort, compendium):
+    folder = train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
+    table = score_run(folder, cohort)
+    assert table["case"].tolist() == list(cohort.val)
+    from magunet.data.volume import read_volume, same_geometry
+    for _, row in table.iterrows():
+        mask, truth = read_volume(folder / "masks" / f"{row['case']}.nii.gz"), read_volume(cohort.cases[row["case"]].label)
+        assert same_geometry(mask, truth)
+        both = ((mask.array > 0) & (truth.array > 0)).sum()
+        assert row["dice"] == pytest.approx(2 * both / ((mask.array > 0).sum() + (truth.array > 0).sum()))
+    assert summary(table).loc["3D U-Net", "cases"] == len(cohort.val)
+    assert load_model(folder).record["network"] == "3D U-Net"
+    (folder / "scores.csv").unlink()
+    write_json(cohort.root / "splits.json", {"train": cohort.val, "val": cohort.train})
+    with pytest.raises(InputError, match="was trained on box_"):
+        score_run(folder, load_cohort(cohort.root))

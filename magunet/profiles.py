@@ -6,6 +6,7 @@ not know; ``from_notebook`` makes it an error.
 
 import ast
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, MutableMapping
@@ -74,6 +75,9 @@ class Settings:
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("margin_mm", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(self.cohort_seed >= 0, "cohort_seed", self.cohort_seed, "0 or more")
+        for name, value in asdict(self).items():
+            _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
         _require(self.slice_mm is None or self.slice_mm > 0, "slice_mm", self.slice_mm, "above 0, or null")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
         _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
@@ -162,8 +166,10 @@ def from_notebook(namespace: MutableMapping) -> Settings:
     return from_mapping(values, "notebook parameters")
 
 
-def _assigned(cell: str) -> list[str]:
-    """Names that a cell of plain assignments sets."""
-    targets = [target for node in ast.parse(cell).body
-               for target in getattr(node, "targets", [getattr(node, "target", None)])]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def _assigned(cell: str) -> set[str]:
+    """Names that a cell sets; none for one that Python could not read, which did not run."""
+    try:
+        nodes = list(ast.walk(ast.parse(cell)))
+    except SyntaxError:
+        return set()
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}

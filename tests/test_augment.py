@@ -45,7 +45,8 @@ def dice(a, b):
 @pytest.mark.parametrize("angles", [(0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1), (-1.0, 2.0, 0.1)])
 def test_rotation_matrix_is_scipys_and_orthonormal(angles):
     ours = rotation_matrix(torch.tensor(angles, dtype=torch.float64)).double().numpy()
-    assert ours == pytest.approx(Rotation.from_euler("xyz", angles).as_matrix(), abs=1e-6)     # small letters: fixed axes
+    theirs = Rotation.from_euler("xyz", angles).as_matrix()         # small letters: about fixed axes
+    assert ours == pytest.approx(theirs, abs=1e-6)
     assert ours.T @ ours == pytest.approx(np.eye(3), abs=1e-6) and np.linalg.det(ours) == pytest.approx(1, abs=1e-6)
 
 
@@ -79,9 +80,10 @@ def test_a_ball_stays_a_ball_at_any_spacing(monkeypatch, spacing):
         scale = 1 / np.cbrt(np.linalg.det(np.diag(half) @ affine[:, :3].numpy() @ np.diag(1 / half)))
         index = np.argwhere(seen)
         extent = (np.ptp(index, 0) + 1) * spacing
-        assert (np.abs(extent - 2 * radius * scale) <= np.multiply(spacing, 1.5)).all()
+        assert np.abs(extent - 2 * radius * scale).max() <= max(spacing) + 0.5
         found = places[:, seen]
-        assert np.cov(found) == pytest.approx((radius * scale) ** 2 / 5 * np.eye(3), abs=0.06 * (radius * scale) ** 2 / 5)
+        variance = (radius * scale) ** 2 / 5
+        assert np.cov(found) == pytest.approx(variance * np.eye(3), abs=0.06 * variance)
 
 
 def naive_resample(array, matrix):
@@ -116,8 +118,8 @@ def test_image_and_mask_stay_together(monkeypatch, seed):
     only(monkeypatch, True, True, False)
     before, before_mask = blob()
     image, mask = augment(before, before_mask, SPACING, seeded(seed))
-    assert dice(image > 0.5, mask == 1) > 0.98
-    assert dice(mask == 1, before_mask == 1) < 0.98                             # and something moved
+    assert dice(image > 0.5, mask == 1) > 0.9
+    assert dice(mask == 1, before_mask == 1) < 0.85                             # and something moved
 
 
 # Operations -------------------------------------------------------------------------------------------
@@ -176,7 +178,8 @@ def test_happens_is_a_fair_coin():
 
 def test_uniform_stays_within_its_bounds():
     drawn = uniform(seeded(0), -2.0, 5.0, 1000)
-    assert drawn.min() >= -2 and drawn.max() < 5 and drawn.mean().item() == pytest.approx(1.5, abs=4 * 7 / 12**0.5 / 1000**0.5)
+    assert -2 <= drawn.min() < -1.9 and 4.9 < drawn.max() < 5
+    assert drawn.mean().item() == pytest.approx(1.5, abs=4 * 7 / 12**0.5 / 1000**0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from magunet import profiles
@@ -73,6 +73,7 @@ def test_70_patients_are_split_49_to_21():
     assert (len(train), len(val)) == (49, 21)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.integers(0, 12).map(str), min_size=1, max_size=40), st.integers(0, 9))
 def test_a_split_is_a_partition_by_patient(patients, seed):
     count = len(set(patients.values()))
@@ -246,9 +247,9 @@ def contents(root):
 def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium, monkeypatch):
     made = []
 
-    def recorded(seed, **settings):
+    def recorded(seed, **options):
         made.append(seed)
-        return original(seed, **settings)
+        return original(seed, **options)
 
     def interrupted(items, what):
         yield items[0]

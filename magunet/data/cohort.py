@@ -72,8 +72,11 @@ def load_cohort(root: Path | str) -> Cohort:
     if dataset.get("file_ending", ENDING) != ENDING:
         raise InputError(f"{root / 'dataset.json'}: file_ending must be {ENDING}; convert the images and labels")
     known = dataset.get("cases", {})
+    if not isinstance(known, dict) or not all(isinstance(info, dict) for info in known.values()):
+        raise InputError(f"{root / 'dataset.json'}: 'cases' must map each case to an object such as "
+                         '{"patient": "p1"}; correct or remove it')
     cases = {}
-    for image in sorted((root / "imagesTr").glob(f"*_0000{ENDING}")):
+    for image in _files(root / "imagesTr", f"_0000{ENDING}"):
         name = image.name.removesuffix(f"_0000{ENDING}")
         label = root / "labelsTr" / f"{name}{ENDING}"
         if not label.exists():
@@ -82,7 +85,7 @@ def load_cohort(root: Path | str) -> Cohort:
         cases[name] = Case(name, image, label, str(info.get("patient", name)), info)
     if not cases:
         raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
-    if stray := {p.name.removesuffix(ENDING) for p in (root / "labelsTr").glob(f"*{ENDING}")} - set(cases):
+    if stray := {p.name.removesuffix(ENDING) for p in _files(root / "labelsTr", ENDING)} - set(cases):
         raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr")
     patients = {name: case.patient for name, case in cases.items()}
     path = root / "splits.json"
@@ -92,6 +95,11 @@ def load_cohort(root: Path | str) -> Cohort:
     split = _read_json(path)
     _check_split(path, split, patients)
     return Cohort(root, cases, tuple(split["train"]), tuple(split["val"]))
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Files with an ending, in order; hidden ones, such as an interrupted write leaves, are none of ours."""
+    return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
 
 
 def _read_json(path: Path) -> dict:

@@ -120,7 +120,7 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
     """Changes with the content of the files, the settings that matter here and the code of preparation."""
     return provenance.content_hash(
         provenance.file_hash(image), provenance.file_hash(label), settings.size, settings.slice_mm,
-        settings.margin_mm, provenance.code_hash(sys.modules[__name__], volume_module))
+        settings.margin_mm, HU_WINDOW, provenance.code_hash(sys.modules[__name__], volume_module))
 
 
 def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tuple[Prepared, str]:
@@ -131,8 +131,9 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
     key = cache_key(image, label, settings)
     path = project.data() / "prepared" / f"{name}-{key}.npz"
     if not path.exists():
+        scan, mask = read_volume(image), read_volume(label)
         try:
-            prepared, _ = prepare(read_volume(image), read_volume(label), settings)
+            prepared, _ = prepare(scan, mask, settings)
         except InputError as error:
             raise InputError(f"{image}: {error}") from error
         with provenance.whole_file(path) as part:

@@ -1,7 +1,10 @@
 """CT volumes and masks: reading, writing and geometry. The only module that needs SimpleITK, and only to
 read and write files; a `Volume` itself is NumPy."""
 
+import gzip
 import itertools
+import struct
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +13,12 @@ import numpy as np
 from magunet.errors import InputError
 from magunet.provenance import whole_file
 
-FILE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+FILE_ENDINGS = (*WRITTEN_ENDINGS, ".mhd")
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """World axis x, y, z -> letter of its negative and positive end in LPS coordinates."""
+NIFTI_FLOATS = {16: np.dtype(np.float32), 64: np.dtype(np.float64)}
+"""NIfTI's datatype codes of floating-point voxels."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +121,52 @@ def read_volume(path: Path | str) -> Volume:
         raise InputError(f"{path}: no such file or folder")
     if not path.name.lower().endswith(FILE_ENDINGS):
         raise InputError(f"{path}: not a format magunet reads; give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        _check_nifti(path)
     return _from_sitk(_execute(_sitk().ReadImage, path, str(path)), path)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
-    """Write NIfTI, NRRD, MHA (by the ending), whole or not at all. Booleans become uint8."""
+    """Write NIfTI, NRRD, MHA (by the ending), whole or not at all. Booleans become uint8, float16 float32."""
     path = Path(path)
-    if not path.name.lower().endswith(FILE_ENDINGS):
-        raise InputError(f"{path}: cannot write this format; use one of {', '.join(FILE_ENDINGS)}")
+    if not path.name.lower().endswith(WRITTEN_ENDINGS):
+        raise InputError(f"{path}: cannot write this format; use one of {', '.join(WRITTEN_ENDINGS)}")
     sitk = _sitk()
-    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    stored = {"bool": np.uint8, "float16": np.float32}.get(volume.array.dtype.name, volume.array.dtype.newbyteorder("="))
+    array = volume.array.astype(stored, copy=False)
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(s) for s in reversed(volume.spacing)])
     image.SetOrigin([float(v) for v in volume.origin])
     image.SetDirection([float(v) for v in volume.direction.ravel()])
     with whole_file(path) as part:
         _execute(sitk.WriteImage, path, image, str(part), useCompression=True)
+
+
+def _check_nifti(path: Path) -> None:
+    """Refuse what SimpleITK reads without a word: a truncated file (as zeros), NaN (as zeros), and a file
+    beside its uncompressed or compressed twin (as the twin)."""
+    twin = path.with_suffix("") if path.name.lower().endswith(".gz") else path.with_name(path.name + ".gz")
+    if twin.exists():
+        raise InputError(f"{path}: {twin.name} lies beside it and may be read in its place; remove or rename one")
+    try:
+        with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
+            content = stream.read()
+        order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
+        if struct.unpack_from(f"{order}i", content)[0] == 348:
+            dims, (kind, bits) = struct.unpack_from(f"{order}8h", content, 40), struct.unpack_from(f"{order}2h", content, 70)
+            offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
+        else:                                               # NIfTI-2
+            (kind, bits), dims = struct.unpack_from(f"{order}2h", content, 12), struct.unpack_from(f"{order}8q", content, 16)
+            offset = struct.unpack_from(f"{order}q", content, 168)[0]
+        voxels = int(np.prod([max(1, n) for n in dims[1:1 + dims[0]]], dtype=np.int64))
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI: {error})") from error
+    if len(content) < offset + voxels * bits // 8:
+        raise InputError(f"{path}: truncated, {len(content)} of {offset + voxels * bits // 8} bytes; copy or export it again")
+    if kind in NIFTI_FLOATS:
+        values = np.frombuffer(content, NIFTI_FLOATS[kind].newbyteorder(order), voxels, offset)
+        if not np.isfinite(values).all():
+            raise InputError(f"{path}: holds NaN or infinite values; export it again")
 
 
 def _sitk():
@@ -166,6 +202,8 @@ def _from_sitk(image, path: Path) -> Volume:
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 SPACING_TOLERANCE = 0.1
 """Largest deviation of one slice distance from the median, as a fraction of it."""
+ASIDE_TOLERANCE = 0.1
+"""Largest shift of a slice against the first, across the normal, in mm."""
 
 
 def _read_dicom(folder: Path):
@@ -179,6 +217,10 @@ def _read_dicom(folder: Path):
     row, column = headers[0]["orientation"][:3], headers[0]["orientation"][3:]
     normal = np.cross(row, column)
     position = np.array([h["position"] @ normal for h in headers])
+    aside = np.array([h["position"] for h in headers]) - position[:, None] * normal
+    if np.abs(aside - aside[0]).max() > ASIDE_TOLERANCE:
+        raise InputError(f"{folder}: slices are shifted against each other (tilted gantry); resample the series to a "
+                         "rectangular grid first")
     order = np.argsort(position)
     spacing = _slice_spacing(folder, position[order])
     reader = sitk.ImageSeriesReader()
@@ -200,8 +242,17 @@ def _one_series(folder: Path) -> list[str]:
         raise InputError(f"{folder}: holds {len(series)} DICOM series; move the wanted one into a folder of its own")
     names = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
     if len(names) < 2:
+        if _slice_count(Path(names[0])) > 1:
+            raise InputError(f"{folder}: a multi-frame DICOM file, which magunet does not read; convert it to NIfTI")
         raise InputError(f"{folder}: holds a single slice; a CT volume needs at least 2")
     return names
+
+
+def _slice_count(path: Path) -> int:
+    reader = _sitk().ImageFileReader()
+    reader.SetFileName(str(path))
+    _execute(reader.ReadImageInformation, path)
+    return reader.GetSize()[2]
 
 
 def _slice_header(path: Path) -> dict:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from magunet.data.anatomy import Bones, label_map_pelvis, parametric_pelvis
+from magunet.data.anatomy import Bones, label_map_pelvis
+from magunet.data.pelvis import parametric_pelvis
 from magunet.errors import InputError
 
 SEEDS = range(8)

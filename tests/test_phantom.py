@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from test_anatomy import visible_human
 
-from magunet.data.anatomy import parametric_pelvis
+from magunet.data.pelvis import parametric_pelvis
 from magunet.data.phantom import Phantom, make_phantom
 from magunet.errors import InputError
 

@@ -16,7 +16,7 @@ import torch
 from magunet import profiles
 from magunet.data.cohort import load_cohort
 from magunet.data.prepare import Prepared
-from magunet.data.volume import Volume, write_volume
+from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.learn import checkpoint, losses, train
 from magunet.learn.predict import load_model
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
 def test_a_loss_that_is_not_a_number_stops_with_the_cases_name(cohort, monkeypatch):
     real = train.losses.dice_ce_loss
     monkeypatch.setattr(train.losses, "dice_ce_loss", lambda logits, mask: real(logits, mask) * float("nan"))
-    with pytest.raises(InputError, match="case box_[0-9]: the loss became nan"):
+    with pytest.raises(InputError, match=r"case box_[0-9]: the loss became nan"):
         train.fit("3D U-Net", TINY, 0, cohort)
 
 
@@ -223,7 +223,6 @@ def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_case
     folder = train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
     table = score_run(folder, cohort)
     assert table["case"].tolist() == list(cohort.val)
-    from magunet.data.volume import read_volume, same_geometry
     for _, row in table.iterrows():
         mask, truth = read_volume(folder / "masks" / f"{row['case']}.nii.gz"), read_volume(cohort.cases[row["case"]].label)
         assert same_geometry(mask, truth)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from magunet import project, provenance
-from magunet.data import anatomy, phantom, scanner, target, tissue
+from magunet.data import anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.paper import CASES, TRAIN_CASES
@@ -22,6 +22,8 @@ from magunet.profiles import Settings
 
 SPLIT_SEED = 0
 ENDING = ".nii.gz"
+PHANTOM_CODE = (anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue)
+"""All that decides a phantom's voxels."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def check_case(case: Case) -> dict:
 def phantom_folder(settings: Settings) -> Path:
     """``data/phantoms-<profile>-<hash>``: the hash changes with the settings and code that make the voxels."""
     key = provenance.content_hash(settings.cases, settings.cohort_seed, settings.scan_matrix, settings.scan_slices,
-                                  settings.target_mm, provenance.code_hash(anatomy, phantom, scanner, target, tissue))
+                                  settings.target_mm, provenance.code_hash(*PHANTOM_CODE))
     return project.data() / f"phantoms-{settings.profile}-{key}"
 
 

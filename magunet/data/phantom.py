@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from magunet.data import scanner, tissue
-from magunet.data.anatomy import Bones, parametric_pelvis
+from magunet.data.anatomy import Bones
+from magunet.data.disease import draw_disease
+from magunet.data.pelvis import parametric_pelvis
 from magunet.data.scanner import Axes, Scan, SmoothField
 from magunet.data.target import joint_band
 from magunet.errors import InputError
@@ -66,7 +68,7 @@ def make_phantom(
     posed = pose.to_scan(joints)
     scan = scanner.draw_scan(rng["scan"], matrix, slices, posed.min(0), posed.max(0))
     figures = tissue.draw_tissue(rng["tissue"])
-    lesions = tissue.draw_disease(rng["disease"], grades)
+    lesions = draw_disease(rng["disease"], grades)
     lattice = SmoothField.lattice(scan, _LATTICE)
     points = pose.to_bones(np.meshgrid(*lattice, indexing="ij"))
     body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, figures, lesions)

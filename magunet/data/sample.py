@@ -18,7 +18,7 @@ import numpy as np
 
 from magunet import project, provenance
 from magunet.data.target import sij_mask
-from magunet.data.volume import Volume, read_volume, reorient, orientation, write_volume
+from magunet.data.volume import Volume, orientation, read_volume, reorient, write_volume
 from magunet.errors import InputError
 
 PACKAGE, VERSION = "totalsegmentator", "2.18.0"

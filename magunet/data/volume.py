@@ -170,10 +170,10 @@ def _check_nifti(path: Path) -> None:
 
 
 def _sitk():
-    import SimpleITK as sitk    # here, so that phantoms, training and scoring run where it is not installed
+    import SimpleITK  # here, so that phantoms, training and scoring run where it is not installed
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    return sitk
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
 
 
 def _execute(call, path: Path, *arguments, **named):

@@ -1,0 +1,156 @@
+"""The command: results on stdout, one line on stderr and status 2 for anything wrong, nothing half-written."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_train import TINY, write_cohort
+
+from magunet import __version__, cli, project
+from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
+from magunet.learn import train
+from magunet.provenance import write_json
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained run in a compendium of its own."""
+    root = tmp_path_factory.mktemp("run")
+    (root / project.MARKER).mkdir()
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        return train.fit("3D U-Net", TINY, 0, write_cohort(root / "data" / "boxes"))
+    finally:
+        os.chdir(before)
+
+
+def call(capsys, *words):
+    """Exit status, stdout and stderr of one command."""
+    try:
+        status = cli.main([str(w) for w in words])
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()
+
+
+def snapshot(folder):
+    return sorted((p.relative_to(folder), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("words, says", [
+    ((), "VERB"),
+    (("predcit",), "invalid choice: 'predcit'"),
+    (("train",), "required: network"),
+    (("train", "MAGUNet"), "unknown network 'MAGUNet'; known:"),
+    (("train", "MAG-UNet", "--seed", "one"), "invalid int value: 'one'"),
+    (("cohort", "--profile", "smok"), "no such settings; there are cpu, gpu, paper, smoke"),
+    (("cohort", "--profile", "missing.yaml"), "missing.yaml: no such settings"),
+    (("check", "nowhere"), "nowhere/dataset.json: missing"),
+    (("evaluate", "nowhere"), "nowhere/run.json: missing; give the folder of a finished run"),
+    (("predict", "ct.nii.gz", "--model", "nowhere", "--out", "out"), "nowhere/run.json: missing"),
+])
+def test_a_users_mistake_is_one_line_and_status_2(words, says, compendium, capsys):
+    before = snapshot(compendium)
+    status, out, error = call(capsys, *words)
+    assert status == 2
+    assert says in error and error.startswith("magunet")
+    assert error.count("\n") == 1 and "Traceback" not in error
+    assert out == ""
+    assert snapshot(compendium) == before
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda p: None, "no such file"),
+    (lambda p: p.write_text("not an image"), "cannot be read as a medical image"),
+    (lambda p: p.write_bytes(b""), "cannot be read as a medical image"),
+    (lambda p: write_volume(Volume(np.full((20, 20, 20), np.nan, np.float32), (1, 1, 1)), p), "NaN"),
+])
+def test_a_bad_scan_leaves_no_output(make, says, run, tmp_path, capsys):
+    make(tmp_path / "scan.nii.gz")
+    status, out, error = call(capsys, "predict", tmp_path / "scan.nii.gz", "--model", run, "--out", tmp_path / "out")
+    assert status == 2
+    assert says in error and "scan.nii.gz" in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(run, tmp_path, capsys):
+    write_volume(Volume(np.full((20, 20, 20), -1000, np.int16), (1, 1, 1)), tmp_path / "scan.mha")
+    (tmp_path / "out").write_text("a file stands where the folder should go")
+    status, _, error = call(capsys, "predict", tmp_path / "scan.mha", "--model", run, "--out", tmp_path / "out")
+    assert status == 2
+    assert str(tmp_path / "out") in error and error.count("\n") == 1
+
+
+def test_predict_writes_a_mask_on_the_scans_grid_and_a_picture(run, tmp_path, capsys):
+    turned = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
+    scan = np.full((24, 40, 36), -1000, np.int16)
+    scan[6:16, 10:24, 12:26] = 700
+    write_volume(Volume(scan, (3.0, 1.7, 1.7), (10, -20, 5), turned), tmp_path / "a scan.nrrd")
+    status, out, _ = call(capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out", tmp_path / "out")
+    assert status == 0
+    mask_path, picture = (tmp_path / "out" / name for name in ("a scan_sij.nii.gz", "a scan_sij.png"))
+    assert out.split("\n")[:2] == [str(mask_path), str(picture)]
+    mask = read_volume(mask_path)
+    assert same_geometry(mask, read_volume(tmp_path / "a scan.nrrd"))
+    assert set(np.unique(mask.array)) <= {0, 1}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mask_without_a_joint_is_said(run, tmp_path, capsys, monkeypatch):
+    from magunet.learn.predict import Model
+    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
+    write_volume(Volume(np.full((20, 20, 20), -1000, np.int16), (1, 1, 1)), tmp_path / "air.nii.gz")
+    status, _, error = call(capsys, "predict", tmp_path / "air.nii.gz", "--model", run, "--out", tmp_path / "out")
+    assert status == 0
+    assert "found no joint" in error
+
+
+def test_check_prints_the_cases_and_names_what_is_wrong(compendium, capsys):
+    cohort = write_cohort(compendium / "data" / "boxes")
+    status, out, _ = call(capsys, "check", cohort.root)
+    assert status == 0
+    assert "box_0" in out and "4 cases: 3 to train on, 1 to score" in out
+    label = cohort.cases["box_2"].label
+    write_volume(Volume(np.zeros((20, 32, 32), np.uint8), (3.0, 2.0, 2.0)), label)
+    status, _, error = call(capsys, "check", cohort.root)
+    assert status == 2
+    assert "box_2.nii.gz: the mask is empty; remove the case or label it" in error
+
+
+def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys):
+    write_cohort(compendium / "data" / "boxes")
+    settings = TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own"}
+    write_json(compendium / "papermill_params" / "own.yaml", settings)     # JSON is YAML
+    status, out, _ = call(capsys, "train", "MAG-UNet", "--profile", "own")
+    assert status == 0 and (compendium / out.strip() / "run.json").exists()
+    status, table, _ = call(capsys, "evaluate", out.strip())
+    assert status == 0 and "dice" in table
+    status, report, _ = call(capsys, "report", "--profile", "own")
+    assert status == 0
+    assert "MAG-UNet" in report and "±" in report or "nan" in report
+
+
+def test_audit_prints_every_row(capsys):
+    status, out, _ = call(capsys, "audit")
+    assert status == 0
+    assert "25,156,241" in out and out.count("not built yet") == 6
+    assert len(out.splitlines()) == 2 + 8 + 6 + 8 + 7
+
+
+def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "run_cohort", interrupt)
+    status, _, error = call(capsys, "cohort")
+    assert status == 130
+    assert "the same command goes on" in error
+
+
+def test_the_installed_command_is_this_one():
+    done = subprocess.run([sys.executable, "-m", "magunet", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("sample", "cohort", "check", "train", "predict", "audit", "report"))
+    assert __version__ == "0.1.0"

@@ -3,35 +3,38 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 import tqdm
 
-IN_KERNEL = "ipykernel" in sys.modules
+
+def in_notebook() -> bool:
+    """True in a process that is itself a notebook's kernel."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and kernel.IPKernelApp.initialized()
 
 
 def watched() -> bool:
     """True in a terminal and in a notebook that a Jupyter server shows; false under papermill, nbval, cron."""
-    return "JPY_SESSION_NAME" in os.environ or (sys.stderr.isatty() and not IN_KERNEL)
+    return "JPY_SESSION_NAME" in os.environ if in_notebook() else sys.stderr.isatty()
+
+
+def channel() -> TextIO:
+    """Where progress goes: stderr, or in a notebook stdout, where it does not look like an error."""
+    return sys.stdout if in_notebook() else sys.stderr
 
 
 def say(text: str) -> None:
-    """One line for the user, on stderr; in a notebook on stdout, where it does not look like an error."""
-    tqdm.tqdm.write(text, file=sys.stdout if IN_KERNEL else sys.stderr)
+    """One line for the user."""
+    tqdm.tqdm.write(text, file=channel())
 
 
-def track(items: Sequence, what: str) -> Iterator:
-    """Iterate with a bar where somebody watches, or with a line an item."""
+def track(items: Sequence, what: str, lines: bool = True) -> Iterator:
+    """Iterate with a bar where somebody watches, else with a line an item; inner loops go without lines."""
     if watched():
-        yield from tqdm.tqdm(items, desc=what, leave=False, file=sys.stdout if IN_KERNEL else sys.stderr)
+        yield from tqdm.tqdm(items, desc=what, leave=False, file=channel())
         return
     for number, item in enumerate(items, 1):
         yield item
-        say(f"{what} {number}/{len(items)}")
-
-
-def track_quietly(items: Sequence, what: str) -> Iterator:
-    """As ``track``, but silent where nobody watches: for inner loops."""
-    if watched():
-        yield from tqdm.tqdm(items, desc=what, leave=False, file=sys.stdout if IN_KERNEL else sys.stderr)
-    else:
-        yield from items
+        if lines:
+            say(f"{what} {number}/{len(items)}")

@@ -70,7 +70,7 @@ def test_a_users_mistake_is_one_line_and_status_2(words, says, compendium, capsy
 ])
 def test_a_bad_scan_leaves_no_output(make, says, run, tmp_path, capsys):
     make(tmp_path / "scan.nii.gz")
-    status, out, error = call(capsys, "predict", tmp_path / "scan.nii.gz", "--model", run, "--out", tmp_path / "out")
+    status, _, error = call(capsys, "predict", tmp_path / "scan.nii.gz", "--model", run, "--out", tmp_path / "out")
     assert status == 2
     assert says in error and "scan.nii.gz" in error and error.count("\n") == 1
     assert not list(tmp_path.glob("out/*"))
@@ -130,7 +130,7 @@ def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys):
     assert status == 0 and "dice" in table
     status, report, _ = call(capsys, "report", "--profile", "own")
     assert status == 0
-    assert "MAG-UNet" in report and "±" in report or "nan" in report
+    assert ("MAG-UNet" in report and "±" in report) or "nan" in report
 
 
 def test_audit_prints_every_row(capsys):

@@ -15,7 +15,7 @@ from magunet.errors import InputError
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig
 from magunet.profiles import Settings, from_mapping
-from magunet.progress import track_quietly
+from magunet.progress import track
 
 OVERLAP = 0.5
 """Of neighbouring windows, as a fraction of their depth."""
@@ -51,7 +51,7 @@ def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarra
     padded = np.pad(image, ((before, max(0, depth - slices) - before), (0, 0), (0, 0)), mode="edge")
     total, weight = np.zeros(padded.shape), np.zeros((len(padded), 1, 1))
     share = gaussian_weights(depth)[:, None, None]
-    for start in track_quietly(window_starts(len(padded), depth), "windows"):
+    for start in track(window_starts(len(padded), depth), "windows", lines=False):
         window = slice(start, start + depth)
         total[window] += share * function(padded[window])
         weight[window] += share

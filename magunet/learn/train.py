@@ -30,7 +30,7 @@ from magunet.nets import attention, blocks, magunet
 from magunet.nets.magunet import MAGUNet
 from magunet.nets.studies import network_config
 from magunet.profiles import Settings
-from magunet.progress import say, track, track_quietly
+from magunet.progress import say, track
 from magunet.report.metrics import overlap
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "metrics.jsonl"
@@ -79,7 +79,7 @@ def train_epoch(state: TrainingState, cases: dict[str, Prepared], settings: Sett
     names = [name for name in cases for _ in range(settings.samples_per_case)]
     order = [names[i] for i in torch.randperm(len(names), generator=state.generator)]
     values = []
-    for name in track_quietly(order, "windows"):
+    for name in track(order, "windows", lines=False):
         image, mask = window(cases[name], settings.depth, state.generator)
         image, mask = augment(image.to(device), mask.to(device), cases[name].spacing, state.generator)
         with autocast(device, precision):
@@ -122,7 +122,6 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
     A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
     seed, settings, data and thread count give the same weights, bit for bit.
     """
-    network_config(network, settings.width_divisor)                     # a wrong name fails before any work
     device = choose_device()
     precision = choose_precision(settings.precision, device)
     prepared, keys = {}, {}

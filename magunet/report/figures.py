@@ -20,7 +20,8 @@ TRUTH_COLOUR, PREDICTION_COLOUR = "#56b4e9", "#e69f00"
 """Okabe and Ito's sky blue and orange: told apart by every common colour vision, and in grey."""
 PLANES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 """Letters at the left, right, top and bottom edge of each view."""
-SCALE_BAR_MM = 50
+SCALE_BARS_MM = (50, 20, 10, 5, 2, 1)
+"""The longest that fits into a third of the view is drawn."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -65,9 +66,9 @@ def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: dict[str,
     for letter, (u, v) in zip((left, right, top, bottom), ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))):
         axes.text(u, v, letter, **style)
     x0, y0 = 0.06 * columns * width, 0.93 * rows * height
-    axes.plot([x0, x0 + SCALE_BAR_MM], [y0, y0], color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(x0 + SCALE_BAR_MM / 2, y0 - 0.015 * rows * height, f"{SCALE_BAR_MM} mm", color="white", fontsize=7,
-              ha="center", va="bottom")
+    bar = next((length for length in SCALE_BARS_MM if length < columns * width / 3), SCALE_BARS_MM[-1])
+    axes.plot([x0, x0 + bar], [y0, y0], color="white", linewidth=2, solid_capstyle="butt")
+    axes.text(x0 + bar / 2, y0 - 0.015 * rows * height, f"{bar} mm", color="white", fontsize=7, ha="center", va="bottom")
     axes.set(xticks=[], yticks=[], xlim=(0, columns * width), ylim=(rows * height, 0))
 
 
@@ -87,7 +88,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     found = next((m for m in masks.values() if m.any()), None)
     indices = central_slices(found, scan.array.shape)
     sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
-    widths = [w / h for h, w in sizes]
+    widths = [min(max(w / h, 0.4), 5.0) for h, w in sizes]          # thin scans keep a visible panel
     figure = Figure(figsize=(3.2 * sum(widths), 3.75), layout="constrained")
     all_axes = figure.subplots(1, 3, width_ratios=widths)
     for axes, name, index in zip(all_axes, PLANES, indices):

@@ -1,0 +1,151 @@
+"""The files around the module agree with each other: environments, notebooks, workflow, papermill."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from magunet import profiles
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ASKED = ("torch", "jupyterlab", "papermill", "numpy", "matplotlib", "itkwidgets", "SimpleITK", "pandas", "nbval")
+
+
+def locked():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    return {name.lower(): version for name, version in (line.split("==") for line in lines)}
+
+
+def wanted():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(text) for text in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+
+
+def test_the_lock_pins_everything_the_project_asks_for_within_its_ranges():
+    pins = locked()
+    for requirement in wanted():
+        assert requirement.specifier.contains(pins[requirement.name.lower()], prereleases=True), requirement
+    assert {name.lower() for name in ASKED} <= {requirement.name.lower() for requirement in wanted()}
+
+
+def test_torch_2_9_is_excluded():
+    torch = next(r for r in wanted() if r.name == "torch")
+    assert not torch.specifier.contains("2.9.1") and torch.specifier.contains("2.13.0")
+
+
+def test_conda_installs_the_same_lock_and_a_python_the_project_allows():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    packages, (pip,) = ([d for d in environment["dependencies"] if isinstance(d, kind)] for kind in (str, dict))
+    assert pip["pip"] == ["--requirement requirements.lock"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(packages) == ["pip", f"python {project['requires-python']}"]
+
+
+def test_what_is_installed_here_is_what_is_locked():
+    done = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    installed = {p["name"].lower().replace("_", "-"): p["version"].split("+")[0] for p in json.loads(done.stdout)}
+    for name, version in locked().items():
+        assert installed.get(name.replace("_", "-")) == version, name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_have_the_agreed_form(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [c for c in cells if c.cell_type == "code"]
+    assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
+    assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Try this")
+    assert [c for c in code if "nbval-check-output" in c.metadata.get("tags", [])], "no check cell"
+    for cell in code:
+        lines = cell.source.splitlines()
+        assert len(lines) <= 20, cell.source
+        checked = "nbval-check-output" in cell.metadata.get("tags", [])
+        assert bool(cell.outputs) == checked and cell.execution_count is None, cell.source
+        for body in re.findall(r"^def .*(?:\n(?:    .*)?)*", cell.source, re.M):
+            assert len(body.strip().splitlines()) <= 5, body
+    prose = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")
+    assert prose > sum(len(c.source.split()) for c in code if "parameters" not in c.metadata.get("tags", []))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_defaults_are_the_smoke_profile(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    parameters = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    assert parameters == cells[:1]
+    namespace = {"In": [parameters[0].source]}
+    exec(parameters[0].source, namespace)
+    assert profiles.from_notebook(namespace) == profiles.load("smoke")
+
+
+
+
+def papermill(folder, notebook, *words):
+    return subprocess.run([sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar", *words],
+                          cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+
+
+@pytest.fixture
+def probe(compendium):
+    """A notebook that reads its parameters and says which."""
+    source = nbformat.read(ROOT / "notebooks" / "04_training.ipynb", as_version=4)
+    cells = [c for c in source.cells if c.cell_type == "code"][:2]
+    cells.append(nbformat.v4.new_code_cell("import os; print(settings.profile, settings.epochs, os.getcwd())"))
+    (compendium / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=source.metadata), compendium / "notebooks" / "p.ipynb")
+    return compendium
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_papermill_runs_from_the_root_and_from_notebooks_and_takes_a_profile(probe, inside):
+    folder, up = (probe / "notebooks", "../") if inside else (probe, "")
+    done = papermill(folder, probe / "notebooks" / "p.ipynb", "-f", f"{up}papermill_params/cpu.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "Passed unknown parameter" not in done.stderr
+    printed = nbformat.read(folder / "out.ipynb", as_version=4).cells[-1].outputs[0].text
+    assert printed.split()[:2] == ["cpu", str(profiles.load("cpu").epochs)]
+
+
+@pytest.mark.parametrize("words, says", [
+    (("-p", "epohcs", "3"), "unknown parameter 'epohcs'; did you mean 'epochs'?"),
+    (("-p", "epochs", "three"), "parameter 'epochs' must be int; got 'three'"),
+])
+def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe, words, says):
+    done = papermill(probe, probe / "notebooks" / "p.ipynb", *words)
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+def test_the_workflow_runs_every_notebook_and_fails_on_an_unknown_profile():
+    def dry_run(profile):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "2", "--dry-run",
+                   "--forceall", "--config", f"profile={profile}", "--nolock"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    for profile in ("smoke", "gpu"):
+        done = dry_run(profile)
+        assert done.returncode == 0, done.stderr
+        plan = done.stdout + done.stderr
+        for path in NOTEBOOKS:
+            assert f"notebooks/{path.name}" in plan
+        trainings = len(set(re.findall(r"train-(?:MAG-UNet|3D-U-Net)-s\d", plan)))
+        assert trainings == 2 * len(profiles.load(profile).seeds)
+    assert dry_run("smok").returncode != 0
+
+
+def test_no_machine_path_or_registry_host_is_committed():
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    words = ("/(?:wo" + "rk|ro" + "ot)/", "pypi" + r"\.org", "python" + "hosted", "npm" + r"js\.", "deb" + r"\.debian")
+    forbidden = re.compile("|".join(words))
+    for path in files:
+        if path.exists() and path.suffix not in (".png", ".gz"):
+            assert not forbidden.search(path.read_text()), path
+            assert path.stat().st_size < 2**20, path

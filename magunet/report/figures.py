@@ -20,6 +20,8 @@ TRUTH_COLOUR, PREDICTION_COLOUR = "#56b4e9", "#e69f00"
 """Okabe and Ito's sky blue and orange: told apart by every common colour vision, and in grey."""
 PLANES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 """Letters at the left, right, top and bottom edge of each view."""
+FIGURE_WIDTH = 12.0
+"""Of three planes side by side, in inches; all views have one scale."""
 SCALE_BARS_MM = (50, 20, 10, 5, 2, 1)
 """The longest that fits into a third of the view is drawn."""
 
@@ -88,8 +90,9 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     found = next((m for m in masks.values() if m.any()), None)
     indices = central_slices(found, scan.array.shape)
     sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
-    widths = [min(max(w / h, 0.4), 5.0) for h, w in sizes]          # thin scans keep a visible panel
-    figure = Figure(figsize=(3.2 * sum(widths), 3.75), layout="constrained")
+    widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]          # a thin scan keeps a visible panel
+    inches = FIGURE_WIDTH / sum(widths)
+    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for height, _ in sizes) + 0.9), layout="constrained")
     all_axes = figure.subplots(1, 3, width_ratios=widths)
     for axes, name, index in zip(all_axes, PLANES, indices):
         draw_plane(axes, scan, name, index, masks, window)

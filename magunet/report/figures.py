@@ -63,10 +63,9 @@ def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: dict[str,
         outline = plane(mask, name, index).astype(float)
         if outline.any():
             axes.contour(x, y, outline, [0.5], colors=colour, linewidths=1.1)
-    left, right, top, bottom = PLANES[name]
-    style = dict(color="white", fontsize=8, ha="center", va="center", transform=axes.transAxes)
-    for letter, (u, v) in zip((left, right, top, bottom), ((0.03, 0.5), (0.97, 0.5), (0.5, 0.96), (0.5, 0.04))):
-        axes.text(u, v, letter, **style)
+    for letter, place, inward in zip(PLANES[name], ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), ((7, 0), (-7, 0), (0, -7), (0, 7))):
+        axes.annotate(letter, place, inward, "axes fraction", "offset points", color="white", fontsize=8,
+                      ha="center", va="center")
     x0, y0 = 0.06 * columns * width, 0.93 * rows * height
     bar = next((length for length in SCALE_BARS_MM if length < columns * width / 3), SCALE_BARS_MM[-1])
     axes.plot([x0, x0 + bar], [y0, y0], color="white", linewidth=2, solid_capstyle="butt")
@@ -106,8 +105,8 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     return figure
 
 
-def save_figure(figure: Figure, path: Path, source: str) -> Path:
-    """Write a PNG at 150 dpi, whole or not at all, with what made it in its metadata."""
+def save_figure(figure: Figure, path: Path, source: str, dpi: int = 150) -> Path:
+    """Write a PNG, whole or not at all, with what made it in its metadata."""
     with whole_file(path) as part:
-        figure.savefig(part, dpi=150, metadata={"Description": source})
+        figure.savefig(part, dpi=dpi, metadata={"Description": source})
     return path

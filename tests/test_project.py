@@ -68,7 +68,7 @@ def test_notebooks_have_the_agreed_form(path):
         lines = cell.source.splitlines()
         assert len(lines) <= 20, cell.source
         checked = "nbval-check-output" in cell.metadata.get("tags", [])
-        assert bool(cell.outputs) == checked and cell.execution_count is None, cell.source
+        assert bool(cell.outputs) == checked == (cell.execution_count is not None), cell.source
         for body in re.findall(r"^def .*(?:\n(?:    .*)?)*", cell.source, re.M):
             assert len(body.strip().splitlines()) <= 5, body
     prose = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")

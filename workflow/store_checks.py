@@ -22,12 +22,8 @@ def store_checks(path: Path) -> None:
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.execution_count = None
-            if CHECK not in cell.metadata.get("tags", []):
-                cell.outputs = []
-            for output in cell.outputs:
-                output.pop("execution_count", None)
+        if cell.cell_type == "code" and CHECK not in cell.metadata.get("tags", []):
+            cell.execution_count, cell.outputs = None, []
     notebook.metadata["language_info"] = {"name": "python"}
     with whole_file(path) as part:
         nbformat.write(notebook, part)

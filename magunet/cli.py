@@ -40,7 +40,9 @@ def run_check(arguments: argparse.Namespace) -> None:
     cohort = load_cohort(arguments.cohort)
     rows = [check_case(case) for case in track(list(cohort.cases.values()), "checked")]
     print(pd.DataFrame(rows).round(2).to_string(index=False))
-    print(f"{len(cohort.cases)} cases: {len(cohort.train)} to train on, {len(cohort.val)} to score")
+    unused = len(set(cohort.cases) - set(cohort.train) - set(cohort.val))
+    print(f"{len(cohort.cases)} cases: {len(cohort.train)} to train on, {len(cohort.val)} to score"
+          + (f", {unused} in neither list of splits.json" if unused else ""))
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:
@@ -57,7 +59,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     from magunet.data.cohort import cohort_of
-    from magunet.learn.train import fit
+    from magunet.learn.runs import fit
     from magunet.nets.studies import network_config
     from magunet.progress import track
 
@@ -78,6 +80,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import AIR_HU, holds_air
     from magunet.data.volume import FILE_ENDINGS, read_volume, write_volume
     from magunet.learn.predict import load_model
     from magunet.progress import say
@@ -85,9 +88,15 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
     model, scan = load_model(arguments.model), read_volume(arguments.ct)
     out, name = Path(arguments.out), Path(arguments.ct).resolve().name
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder for mask and picture")
+    if not holds_air(scan):
+        say(f"note: {arguments.ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
     stem = next((name.removesuffix(e) for e in FILE_ENDINGS if name.lower().endswith(e)), name)
-    mask = model.segment(scan)
+    try:
+        mask = model.segment(scan)
+    except InputError as error:
+        raise InputError(f"{arguments.ct}: {error}") from error
     trained = f"{model.record['network']}, profile {model.settings.profile}, seed {model.record['seed']}"
     figure = three_planes(scan, prediction=mask, title=f"SIJ by {trained}")
     write_volume(mask, out / f"{stem}_sij.nii.gz")

@@ -90,7 +90,7 @@ PIXEL_MM = (0.449, 0.801)
 """Smallest and largest pixel of the 512 x 512 slices; Sec. 2.1.1."""
 SLICES = (50, 200)
 """Fewest and most slices of a scan, Sec. 2.1.2 (Sec. 2.1.1 says 150 to 200)."""
-EPOCHS, LEARNING_RATE, WEIGHT_DECAY, BATCH_SIZE = 300, 1e-4, 1e-4, 1
-"""Adam, Sec. 2.1.3."""
+EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 300, 1e-4, 1e-4
+"""Adam with batch size 1, Sec. 2.1.3."""
 AUGMENTATION_PROBABILITY = 0.5
 """Of each of flip, affine and gamma, Sec. 2.1.3."""

@@ -148,7 +148,9 @@ def load(profile: str) -> Settings:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold one 'name: value' a line")
-    return from_mapping(values, str(path))
+    settings = from_mapping(values, str(path))
+    _require(settings.profile == path.stem, f"profile in {path}", settings.profile, f"{path.stem!r}, the file's name")
+    return settings
 
 
 def from_notebook(namespace: MutableMapping) -> Settings:

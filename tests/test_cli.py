@@ -10,8 +10,9 @@ from test_train import TINY, write_cohort
 
 from magunet import __version__, cli, project
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
-from magunet.learn import train
+from magunet.learn import runs
 from magunet.provenance import write_json
+from magunet.report.metrics import Overlap
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def run(tmp_path_factory):
     before = os.getcwd()
     os.chdir(root)
     try:
-        return train.fit("3D U-Net", TINY, 0, write_cohort(root / "data" / "boxes"))
+        return runs.fit("3D U-Net", TINY, 0, write_cohort(root / "data" / "boxes"))
     finally:
         os.chdir(before)
 
@@ -73,7 +74,23 @@ def test_a_bad_scan_leaves_no_output(make, says, run, tmp_path, capsys):
     status, _, error = call(capsys, "predict", tmp_path / "scan.nii.gz", "--model", run, "--out", tmp_path / "out")
     assert status == 2
     assert says in error and "scan.nii.gz" in error and error.count("\n") == 1
-    assert not list(tmp_path.glob("out/*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_that_fails_late_is_named_too(run, tmp_path, capsys):
+    """NRRD keeps NaN, so only preparation meets it."""
+    write_volume(Volume(np.full((20, 20, 20), np.nan, np.float32), (1, 1, 1)), tmp_path / "scan.nrrd")
+    status, _, error = call(capsys, "predict", tmp_path / "scan.nrrd", "--model", run, "--out", tmp_path / "out")
+    assert status == 2
+    assert "scan.nrrd" in error and "NaN" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_that_is_not_in_hu_is_said(run, tmp_path, capsys):
+    write_volume(Volume(np.ones((20, 20, 20), np.uint8), (1, 1, 1)), tmp_path / "labels.mha")
+    status, _, error = call(capsys, "predict", tmp_path / "labels.mha", "--model", run, "--out", tmp_path / "out")
+    assert status == 0
+    assert "no voxel below -500; unless it is a CT in HU, the mask means nothing" in error
 
 
 def test_an_output_folder_that_cannot_be_made_is_named(run, tmp_path, capsys):
@@ -120,7 +137,7 @@ def test_check_prints_the_cases_and_names_what_is_wrong(compendium, capsys):
     assert "box_2.nii.gz: the mask is empty; remove the case or label it" in error
 
 
-def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys):
+def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys, monkeypatch):
     write_cohort(compendium / "data" / "boxes")
     settings = TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own"}
     write_json(compendium / "papermill_params" / "own.yaml", settings)     # JSON is YAML
@@ -130,7 +147,13 @@ def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys):
     assert status == 0 and "dice" in table
     status, report, _ = call(capsys, "report", "--profile", "own")
     assert status == 0
-    assert ("MAG-UNet" in report and "±" in report) or "nan" in report
+    row = next(line for line in report.splitlines() if line.startswith("MAG-UNet"))
+    assert row.split()[1] == "1" and row.count("±") == 4                    # one validation case, scored once
+    (compendium / out.strip() / "scores.json").unlink()
+    monkeypatch.setattr("magunet.report.scores.overlap", lambda *_: Overlap(1, 0, 0))
+    assert call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[3] == "1.0"     # stale scores are made anew
+    write_json(compendium / "papermill_params" / "own.yaml", settings | {"learning_rate": 0.5})
+    assert "no scored run yet" in call(capsys, "report", "--profile", "own")[1]
 
 
 def test_audit_prints_every_row(capsys):

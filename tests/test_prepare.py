@@ -287,7 +287,7 @@ def test_another_hu_window_is_another_case(files, monkeypatch):
 def test_an_error_names_the_file_and_stores_nothing(files, compendium):
     _, mask = sphere_scan()
     write_volume(mask.with_array(np.zeros_like(mask.array)), files[1])
-    with pytest.raises(InputError, match=r"case_0000\.nii\.gz.*empty"):
+    with pytest.raises(InputError, match=r"case\.nii\.gz: the mask is empty"):
         prepare_case("case", *files, SETTINGS)
     assert not list((compendium / "data").rglob("*.npz"))
 

@@ -59,9 +59,15 @@ def test_the_paper_profile_is_the_papers():
 
 
 def test_a_profile_may_lie_anywhere(tmp_path):
-    (tmp_path / "mein Profil ä.yml").write_text(yaml.safe_dump(smoke(profile="mine", epochs=7)))
+    (tmp_path / "mein Profil ä.yml").write_text(yaml.safe_dump(smoke(profile="mein Profil ä", epochs=7)))
     settings = load(str(tmp_path / "mein Profil ä.yml"))
-    assert settings.profile == "mine" and settings.epochs == 7
+    assert settings.profile == "mein Profil ä" and settings.epochs == 7
+
+
+def test_a_profile_has_its_files_name_so_that_folders_agree(tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(smoke(profile="other")))
+    with pytest.raises(InputError, match=r"mine.yaml must be 'mine', the file's name; got other"):
+        load(str(tmp_path / "mine.yaml"))
 
 
 def test_profiles_are_found_from_a_folder_below(compendium, monkeypatch):
@@ -160,7 +166,8 @@ def test_numbers_may_be_written_as_yaml_does_not_read_them(written, meant):
 
 
 def test_1e_4_is_a_number_in_a_file(tmp_path):
-    text = (FOLDER / "smoke.yaml").read_text().replace("learning_rate: 0.003", "learning_rate: 1e-4")
+    text = (FOLDER / "smoke.yaml").read_text().replace("profile: smoke", "profile: mine")
+    text = text.replace("learning_rate: 0.003", "learning_rate: 1e-4")
     assert isinstance(yaml.safe_load(text)["learning_rate"], str)
     (tmp_path / "mine.yaml").write_text(text)
     assert load(str(tmp_path / "mine.yaml")).learning_rate == 1e-4

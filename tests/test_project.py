@@ -143,6 +143,8 @@ def test_the_workflow_runs_every_notebook_and_fails_on_an_unknown_profile():
 def test_no_machine_path_or_registry_host_is_committed():
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    if not files:
+        pytest.skip("not a git checkout")
     words = ("/(?:wo" + "rk|ro" + "ot)/", "pypi" + r"\.org", "python" + "hosted", "npm" + r"js\.", "deb" + r"\.debian")
     forbidden = re.compile("|".join(words))
     for path in files:

@@ -18,7 +18,7 @@ from magunet.data.cohort import load_cohort
 from magunet.data.prepare import Prepared
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
 from magunet.errors import InputError
-from magunet.learn import checkpoint, losses, train
+from magunet.learn import checkpoint, losses, runs, train
 from magunet.learn.predict import load_model
 from magunet.nets.studies import build
 from magunet.provenance import file_hash, write_json
@@ -65,7 +65,7 @@ def test_one_volume_can_be_learnt_by_heart(compendium):
 
 
 def test_training_lowers_the_loss_and_records_what_it_did(cohort):
-    folder = train.fit("3D U-Net", TINY, 0, cohort)
+    folder = runs.fit("3D U-Net", TINY, 0, cohort)
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == list(range(1, TINY.epochs + 1))
     assert log[-1]["loss"] < 0.95 * log[0]["loss"]
@@ -78,11 +78,11 @@ def test_training_lowers_the_loss_and_records_what_it_did(cohort):
 
 
 def test_same_seed_same_weights_and_another_seed_others(cohort, compendium):
-    first = train.fit("MAG-UNet", replace(TINY, epochs=2), 3, cohort)
+    first = runs.fit("MAG-UNet", replace(TINY, epochs=2), 3, cohort)
     weights = file_hash(first / "weights.safetensors")
     os.rename(first, compendium / "runs" / "put-aside")
-    again = train.fit("MAG-UNet", replace(TINY, epochs=2), 3, cohort)
-    other = train.fit("MAG-UNet", replace(TINY, epochs=2), 4, cohort)
+    again = runs.fit("MAG-UNet", replace(TINY, epochs=2), 3, cohort)
+    other = runs.fit("MAG-UNet", replace(TINY, epochs=2), 4, cohort)
     assert again != compendium / "runs" / "put-aside"
     assert file_hash(again / "weights.safetensors") == weights != file_hash(other / "weights.safetensors")
 
@@ -91,23 +91,25 @@ def test_training_leaves_the_callers_random_numbers_alone(cohort):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
+    runs.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_finished_run_is_not_trained_again(cohort, monkeypatch):
     settings = replace(TINY, epochs=1)
-    folder = train.fit("3D U-Net", settings, 0, cohort)
-    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained again"))
-    assert train.fit("3D U-Net", settings, 0, cohort) == folder
+    folder = runs.fit("3D U-Net", settings, 0, cohort)
+    monkeypatch.setattr(runs.train, "train", lambda *_: pytest.fail("trained again"))
+    assert runs.fit("3D U-Net", settings, 0, cohort) == folder
 
 
 def test_changed_data_or_settings_are_another_run(cohort):
-    folder = train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
-    assert train.fit("3D U-Net", replace(TINY, epochs=1, learning_rate=1e-4), 0, cohort) != folder
+    folder = runs.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
+    assert runs.fit("3D U-Net", replace(TINY, epochs=1, learning_rate=1e-4), 0, cohort) != folder
     mask = cohort.cases[cohort.train[0]].label
-    write_volume(Volume(np.ones((20, 32, 32), np.uint8), (3.0, 2.0, 2.0)), mask)
-    assert train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort) != folder
+    changed = read_volume(mask)
+    changed.array[5, 5, 5] ^= 1
+    write_volume(changed, mask)
+    assert runs.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort) != folder
 
 
 CHILD = """
@@ -118,7 +120,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_train import TINY
 from magunet.data.cohort import load_cohort
-from magunet.learn.train import fit
+from magunet.learn.runs import fit
 print(fit("MAG-UNet", TINY, 0, load_cohort("data/boxes")))
 """
 
@@ -196,7 +198,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cases_name(cohort, monkeypat
     real = train.losses.dice_ce_loss
     monkeypatch.setattr(train.losses, "dice_ce_loss", lambda logits, mask: real(logits, mask) * float("nan"))
     with pytest.raises(InputError, match=r"case box_[0-9]: the loss became nan"):
-        train.fit("3D U-Net", TINY, 0, cohort)
+        runs.fit("3D U-Net", TINY, 0, cohort)
 
 
 @pytest.mark.parametrize("slices", [9, 16, 30])
@@ -220,7 +222,7 @@ def test_the_learning_rate_follows_its_schedule():
 
 
 def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_cases(cohort, compendium):
-    folder = train.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
+    folder = runs.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
     table = score_run(folder, cohort)
     assert table["case"].tolist() == list(cohort.val)
     for _, row in table.iterrows():
@@ -232,5 +234,5 @@ def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_case
     assert load_model(folder).record["network"] == "3D U-Net"
     (folder / "scores.csv").unlink()
     write_json(cohort.root / "splits.json", {"train": cohort.val, "val": cohort.train})
-    with pytest.raises(InputError, match="was trained on box_"):
+    with pytest.raises(InputError, match="was trained on other data"):
         score_run(folder, load_cohort(cohort.root))

@@ -21,7 +21,7 @@ class Bones:
 
     The grid is isotropic with `spacing` mm in LPS patient axes: index x grows to the patient's left, y to
     posterior, z to superior. `other` holds all other bones (L4, L5, femurs, coccyx). `parameters` are the
-    figures that were drawn; `landmarks` are the joint centres in mm from voxel 0 (none for a label map).
+    figures that were drawn.
     """
 
     sacrum: Array
@@ -29,7 +29,6 @@ class Bones:
     right_hip: Array
     other: Array
     spacing: float
-    landmarks: Figures = field(default_factory=dict)
     parameters: Figures = field(default_factory=dict)
 
 
@@ -56,7 +55,7 @@ def label_map_pelvis(
     masks["other"] = (labels != 0) & ~np.any(list(masks.values()), axis=0)
     fields = {name: _mask_distance(mask, spacing, resolution) for name, mask in masks.items()}
     cleft = _open_cleft(*(fields[name] for name in bones))
-    return Bones(*cleft, fields["other"], float(resolution), {}, {"resolution": float(resolution)})
+    return Bones(*cleft, fields["other"], float(resolution), {"resolution": float(resolution)})
 
 
 def _mask_distance(mask: NDArray[np.bool_], spacing: Sequence[float], resolution: float) -> Array:

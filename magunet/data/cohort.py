@@ -5,7 +5,6 @@
 ``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from magunet.profiles import Settings
 
 SPLIT_SEED = 0
 ENDING = ".nii.gz"
+AIR_HU = -500
 PHANTOM_CODE = (anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue)
 """All that decides a phantom's voxels."""
 
@@ -129,22 +129,33 @@ def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
                          "Remove the file to split anew")
 
 
-def check_case(case: Case) -> dict:
-    """Read a case and describe it; raises InputError when image and mask do not make a training case."""
-    image, label = read_volume(case.image), read_volume(case.label)
+def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
+    """CT and mask of a case; raises InputError when they do not make one to train on."""
+    image, label = read_volume(image_path), read_volume(label_path)
     if not same_geometry(image, label):
-        raise InputError(f"{case.label}: lies on another grid than {case.image.name}; resample the mask onto the image")
+        raise InputError(f"{label_path}: lies on another grid than {image_path.name}; resample the mask onto the image")
     values = np.unique(label.array)
     if not np.isin(values, (0, 1)).all():
-        raise InputError(f"{case.label}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only")
+        raise InputError(f"{label_path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only")
     if len(values) < 2:
-        raise InputError(f"{case.label}: the mask {'is empty' if not values.any() else 'fills the volume'}; "
+        raise InputError(f"{label_path}: the mask {'is empty' if not values.any() else 'fills the volume'}; "
                          "remove the case or label it")
     if not np.isfinite(image.array).all():
-        raise InputError(f"{case.image}: holds NaN or infinite values; export it again")
-    if image.array.min() > -500:
-        raise InputError(f"{case.image}: no voxel below -500, so there is no air; the intensities are not HU. "
+        raise InputError(f"{image_path}: holds NaN or infinite values; export it again")
+    if not holds_air(image):
+        raise InputError(f"{image_path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU. "
                          "Apply the rescale slope and intercept")
+    return image, label
+
+
+def holds_air(image: Volume) -> bool:
+    """Whether a scan has air in it, as every CT in HU does; a label map or unscaled image has none."""
+    return bool(image.array.min() < AIR_HU)
+
+
+def check_case(case: Case) -> dict:
+    """Read a case and describe it in one row; raises InputError as `read_checked`."""
+    image, label = read_checked(case.image, case.label)
     voxel_ml = np.prod(image.spacing) / 1000
     return {"case": case.name, "patient": case.patient, "slices": image.array.shape[0], "matrix": image.array.shape[2],
             "slice_mm": image.spacing[0], "pixel_mm": image.spacing[2], "target_ml": label.array.sum() * voxel_ml,
@@ -196,16 +207,7 @@ def make_phantom_cohort(settings: Settings, progress: Callable[[range, str], Ite
 
 
 def cohort_of(settings: Settings, progress: Callable[[range, str], Iterator[int]]) -> Cohort:
-    """The cohort that the settings name, or the built-in one, generated on first use."""
-    return load_cohort(settings.cohort if settings.cohort else make_phantom_cohort(settings, progress))
-
-
-def cohort_hash(cohort: Cohort) -> str:
-    """Changes with any image, mask, or the split."""
-    digest = hashlib.sha256()
-    for name in (*cohort.train, "|", *cohort.val):
-        digest.update(name.encode())
-        if name in cohort.cases:
-            digest.update(provenance.file_hash(cohort.cases[name].image).encode())
-            digest.update(provenance.file_hash(cohort.cases[name].label).encode())
-    return digest.hexdigest()[:provenance.HASH_DIGITS]
+    """The cohort that the settings name (a path from the compendium's folder), or the built-in one, made on first use."""
+    if settings.cohort:
+        return load_cohort(project.root() / settings.cohort)
+    return load_cohort(make_phantom_cohort(settings, progress))

@@ -73,11 +73,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     left_hip = np.concatenate([far, left[1]], 2)
     right_hip = np.concatenate([right[1][..., ::-1], far], 2)
     parameters = common | {f"{name}_{key}": v for name, side in sides.items() for key, v in side.items()}
-    landmarks = {"joint_z": -z[0], "joint_y": -y[0]}
-    for name, sign in (("left", 1), ("right", -1)):
-        landmarks[f"{name}_joint_x"] = x[-1] + sign * sides[name]["lateral"]
-    plain = {key: float(value) for key, value in landmarks.items()}
-    return Bones(sacrum, left_hip, right_hip, other, float(spacing), plain, parameters)
+    return Bones(sacrum, left_hip, right_hip, other, float(spacing), parameters)
 
 
 def _draw_common(rng: np.random.Generator) -> Figures:

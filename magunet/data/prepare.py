@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from magunet import project, provenance
 from magunet.data import volume as volume_module
-from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry
+from magunet.data.cohort import read_checked
+from magunet.data.volume import Volume, orientation, reorient, same_geometry
 from magunet.errors import InputError
 from magunet.paper import HU_WINDOW
 from magunet.profiles import Settings
@@ -31,7 +32,6 @@ class Frame:
     lps_shape: tuple[int, int, int]
     resized_shape: tuple[int, int, int]
     kept: tuple[int, int]
-    spacing: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
         target = (resize(reorient(mask, "LPS").array != 0, shape) > 0.5).astype(np.uint8)
         kept = kept_slices(target, spacing[0], settings.margin_mm)
         target = target[slice(*kept)]
-    frame = Frame(scan, lps.array.shape, shape, kept, spacing)
+    frame = Frame(scan, lps.array.shape, shape, kept)
     return Prepared(image[slice(*kept)], target, spacing), frame
 
 
@@ -131,7 +131,7 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
     key = cache_key(image, label, settings)
     path = project.data() / "prepared" / f"{name}-{key}.npz"
     if not path.exists():
-        scan, mask = read_volume(image), read_volume(label)
+        scan, mask = read_checked(image, label)
         try:
             prepared, _ = prepare(scan, mask, settings)
         except InputError as error:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from magunet.errors import InputError
+from magunet.paper import PIXEL_MM
 
 Array = NDArray[np.float32]
 Axes = tuple[NDArray, NDArray, NDArray]  # z, y, x positions in mm
 
-PIXEL = (0.449, 0.801)  # mm at 512 x 512
 SLICE_SPACING = (0.5, 5.0)  # mm
 _SUBSLICE = 1.5  # mm, thicker slices are averaged from several thin ones
 _SLAB = 6_000_000  # voxels rendered at a time
@@ -75,7 +75,7 @@ def draw_scan(
     """
     if not 0 < slices[0] <= slices[1]:
         raise InputError(f"slices is a range (fewest, most) of positive numbers, not {slices}")
-    pixel = rng.uniform(*PIXEL) * 512 / matrix
+    pixel = rng.uniform(*PIXEL_MM) * 512 / matrix
     count = int(rng.integers(slices[0], slices[1] + 1))
     below, above = rng.uniform(10, 45, 2)
     height = float(high[0] - low[0])

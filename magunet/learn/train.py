@@ -1,4 +1,4 @@
-"""Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1, in a run folder that can be resumed.
+"""Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1.
 
 The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases
 that are reported choose nothing.
@@ -6,27 +6,21 @@ that are reported choose nothing.
 
 import json
 import math
-import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from magunet import project, provenance
-from magunet.data import augment as augment_module
+from magunet import provenance
 from magunet.data.augment import augment
-from magunet.data.cohort import Cohort
-from magunet.data.prepare import Prepared, prepare_case
+from magunet.data.prepare import Prepared
 from magunet.errors import InputError
 from magunet.learn import checkpoint, losses
 from magunet.learn.checkpoint import TrainingState
-from magunet.learn.device import autocast, choose_device, choose_precision
-from magunet.learn.predict import RECORD_FILE, THRESHOLD, WEIGHTS_FILE, predict_windows, probability
-from magunet.nets import attention, blocks, magunet
+from magunet.learn.device import autocast
+from magunet.learn.predict import THRESHOLD, predict_windows, probability
 from magunet.nets.magunet import MAGUNet
 from magunet.nets.studies import network_config
 from magunet.profiles import Settings
@@ -34,9 +28,6 @@ from magunet.progress import say, track
 from magunet.report.metrics import overlap
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "metrics.jsonl"
-TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
-                     "learning_rate", "weight_decay", "schedule", "precision")
-"""The settings that change the weights; the others change the data, which is hashed itself."""
 
 
 def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,52 +99,12 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
     return float(np.mean(scores))
 
 
-def run_hash(network: str, settings: Settings, data_hash: str) -> str:
-    """Changes with the network, the settings, the prepared data, and the code that makes the weights."""
-    config = asdict(network_config(network, settings.width_divisor))
-    return provenance.content_hash(
-        config, {name: getattr(settings, name) for name in TRAINING_SETTINGS}, data_hash,
-        provenance.code_hash(blocks, attention, magunet, losses, augment_module, sys.modules[__name__]))
+def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
+          held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype) -> TrainingState:
+    """Run the epochs that are still to do, with a checkpoint and a log line after each.
 
-
-def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
-    """Train a network of ``magunet.nets.studies`` and return its run folder under ``runs/``.
-
-    A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
-    seed, settings, data and thread count give the same weights, bit for bit.
+    cases are learned from, held_out only drawn as a curve.
     """
-    device = choose_device()
-    precision = choose_precision(settings.precision, device)
-    prepared, keys = {}, {}
-    for name in track(cohort.train + cohort.val, "prepared"):
-        case = cohort.cases[name]
-        prepared[name], keys[name] = prepare_case(name, case.image, case.label, settings)
-    data_hash = provenance.content_hash(keys, cohort.train, cohort.val)
-    settings_hash = run_hash(network, settings, data_hash)
-    folder = project.runs() / f"{network.replace(' ', '-')}-{settings_hash}-s{seed}"
-    if (folder / RECORD_FILE).exists():
-        return folder
-    record = {"network": network, "seed": seed, "settings": settings.as_dict(), "settings_hash": settings_hash,
-              "data_hash": data_hash, "train": cohort.train, "val": cohort.val,
-              "config": asdict(network_config(network, settings.width_divisor)),
-              "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
-              **provenance.environment(device)}
-    with torch.random.fork_rng():
-        state = train(folder, network, settings, seed, prepared, cohort, settings_hash, device, precision)
-    weights = folder / WEIGHTS_FILE
-    with provenance.whole_file(weights) as part:
-        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.network.state_dict().items()}, part)
-    record |= {"epochs": len(state.log), "seconds": round(sum(e["seconds"] for e in state.log), 1),
-               "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
-    provenance.write_json(folder / RECORD_FILE, record)                 # last: its presence means finished
-    return folder
-
-
-def train(folder: Path, network: str, settings: Settings, seed: int, prepared: dict[str, Prepared], cohort: Cohort,
-          settings_hash: str, device: torch.device, precision: torch.dtype) -> TrainingState:
-    """Run the epochs that are still to do, with a checkpoint and a log line after each."""
-    cases = {name: prepared[name] for name in cohort.train}
-    held_out = {name: prepared[name] for name in cohort.val}
     steps = settings.epochs * settings.samples_per_case * len(cases)
     state = new_state(network, settings, seed, steps, device)
     path = folder / CHECKPOINT_FILE
@@ -177,15 +128,3 @@ def write_log(path: Path, log: list[dict]) -> None:
     """One JSON line an epoch, whole or not at all."""
     with provenance.whole_file(path) as part:
         part.write_text("".join(json.dumps(entry) + "\n" for entry in log))
-
-
-def peak_memory_mb(device: torch.device) -> float | None:
-    """Most memory this process has held, in 10^6 bytes: of the GPU, or resident; None where unknown (Windows)."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    try:
-        import resource
-    except ImportError:
-        return None
-    scale = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)

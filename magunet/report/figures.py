@@ -74,7 +74,7 @@ def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: dict[str,
 
 
 def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume | None = None,
-                 title: str = "", window: tuple[float, float] = BONE_WINDOW) -> Figure:
+                 title: str = "", truth_name: str = "truth", window: tuple[float, float] = BONE_WINDOW) -> Figure:
     """Axial, coronal and sagittal view through the joints (Fig. 7), with outlines of truth and prediction.
 
     Volumes may have any orientation; masks must lie on the scan's grid, else InputError.
@@ -96,7 +96,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     for axes, name, index in zip(all_axes, PLANES, indices):
         draw_plane(axes, scan, name, index, masks, window)
         axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
-    names = [("truth", TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)]
+    names = [(truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)]
     handles = [matplotlib.lines.Line2D([], [], color=c, label=n) for n, c, mask in names if mask is not None]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)

@@ -6,22 +6,27 @@ from pathlib import Path
 import pandas as pd
 
 from magunet import project
+from magunet.data.cohort import load_cohort, phantom_folder
+from magunet.learn.runs import data_hash, is_finished, run_folder
+from magunet.nets.studies import NETWORKS
 from magunet.profiles import Settings
-from magunet.report.scores import SCORES_FILE, finished_runs, summary
+from magunet.report.scores import SCORES_FILE, summary
 
 
 def overview(settings: Settings) -> str:
-    """The profile's score table and the paths of what was made; says so where there is nothing yet."""
+    """The profile's score table and the paths of what was made; says so where there is nothing yet.
+
+    Only runs of today's data, settings and code count. Scores nothing and makes nothing.
+    """
     outputs = project.runs() / settings.profile
-    runs = finished_runs(settings)
-    parts = [f"Profile {settings.profile}: {settings.cases} cases, widths / {settings.width_divisor}, "
-             f"{settings.epochs} epochs"]
+    parts = [f"Profile {settings.profile}: widths / {settings.width_divisor}, {settings.epochs} epochs"]
+    runs = scored_runs(settings)
     if runs:
         scores = pd.concat([pd.read_csv(run / SCORES_FILE) for run in runs])
-        parts.append("Scores on the validation cases, percent, mean ± SD over cases, on each scan's own grid:\n"
+        parts.append("Scores on the validation cases, percent, mean ± SD over cases and seeds, on each scan's own grid:\n"
                      + summary(scores).to_string())
     else:
-        parts.append(f"no scored run yet; PROFILE={settings.profile} make reproduce")
+        parts.append(f"no scored run yet: PROFILE={settings.profile} make reproduce")
     parts.append(_listing("Runs", runs))
     parts.append(_listing("Figures", sorted(project.figures(settings.profile).glob("*.png"))))
     parts.append(_listing("Real CT", sorted(outputs.glob("sample/*"))))
@@ -29,6 +34,16 @@ def overview(settings: Settings) -> str:
     parts.append("Notebooks (executed copies, seconds):\n"
                  + "\n".join(f"  {_shown(path)}  {_seconds(path)}" for path in notebooks))
     return "\n\n".join(parts)
+
+
+def scored_runs(settings: Settings) -> list[Path]:
+    """Finished and scored runs of the profile, in the order of ``magunet.nets.studies``."""
+    root = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
+    if not (root / "dataset.json").exists():
+        return []
+    data = data_hash(load_cohort(root), settings)
+    folders = [run_folder(network, settings, seed, data) for network in NETWORKS for seed in settings.seeds]
+    return [folder for folder in folders if is_finished(folder) and (folder / SCORES_FILE).exists()]
 
 
 def _listing(title: str, paths: list[Path]) -> str:

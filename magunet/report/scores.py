@@ -6,32 +6,38 @@ from pathlib import Path
 
 import pandas as pd
 
-from magunet import project, provenance
+from magunet import provenance
+from magunet.data import prepare, volume
 from magunet.data.cohort import Cohort
 from magunet.data.volume import read_volume, write_volume
 from magunet.errors import InputError
-from magunet.learn.predict import RECORD_FILE, load_model
-from magunet.profiles import Settings
+from magunet.learn import predict
+from magunet.learn.predict import WEIGHTS_FILE, load_model
+from magunet.learn.runs import data_hash
 from magunet.progress import track
+from magunet.report import metrics
 from magunet.report.metrics import overlap
 
-SCORES_FILE = "scores.csv"
+SCORES_FILE, KEY_FILE = "scores.csv", "scores.json"
 MEASURES = ("dice", "iou", "precision", "recall")
 
 
 def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
     """Segment the cohort's validation cases with a run and score them; done once, then read back.
 
-    Writes ``scores.csv`` and ``masks/CASE.nii.gz`` into the run's folder. Raises InputError when the run was
-    trained on another split, for its scores would not be on unseen cases.
+    Writes ``scores.csv`` and ``masks/CASE.nii.gz`` into the run's folder, and in ``scores.json`` a hash of the
+    weights, the data and the code they come from: when one changes, the run is scored again. Raises InputError
+    when the run was trained on other data, for then these cases might not be unseen.
     """
     path = run / SCORES_FILE
-    if path.exists():
-        return pd.read_csv(path)
     model = load_model(run)
-    if seen := sorted(set(model.record["train"]) & set(cohort.val)):
-        raise InputError(f"{run}: was trained on {seen[0]}, a validation case of this cohort; "
-                         "train on this cohort")
+    if model.record["data_hash"] != data_hash(cohort, model.settings):
+        raise InputError(f"{run}: was trained on other data, another split or other preparation than {cohort.root} now "
+                         "has; train on this cohort")
+    key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE), model.record["data_hash"],
+                                  provenance.code_hash(metrics, predict, prepare, volume))
+    if path.exists() and scores_key(run) == key:
+        return pd.read_csv(path)
     rows = []
     for name in track(cohort.val, "scored"):
         case = cohort.cases[name]
@@ -47,16 +53,16 @@ def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     with provenance.whole_file(path) as part:
         table.to_csv(part, index=False)
+    provenance.write_json(run / KEY_FILE, {"key": key})
     return table
 
 
-def finished_runs(settings: Settings) -> list[Path]:
-    """Runs of these very settings that have scores, oldest first."""
-    found = []
-    for record in project.runs().glob(f"*/{RECORD_FILE}"):
-        if json.loads(record.read_text())["settings"] == settings.as_dict() and (record.parent / SCORES_FILE).exists():
-            found.append(record.parent)
-    return sorted(found, key=lambda run: (run / RECORD_FILE).stat().st_mtime)
+def scores_key(run: Path) -> str | None:
+    """The key that ``scores.csv`` was written under, or None where that cannot be told."""
+    try:
+        return json.loads((run / KEY_FILE).read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,99 @@
+"""A run: one network trained once, in a folder of its own under ``runs/`` that says what made it.
+
+The folder's name holds a hash of everything that decides the weights: network, settings, precision, data and
+code. So a changed anything is another run, and a finished run is never trained again.
+"""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from magunet import project, provenance
+from magunet.data import augment
+from magunet.data.cohort import Cohort
+from magunet.data.prepare import cache_key, prepare_case
+from magunet.learn import losses, train
+from magunet.learn.device import choose_device, choose_precision
+from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
+from magunet.nets import attention, blocks, magunet
+from magunet.nets.studies import network_config
+from magunet.profiles import Settings
+from magunet.progress import track
+
+TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
+                     "learning_rate", "weight_decay", "schedule")
+"""The settings that change the weights; the others change the data, which is hashed itself."""
+
+
+def data_hash(cohort: Cohort, settings: Settings) -> str:
+    """Changes with any image or mask in the split, the split, and how they are prepared."""
+    used = [cohort.cases[name] for name in (*cohort.train, *cohort.val)]
+    keys = {case.name: cache_key(case.image, case.label, settings) for case in used}
+    return provenance.content_hash(keys, cohort.train, cohort.val)
+
+
+def run_hash(network: str, settings: Settings, data: str) -> str:
+    """Changes with all that decides the weights but the seed; ``data`` is from `data_hash`."""
+    precision = choose_precision(settings.precision, choose_device())
+    return provenance.content_hash(
+        asdict(network_config(network, settings.width_divisor)), str(precision), data,
+        {name: getattr(settings, name) for name in TRAINING_SETTINGS},
+        provenance.code_hash(blocks, attention, magunet, losses, augment, train))
+
+
+def run_folder(network: str, settings: Settings, seed: int, data: str) -> Path:
+    """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``."""
+    return project.runs() / f"{network.replace(' ', '-')}-{run_hash(network, settings, data)}-s{seed}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run was trained to its end: its record is written last."""
+    return (folder / RECORD_FILE).exists()
+
+
+def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
+    """Train a network of ``magunet.nets.studies`` and return its run folder.
+
+    A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
+    seed, settings, data and thread count give the same weights, bit for bit.
+    """
+    data = data_hash(cohort, settings)
+    folder = run_folder(network, settings, seed, data)
+    if is_finished(folder):
+        return folder
+    device = choose_device()
+    precision = choose_precision(settings.precision, device)
+    prepared = {}
+    for name in track(cohort.train + cohort.val, "prepared"):
+        case = cohort.cases[name]
+        prepared[name], _ = prepare_case(name, case.image, case.label, settings)
+    record = {"network": network, "seed": seed, "settings": settings.as_dict(), "data_hash": data,
+              "settings_hash": run_hash(network, settings, data), "train": cohort.train, "val": cohort.val,
+              "config": asdict(network_config(network, settings.width_divisor)),
+              "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
+              **provenance.environment(device)}
+    sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
+    with torch.random.fork_rng():
+        state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision)
+    weights = folder / WEIGHTS_FILE
+    with provenance.whole_file(weights) as part:
+        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.network.state_dict().items()}, part)
+    record |= {"epochs": len(state.log), "seconds": round(sum(e["seconds"] for e in state.log), 1),
+               "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
+    provenance.write_json(folder / RECORD_FILE, record)
+    return folder
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Most memory this process has held, in 10^6 bytes: of the GPU, or resident; None where unknown (Windows)."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    try:
+        import resource
+    except ImportError:
+        return None
+    scale = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)

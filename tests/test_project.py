@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -151,3 +152,33 @@ def test_no_machine_path_or_registry_host_is_committed():
         if path.exists() and path.suffix not in (".png", ".gz"):
             assert not forbidden.search(path.read_text()), path
             assert path.stat().st_size < 2**20, path
+
+
+def test_the_readme_has_no_blanks_and_no_dead_links():
+    text = (ROOT / "README.md").read_text()
+    assert not re.findall(r"@[A-Z0-9]+@", text)
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])
+def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(compendium, source, succeeds):
+    shutil.copytree(ROOT / "workflow", compendium / "workflow")
+    (compendium / "notebooks").mkdir()
+    python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=python)
+    nbformat.write(notebook, compendium / "notebooks" / "one.ipynb")
+    receipts = compendium / "runs" / "smoke" / "receipts"
+    receipts.mkdir(parents=True)
+    for name in ("sample", "evaluate-3D-U-Net-s0", "evaluate-MAG-UNet-s0"):
+        (receipts / f"{name}.txt").touch()
+    target = "runs/smoke/notebooks/one.html"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--allowed-rules",
+               "notebook", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host", "progress", "reason", "rules",
+               "--", target]
+    done = subprocess.run(command, cwd=compendium, capture_output=True, text=True)
+    assert (done.returncode == 0) == succeeds, done.stderr
+    assert (compendium / target).exists() == succeeds
+    executed = nbformat.read(compendium / "runs/smoke/notebooks/one.ipynb", as_version=4)
+    assert executed.cells[-1].outputs
+    assert succeeds or "ZeroDivisionError" in done.stderr

@@ -87,6 +87,19 @@ def test_same_seed_same_weights_and_another_seed_others(cohort, compendium):
     assert file_hash(again / "weights.safetensors") == weights != file_hash(other / "weights.safetensors")
 
 
+def test_the_validation_cases_choose_nothing(cohort, compendium, monkeypatch):
+    """Whatever the validation curve says, the weights are those of the last epoch."""
+    settings = replace(TINY, epochs=3)
+    hashes = []
+    for curve in ((0.9, 0.1, 0.1), (0.1, 0.1, 0.9)):
+        answers = iter(curve)
+        monkeypatch.setattr(train, "validation_dice", lambda *_, answers=answers: next(answers))
+        folder = runs.fit("3D U-Net", settings, 0, cohort)
+        hashes.append(file_hash(folder / "weights.safetensors"))
+        folder.rename(compendium / f"put-aside-{len(hashes)}")
+    assert hashes[0] == hashes[1]
+
+
 def test_training_leaves_the_callers_random_numbers_alone(cohort):
     torch.manual_seed(7)
     expected = torch.rand(3)

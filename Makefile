@@ -19,7 +19,7 @@ lint: install
 	$(RUN) ruff check .
 
 lab: install
-	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 notebooks/00_start_here.ipynb
+	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 install: .venv/installed
 

@@ -18,6 +18,15 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see '{self.prog} --help')\n")
 
 
+def seed_number(text: str) -> int:
+    """A seed that torch takes."""
+    from magunet.profiles import LARGEST_SEED
+
+    if not text.isdecimal() or int(text) >= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LARGEST_SEED - 1}")
+    return int(text)
+
+
 def settings_of(arguments: argparse.Namespace):
     from magunet import profiles
 
@@ -92,7 +101,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         raise InputError(f"{out}: is a file; give a folder for mask and picture")
     if not holds_air(scan):
         say(f"note: {arguments.ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    stem = next((name.removesuffix(e) for e in FILE_ENDINGS if name.lower().endswith(e)), name)
+    stem = next((name[:-len(e)] for e in FILE_ENDINGS if name.lower().endswith(e)), name)
     try:
         mask = model.segment(scan)
     except InputError as error:
@@ -145,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     verb("prepare", run_prepare, "prepare the profile's cases for training", profile=True)
     train = verb("train", run_train, "train a network, or go on, and print its run folder", profile=True)
     train.add_argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'")
-    train.add_argument("--seed", type=int, help="default: the profile's first")
+    train.add_argument("--seed", type=seed_number, help="default: the profile's first")
     verb("evaluate", run_evaluate, "score a run on its validation cases").add_argument("run")
     predict = verb("predict", run_predict, "segment a CT: a mask on its own grid, and a picture")
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
@@ -156,6 +165,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or torch could not get the memory it asked for."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
 def main(words: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = parser().parse_args(words)
@@ -164,11 +179,20 @@ def main(words: list[str] | None = None) -> int:
     except InputError as error:
         print(f"magunet {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:         # whoever read our output has seen enough
+        sys.stdout = None
+        return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"magunet {arguments.verb}: {where}{error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            print(f"magunet {arguments.verb}: not enough memory; lower size, depth or width (raise width_divisor)",
+                  file=sys.stderr)
+            return 2
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         print(f"magunet {arguments.verb}: interrupted; the same command goes on from the last finished step",
               file=sys.stderr)
         return 130

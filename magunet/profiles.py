@@ -20,6 +20,7 @@ from magunet.errors import InputError
 
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
+LARGEST_SEED = 2**63
 PARAMETERS_CELL = "# Parameters"
 """First line of a notebook's parameters cell, and of the cell that papermill inserts after it."""
 
@@ -81,7 +82,8 @@ class Settings:
         _require(self.slice_mm is None or self.slice_mm > 0, "slice_mm", self.slice_mm, "above 0, or null")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
         _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        _require(len(self.seeds) > 0, "seeds", self.seeds, "at least one")
+        _require(len(self.seeds) > 0 and all(0 <= s < LARGEST_SEED for s in self.seeds), "seeds", self.seeds,
+                 f"at least one, from 0 to {LARGEST_SEED - 1}")
 
     def as_dict(self) -> dict:
         """Plain values that JSON and YAML can hold; ``from_mapping`` reads them back."""
@@ -128,7 +130,9 @@ def _typed(source: str, name: str, value: object, wanted: type) -> object:
             pass
     elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
-    described = "a list of whole numbers" if typing.get_origin(wanted) is tuple else wanted.__name__
+    described = wanted.__name__
+    if typing.get_origin(wanted) is tuple:
+        described = "a list of whole numbers" if typing.get_args(wanted)[-1] is Ellipsis else "a pair of whole numbers"
     raise InputError(f"{source}: parameter {name!r} must be {described}; got {value!r}")
 
 

@@ -123,8 +123,8 @@ def test_every_setting_must_be_given(name):
     ("epochs", [2], "int"), ("learning_rate", True, "float"), ("learning_rate", "fast", "float"),
     ("learning_rate", None, "float"), ("learning_rate", [0.1], "float"), ("slice_mm", False, "float"),
     ("slice_mm", "own", "float"), ("profile", 3, "str"), ("profile", None, "str"), ("cohort", 3, "str"),
-    ("scan_slices", 16, "list"), ("scan_slices", [16], "list"), ("scan_slices", [16, 20, 24], "list"),
-    ("scan_slices", "16", "list"), ("scan_slices", [16, 20.5], "int"), ("seeds", 0, "list"),
+    ("scan_slices", 16, "pair"), ("scan_slices", [16], "pair"), ("scan_slices", [16, 20, 24], "pair"),
+    ("scan_slices", "16", "pair"), ("scan_slices", [16, 20.5], "int"), ("seeds", 0, "list"),
     ("seeds", [0, True], "int"), ("seeds", ["0"], "int"),
 ])
 def test_a_value_of_the_wrong_type_is_refused(name, value, kind):

@@ -400,6 +400,14 @@ def test_a_missing_slice_is_refused(tmp_path, gone):
     refused(tmp_path / "series", "a slice is missing", "export it completely")
 
 
+@pytest.mark.parametrize("which", [0, -1])
+def test_a_truncated_slice_at_the_end_is_refused(tmp_path, which):
+    """GDCM leaves it out of the series without a word, and at the end no gap shows."""
+    path = sorted(write_series(tmp_path / "series", hu()).glob("*.dcm"))[which]
+    path.write_bytes(path.read_bytes()[:300])
+    refused(tmp_path / "series", path.name, "no readable slice", "export the series again")
+
+
 def test_a_doubled_position_is_refused(tmp_path):
     write_series(tmp_path / "series", hu())
     write_slice(tmp_path / "series" / "again.dcm", hu()[0], np.add(ORIGIN, [0, 0, 2 * SPACING[0]]), np.eye(3), 9, {})

@@ -122,6 +122,8 @@ def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
     if not all(isinstance(side, list) and side for side in sides):
         raise InputError(f"{path}: must hold two lists of case names, 'train' and 'val'; remove it to split anew")
     for name in (*sides[0], *sides[1]):
+        if not isinstance(name, str) or max(side.count(name) for side in sides) > 1:
+            raise InputError(f"{path}: {name!r} must be the name of a case, and stand once; remove the file to split anew")
         if name not in patients:
             raise InputError(f"{path}: names case {name!r}, which has no image; remove the file to split anew")
     if shared := {patients[n] for n in sides[0]} & {patients[n] for n in sides[1]}:

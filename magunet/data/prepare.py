@@ -89,6 +89,8 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     """
     if mask is not None and not same_geometry(scan, mask):
         raise InputError("image and mask lie on different grids; resample the mask onto the image")
+    if min(scan.array.shape) < 2:
+        raise InputError(f"the scan has shape {scan.array.shape} (slices, rows, columns); at least 2 of each are needed")
     if not np.isfinite(scan.array).all():
         raise InputError("the scan holds NaN or infinite values; export it again")
     lps = reorient(scan, "LPS")
@@ -98,6 +100,8 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     kept, target = (0, shape[0]), None
     if mask is not None:
         target = (resize(reorient(mask, "LPS").array != 0, shape) > 0.5).astype(np.uint8)
+        if mask.array.any() and not target.any():
+            raise InputError(f"the target vanishes when resized to {shape} voxels; raise size or lower slice_mm")
         kept = kept_slices(target, spacing[0], settings.margin_mm)
         target = target[slice(*kept)]
     frame = Frame(scan, lps.array.shape, shape, kept)

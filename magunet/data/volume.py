@@ -39,6 +39,8 @@ class Volume:
         if self.array.ndim != 3:
             raise InputError(f"a volume has 3 dimensions, this one has {self.array.ndim} {self.array.shape}; "
                              "split 4D series and drop colour channels first")
+        if self.array.dtype.kind not in "biuf":
+            raise InputError(f"voxels must be numbers, these are {self.array.dtype}; export magnitude or HU")
         if not all(np.isfinite(s) and s > 0 for s in self.spacing):
             raise InputError(f"voxel spacing must be positive, got {self.spacing} mm (z, y, x)")
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float).reshape(3, 3)
@@ -160,7 +162,7 @@ def _check_nifti(path: Path) -> None:
             offset = struct.unpack_from(f"{order}q", content, 168)[0]
         voxels = int(np.prod([max(1, n) for n in dims[1:1 + dims[0]]], dtype=np.int64))
     except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI: {error})") from error
+        raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI); copy or export it again") from error
     if len(content) < offset + voxels * bits // 8:
         raise InputError(f"{path}: truncated, {len(content)} of {offset + voxels * bits // 8} bytes; copy or export it again")
     if kind in NIFTI_FLOATS:
@@ -182,7 +184,7 @@ def _execute(call, path: Path, *arguments, **named):
         return call(*arguments, **named)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("ERROR:")[-1].strip()
-        raise InputError(f"{path}: cannot be read or written as a medical image ({reason})") from error
+        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); is the file complete?") from error
 
 
 def _from_sitk(image, path: Path) -> Volume:
@@ -241,11 +243,19 @@ def _one_series(folder: Path) -> list[str]:
     if len(series) > 1:
         raise InputError(f"{folder}: holds {len(series)} DICOM series; move the wanted one into a folder of its own")
     names = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    for path in set(folder.iterdir()) - set(map(Path, names)):
+        if path.name != "DICOMDIR" and path.is_file() and _is_dicom(path):
+            raise InputError(f"{path}: a DICOM file that holds no readable slice; export the series again, or remove the file")
     if len(names) < 2:
         if _slice_count(Path(names[0])) > 1:
             raise InputError(f"{folder}: a multi-frame DICOM file, which magunet does not read; convert it to NIfTI")
         raise InputError(f"{folder}: holds a single slice; a CT volume needs at least 2")
     return names
+
+
+def _is_dicom(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
 
 
 def _slice_count(path: Path) -> int:

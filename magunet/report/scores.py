@@ -71,5 +71,5 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"cases": grouped.size()})
     for measure in MEASURES:
         mean, sd = 100 * grouped[measure].mean(), 100 * grouped[measure].std()
-        table[measure] = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, sd)]
+        table[measure] = [f"{m:.1f}" if pd.isna(s) else f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, sd)]
     return table

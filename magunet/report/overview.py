@@ -7,9 +7,12 @@ import pandas as pd
 
 from magunet import project
 from magunet.data.cohort import load_cohort, phantom_folder
+from magunet.data.sample import sample_paths
+from magunet.data.volume import read_volume
 from magunet.learn.runs import data_hash, is_finished, run_folder
 from magunet.nets.studies import NETWORKS
 from magunet.profiles import Settings
+from magunet.report.metrics import overlap
 from magunet.report.scores import SCORES_FILE, summary
 
 
@@ -29,7 +32,7 @@ def overview(settings: Settings) -> str:
         parts.append(f"no scored run yet: PROFILE={settings.profile} make reproduce")
     parts.append(_listing("Runs", runs))
     parts.append(_listing("Figures", sorted(project.figures(settings.profile).glob("*.png"))))
-    parts.append(_listing("Real CT", sorted(outputs.glob("sample/*"))))
+    parts.append(_listing("Real CT", sorted(outputs.glob("sample/*"))) + _real_score(outputs / "sample" / "ct_sij.nii.gz"))
     notebooks = sorted(outputs.glob("notebooks/*.ipynb"))
     parts.append("Notebooks (executed copies, seconds):\n"
                  + "\n".join(f"  {_shown(path)}  {_seconds(path)}" for path in notebooks))
@@ -44,6 +47,15 @@ def scored_runs(settings: Settings) -> list[Path]:
     data = data_hash(load_cohort(root), settings)
     folders = [run_folder(network, settings, seed, data) for network in NETWORKS for seed in settings.seeds]
     return [folder for folder in folders if is_finished(folder) and (folder / SCORES_FILE).exists()]
+
+
+def _real_score(predicted: Path) -> str:
+    """Dice of the mask on the real CT with the one derived from its bone labels, as a line."""
+    derived = sample_paths().mask
+    if not (predicted.exists() and derived.exists()):
+        return ""
+    dice = overlap(read_volume(predicted).array, read_volume(derived).array).dice
+    return f"\n  Dice {dice:.2f} with the mask derived from predicted bone labels; a check of the path, no claim of accuracy"
 
 
 def _listing(title: str, paths: list[Path]) -> str:

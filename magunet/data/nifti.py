@@ -1,0 +1,40 @@
+"""What a NIfTI file must be before SimpleITK may read it."""
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from magunet.errors import InputError
+
+FLOATS = {16: np.dtype(np.float32), 64: np.dtype(np.float64)}
+"""NIfTI's datatype codes of floating-point voxels."""
+
+
+def check_nifti(path: Path) -> None:
+    """Refuse what SimpleITK reads without a word: a truncated file (as zeros), NaN (as zeros), and a file
+    beside its uncompressed or compressed twin (as the twin)."""
+    twin = path.with_suffix("") if path.name.lower().endswith(".gz") else path.with_name(path.name + ".gz")
+    if twin.exists():
+        raise InputError(f"{path}: {twin.name} lies beside it and may be read in its place; remove or rename one")
+    try:
+        with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
+            content = stream.read()
+        order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
+        if struct.unpack_from(f"{order}i", content)[0] == 348:
+            dims, (kind, bits) = struct.unpack_from(f"{order}8h", content, 40), struct.unpack_from(f"{order}2h", content, 70)
+            offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
+        else:                                               # NIfTI-2
+            (kind, bits), dims = struct.unpack_from(f"{order}2h", content, 12), struct.unpack_from(f"{order}8q", content, 16)
+            offset = struct.unpack_from(f"{order}q", content, 168)[0]
+        voxels = int(np.prod([max(1, n) for n in dims[1:1 + dims[0]]], dtype=np.int64))
+    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI); copy or export it again") from error
+    if len(content) < offset + voxels * bits // 8:
+        raise InputError(f"{path}: truncated, {len(content)} of {offset + voxels * bits // 8} bytes; copy or export it again")
+    if kind in FLOATS:
+        values = np.frombuffer(content, FLOATS[kind].newbyteorder(order), voxels, offset)
+        if not np.isfinite(values).all():
+            raise InputError(f"{path}: holds NaN or infinite values; export it again")

@@ -1,4 +1,4 @@
-"""Shared by all tests: fixed threads, a small compendium in a temporary folder, a quick phantom."""
+"""Shared by all tests: fixed threads, an empty compendium to work in, what a refusal looks like."""
 
 import os
 import shutil
@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+from magunet.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)      # two stall each other where something else runs
@@ -19,3 +21,12 @@ def compendium(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "papermill_params", tmp_path / "papermill_params")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def refused(call, *words):
+    """The call raises InputError whose one line holds the words."""
+    with pytest.raises(InputError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value), f"{word!r} not in {error.value}"

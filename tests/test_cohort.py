@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from magunet.data.cohort import (
     split_by_patient,
 )
 from magunet.data.volume import Volume, orientation, read_volume, write_volume
-from magunet.errors import InputError
 
 SHAPE, SPACING = (8, 8, 8), (3.0, 1.0, 1.0)
 
@@ -54,15 +54,6 @@ def write_dataset(root, **changes):
     content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": 6,
                "file_ending": ".nii.gz"} | changes
     (root / "dataset.json").write_text(json.dumps(content))
-
-
-def refused(call, *words):
-    """The call raises InputError whose one line holds the words."""
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value), f"{word!r} not in {error.value}"
 
 
 # The split --------------------------------------------------------------------------------------------

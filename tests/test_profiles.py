@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import yaml
+from conftest import refused
 
 from magunet import paper, profiles, project, provenance
 from magunet.errors import InputError
@@ -17,15 +18,6 @@ PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 def smoke(**changes):
     return yaml.safe_load((FOLDER / "smoke.yaml").read_text()) | changes
-
-
-def refused(call, *words):
-    """The call raises InputError whose one line holds the words."""
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value), f"{word!r} not in {error.value}"
 
 
 # Profiles ---------------------------------------------------------------------------------------------

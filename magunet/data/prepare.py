@@ -130,7 +130,7 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
 def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tuple[Prepared, str]:
     """The prepared training case and its cache key; computed once, then read from ``data/prepared``.
 
-    Raises InputError that names the case.
+    Raises InputError, naming the file, when image and mask do not make a training case.
     """
     key = cache_key(image, label, settings)
     path = project.data() / "prepared" / f"{name}-{key}.npz"

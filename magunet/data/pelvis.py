@@ -52,6 +52,7 @@ from magunet.data.shapes import (
     waves,
 )
 
+_NOTCH = slice(12, 15)  # of HIP_OUTLINE: the roof of the greater sciatic notch, below the joint
 _BOX = {"z": (-150.0, 95.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
 
 
@@ -66,7 +67,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     sides = {name: _draw_side(common, rng) for name in ("left", "right")}
     z, y = (np.arange(low, high, spacing) for low, high in (_BOX["z"], _BOX["y"]))
     x = np.arange(0.0, _BOX["x"], spacing)
-    halves = [_half_pelvis({**common, **sides[name]}, z, y, x) for name in ("left", "right")]
+    halves = [_half_pelvis({**common, **sides[name], "mean_height": common["joint_height"]}, z, y, x) for name in ("left", "right")]
     far = np.full((len(z), len(y), len(x) - 1), FAR, np.float32)
     left, right = halves
     sacrum, other = (np.concatenate([b[..., :0:-1], a], 2) for a, b in zip(left[::2], right[::2]))
@@ -77,47 +78,54 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
 
 
 def _draw_common(rng: np.random.Generator) -> Figures:
-    """Figures of the whole pelvis; a woman's sacrum is lower and her joints lie farther apart."""
+    """Figures of the whole pelvis. Sexes differ in size, in the spread of the joints and in their surfaces.
+
+    A woman's sacrum is shorter and wider between the joints, her hip bones are lower (Patriquin et al.,
+    Forensic Sci Int 2005;147:119), her auricular surfaces smaller (13.7 cm2 for 16.2, Poilliot et al., Clin Anat
+    2020) and less rugged (Vleeming et al., Spine 1990;15:130).
+    """
     female = float(rng.random() < 0.5)
     sex = 1 - 2 * female  # +1 man, -1 woman
+    size = rng.normal(0, 1)  # of the person: what all lengths share
+    angle = rng.normal(0, 9)  # degrees, shared by the thirds of the joint
     figures = {
         "female": female,
-        "lateral": rng.normal(48.9 - 0.6 * sex, 2.0),
-        "half_biiliac": rng.normal(139, 6.5),
-        "hip_height": rng.normal(219 + 4 * sex, 8),
-        "sacrum_height": np.clip(rng.normal(126 + 9 * sex, 13), 98, 160),
-        "sacrum_depth": rng.normal(97, 6),
-        "joint_height": rng.normal(65 + 2 * sex, 4),
-        "joint_ap": rng.normal(63 + sex, 4),
-        "lower": rng.normal(5, 8),
-        "middle": rng.normal(22, 8),
-        "upper": rng.normal(34, 8),
-        "gap": rng.uniform(1.4, 2.3),
-        "recess": rng.uniform(4, 9),
+        "lateral": 47.6 - 0.8 * sex + 0.8 * size + rng.normal(0, 2),
+        "half_biiliac": 139 + 3 * size + rng.normal(0, 7),
+        "hip_height": 222 + 6.5 * sex + 7 * size + rng.normal(0, 7.5),
+        "sacrum_height": np.clip(128 + 6 * sex + 5 * size + rng.normal(0, 14.5), 99, 164),
+        "sacrum_depth": 99 + 2 * size + rng.normal(0, 8),
+        "joint_height": 65.5 + 1.5 * sex + 2.2 * size + rng.normal(0, 4),
+        "joint_ap": 70 + 1.5 * sex + 2 * size + rng.normal(0, 7),
+        "lower": 0 + angle + rng.normal(0, 4),
+        "middle": 22 + angle + rng.normal(0, 4),
+        "upper": 34 + angle + rng.normal(0, 4),
+        "gap": rng.normal(3.2, 0.12),
+        "recess": rng.uniform(5, 10),
         "hook": rng.uniform(0, 14),
         "flare": rng.normal(0, 3),
+        "rugged": rng.uniform(0.5, 1.1) + 0.15 * sex,
     }
     return {name: float(value) for name, value in figures.items()}
 
 
 def _draw_side(common: Figures, rng: np.random.Generator) -> Figures:
     """Figures of one side: those of the pelvis plus about half their spread."""
-    spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 2.5, "flare": 2}
-    spread |= {"lower": 4, "middle": 4, "upper": 4, "gap": 0.15, "recess": 1}
+    spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 3.5, "flare": 2}
+    spread |= {"lower": 4, "middle": 4, "upper": 4, "gap": 0.07, "recess": 1, "rugged": 0.15}
     side = {key: float(rng.normal(common[key], sd)) for key, sd in spread.items()}
-    side["gap"] = float(np.clip(side["gap"], 1.3, 2.4))  # cartilage to cartilage 1 to 3 mm
-    return side | {
-        "undulation": float(rng.uniform(0.5, 1.3)),
-        "rough": float(rng.uniform(0.5, 1.2)),
-        "noise_seed": int(rng.integers(2**31)),
-    }
+    side["gap"] = float(np.clip(side["gap"], 2.5, 3.6))
+    return side | {"rough": float(rng.uniform(0.5, 1.2)), "noise_seed": int(rng.integers(2**31))}
 
 
 def _half_pelvis(p: Figures, z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
     """Signed distances (z, y, x) to the sacrum, the hip and the other bones for x >= 0."""
     joint, ear = _joint_surface(p, z, y)
-    recess = p["recess"] * smooth_step(ear / 9) * smooth_step((y + 0.6 * z[:, None] - 2) / 10)  # opens behind the joint
-    gap = p["gap"] * (1 + 0.18 * waves(p["noise_seed"] + 1, 9.0, z, y)) / 2
+    behind = smooth_step((y + 0.6 * z[:, None] - 2) / 10)  # the recess opens behind the joint
+    recess = (4.5 + (p["recess"] - 4.5) * behind) * smooth_step(ear / 6)
+    uneven = waves(p["noise_seed"] + 1, 8.0, z, y)
+    uneven = (uneven - np.median(uneven[ear < 0])) / uneven[ear < 0].std()
+    gap = p["gap"] * np.exp(0.45 * uneven) / 2
     hip_face, sacral_face = joint + gap + 0.3 * recess, joint - gap - 0.7 * recess
     hip = _hip(p, z, y, x, hip_face, smooth_step(1.2 - ear / 16))
     sacrum = np.full(hip.shape, FAR, np.float32)
@@ -136,7 +144,7 @@ def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:
     slope = np.tan(np.radians(ndimage.gaussian_filter1d(angle, 8 / (z[1] - z[0]), mode="nearest")))[:, None]
     along = y + 0.4 * z[:, None]  # mm behind the middle of the joint at this height
     surface = p["lateral"] + 0.15 * z[:, None] - slope * 45 * np.tanh(along / 45)
-    surface = surface + p["undulation"] * waves(p["noise_seed"], 14.0, z, y)
+    surface = surface + p["rugged"] * waves(p["noise_seed"], 14.0, z, y)
     scale = np.array([p["joint_ap"] / EAR_AP, p["joint_height"] / EAR_HEIGHT])
     return surface, outline_distance(np.array(EAR) * scale, z, y)
 
@@ -158,7 +166,9 @@ def _hip(p: Figures, z: Array, y: Array, x: Array, face: Array, near: Array) -> 
     shift = near * (face - medial)
     medial = medial + shift
     lateral = np.maximum(lateral + 0.5 * shift, medial + 3.5)
-    outline = outline_distance(smooth_closed(np.array(HIP_OUTLINE) * size), z, y)
+    outline = np.array(HIP_OUTLINE) * size
+    outline[_NOTCH, 1] *= p["joint_height"] / EAR_HEIGHT / size[1]  # ends below the joint, whatever its height
+    outline = outline_distance(smooth_closed(outline), z, y)
     hole = np.hypot((y + 50 + 0.25 * (z[:, None] + 112)) / 27, (z[:, None] + 112) / 14)
     edge = smooth_cut(outline, (1 - hole) * 16, 6)[..., None]
     blade = smooth_cut(sheet(x, medial, lateral, z, y), edge, 7)
@@ -175,8 +185,9 @@ def _femoral_head(p: Figures) -> tuple[tuple[float, float, float], float]:
 
 def _sacrum(p: Figures, z: Array, y: Array, x: Array, face: Array) -> Array:
     """Sacrum: between its anterior and posterior faces, up to the joint, less the canal and the foramina."""
-    high, deep = p["sacrum_height"] / 128, p["sacrum_depth"] / 107
-    zt = np.where(z < 0, z / high, z)  # height in the table; only the part below S1 stretches
+    high, deep = (p["sacrum_height"] - 48) / 80, p["sacrum_depth"] / 107
+    tall = p["mean_height"] / EAR_HEIGHT  # the same on both sides, which meet in the midline
+    zt = np.interp(z, [-150 * high, -80 * high, -28 * tall, 0, 45 * tall], [-150, -80, -28, 0, 45])  # height in the table
     bend = -p["hook"] * np.clip((-30 - zt) / 50, 0, 1.2)[:, None] ** 2  # the apex turns forward
     segments = 1.2 * np.cos((zt[:, None] - 8) * np.pi / 12) * smooth_step((40 - x) / 20)  # fused discs stand out
     anterior, posterior = (
@@ -189,18 +200,18 @@ def _sacrum(p: Figures, z: Array, y: Array, x: Array, face: Array) -> Array:
     posterior = posterior - 0.5 * segments + 1.8 * rough * waves(p["noise_seed"] + 3, 9.0, z, x)
     bone = sheet(y, anterior, posterior, z, x).swapaxes(1, 2)
     bone = smooth_cut(bone, across(x, face, z, y), 3)
-    width = np.interp(zt, SACRUM_Z, HALF_WIDTH) * p["lateral"] / 48.9
+    width = np.interp(zt, SACRUM_Z, HALF_WIDTH) * p["lateral"] / 46.8
     bone = smooth_cut(bone, (x - ndimage.gaussian_filter1d(width, 3)[:, None])[:, None], 5)
-    bone = smooth_cut(bone, _sacrum_top(p, z, y / deep, x), 3)
+    bone = smooth_cut(bone, _sacrum_top(p, z, y / deep, x, tall), 3)
     bone = smooth_cut(bone, (-80 * high - z)[:, None, None], 4)
     bone = smooth_union(bone, rounded_cone(*open_axes(z, y, x), (26, 4, 20, 6), (45, 4, 21, 5)), 5)  # facet for L5
     return smooth_cut(bone, -_openings(z, y, x, zt, deep, high), 2)
 
 
-def _sacrum_top(p: Figures, z: Array, y: Array, x: Array) -> Array:
+def _sacrum_top(p: Figures, z: Array, y: Array, x: Array, tall: float) -> Array:
     """Level of the upper end of the sacrum: the sloped endplate of S1, and the domed alae and laminae."""
-    endplate = (z[:, None] - 36 - 0.72 * (y + 20)) * 0.81
-    dome = 39 - 0.012 * (y[:, None] + 4) ** 2 - 0.012 * np.clip(x - 38, 0, None) ** 2
+    endplate = (z[:, None] - 36 * tall - 0.72 * (y + 20)) * 0.81
+    dome = 40 * tall - 0.012 * (y[:, None] + 4) ** 2 - 0.012 * np.clip(x - 38, 0, None) ** 2
     dome = dome + 2.5 * p["rough"] * smooth_step(x / 12) * waves(p["noise_seed"] + 4, 15.0, y, x)
     return np.maximum(endplate[..., None], z[:, None, None] - dome)
 
@@ -236,7 +247,7 @@ def _other_bones(p: Figures, z: Array, y: Array, x: Array) -> Array:
     bones[np.ix_(*spine)] = np.minimum(*vertebrae)
     leg = (span(z, -150, -25), span(y, -105, 25), span(x, 40, 170))
     bones[np.ix_(*leg)] = _femur(*_femoral_head(p), *(axis[part] for axis, part in zip((z, y, x), leg)))
-    high, tip = -80 * p["sacrum_height"] / 128, 54 * deep - p["hook"]
+    high, tip = 48 - p["sacrum_height"], 54 * deep - p["hook"]
     tail = (span(z, high - 50, high + 30), span(y, -20, 80), span(x, -1, 30))
     grid = open_axes(*(axis[part] for axis, part in zip((z, y, x), tail)))
     bones[np.ix_(*tail)] = rounded_cone(*grid, (high - 8, tip - 1, 0, 6), (high - 28, tip - 14, 0, 3))

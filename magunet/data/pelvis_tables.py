@@ -44,8 +44,8 @@ HIP_OUTLINE = [  # (y, z): iliac crest, PSIS, greater sciatic notch, ischium, pu
     (-84, -66), (-91, -47), (-98, -28),
 ]  # fmt: skip
 EAR = [  # (y, z) of the auricular surface: long caudal limb backwards, short cranial limb upwards
-    (12, -25), (25, -25), (36, -18), (36, -8), (30, 0), (20, 7), (10, 14), (0, 20), (-6, 32), (-14, 37),
-    (-24, 30), (-31, 13), (-33, -2), (-28, -14), (-16, -20), (-2, -23),
+    (-10, -16), (5, -21), (20, -25), (32, -22), (36, -16), (31, -9), (19, -8), (7, -5), (0, 2), (-4, 13),
+    (-6, 28), (-10, 38), (-18, 37), (-24, 28), (-29, 14), (-31, 2), (-26, -8), (-19, -13),
 ]  # fmt: skip
 EAR_AP, EAR_HEIGHT = 69.0, 62.0  # mm, extents of EAR
 

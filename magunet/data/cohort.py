@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from magunet import project, provenance
-from magunet.data import anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue
+from magunet.data import (
+    anatomy, disease, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner, shapes, target, tissue,
+)
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.paper import CASES, TRAIN_CASES
@@ -22,7 +24,7 @@ from magunet.profiles import Settings
 SPLIT_SEED = 0
 ENDING = ".nii.gz"
 AIR_HU = -500
-PHANTOM_CODE = (anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue)
+PHANTOM_CODE = (anatomy, disease, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner, shapes, target, tissue)
 """All that decides a phantom's voxels."""
 
 

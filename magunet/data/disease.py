@@ -4,6 +4,8 @@ van der Linden et al., Arthritis Rheum 1984;27:361: blurred margins, erosions, s
 ankylosis.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
@@ -25,30 +27,46 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
     lesions = {}
     for side, grade in zip(("left", "right"), grades):
         vary = rng.uniform(0.75, 1.25, 5).tolist()
-        shift = float(rng.uniform(-0.5, 0.7))  # mm, narrowing or widening of the space in grade 3
+        shift = float(rng.choice([-1.4, 0.6], p=[0.8, 0.2]) * rng.uniform(0.6, 1.2))  # mm, grade 3: narrower, or wider
         lesions[side] = {
             "margin": _MARGIN[grade] * vary[0],
             "erosion": _EROSION[grade] * vary[1],
             "sclerosis": _SCLEROSIS[grade] * vary[2],
             "reach": _REACH[grade] * vary[3],
             "bridged": min(0.95, _BRIDGED[grade] * vary[4]),
-            "widening": (0.0, 0.0, 0.1, shift, -0.4)[grade],
+            "widening": (0.0, -0.2, -0.5, shift, -1.6)[grade],
         }
     return lesions
 
 
-def diseased_joint(
-    lesion: Figures, sacrum: Array, hip: Array, bone: Array, noise: dict[str, Array]
-) -> tuple[Array, Array, Array]:
-    """Erodes, hardens and bridges one joint; all arrays are lists of the voxels near it."""
-    to_joint = np.maximum(sacrum, hip)  # mm from the opposite bone
+@dataclass(frozen=True)
+class Joint:
+    """Voxels (n,) near one joint: distances (mm) to its two bones, and the random fields of its lesions."""
+
+    sacrum: Array
+    hip: Array
+    noise: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Diseased:
+    """The same voxels after disease: distances (mm), sclerosis (HU), extra blur of the margin (mm)."""
+
+    sacrum: Array
+    hip: Array
+    sclerosis: Array
+    margin: Array
+
+
+def diseased_joint(lesion: Figures, joint: Joint) -> Diseased:
+    """Erodes, narrows, hardens and bridges one joint."""
+    to_joint = np.maximum(joint.sacrum, joint.hip)  # mm from the opposite bone
     near = np.clip(1.5 - to_joint / 10, 0, 1)
-    pits = np.clip(noise["erosion"] - 0.7, 0, 1.2) / 1.2
-    bone = bone + near * (lesion["erosion"] * pits + lesion["widening"] / 2)
-    bridged = 1.5 * (noise["bridge"] - ndtri(1 - lesion["bridged"]))
-    bone = np.minimum(bone, np.maximum(-3 * bridged, (sacrum + hip - 8) / 2))
-    patch = np.clip(0.75 + 0.45 * noise["patch"], 0, 1.4)
-    sclerosis = (
-        lesion["sclerosis"] * patch * np.exp(-((np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2))
-    )
-    return bone, sclerosis, lesion["margin"] * near
+    pits = np.clip(joint.noise["erosion"] - 0.7, 0, 1.2) / 1.2
+    change = near * (lesion["erosion"] * pits + lesion["widening"] / 2)
+    bridged = 1.5 * (joint.noise["bridge"] - ndtri(1 - lesion["bridged"]))
+    bridge = np.maximum(-3 * bridged, (joint.sacrum + joint.hip - 8) / 2)
+    patch = np.clip(0.75 + 0.45 * joint.noise["patch"], 0, 1.4)
+    reach = np.exp(-((np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2))
+    sacrum, hip = (np.minimum(bone + change, bridge) for bone in (joint.sacrum, joint.hip))
+    return Diseased(sacrum, hip, lesion["sclerosis"] * patch * reach, lesion["margin"] * near)

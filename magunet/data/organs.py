@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from magunet.data.anatomy import Bones
-from magunet.data.scanner import Axes
+from magunet.data.fields import Array, Axes
 from magunet.data.shapes import rounded_cone
 
-Array = NDArray[np.float32]
 Figures = dict[str, float]
 
 
@@ -40,6 +39,10 @@ def soft_levels(
     rectum = tube((-10, -5 + j[7], 0, 13), (-35, 18, 0, 14), (-60, 28, 0, 15), (-90, 20, 0, 14))
     piriformis = tube((-8, 8, 22, 7), (-22, 10, 55, 11), (-38, 2, 95, 8))
     bladder = np.sqrt(((z + 85) / 28) ** 2 + ((y + 62) / 32) ** 2 + (x / 38) ** 2) * 30 - 30 + 3 * j[8]
+    aside = (high[2] - low[2]) / 2 + f["flank_mm"] + 36
+    arms = np.maximum(tube((120, 10, aside + 8, 38), (-160, -35, aside + 12, 30)), 5 - outer)
+    radius, ulna = (tube((120, 15 + side, aside + 8 + side, 7), (-160, -38 + side, aside + 10 + side, 7)) for side in (-8, 8))
+    forearm = np.minimum(radius, ulna)
     wall_mm = np.where(ax > 60, 17, 11)
     return {
         "body": outer,
@@ -53,6 +56,8 @@ def soft_levels(
         "rectum": rectum,
         "bladder": bladder,
         "piriformis": piriformis,
+        "arms": arms,
+        "forearm": forearm,
     }
 
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from magunet.data import scanner, tissue
-from magunet.data.anatomy import Bones
+from magunet.data.anatomy import FAR, Bones
 from magunet.data.disease import draw_disease
+from magunet.data.fields import Axes, SmoothField
 from magunet.data.pelvis import parametric_pelvis
-from magunet.data.scanner import Axes, Scan, SmoothField
+from magunet.data.projection import add_artefacts
+from magunet.data.scanner import Protocol, Scan
 from magunet.data.target import joint_band
 from magunet.errors import InputError
 
@@ -50,11 +52,13 @@ def make_phantom(
     bones: Bones | None = None,
     grades: tuple[int, int] | None = None,
     thickness: float = 6.0,
+    protocol: Protocol | None = None,
 ) -> Phantom:
     """Returns the phantom of this seed: `matrix` x `matrix` pixels, a number of slices drawn from `slices`.
 
     `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left,
-    right) overrides the drawn ones; `thickness` is that of the target in mm. Raises `InputError` for bones
+    right) overrides the drawn ones; `thickness` is that of the target in mm; `protocol` sets the ranges of
+    pixels, slices, coverage and noise, those of the paper's cohort without it. Raises `InputError` for bones
     without a joint, grades outside 0 to 4, or too few slices to cover the joints.
     """
     names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
@@ -66,14 +70,14 @@ def make_phantom(
     joints = _joint_points(bones)
     pose = Pose(rng["pose"], joints.mean(0))
     posed = pose.to_scan(joints)
-    scan = scanner.draw_scan(rng["scan"], matrix, slices, posed.min(0), posed.max(0))
+    scan = scanner.draw_scan(rng["scan"], matrix, slices, protocol or Protocol(), posed.min(0), posed.max(0))
     figures = tissue.draw_tissue(rng["tissue"])
     lesions = draw_disease(rng["disease"], grades)
-    lattice = SmoothField.lattice(scan, _LATTICE)
+    lattice = SmoothField.lattice(scan.axes(), _LATTICE)
     points = pose.to_bones(np.meshgrid(*lattice, indexing="ij"))
     body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, figures, lesions)
     image, sacrum, left, right = _render(body, bones, pose, points, lattice, scan)
-    image += scanner.noise(rng["noise"], scan)
+    add_artefacts(image, scan, rng["noise"])
     mask = np.logical_or(*(joint_band(sacrum, hip, scan.spacing, thickness) for hip in (left, right)))
     parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades)}
     parameters["scan"] = asdict(scan) | {"origin": list(scan.origin)}
@@ -164,16 +168,38 @@ def _render(
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """HU without noise, and the distances to sacrum, left and right hip, on the scan grid."""
     fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
-    volume = np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])
-    volume = torch.from_numpy(volume)[None]
-    image, sacrum, left, right = (np.empty(scan.shape, np.float32) for _ in range(4))
-    for part, axes in scan.slabs():
-        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing) * pose.scale
-        hu = body.render(tissue.Distances(*sampled), axes)
-        image[part] = scanner.blur(scan.average(hu), scan)
-        for out, distance in zip((sacrum, left, right), sampled):
-            out[part] = scan.average(distance)
+    volume = torch.from_numpy(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other]))[None]
+    _, y, x = scan.axes()
+    rows, columns = _bone_box(volume, fields, lattice, bones.spacing, (y, x))
+    image = np.empty(scan.shape, np.float32)
+    sacrum, left, right = (np.full(scan.shape, FAR, np.float32) for _ in range(3))
+    for part in scan.slabs():
+        box = (part, rows, columns)
+        axes = (scan.fine_z(part), y[rows], x[columns])
+        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing) * np.float32(pose.scale)
+        share, added = (scan.average(values) for values in body.bone(tissue.Distances(*sampled), axes))
+        around = [np.full((part.stop - part.start, len(y), len(x)), FAR, np.float32) for _ in range(4)]
+        for whole, near in zip(around, scan.average(sampled)):
+            whole[:, rows, columns] = near
+        image[part] = body.soft_tissue(tissue.Distances(*around), (scan.axes()[0][part], y, x))
+        image[box] += added - share * image[box]
+        body.add_metal(image[part], (scan.axes()[0][part], y, x))
+        image[part] = scanner.blur(image[part], scan)
+        for out, distance in zip((sacrum, left, right), around):
+            out[part] = distance
     return image, sacrum, left, right
+
+
+def _bone_box(volume: torch.Tensor, fields: list[SmoothField], lattice: Axes, spacing: float,
+              axes: tuple[NDArray, NDArray]) -> tuple[slice, slice]:
+    """Rows and columns of the scan that hold the bones with 15 mm around them."""
+    nearest = _sample(volume, [f.at(lattice) for f in fields], spacing).min(0) < 15
+    box = []
+    for places, line, along in zip(lattice[1:], axes, (1, 2)):
+        held = places[nearest.any(tuple(a for a in range(3) if a != along))]
+        first, last = np.searchsorted(line, (held.min() - _LATTICE, held.max() + _LATTICE)) if len(held) else (0, len(line))
+        box.append(slice(int(min(first, len(line) - 1)), int(max(last, first + 1))))
+    return tuple(box)
 
 
 def _sample(volume: torch.Tensor, points: list[NDArray], spacing: float) -> NDArray:

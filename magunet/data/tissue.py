@@ -1,8 +1,9 @@
 """Tissue of the phantom: soft tissue, bone and its disease painted as HU on a scan grid.
 
-Levels are signed distances in mm, negative inside, so that every surface is sub-voxel and every edge carries
-partial volume. HU ranges: cortical bone 600 to 1300, trabecular bone 100 to 300, muscle 40 to 70, fat -120 to
--80.
+Levels are signed distances in mm, negative inside. Bone covers the share of each voxel that it fills, cortex
+and marrow alike, so that a cleft or a cortex thinner than a voxel fades as in a real scan. HU: fat -123 to -89
+(PubMed 37296765), muscle 40 to 70, compact bone 500 to 1400 and cancellous bone from below 0 in the old sacral
+ala to 300 in the young ilium (doi:10.1186/s12891-022-05263-3, doi:10.2106/JBJS.J.00160).
 """
 
 from dataclasses import dataclass
@@ -10,17 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from magunet.data.anatomy import Bones
-from magunet.data.disease import diseased_joint
+from magunet.data.anatomy import FAR, Bones
+from magunet.data.disease import Joint, diseased_joint
+from magunet.data.fields import Array, Axes, SmoothField
 from magunet.data.organs import soft_levels, table_level
-from magunet.data.scanner import Axes, Scan, SmoothField
+from magunet.data.scanner import Scan
+from magunet.data.shapes import rounded_cone
 
-Array = NDArray[np.float32]
 Figures = dict[str, float]
 
 _LATTICE = 5.0  # mm, pitch of the lattice on which soft tissue is laid out
-_TEXTURE = dict(fine=2.2, trabecular=4.0, streak=5.0, soft=9.0, bowel=17.0, marrow=18.0, gas=30.0)  # mm
+_SOFT_TEXTURE = dict(streak=5.0, soft=9.0, bowel=17.0, gas=30.0)  # mm
+_BONE_TEXTURE = dict(fine=2.2, trabecular=4.0, marrow=18.0)  # mm
 _LESION_TEXTURE = dict(erosion=4.5, patch=13.0, bridge=9.0)  # mm
+METAL_HU = 9000.0
+
 
 @dataclass(frozen=True)
 class Distances:
@@ -33,24 +38,30 @@ class Distances:
 
 
 def draw_tissue(rng: np.random.Generator) -> Figures:
-    """HU values and thicknesses of one person."""
+    """HU values and thicknesses of one person: young and dense to old and fatty."""
     contrast = rng.random() < 0.35
+    density = rng.uniform(0, 1)
     figures = {
-        "cortical_hu": rng.uniform(700, 1250),
-        "cortical_mm": rng.uniform(0.9, 1.9),
-        "trabecular_hu": rng.uniform(110, 270),
-        "trabecular_sd": rng.uniform(25, 50),
-        "marrow_sd": rng.uniform(25, 55),
-        "muscle_hu": rng.uniform(48, 66),
-        "fat_hu": rng.uniform(-115, -95),
-        "cartilage_hu": rng.uniform(25, 85),
-        "vessel_hu": rng.uniform(110, 200) if contrast else rng.uniform(35, 50),
-        "fat_mm": rng.uniform(7, 32),
+        "cortical_hu": rng.uniform(550, 900) + 450 * density,
+        "cortical_mm": rng.uniform(0.5, 1.2) + 0.7 * density,
+        "trabecular_hu": rng.uniform(10, 70) + 200 * density,
+        "ala_hu": rng.uniform(-90, 20),
+        "trabecular_sd": rng.uniform(15, 55),
+        "marrow_sd": rng.uniform(15, 60),
+        "muscle_hu": rng.uniform(45, 68),
+        "fat_hu": rng.uniform(-118, -92),
+        "cartilage_hu": rng.uniform(25, 100),
+        "vessel_hu": rng.uniform(110, 220) if contrast else rng.uniform(35, 50),
+        "fat_mm": rng.uniform(5, 42),
         "muscle_fat": rng.uniform(0.0, 1.0),
-        "belly_mm": rng.uniform(20, 75),
-        "flank_mm": rng.uniform(14, 34),
-        "back_mm": rng.uniform(14, 34),
-        "gas": rng.uniform(0.3, 1.1),
+        "belly_mm": rng.uniform(15, 95),
+        "flank_mm": rng.uniform(12, 42),
+        "back_mm": rng.uniform(12, 40),
+        "gas": rng.uniform(0.2, 1.1),
+        "joint_gas": float(rng.random() < 0.15) * rng.uniform(0.5, 1.2),
+        "arms": float(rng.random() < 0.25),
+        "screw": float(rng.random() < 0.03),
+        "prosthesis": float(rng.random() < 0.05),
     }
     return {name: float(value) for name, value in figures.items()}
 
@@ -67,40 +78,98 @@ class Body:
         points: Axes, centre: NDArray, figures: Figures, lesions: dict[str, Figures],
     ) -> None:  # fmt: skip
         self.figures, self.lesions, self.scan = figures, lesions, scan
-        axes = SmoothField.lattice(scan, _LATTICE)
+        axes = scan.axes()
+        places = SmoothField.lattice(axes, _LATTICE)
+        self.points = [SmoothField.sampled(p, places) for p in points]
         levels = soft_levels(rng, bones, points, centre, figures)
-        levels["table"] = table_level(levels["body"], axes)
-        self.levels = {name: SmoothField.sampled(level, axes) for name, level in levels.items()}
-        self.noise = {name: SmoothField.noise(rng, scan, scale) for name, scale in _TEXTURE.items()}
-        self.lesion_noise = {
-            name: SmoothField.noise(disease_rng, scan, scale) for name, scale in _LESION_TEXTURE.items()
-        }
+        levels["table"] = table_level(levels["body"], places)
+        if not figures["arms"]:
+            del levels["arms"], levels["forearm"]
+        self.levels = {name: SmoothField.sampled(level, places) for name, level in levels.items()}
+        self.noise = {n: SmoothField.noise(rng, axes, s) for n, s in (_SOFT_TEXTURE | _BONE_TEXTURE).items()}
+        self.lesion_noise = {n: SmoothField.noise(disease_rng, axes, s) for n, s in _LESION_TEXTURE.items()}
 
-    def render(self, distances: Distances, axes: Axes) -> Array:
-        """HU (d, h, w) of one slab, without blur and noise."""
-        d = distances
-        hips = np.minimum(d.left_hip, d.right_hip)
-        hu = self._soft_tissue(d, hips, axes)
-        bone, sclerosis, margin = self._diseased_bone(d, hips, axes)
-        thinner = np.float32(0.75)  # the cortex of the sacrum and the spine
-        shell = np.where(hips < d.sacrum, np.float32(1.1), thinner)
-        return self._paint_bone(hu, bone, shell, sclerosis, margin, np.maximum(d.sacrum, hips), axes)
-
-    def _soft_tissue(self, d: Distances, hips: Array, axes: Axes) -> Array:
-        """Air, couch, skin, fat, organs, muscles and what fills the joints, painted in this order."""
+    def soft_tissue(self, d: Distances, axes: Axes) -> Array:
+        """HU (d, h, w) of a slab without its bones: air, couch, skin, fat, organs, muscles, joints."""
         at = {name: field.at(axes) for name, field in self.levels.items()}
-        noise = {name: self.noise[name].at(axes) for name in ("soft", "streak", "bowel", "gas")}
+        noise = {name: self.noise[name].at(axes) for name in _SOFT_TEXTURE}
+        hips = np.minimum(d.left_hip, d.right_hip)
         hu = np.full(d.sacrum.shape, -1000.0, np.float32)
         edge = max(0.8, 0.8 * self.scan.pixel)
         couch = np.abs(at["table"] - 7) - 7  # foam between two carbon sheets
         _paint(hu, couch, -150.0, edge)
         _paint(hu, couch + 1, -820.0, edge)
+        if "arms" in at:
+            _paint(hu, at["arms"], self.figures["fat_hu"], edge)
+            _paint(hu, at["arms"] + 5, self.figures["muscle_hu"], edge)
+            _paint(hu, at["forearm"], self.figures["cortical_hu"], edge)
+            _paint(hu, at["forearm"] + 2.5, 80.0, edge)
         _paint(hu, at["body"], 30.0, edge)
         _paint(hu, at["body"] + 2, self.figures["fat_hu"] + 6 * noise["soft"], edge)
         self._paint_organs(hu, at, noise, edge)
         self._paint_muscles(hu, at, hips, noise, edge)
         self._paint_joints(hu, d, hips, noise, edge)
         return hu
+
+    def bone(self, d: Distances, axes: Axes) -> tuple[Array, Array]:
+        """Share of each voxel (d, h, w) that is bone, in [0, 1], and the HU it adds: share times HU."""
+        levels = {"sacrum": d.sacrum.copy(), "left": d.left_hip.copy(), "right": d.right_hip.copy(), "other": d.other}
+        sclerosis, margin = np.zeros_like(d.sacrum), np.zeros_like(d.sacrum)
+        lesion_noise = {name: field.at(axes) for name, field in self.lesion_noise.items()}
+        for side, hip in (("left", d.left_hip), ("right", d.right_hip)):
+            where = np.flatnonzero((d.sacrum < 25) & (hip < 25) & (d.sacrum + hip < 30))
+            if self.lesions[side]["margin"] == 0 or not len(where):
+                continue
+            local = {name: noise.ravel()[where] for name, noise in lesion_noise.items()}
+            joint = Joint(d.sacrum.ravel()[where], hip.ravel()[where], local)
+            changed = diseased_joint(self.lesions[side], joint)
+            levels["sacrum"].ravel()[where], levels[side].ravel()[where] = changed.sacrum, changed.hip
+            sclerosis.ravel()[where], margin.ravel()[where] = changed.sclerosis, changed.margin
+        texture = {name: self.noise[name].at(axes).ravel() for name in _BONE_TEXTURE}
+        share, hu = np.zeros(d.sacrum.shape, np.float32), np.zeros(d.sacrum.shape, np.float32)
+        opposite = {"sacrum": np.minimum(d.left_hip, d.right_hip), "left": d.sacrum, "right": d.sacrum, "other": None}
+        for name, level in levels.items():
+            where = np.flatnonzero(level < 2.5)
+            if not len(where):
+                continue
+            to_joint = np.full(len(where), FAR, np.float32) if name == "other" else opposite[name].ravel()[where]
+            local = {key: values[where] for key, values in texture.items()}
+            lesion = sclerosis.ravel()[where], margin.ravel()[where]
+            parts = self._bone_voxels(name, level.ravel()[where], to_joint, local, *lesion)
+            share.ravel()[where] += parts[0]
+            hu.ravel()[where] += parts[1]
+        crowded = np.maximum(share, 1)
+        return share / crowded, hu / crowded
+
+    def add_metal(self, hu: Array, axes: Axes) -> None:
+        """Paints a screw from the left ilium into S1, or a right hip prosthesis, in the few who have one."""
+        knots = []
+        if self.figures["screw"]:
+            knots.append(((14, -16, -5, 3.6), (10, -4, 85, 3.6)))
+        if self.figures["prosthesis"]:
+            knots += [((-74, -46, -88, 14), (-74, -46, -88, 14)), ((-74, -46, -88, 8), (-92, -40, -124, 8)),
+                      ((-92, -40, -124, 8), (-200, -42, -128, 6))]  # fmt: skip
+        edge = max(0.8, 0.8 * self.scan.pixel)
+        for start, end in knots:
+            points = [field.at(axes) for field in self.points]
+            _paint(hu, rounded_cone(*points, start, end), METAL_HU, edge)
+
+    def _bone_voxels(self, name: str, level: Array, to_joint: Array, noise: dict[str, Array], sclerosis: Array,
+                     margin: Array) -> tuple[Array, Array]:
+        """Share and share times HU of voxels near one bone, all arrays (n,); `to_joint` is mm to the opposite bone."""
+        f = self.figures
+        depth = -level
+        near = np.exp(-np.clip(to_joint, 0, None) / 4)  # 1 at the joint
+        ala = f["ala_hu"] * np.clip(to_joint / 15, 0, 1) if name == "sacrum" else np.float32(0)  # poor in bone
+        inner = f["trabecular_hu"] + ala + f["trabecular_sd"] * (0.5 * noise["fine"] + 0.7 * noise["trabecular"])
+        inner = np.maximum(inner + f["marrow_sd"] * noise["marrow"], -80) + sclerosis * (1 + 0.15 * noise["trabecular"])
+        thin = 1.1 if name in ("left", "right") else 0.7  # the cortex of sacrum and spine is thinner
+        shell = f["cortical_mm"] * thin * (1 + 0.2 * noise["marrow"].clip(-2, 2)) * (1 + 0.4 * near)
+        cortical = f["cortical_hu"] * (1 + 0.08 * noise["trabecular"] + 0.1 * near)
+        width = np.maximum(0.6, self.scan.pixel) + margin  # mm, over which the surface is spread
+        share = np.clip(0.5 + depth / width, 0, 1)
+        cortex = (np.minimum(depth + width / 2, shell) - np.maximum(depth - width / 2, 0)).clip(0) / width
+        return share, share * inner + cortex * np.maximum(cortical - inner, 0)
 
     def _paint_organs(self, hu: Array, at: dict[str, Array], noise: dict[str, Array], edge: float) -> None:
         """Bowel (wall, content, gas), bladder and rectum."""
@@ -135,57 +204,12 @@ class Body:
         """Cartilage and ligaments of the sacroiliac joints, the lumbosacral disc, the hip joints."""
         joint = np.maximum(np.maximum(d.sacrum, hips) - 9, d.sacrum + hips - 13)
         _paint(hu, joint, self.figures["cartilage_hu"] + 10 * noise["streak"], edge)
+        if self.figures["joint_gas"]:  # vacuum phenomenon
+            gas = np.maximum(np.maximum(joint + 4, d.sacrum + hips - 4), 2 * (1.3 - self.figures["joint_gas"] - noise["soft"]))
+            _paint(hu, gas, -700.0, edge)
         disc = np.maximum(np.maximum(d.sacrum, d.other) - 12, d.sacrum + d.other - 15)
         _paint(hu, disc, 75 + 8 * noise["soft"], edge)
         _paint(hu, np.maximum(hips, d.other) - 4, 50.0, edge)
-
-    def _diseased_bone(self, d: Distances, hips: Array, axes: Axes) -> tuple[Array, Array, Array]:
-        """Distance to all bone after disease, sclerosis in HU, and the extra blur of the margin in mm."""
-        bone = np.minimum(np.minimum(d.sacrum, hips), d.other)
-        sclerosis, margin = np.zeros_like(bone), np.zeros_like(bone)
-        noises = {name: field.at(axes) for name, field in self.lesion_noise.items()}
-        for side, hip in (("left", d.left_hip), ("right", d.right_hip)):
-            lesion = self.lesions[side]
-            where = (d.sacrum < 25) & (hip < 25) & (d.sacrum + hip < 30)
-            if lesion["margin"] == 0 or not where.any():
-                continue
-            local = {name: noise[where] for name, noise in noises.items()}
-            joint = d.sacrum[where], hip[where], bone[where]
-            bone[where], sclerosis[where], margin[where] = diseased_joint(lesion, *joint, local)
-        return bone, sclerosis, margin
-
-    def _paint_bone(
-        self,
-        hu: Array,
-        bone: Array,
-        shell: Array,
-        sclerosis: Array,
-        margin: Array,
-        to_joint: Array,
-        axes: Axes,
-    ) -> Array:
-        f = self.figures
-        where = np.flatnonzero(bone < 3)
-        depth = -bone.ravel()[where]
-        fine, trabecular, marrow = (
-            self.noise[n].at(axes).ravel()[where] for n in ("fine", "trabecular", "marrow")
-        )
-        near = np.exp(-np.clip(to_joint.ravel()[where], 0, None) / 4)  # 1 at the joint
-        inner = (
-            f["trabecular_hu"]
-            + f["trabecular_sd"] * (0.5 * fine + 0.7 * trabecular)
-            + f["marrow_sd"] * marrow
-        )
-        inner = np.maximum(inner, -40) + sclerosis.ravel()[where] * (1 + 0.15 * trabecular)
-        shell_mm = f["cortical_mm"] * shell.ravel()[where] * (1 + 0.2 * marrow.clip(-2, 2)) * (1 + 0.4 * near)
-        edge = max(0.6, 0.7 * self.scan.pixel)
-        cortex = np.clip(0.5 - (depth - shell_mm) / (1.2 + margin.ravel()[where]), 0, 1)
-        cortical = f["cortical_hu"] * (1 + 0.08 * trabecular + 0.1 * near)
-        inner += cortex * np.maximum(cortical - inner, 0)
-        inside = np.clip(0.5 + depth / (edge + margin.ravel()[where]), 0, 1)
-        flat = hu.ravel()
-        flat[where] += inside * (inner - flat[where])
-        return hu
 
 
 def _paint(hu: Array, level: Array, value: Array | float, edge: float) -> None:

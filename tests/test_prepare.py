@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from magunet import profiles, provenance
 from magunet.data import prepare as module
-from magunet.data.prepare import clip_and_scale, kept_slices, prepare, prepare_case, resize, resized_shape, restore
+from magunet.data.prepare import clip_and_scale, kept_slices, pad_to_square, prepare, prepare_case, resize, resized_shape, restore
 from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 from magunet.errors import InputError
 
@@ -107,6 +107,17 @@ def test_slices_are_spaced_as_asked(slice_mm, slices):
     assert resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm) == (slices, 32, 32)
 
 
+@pytest.mark.parametrize("shape, spacing, inside", [
+    ((2, 5, 9), (3.0, 1.0, 1.0), (slice(2, 7), slice(0, 9))), ((2, 9, 4), (1.0, 1.0, 1.5), (slice(0, 9), slice(1, 5))),
+    ((2, 6, 6), (1.0, 1.0, 1.0), (slice(0, 6), slice(0, 6))), ((2, 4, 8), (1.0, 2.0, 1.0), (slice(0, 4), slice(0, 8)))])
+def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
+    array = np.ones(shape, np.int16)
+    padded, found = pad_to_square(array, spacing, -7)
+    assert found == inside and (padded[:, found[0], found[1]] == 1).all()
+    assert (padded == -7).sum() == padded.size - array.size
+    assert abs(padded.shape[1] * spacing[1] - padded.shape[2] * spacing[2]) <= max(spacing[1:]) / 2
+
+
 # There and back ---------------------------------------------------------------------------------------
 
 def sphere_scan(direction=None, shape=(20, 36, 48), spacing=(3.0, 1.4, 1.1), off=(0.0, 0.0, 0.0), radius=14.0):
@@ -145,14 +156,15 @@ def test_a_mask_comes_back_to_its_own_grid_and_place(direction, slice_mm):
 def test_a_finer_grid_loses_next_to_nothing(direction):
     scan, mask = sphere_scan(direction)
     _, frame = prepare(scan, None, replace(SETTINGS, size=64, slice_mm=1.5))
-    found = restore(resize(reorient(mask, "LPS").array, frame.resized_shape), frame).array > 0.5
+    square, _ = pad_to_square(reorient(mask, "LPS").array, reorient(mask, "LPS").spacing)
+    found = restore(resize(square, frame.resized_shape), frame).array > 0.5
     assert 2 * (found & (mask.array == 1)).sum() / (found.sum() + mask.array.sum()) > 0.98
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "SPL", "AIR"])
 def test_nothing_changes_when_the_sizes_already_agree(code):
     array = np.random.default_rng(3).integers(-200, 1201, (9, 32, 32)).astype(np.int16)
-    lps = Volume(array, (3.0, 1.2, 1.1), (1, 2, 3), TURNED)
+    lps = Volume(array, (3.0, 1.1, 1.1), (1, 2, 3), TURNED)
     scan = reorient(lps, code)
     prepared, frame = prepare(scan, None, SETTINGS)
     assert np.array_equal(prepared.image, clip_and_scale(array)) and prepared.spacing == pytest.approx(lps.spacing)
@@ -181,7 +193,9 @@ def test_prepared_voxels_cover_the_extent_of_the_scan(direction, slice_mm):
     prepared, _ = prepare(scan, None, replace(SETTINGS, slice_mm=slice_mm))
     extent = np.multiply(prepared.image.shape, prepared.spacing)
     lps = reorient(scan, "LPS")
-    assert extent == pytest.approx(np.multiply(lps.array.shape, lps.spacing))
+    of_scan = np.multiply(lps.array.shape, lps.spacing)
+    assert extent[0] == pytest.approx(of_scan[0])
+    assert extent[1:] == pytest.approx([of_scan[1:].max()] * 2, abs=max(lps.spacing)), "a square of the longer side"
     if slice_mm:
         assert prepared.spacing[0] == pytest.approx(slice_mm, rel=0.1)
 

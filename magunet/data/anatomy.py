@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from magunet.data.distance import mask_distance
 from magunet.errors import InputError
 
 Array = NDArray[np.float32]
 Figures = dict[str, float]
-
-FAR = 40.0  # mm, the distances are cut off here
 
 
 @dataclass(frozen=True)
@@ -53,33 +51,9 @@ def label_map_pelvis(
         if not mask.any():
             raise InputError(f"no {name} in the label map: no voxel has a label of {tuple(bones[name])}")
     masks["other"] = (labels != 0) & ~np.any(list(masks.values()), axis=0)
-    fields = {name: _mask_distance(mask, spacing, resolution) for name, mask in masks.items()}
+    fields = {name: mask_distance(mask, spacing, resolution) for name, mask in masks.items()}
     cleft = _open_cleft(*(fields[name] for name in bones))
     return Bones(*cleft, fields["other"], float(resolution), {"resolution": float(resolution)})
-
-
-def _mask_distance(mask: NDArray[np.bool_], spacing: Sequence[float], resolution: float) -> Array:
-    """Signed distance of a mask on an isotropic grid; the smoothed edge gives sub-voxel surfaces."""
-    zoom = [s / resolution for s in spacing]
-    shape = [max(2, round(n * f)) for n, f in zip(mask.shape, zoom)]
-    soft = ndimage.gaussian_filter(mask.astype(np.float32), [0.7 * resolution / s for s in spacing])
-    soft = ndimage.affine_transform(soft, [1 / f for f in zoom], output_shape=shape, order=1, mode="nearest")
-    distance = np.full(shape, FAR, np.float32)
-    inside = soft > 0.5
-    if not inside.any():
-        return distance
-    (box,) = ndimage.find_objects(inside.astype(np.uint8))
-    pad = int(30 / resolution)  # farther away the distance does not matter
-    box = tuple(slice(max(0, b.start - pad), b.stop + pad) for b in box)
-    inside, soft = inside[box], soft[box]
-    rim = inside & ~ndimage.binary_erosion(inside)
-    side = np.where(inside, -1, 1)
-    signed = side * ndimage.distance_transform_edt(~rim) - 0.5  # the rim lies half a voxel deep
-    near = np.abs(signed) < 1
-    slope = np.sqrt(2 * np.pi) * 0.85  # of the smoothed edge, in voxels a unit
-    signed[near] = np.clip((0.5 - soft[near]) * slope, -1, 1)
-    distance[box] = np.clip(signed * resolution, -FAR, FAR)
-    return distance
 
 
 def _open_cleft(

@@ -14,7 +14,19 @@ import numpy as np
 
 from magunet import project, provenance
 from magunet.data import (
-    anatomy, disease, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner, shapes, target, tissue,
+    anatomy,
+    disease,
+    distance,
+    fields,
+    organs,
+    pelvis,
+    pelvis_tables,
+    phantom,
+    projection,
+    scanner,
+    shapes,
+    target,
+    tissue,
 )
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
 from magunet.errors import InputError
@@ -24,7 +36,8 @@ from magunet.profiles import Settings
 SPLIT_SEED = 0
 ENDING = ".nii.gz"
 AIR_HU = -500
-PHANTOM_CODE = (anatomy, disease, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner, shapes, target, tissue)
+PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner,
+                shapes, target, tissue)
 """All that decides a phantom's voxels."""
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
-from magunet.data.anatomy import FAR, Array, Bones, Figures
+from magunet.data.anatomy import Array, Bones, Figures
+from magunet.data.distance import FAR
 from magunet.data.pelvis_tables import (
     ANTERIOR,
     CANAL,
@@ -134,8 +135,18 @@ def _half_pelvis(p: Figures, z: Array, y: Array, x: Array) -> tuple[Array, Array
     rows, columns = box[0].ravel(), box[1].ravel()
     face = sacral_face[np.ix_(rows, columns)]
     sacrum[box] = _sacrum(p, z[rows], y[columns], x[box[2].ravel()], face)
+    joint_box = np.ix_(span(z, -65, 70), span(y, -60, 65), span(x, 10, 95))
+    for bone in (sacrum, hip):
+        bone[joint_box] = _outside_distance(bone[joint_box], float(z[1] - z[0]))
     other = _other_bones(p, z, y, x)
     return tuple(np.clip(part, -FAR, FAR).astype(np.float32) for part in (sacrum, hip, other))
+
+
+def _outside_distance(level: Array, spacing: float) -> Array:
+    """Makes a level a true distance outside the bone, which it is only to first order."""
+    far = spacing * (ndimage.distance_transform_edt(level > 0) - 0.5)
+    share = np.clip((level - 1) / 2, 0, 1)  # close to the surface the level is exact, and finer than a voxel
+    return level + share * (far - level)
 
 
 def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:

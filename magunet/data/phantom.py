@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from magunet.data import scanner, tissue
-from magunet.data.anatomy import FAR, Bones
+from magunet.data.anatomy import Bones
 from magunet.data.disease import draw_disease
+from magunet.data.distance import FAR
 from magunet.data.fields import Axes, SmoothField
 from magunet.data.pelvis import parametric_pelvis
 from magunet.data.projection import add_artefacts

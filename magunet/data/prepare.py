@@ -1,9 +1,10 @@
 """From a CT on any grid to the network's input, and back (Fig. 8, Sec. 2.1.2).
 
-    reorient to LPS -> resize in plane -> space the slices -> clip and scale HU -> keep the target's slices
+    reorient to LPS -> pad to a square -> resize in plane -> space the slices -> clip and scale HU -> keep the target's slices
 
 Each geometric step has its way back, so that a prediction returns to the scan's own grid. The paper gives
-no slice distance; ``slice_mm`` None keeps the scan's own, as its "N x 256 x 256" suggests.
+no slice distance; ``slice_mm`` None keeps the scan's own, as its "N x 256 x 256" suggests. Its scans are square;
+others are padded with air, so that anatomy keeps its proportions.
 """
 
 import json
@@ -26,10 +27,14 @@ from magunet.profiles import Settings
 
 @dataclass(frozen=True)
 class Frame:
-    """How a prepared array lies in its scan: what ``restore`` needs. Shapes are (d, h, w)."""
+    """How a prepared array lies in its scan: what ``restore`` needs. Shapes are (d, h, w).
+
+    ``inside`` are the rows and columns of the padded scan that hold the scan, in LPS order.
+    """
 
     scan: Volume
-    lps_shape: tuple[int, int, int]
+    padded_shape: tuple[int, int, int]
+    inside: tuple[slice, slice]
     resized_shape: tuple[int, int, int]
     kept: tuple[int, int]
 
@@ -55,6 +60,20 @@ def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         flat = x.reshape(1, 1, x.shape[1], -1)                                          # (1, 1, d, h*w)
         x = F.interpolate(flat, (shape[0], flat.shape[-1]), mode="bilinear", antialias=True).view(1, *shape)
     return x[0].numpy()
+
+
+def pad_to_square(array: np.ndarray, spacing: tuple[float, float, float],
+                  value: float = 0) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Pad rows or columns on both sides with ``value`` until slices are as high as wide in mm.
+
+    array: (d, h, w), spacing: mm (z, y, x). Returns the padded array, and the rows and columns where the old lies.
+    """
+    height, width = (n * s for n, s in zip(array.shape[1:], spacing[1:]))
+    more = [max(0, round((max(height, width) - side) / s)) for side, s in zip((height, width), spacing[1:])]
+    inside = tuple(slice(m // 2, m // 2 + n) for m, n in zip(more, array.shape[1:]))
+    if not any(more):
+        return array, inside
+    return np.pad(array, ((0, 0), *((m // 2, m - m // 2) for m in more)), constant_values=value), inside
 
 
 def clip_and_scale(hu: np.ndarray) -> np.ndarray:
@@ -94,17 +113,19 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     if not np.isfinite(scan.array).all():
         raise InputError("the scan holds NaN or infinite values; export it again")
     lps = reorient(scan, "LPS")
-    shape = resized_shape(lps.array.shape, lps.spacing, settings.size, settings.slice_mm)
-    spacing = tuple(s * n / m for s, n, m in zip(lps.spacing, lps.array.shape, shape))
-    image = clip_and_scale(resize(lps.array, shape))
+    square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
+    shape = resized_shape(square.shape, lps.spacing, settings.size, settings.slice_mm)
+    spacing = tuple(s * n / m for s, n, m in zip(lps.spacing, square.shape, shape))
+    image = clip_and_scale(resize(square, shape))
     kept, target = (0, shape[0]), None
     if mask is not None:
-        target = (resize(reorient(mask, "LPS").array != 0, shape) > 0.5).astype(np.uint8)
+        whole, _ = pad_to_square(reorient(mask, "LPS").array != 0, lps.spacing)
+        target = (resize(whole, shape) > 0.5).astype(np.uint8)
         if mask.array.any() and not target.any():
             raise InputError(f"the target vanishes when resized to {shape} voxels; raise size or lower slice_mm")
         kept = kept_slices(target, spacing[0], settings.margin_mm)
         target = target[slice(*kept)]
-    frame = Frame(scan, lps.array.shape, shape, kept)
+    frame = Frame(scan, square.shape, inside, shape, kept)
     return Prepared(image[slice(*kept)], target, spacing), frame
 
 
@@ -115,7 +136,8 @@ def restore(values: np.ndarray, frame: Frame) -> Volume:
     """
     full = np.zeros(frame.resized_shape, np.float32)
     full[slice(*frame.kept)] = values
-    lps = reorient(frame.scan, "LPS").with_array(resize(full, frame.lps_shape))
+    square = resize(full, frame.padded_shape)
+    lps = reorient(frame.scan, "LPS").with_array(square[(slice(None), *frame.inside)])
     back = reorient(lps, orientation(frame.scan))
     return frame.scan.with_array(back.array)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from magunet.data.distance import distance_at_voxels
 from magunet.errors import InputError
 
 THICKNESS = 6.0  # mm
@@ -57,9 +58,7 @@ def sij_mask(
         near = _common_box(bones["sacrum"], bones[side], thickness, spacing)
         if near is None or not (bones["sacrum"][near].any() and bones[side][near].any()):
             continue
-        distances = [
-            ndimage.distance_transform_edt(~bones[name][near], sampling=spacing) for name in ("sacrum", side)
-        ]
+        distances = [distance_at_voxels(bones[name][near], spacing) for name in ("sacrum", side)]
         mask[near] |= joint_band(*distances, spacing, thickness)
     if not mask.any():
         raise InputError(

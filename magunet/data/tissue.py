@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from magunet.data.anatomy import FAR, Bones
+from magunet.data.anatomy import Bones
 from magunet.data.disease import Joint, diseased_joint
+from magunet.data.distance import FAR
 from magunet.data.fields import Array, Axes, SmoothField
 from magunet.data.organs import soft_levels, table_level
 from magunet.data.scanner import Scan

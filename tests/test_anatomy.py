@@ -5,30 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import refused
 
+from benchmarks.anatomy import REFERENCE
 from magunet.data.anatomy import Bones, label_map_pelvis
-from magunet.data.pelvis import parametric_pelvis
+from magunet.data.pelvimetry import pelvimetry
+from magunet.data.pelvis import draw_common, parametric_pelvis
 from magunet.errors import InputError
 
-SEEDS = range(8)
+SEEDS = range(12)
 SPACING = 1.5  # mm
 DATA = Path(__file__).parents[2] / "shared" / "data"
-
-# Mean and SD over 19 adults: surface models made from CT, VSD full-body bone models,
-# doi:10.5281/zenodo.8316730 (mm; degrees from the sagittal axis, positive: converges posteriorly).
-REFERENCE = {
-    "sacrum_width": (118.4, 7.1),
-    "sacrum_height": (127.7, 18.1),
-    "sacrum_depth": (96.6, 10.2),
-    "biiliac_width": (278.0, 18.3),
-    "hip_height": (219.5, 11.9),
-    "joint_height": (64.7, 5.3),
-    "joint_ap": (62.8, 7.0),
-    "joint_centre_lat": (48.9, 2.6),
-    "obliq_lower": (9.8, 11.1),
-    "obliq_middle": (22.9, 11.6),
-    "obliq_upper": (32.4, 12.3),
-}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +23,88 @@ def pelvises() -> list[Bones]:
     return [parametric_pelvis(seed, SPACING) for seed in SEEDS]
 
 
-def extent(mask: np.ndarray, axis: int, spacing: float) -> float:
-    where = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
-    return float((where[-1] - where[0] + 1) * spacing)
+def label_map(bones: Bones) -> np.ndarray:
+    labels = np.zeros(bones.sacrum.shape, np.uint8)
+    for label, level in enumerate((bones.sacrum, bones.left_hip, bones.right_hip), 1):
+        labels[level < 0] = label
+    return labels
+
+
+@pytest.fixture(scope="module")
+def measures(pelvises) -> list[dict[str, float]]:
+    return [pelvimetry(label_map(bones), (SPACING,) * 3) for bones in pelvises]
+
+
+# Measuring ---------------------------------------------------------------------------------------------
+
+def wedge(angle=20.0, gap=3.0, spacing=(1.0, 1.0, 1.0), depth=40.0, height=50.0):
+    """A sacrum between two hips with straight clefts: `gap` mm wide, `angle` degrees from the sagittal plane."""
+    z, y, x = np.meshgrid(*(np.arange(0, n, s) for n, s in zip((70, 60, 160), spacing)), indexing="ij")
+    inside = (abs(z - 35) < height / 2) & (abs(y - 30) < depth / 2)
+    across = (abs(x - 80) - 40 + np.tan(np.radians(angle)) * (y - 30)) * np.cos(np.radians(angle))  # mm lateral of the cleft
+    labels = np.zeros(z.shape, np.uint8)
+    labels[inside & (across < -gap / 2)] = 1
+    labels[inside & (across > gap / 2) & (across < gap / 2 + 20)] = 2
+    labels[(labels == 2) & (x < 80)] = 3
+    return labels
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
+def test_a_straight_cleft_is_measured_as_it_is(spacing):
+    found = pelvimetry(wedge(spacing=spacing), spacing)
+    assert found["obliq_middle_L"] == pytest.approx(-20, abs=1.5) and found["obliq_upper_R"] == pytest.approx(20, abs=1.5)
+    assert found["gap_median_L"] == pytest.approx(3 + 1, abs=0.5), "distances between voxel centres: a voxel more"
+    assert found["joint_height_R"] == pytest.approx(50, abs=4) and found["joint_ap_R"] == pytest.approx(40, abs=3)
+    assert found["joint_centre_lat_L"] == pytest.approx(40, abs=1.5)
+    rim = np.sqrt(3**2 - 2**2)  # mm past the bones' ends, where the distances to both still sum to 6 mm
+    area = (50 + 2 * rim) * (40 / np.cos(np.radians(20)) + 2 * rim) / 100
+    assert found["joint_area_cm2_L"] == pytest.approx(area, rel=0.13)
+    assert found["sacrum_height"] == pytest.approx(50, abs=2) and found["sacrum_depth"] == pytest.approx(40, abs=2)
+
+
+def test_volume_and_widths_are_counted():
+    labels = wedge(angle=0)
+    found = pelvimetry(labels, (1.0, 1.0, 1.0))
+    assert found["sacrum_cm3"] == pytest.approx((labels == 1).sum() / 1000)
+    assert found["sacrum_width"] == 77 and found["biiliac_width"] == pytest.approx(80 + 3 + 2 * 20, abs=2)
+
+
+@pytest.mark.parametrize("label, message", [(1, "no sacrum"), (2, "no left hip"), (3, "no right hip")])
+def test_a_bone_that_is_missing_is_named(label, message):
+    labels = wedge()
+    refused(lambda: pelvimetry(np.where(labels == label, 0, labels), (1.0, 1.0, 1.0)), message)
+
+
+def test_bones_apart_have_no_joint():
+    refused(lambda: pelvimetry(wedge(gap=30.0), (1.0, 1.0, 1.0)), "no joint")
+
+
+# The parametric pelvis ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_dimensions_are_those_of_people(measures, seed):
+    wrong = {k: (round(measures[seed][k], 1), m, sd) for k, (m, sd) in REFERENCE.items()
+             if not k.startswith("gap") and not abs(measures[seed][k] - m) <= 3.5 * sd}      # gaps are for 1 mm voxels
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", [name for name in REFERENCE if not name.startswith("gap")])
+def test_dimensions_are_right_on_average_and_vary(measures, name):
+    """Twelve seeds at 1.5 mm; `benchmarks/anatomy.py` holds a hundred at 1 mm to narrower limits."""
+    mean, sd = REFERENCE[name]
+    found = [one[name] for one in measures]
+    assert abs(np.mean(found) - mean) < 1.2 * sd
+    assert 0.35 * sd < np.std(found, ddof=1) < 2.5 * sd
+
+
+def test_sexes_differ_as_people_do():
+    """Of the drawn figures: men's hip bones are higher, their sacrums longer, their joints larger and more rugged."""
+    drawn = [draw_common(np.random.default_rng(seed)) for seed in range(400)]
+    women, men = ({k: np.mean([d[k] for d in drawn if d["female"] == sex]) for k in drawn[0]} for sex in (1, 0))
+    assert 0.4 < np.mean([d["female"] for d in drawn]) < 0.6
+    for name in ("hip_height", "sacrum_height", "joint_height", "joint_ap", "rugged"):
+        assert men[name] > women[name], name
+    assert women["lateral"] > men["lateral"]
 
 
 def cleft(sacrum: np.ndarray, hip: np.ndarray, spacing: float, width: float = 4.0) -> np.ndarray:
@@ -46,58 +112,11 @@ def cleft(sacrum: np.ndarray, hip: np.ndarray, spacing: float, width: float = 4.
     return (sacrum > 0) & (hip > 0) & (sacrum + hip < width) & (np.abs(sacrum - hip) < spacing)
 
 
-def measure(bones: Bones) -> dict[str, float]:
-    """The figures of the reference; of the joints the mean of both sides."""
-    hips = (bones.left_hip < 0) | (bones.right_hip < 0)
-    found = {
-        "sacrum_width": extent(bones.sacrum < 0, 2, bones.spacing),
-        "sacrum_height": extent(bones.sacrum < 0, 0, bones.spacing),
-        "sacrum_depth": extent(bones.sacrum < 0, 1, bones.spacing),
-        "biiliac_width": extent(hips, 2, bones.spacing),
-        "hip_height": extent(bones.left_hip < 0, 0, bones.spacing),
-    }
-    sides = [measure_joint(bones, bones.left_hip, 1), measure_joint(bones, bones.right_hip, -1)]
-    centres = [side.pop("x") for side in sides]
-    found["joint_centre_lat"] = (centres[0] - centres[1]) / 2
-    return found | {key: float(np.mean([side[key] for side in sides])) for key in sides[0]}
-
-
-def measure_joint(bones: Bones, hip: np.ndarray, sign: int) -> dict[str, float]:
-    joint = cleft(bones.sacrum, hip, bones.spacing)
-    z, y, x = np.argwhere(joint).T * bones.spacing
-    found = {"joint_height": extent(joint, 0, bones.spacing), "joint_ap": extent(joint, 1, bones.spacing)}
-    thirds = np.clip((z - z.min()) / (np.ptp(z) + 1e-6) * 3, 0, 2.999).astype(int)
-    for third, name in enumerate(("lower", "middle", "upper")):
-        here = thirds == third
-        centred = y[here] - y[here].mean(), x[here] - x[here].mean()
-        found[f"obliq_{name}"] = -sign * np.degrees(
-            np.arctan((centred[0] @ centred[1]) / (centred[0] @ centred[0]))
-        )
-    return found | {"x": float(x.mean())}
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_dimensions_are_those_of_people(pelvises, seed):
-    found = measure(pelvises[seed])
-    wrong = {
-        k: (round(found[k], 1), m, sd) for k, (m, sd) in REFERENCE.items() if not abs(found[k] - m) <= 3 * sd
-    }
-    assert not wrong
-
-
-@pytest.mark.parametrize("name", REFERENCE)
-def test_dimensions_are_right_on_average_and_vary(pelvises, name):
-    mean, sd = REFERENCE[name]
-    found = [measure(bones)[name] for bones in pelvises]
-    assert abs(np.mean(found) - mean) < 1.2 * sd
-    assert np.std(found) > 0.1 * sd
-
-
-def test_the_cleft_is_one_to_three_mm_over_most_of_the_joint(pelvises):
+def test_the_cleft_is_one_to_four_mm_over_most_of_the_joint(pelvises):
     for bones in pelvises:
         for hip in (bones.left_hip, bones.right_hip):
             width = (bones.sacrum + hip)[cleft(bones.sacrum, hip, bones.spacing)]
-            assert ((width > 1) & (width < 3)).mean() > 0.7
+            assert ((width > 1) & (width < 3.8)).mean() > 0.7
             assert width.std() > 0.15, "the surfaces undulate"
 
 
@@ -189,9 +208,9 @@ def test_a_missing_label_is_named(boxes, label, name):
 @pytest.mark.parametrize("person", ["male", "female"])
 def test_visible_human_reads_as_a_pelvis(person):
     bones = visible_human(person)
-    found = measure(bones)
+    found = pelvimetry(label_map(bones), (bones.spacing,) * 3)
     assert 110 < found["sacrum_width"] < 135 and 265 < found["biiliac_width"] < 330
-    assert 45 < found["joint_centre_lat"] < 62
+    assert 45 < found["joint_centre_lat_L"] < 62
     assert np.argwhere(bones.left_hip < 0)[:, 2].mean() > np.argwhere(bones.right_hip < 0)[:, 2].mean()
 
 

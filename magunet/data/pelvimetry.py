@@ -57,8 +57,7 @@ def joint_measures(sacrum: Mask, hip: Mask, spacing: Sequence[float]) -> dict[st
         raise InputError("the label map has no joint: sacrum and hip are apart")
     to_sacrum, to_hip = (ndimage.distance_transform_edt(~mask, sampling=spacing) for mask in (sacrum, hip))
     gap = to_sacrum + to_hip
-    cleft = ~sacrum & ~hip & (gap <= CLEFT_MM)
-    middle = cleft & (np.abs(to_sacrum - to_hip) <= max(spacing))
+    middle = ~sacrum & ~hip & (gap <= CLEFT_MM) & (np.abs(to_sacrum - to_hip) <= max(spacing))
     if np.count_nonzero(middle) < 10:
         raise InputError("the label map has no joint: sacrum and hip are apart")
     z, y, x = (np.argwhere(middle) * spacing).T
@@ -67,8 +66,15 @@ def joint_measures(sacrum: Mask, hip: Mask, spacing: Sequence[float]) -> dict[st
     return {
         "joint_height": extent(middle, 0, spacing), "joint_ap": extent(middle, 1, spacing),
         "gap_median": np.median(gap[middle]), "gap_p10": np.percentile(gap[middle], 10),
-        # a column of cleft voxels across the joint adds up to its cross-section
-        "joint_area_cm2": np.sum(np.prod(spacing) / np.maximum(gap[cleft] - max(spacing), max(spacing))) / 100,
+        "joint_area_cm2": level_area(to_sacrum - to_hip, gap <= CLEFT_MM, spacing) / 100,
         "obliq_lower": angles[0], "obliq_middle": angles[1], "obliq_upper": angles[2],
         "joint_centre_lat": x.mean() + box[2].start * spacing[2],
     }
+
+
+def level_area(level: NDArray, where: Mask, spacing: Sequence[float]) -> float:
+    """Area in mm2 of the surface level = 0 (d, h, w) inside `where`: the integral of delta(level) |grad level|."""
+    width = 2 * max(spacing)
+    delta = np.clip(1 - np.abs(level) / width, 0, None) / width
+    steep = np.sqrt(sum(slope**2 for slope in np.gradient(level, *spacing)))
+    return float((delta * steep)[where].sum() * np.prod(spacing))

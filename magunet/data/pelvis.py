@@ -64,7 +64,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
     """
     rng = np.random.default_rng([seed, 1])
-    common = _draw_common(rng)
+    common = draw_common(rng)
     sides = {name: _draw_side(common, rng) for name in ("left", "right")}
     z, y = (np.arange(low, high, spacing) for low, high in (_BOX["z"], _BOX["y"]))
     x = np.arange(0.0, _BOX["x"], spacing)
@@ -79,7 +79,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     return Bones(sacrum, left_hip, right_hip, other, float(spacing), parameters)
 
 
-def _draw_common(rng: np.random.Generator) -> Figures:
+def draw_common(rng: np.random.Generator) -> Figures:
     """Figures of the whole pelvis. Sexes differ in size, in the spread of the joints and in their surfaces.
 
     A woman's sacrum is shorter and wider between the joints, her hip bones are lower (Patriquin et al.,

@@ -18,7 +18,7 @@ _WATER = 0.0195  # 1/mm, attenuation of water at 70 keV (NIST XCOM)
 _ANGLES, _SIZE, _SLICE = 48, 96, 6.0  # projections, pixels a side and slice distance (mm) of the coarse copy
 _FULL_LENGTH = 5.2  # attenuation of the beam from side to side through an average pelvis
 _STARVED = 7.5  # attenuation beyond which hardly a photon arrives
-_HARDENING = 0.012  # relative loss of attenuation per unit of attenuation in bone
+_HARDENING = 0.045  # relative loss of attenuation per unit of attenuation in bone
 
 
 def project(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ def streaks(rng: np.random.Generator, scan: Scan, rows: Array) -> Array:
     rows: (matrix,), relative deviation of each row's rays. Returns (matrix, matrix), about unit variance where
     rows is 1.
     """
-    angles = rng.uniform(-0.2, 0.2, 6)
+    angles = rng.uniform(-0.12, 0.12, 6)
     detector = rng.standard_normal((6, scan.matrix), dtype=np.float32) * rows
     detector[:, 1:] -= 0.5 * detector[:, :-1]  # no low frequencies after the ramp filter
     index = np.arange(scan.matrix)

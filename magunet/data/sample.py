@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from magunet import project, provenance
-from magunet.data import target
+from magunet.data import distance, target
 from magunet.data.target import sij_mask
 from magunet.data.volume import Volume, orientation, read_volume, reorient, write_volume
 from magunet.errors import InputError
@@ -62,7 +62,7 @@ def fetch_sample() -> Sample:
     if not intact:
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
-    made_by, key = sample.mask.with_name("sij.json"), {"code": provenance.code_hash(target, sys.modules[__name__])}
+    made_by, key = sample.mask.with_name("sij.json"), {"code": provenance.code_hash(target, distance, sys.modules[__name__])}
     if not sample.mask.exists() or not made_by.exists() or json.loads(made_by.read_text()) != key:
         write_volume(joint_from_bones(read_volume(sample.bones), SACRUM, LEFT_HIP, RIGHT_HIP), sample.mask)
         provenance.write_json(made_by, key)

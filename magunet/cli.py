@@ -123,6 +123,36 @@ def run_sample(arguments: argparse.Namespace) -> None:
     print(sample.ct, sample.bones, sample.mask, sep="\n")
 
 
+def run_import(arguments: argparse.Namespace) -> None:
+    from magunet.data.bones import BoneNumbers
+    from magunet.data.sources import find_labelmaps, find_scans, import_scans
+    from magunet.progress import track
+
+    source, base, out = arguments.source, Path(arguments.src).resolve(), Path(arguments.out).resolve()
+    given = {name: getattr(arguments, name) for name in ("sacrum", "left_hip", "right_hip")}
+    numbers = {name: tuple(values) for name, values in given.items() if values}
+    if source == "labelmap":
+        labels = Path(arguments.labels).resolve() if arguments.labels else None
+        scans = find_labelmaps(base, labels, BoneNumbers(**numbers), arguments.patient)
+        base = base if labels is None or labels.is_dir() else base.parent
+    elif numbers or arguments.labels or arguments.patient:
+        raise InputError(f"{source} has its own labels and patients; label numbers, --labels and --patient are for labelmap")
+    else:
+        scans = find_scans(source, base, out)
+    outcome = import_scans(source, scans, base, out, track)
+    for name, note in outcome.imported.items():
+        print(f"imported  {name}" + (f"  ({note})" if note else ""))
+    for name, reason in outcome.skipped.items():
+        print(f"skipped   {name}: {reason}")
+    if not outcome.imported and not outcome.present:
+        name, reason = next(iter(outcome.skipped.items()))
+        raise InputError(f"{arguments.src}: none of {len(outcome.skipped)} scans could be imported; {name}: {reason}")
+    counts = f"{len(outcome.imported)} imported, {len(outcome.present)} there before, {len(outcome.skipped)} skipped"
+    print(f"{counts}: {arguments.out}")
+    if outcome.imported and (out / "splits.json").exists():
+        print(f"{arguments.out} was split before these cases came; remove its splits.json to split it anew")
+
+
 def run_audit(arguments: argparse.Namespace) -> None:
     from magunet.report.audit import as_text, parameter_audit
 
@@ -160,6 +190,15 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
     predict.add_argument("--model", required=True, help="a run folder")
     predict.add_argument("--out", required=True, help="folder for mask and picture")
+    imports = verb("import", run_import, "make a cohort of a public data set, or of your own CTs with bone labels")
+    imports.add_argument("source", choices=("totalsegmentator", "vsd", "ctpelvic1k", "pengwin", "labelmap"))
+    imports.add_argument("src", help="the folder it is unpacked in; for labelmap a CT, or a folder of CTs")
+    imports.add_argument("--out", required=True, help="folder for the cohort")
+    own = imports.add_argument_group("labelmap", "label numbers default to those of TotalSegmentator")
+    own.add_argument("--labels", help="the segmentation, or a folder of them named like the CTs")
+    for name, example in (("sacrum", "25 26"), ("left-hip", "77"), ("right-hip", "78")):
+        own.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=f"its label numbers, default {example}")
+    own.add_argument("--patient", help="whose CTs these are, where one patient has several; default: each its own")
     verb("report", run_report, "print scores, figures and masks of a profile", profile=True)
     verb("audit", run_audit, "print the paper's parameter counts beside ours")
     return top

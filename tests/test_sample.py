@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from magunet.data import sample
+from magunet.data.bones import BoneNumbers, derive_pelvis
 from magunet.data.volume import Volume, read_volume, reorient, same_geometry
 from magunet.errors import InputError
 
@@ -43,7 +44,7 @@ def test_the_mask_from_bone_labels_keeps_grid_and_side(code):
     labels[5:11, 5:15, 5:8] = 78
     volume = Volume(labels, (2.0, 2.0, 1.5), (5, 6, 7))
     turned = reorient(volume, code)
-    mask = sample.joint_from_bones(turned, sample.SACRUM, sample.LEFT_HIP, sample.RIGHT_HIP)
+    mask = derive_pelvis(turned, BoneNumbers()).mask
     assert same_geometry(mask, turned)
     lps = reorient(mask, "LPS").array
     left, right = lps[..., 15:], lps[..., :15]

@@ -15,12 +15,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from magunet import project, provenance
-from magunet.data import distance, target
-from magunet.data.target import sij_mask
-from magunet.data.volume import Volume, orientation, read_volume, reorient, write_volume
+from magunet.data import bones, distance, target
+from magunet.data.bones import BoneNumbers, derive_pelvis
+from magunet.data.volume import read_volume, write_volume
 from magunet.errors import InputError
 
 PACKAGE, VERSION = "totalsegmentator", "2.18.0"
@@ -33,8 +31,6 @@ MEMBERS = {
 }
 """File here -> its path in the archive and its sha256."""
 LARGEST_MEMBER = 16 * 2**20
-SACRUM, LEFT_HIP, RIGHT_HIP = (25, 26), (77,), (78,)
-"""Labels of TotalSegmentator 2: 25 sacrum, 26 first sacral vertebra, 77 and 78 the hips."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +58,11 @@ def fetch_sample() -> Sample:
     if not intact:
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
-    made_by, key = sample.mask.with_name("sij.json"), {"code": provenance.code_hash(target, distance, sys.modules[__name__])}
+    made_by, key = sample.mask.with_name("sij.json"), {"code": provenance.code_hash(target, bones, distance, sys.modules[__name__])}
     if not sample.mask.exists() or not made_by.exists() or json.loads(made_by.read_text()) != key:
-        write_volume(joint_from_bones(read_volume(sample.bones), SACRUM, LEFT_HIP, RIGHT_HIP), sample.mask)
+        write_volume(derive_pelvis(read_volume(sample.bones), BoneNumbers()).mask, sample.mask)
         provenance.write_json(made_by, key)
     return sample
-
-
-def joint_from_bones(labels: Volume, sacrum: tuple[int, ...], left_hip: tuple[int, ...],
-                     right_hip: tuple[int, ...]) -> Volume:
-    """SIJ mask (uint8) on the grid of a bone segmentation in any orientation, from the labels of its bones."""
-    lps = reorient(labels, "LPS")
-    bones = [np.isin(lps.array, values) for values in (sacrum, left_hip, right_hip)]
-    return reorient(lps.with_array(sij_mask(*bones, lps.spacing)), orientation(labels))
 
 
 def _download(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 read and write files; a `Volume` itself is NumPy."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,6 +123,27 @@ def read_volume(path: Path | str) -> Volume:
     if path.name.lower().endswith((".nii", ".nii.gz")):
         check_nifti(path)
     return _from_sitk(_execute(_sitk().ReadImage, path, str(path)), path)
+
+
+def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
+    """Named segments of a 3D Slicer segmentation (.seg.nrrd) as labels 1, 2, ... (uint8), in one or several layers.
+
+    Raises InputError as `read_volume`, and when the file names none of the segments.
+    """
+    path = Path(path)
+    sitk = _sitk()
+    image = _execute(sitk.ReadImage, path, str(path))
+    stored = {image.GetMetaData(key): key.removesuffix("_Name") for key in image.GetMetaDataKeys() if key.endswith("_Name")}
+    array = sitk.GetArrayFromImage(image)
+    layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array     # (d, h, w, layers)
+    labels = np.zeros(layers.shape[:3], np.uint8)
+    for number, name in enumerate(names, 1):
+        if key := stored.get(name):
+            layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
+            labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
+    if not set(names) & set(stored):
+        raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")
+    return Volume(labels, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:

@@ -5,6 +5,7 @@
 ``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,15 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from magunet import project, provenance
-from magunet.data import anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue
-from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
+from magunet.data import anatomy, check, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue
+from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.errors import InputError
 from magunet.paper import CASES, TRAIN_CASES
 from magunet.profiles import Settings
 
 SPLIT_SEED = 0
 ENDING = ".nii.gz"
-AIR_HU = -500
 PHANTOM_CODE = (anatomy, disease, organs, pelvis, pelvis_tables, phantom, scanner, shapes, target, tissue)
 """All that decides a phantom's voxels."""
 
@@ -134,33 +134,24 @@ def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
 def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
     """CT and mask of a case; raises InputError when they do not make one to train on."""
     image, label = read_volume(image_path), read_volume(label_path)
-    if not same_geometry(image, label):
-        raise InputError(f"{label_path}: lies on another grid than {image_path.name}; resample the mask onto the image")
-    values = np.unique(label.array)
-    if not np.isin(values, (0, 1)).all():
-        raise InputError(f"{label_path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only")
-    if len(values) < 2:
-        raise InputError(f"{label_path}: the mask {'is empty' if not values.any() else 'fills the volume'}; "
-                         "remove the case or label it")
-    if not np.isfinite(image.array).all():
-        raise InputError(f"{image_path}: holds NaN or infinite values; export it again")
-    if not holds_air(image):
-        raise InputError(f"{image_path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU. "
-                         "Apply the rescale slope and intercept")
+    for problem in itertools.chain(check.grid_problems(image_path, label_path, image, label),
+                                   check.label_problems(label_path, label), check.image_problems(image_path, image)):
+        raise InputError(problem)
     return image, label
-
-
-def holds_air(image: Volume) -> bool:
-    """Whether a scan has air in it, as every CT in HU does; a label map or unscaled image has none."""
-    return bool(image.array.min() < AIR_HU)
 
 
 def check_case(case: Case) -> dict:
     """Read a case and describe it in one row; raises InputError as `read_checked`."""
-    image, label = read_checked(case.image, case.label)
-    voxel_ml = np.prod(image.spacing) / 1000
-    return {"case": case.name, "patient": case.patient, "slices": image.array.shape[0], "matrix": image.array.shape[2],
-            "slice_mm": image.spacing[0], "pixel_mm": image.spacing[2], "target_ml": label.array.sum() * voxel_ml,
+    return describe(case, *read_checked(case.image, case.label))
+
+
+def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
+    """A case in one row of a table; None where a file cannot be read. ``target_ml`` is the mask's volume."""
+    depth, _, width = image.array.shape if image else (None, None, None)
+    slice_mm, _, pixel_mm = image.spacing if image else (None, None, None)
+    target_ml = np.count_nonzero(label.array) * np.prod(label.spacing) / 1000 if label else None
+    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width, "slice_mm": slice_mm,
+            "pixel_mm": pixel_mm, "target_ml": target_ml,
             **{k: v for k, v in case.info.items() if k in ("grade_left", "grade_right")}}
 
 

@@ -41,17 +41,21 @@ def run_cohort(arguments: argparse.Namespace) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> None:
-    import pandas as pd
-
-    from magunet.data.cohort import check_case, load_cohort
+    from magunet.data.cohort import load_cohort
     from magunet.progress import track
+    from magunet.report.checks import as_text, check_cohort
 
     cohort = load_cohort(arguments.cohort)
-    rows = [check_case(case) for case in track(list(cohort.cases.values()), "checked")]
-    print(pd.DataFrame(rows).round(2).to_string(index=False))
+    table, problems = check_cohort(cohort, track)
+    print(as_text(table))
     unused = len(set(cohort.cases) - set(cohort.train) - set(cohort.val))
     print(f"{len(cohort.cases)} cases: {len(cohort.train)} to train on, {len(cohort.val)} to score"
           + (f", {unused} in neither list of splits.json" if unused else ""))
+    print(*problems, sep="\n", end="\n" if problems else "", flush=True)
+    if problems:
+        bad = (table["problems"] > 0).sum()
+        raise InputError(f"{cohort.root}: {len(problems)} problem{'s'[:len(problems) > 1]} in {bad} of {len(table)} cases, "
+                         "listed above")
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:
@@ -89,7 +93,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
-    from magunet.data.cohort import AIR_HU, holds_air
+    from magunet.data.check import AIR_HU, holds_air
     from magunet.data.volume import FILE_ENDINGS, read_volume, write_volume
     from magunet.learn.predict import load_model
     from magunet.progress import say

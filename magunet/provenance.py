@@ -18,6 +18,8 @@ from types import ModuleType
 import torch
 
 HASH_DIGITS = 10
+PARTS: set[Path] = set()
+"""Files that this process is writing."""
 
 
 @contextlib.contextmanager
@@ -28,11 +30,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    PARTS.add(part)
     try:
         yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+        PARTS.discard(part)
 
 
 def write_json(path: Path, content: object) -> None:

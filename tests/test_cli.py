@@ -125,18 +125,6 @@ def test_a_mask_without_a_joint_is_said(run, tmp_path, capsys, monkeypatch):
     assert "found no joint" in error
 
 
-def test_check_prints_the_cases_and_names_what_is_wrong(compendium, capsys):
-    cohort = write_cohort(compendium / "data" / "boxes")
-    status, out, _ = call(capsys, "check", cohort.root)
-    assert status == 0
-    assert "box_0" in out and "4 cases: 3 to train on, 1 to score" in out
-    label = cohort.cases["box_2"].label
-    write_volume(Volume(np.zeros((20, 32, 32), np.uint8), (3.0, 2.0, 2.0)), label)
-    status, _, error = call(capsys, "check", cohort.root)
-    assert status == 2
-    assert "box_2.nii.gz: the mask is empty; remove the case or label it" in error
-
-
 def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys, monkeypatch):
     write_cohort(compendium / "data" / "boxes")
     settings = TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own"}

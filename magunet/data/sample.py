@@ -58,7 +58,8 @@ def fetch_sample() -> Sample:
     if not intact:
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
-    made_by, key = sample.mask.with_name("sij.json"), {"code": provenance.code_hash(target, bones, distance, sys.modules[__name__])}
+    made_by = sample.mask.with_name("sij.json")
+    key = {"code": provenance.code_hash(target, bones, distance, sys.modules[__name__])}
     if not sample.mask.exists() or not made_by.exists() or json.loads(made_by.read_text()) != key:
         write_volume(derive_pelvis(read_volume(sample.bones), BoneNumbers()).mask, sample.mask)
         provenance.write_json(made_by, key)

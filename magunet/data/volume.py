@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magunet.data.nifti import check_nifti
+from magunet.data.nifti import SHEARED, check_nifti
 from magunet.errors import InputError
 from magunet.provenance import whole_file
 
@@ -40,10 +40,11 @@ class Volume:
             raise InputError(f"voxels must be numbers, these are {self.array.dtype}; export magnitude or HU")
         if not all(np.isfinite(s) and s > 0 for s in self.spacing):
             raise InputError(f"voxel spacing must be positive, got {self.spacing} mm (z, y, x)")
+        if not np.isfinite(self.origin).all():
+            raise InputError(f"the position of a volume must be three numbers, got {self.origin} mm (x, y, z)")
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float).reshape(3, 3)
         if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-            raise InputError("the axes of the volume are not perpendicular (sheared or tilted gantry); "
-                             "resample it to a rectangular grid first")
+            raise InputError(SHEARED)
         object.__setattr__(self, "direction", direction)
 
     def with_array(self, array: np.ndarray) -> "Volume":
@@ -60,10 +61,12 @@ class Volume:
 
 def same_geometry(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
     """True when the grids have one shape and no corner lies more than ``tolerance`` mm apart."""
-    if a.array.shape != b.array.shape:
-        return False
-    corners = itertools.product(*[(0, n - 1) for n in a.array.shape])
-    return all(np.linalg.norm(a.to_world(c) - b.to_world(c)) <= tolerance for c in corners)
+    return a.array.shape == b.array.shape and bool((np.linalg.norm(corners(a) - corners(b), axis=1) <= tolerance).all())
+
+
+def corners(volume: Volume) -> np.ndarray:
+    """LPS coordinates (8, 3) in mm of the centres of the voxels at the corners."""
+    return np.array([volume.to_world(index) for index in itertools.product(*[(0, n - 1) for n in volume.array.shape])])
 
 
 def _nearest_axes(direction: np.ndarray) -> list[tuple[int, int]]:
@@ -175,6 +178,8 @@ def _execute(call, path: Path, *arguments, **named):
         return call(*arguments, **named)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("ERROR:")[-1].strip()
+        if "orthonormal" in reason:
+            raise InputError(f"{path}: {SHEARED}") from error
         raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); is the file complete?") from error
 
 

@@ -1,0 +1,336 @@
+"""``magunet check``: every mistake has its own line, none hides another case, and sound scans pass."""
+
+import gzip
+import json
+import struct
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from test_cli import call
+
+from magunet.data import phantom
+from magunet.data.check import scale_problems
+from magunet.data.cohort import load_cohort, phantom_scan, read_checked
+from magunet.data.volume import Volume, read_volume, reorient, write_volume
+from magunet.report.figures import both_grids
+
+sitk = pytest.importorskip("SimpleITK")
+
+SPACING, ORIGIN = (3.0, 2.0, 2.0), (10.0, -20.0, 30.0)
+NAMES = ("ana", "ben", "cem", "dora")
+
+
+def pelvis(seed, shape=(14, 40, 44)):
+    """A body of fat around muscle, two bones in it, and a joint between them; noise of 30 HU."""
+    z, y, x = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    radius = np.hypot(x / 0.9, y / 0.7) + 0 * z
+    scan = np.select([radius < 0.8, radius < 1], [50, -100], -1000)
+    joint = (abs(x) < 0.08) & (abs(y) < 0.3) & (abs(z) < 0.6)
+    scan = np.where((abs(x) < 0.4) & (abs(y) < 0.3) & ~joint, 600, scan) + np.random.default_rng(seed).normal(0, 30, shape)
+    return tuple(Volume(array, SPACING, ORIGIN) for array in (scan.astype(np.int16), joint.astype(np.uint8)))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Four sound scans of four patients, three to train on."""
+    for seed, name in enumerate(NAMES):
+        scan, mask = pelvis(seed)
+        write_volume(scan, tmp_path / f"imagesTr/{name}_0000.nii.gz")
+        write_volume(mask, tmp_path / f"labelsTr/{name}.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({
+        "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": 4, "file_ending": ".nii.gz",
+        "cases": {"ana": {"grade_left": 3, "grade_right": 0}}}))
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["ana", "ben", "cem"], "val": ["dora"]}))
+    return tmp_path
+
+
+def image_path(root, name="ben"):
+    return root / f"imagesTr/{name}_0000.nii.gz"
+
+
+def label_path(root, name="ben"):
+    return root / f"labelsTr/{name}.nii.gz"
+
+
+def change_image(root, change, name="ben"):
+    scan = read_volume(image_path(root, name))
+    write_volume(scan.with_array(change(scan.array.astype(np.int32))), image_path(root, name))
+
+
+def change_label(root, change):
+    mask = read_volume(label_path(root))
+    write_volume(mask.with_array(change(mask.array)), label_path(root))
+
+
+def shear(path, qform_code=0, lean=0.5):
+    """Let z lean in y by so many mm a slice in the NIfTI-1 header's sform; without a qform there is no other grid in it."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into("<2h", content, 252, qform_code, 1)
+    struct.pack_into("<f", content, 296 + 8, lean)
+    path.write_bytes(gzip.compress(content))
+
+
+def check(root, capsys):
+    """Exit status, rows of the table (case -> line), lines about problems, stderr."""
+    status, out, error = call(capsys, "check", root)
+    lines = out.splitlines()
+    rows = {line.split()[0]: line for line in lines[1:5]}
+    assert list(rows) == list(NAMES), out                     # every case has its row, whatever is wrong
+    assert lines[5].startswith("4 cases: 3 to train on, 1 to score")
+    return status, rows, lines[6:], error
+
+
+def test_a_sound_cohort_passes(root, capsys):
+    status, rows, problems, error = check(root, capsys)
+    assert status == 0 and problems == [] and "problem" not in error
+    assert rows["ana"].split()[:6] == ["ana", "ana", "14", "44", "3.00", "2.00"]
+    header = call(capsys, "check", root)[1].splitlines()[0].split()
+    low, high = (read_volume(image_path(root, "ana")).array.min(), read_volume(image_path(root, "ana")).array.max())
+    ana = dict(zip(header, rows["ana"].split()))
+    assert ana["grade_left"] == "3" and ana["grade_right"] == "0" and ana["split"] == "train" and ana["axes"] == "LPS"
+    assert ana["hu"] == f"{low}..{high}" and ana["problems"] == "0" and float(ana["target_ml"]) > 0
+    assert "val" in rows["dora"].split()
+    assert not (root / "check").exists()
+
+
+def padded(value):
+    def change(array):
+        array = array.copy()
+        array[:, :, :6] = array[:, :, -6:] = value
+        return array
+    return change
+
+
+def metal(array):
+    array = array.copy()
+    array[4:9, 18:22, 8:12] = 30000
+    return array
+
+
+def cropped(array):
+    """The body's box less a little; two voxels of bowel gas are the only air."""
+    array = np.where(array < -500, -100, array)
+    array[5, 20, 5:7] = -850
+    return array
+
+
+def wide(array):
+    """A thin patient in a large field of view."""
+    large = np.full((14, 110, 110), -1000)
+    large[:, 30:70, 30:74] = array
+    return large
+
+
+@pytest.mark.parametrize("change", [
+    padded(-2000), padded(-3024), padded(-32768), metal, lambda a: metal(padded(-3024)(a)), cropped,
+    lambda a: a.clip(-1024, 3071), lambda a: a + np.random.default_rng(5).normal(0, 60, a.shape).astype(int), wide,
+], ids=["padded -2000", "padded -3024", "padded -32768", "metal", "padding and metal", "little air", "12 bit", "noise",
+        "thin patient"])
+def test_sound_scales_pass(change):
+    scan, _ = pelvis(0)
+    array = change(scan.array.astype(np.int32))
+    assert array.min() < -500 and not list(scale_problems("x", Volume(array, SPACING)))
+
+
+@pytest.mark.parametrize("change", [padded(-3024), metal, cropped], ids=["padding", "metal", "little air"])
+def test_a_sound_scan_with_padding_metal_or_little_air_passes(root, capsys, change):
+    change_image(root, change)
+    status, _, problems, _ = check(root, capsys)
+    assert status == 0 and not problems
+
+
+def test_phantoms_pass(root, capsys):
+    for seed, name in enumerate(NAMES):
+        scan, mask = phantom_scan(phantom.make_phantom(seed, matrix=64, slices=(36, 40)))
+        write_volume(scan, image_path(root, name))
+        write_volume(mask, label_path(root, name))
+    status, _, problems, _ = check(root, capsys)
+    assert status == 0 and not problems
+
+
+def write_4d(path):
+    array = sitk.ReadImage(str(path))
+    sitk.WriteImage(sitk.JoinSeries([array, array]), str(path))
+
+
+SCALED = [
+    (lambda a: a + 1024, ["no voxel below -500 HU", "not HU", "offset of 1024", "rescale slope and intercept"]),
+    (lambda a: (a + 1024).clip(0, 4095), ["not HU", "0 to", "offset of 1024"]),
+    (lambda a: (a + 1200) / 2000, ["not HU", "scaled to 0 to 1", "rescale slope and intercept"]),
+    (lambda a: np.digitize(a, [-500, 0, 300]), ["not HU", "0 to 3: a label map"]),
+    (lambda a: (a - a.mean()) / a.std(), ["not HU", "normalised"]),
+    (lambda a: padded(-2000)(a + 1024), ["much lies near 1024", "offset of 1024 was not taken off", "rescale"]),
+    (lambda a: metal(a - 1024), ["hardly any fat or muscle", "not HU", "rescale"]),
+    (lambda a: (a - 1024).clip(-1024), ["no voxel above 200 HU", "no bone", "not HU", "rescale"]),
+    (lambda a: padded(-1024)((a + 1200) / 2000), ["no voxel above 200 HU", "no bone", "not HU", "rescale"]),
+]
+
+
+@pytest.mark.parametrize("change, words", SCALED, ids=[
+    "offset", "0 to 4095", "0 to 1", "label map", "normalised", "offset and padding", "offset twice", "offset twice, clipped",
+    "0 to 1 and padding"])
+def test_a_wrong_hu_scale_is_found(root, capsys, change, words):
+    change_image(root, change)
+    found(root, capsys, "imagesTr/ben_0000.nii.gz", *words)
+
+
+def found(root, capsys, *words, count=1):
+    """The problems that are named, all of ben; every other case is sound."""
+    status, rows, problems, error = check(root, capsys)
+    assert status == 2 and len(problems) == count, problems
+    assert all(line.startswith("ben: ") for line in problems)
+    for word in words:
+        assert word in " ".join(problems), f"{word!r} not in {problems}"
+    assert [row.split()[-1] for row in rows.values()] == ["0", str(count), "0", "0"]
+    assert error.splitlines()[-1] == (f"magunet check: {root}: {count} problem{'s' * (count > 1)} in 1 of 4 cases, listed above")
+    return problems
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda r: change_label(r, lambda a: a * 0), ["labelsTr/ben.nii.gz", "is empty", "remove the case or label it"]),
+    (lambda r: change_label(r, lambda a: a * 0 + 1), ["labelsTr/ben.nii.gz", "fills the volume", "remove the case or label it"]),
+    (lambda r: change_label(r, lambda a: a * 2), ["labelsTr/ben.nii.gz", "labels [0, 2]", "0 and 1 only"]),
+    (lambda r: change_image(r, lambda a: np.where(a > 500, np.nan, a)), ["ben_0000.nii.gz", "NaN", "export it again"]),
+    (lambda r: change_image(r, lambda a: np.where(a > 500, np.inf, a)), ["ben_0000.nii.gz", "infinite", "export it again"]),
+    (lambda r: write_4d(image_path(r)), ["ben_0000.nii.gz", "has 4 dimensions", "give a single 3D volume"]),
+    (lambda r: write_4d(label_path(r)), ["labelsTr/ben.nii.gz", "has 4 dimensions", "give a single 3D volume"]),
+    (lambda r: shear(image_path(r)), ["ben_0000.nii.gz", "not perpendicular", "resample it to a rectangular grid"]),
+    (lambda r: shear(image_path(r), 1), ["ben_0000.nii.gz", "not perpendicular", "resample it to a rectangular grid"]),
+    (lambda r: shear(image_path(r), lean=1e-3), ["ben_0000.nii.gz", "not perpendicular", "resample it to a rectangular grid"]),
+    (lambda r: shear(label_path(r)), ["labelsTr/ben.nii.gz", "not perpendicular", "resample it to a rectangular grid"]),
+    (lambda r: image_path(r).write_bytes(image_path(r).read_bytes()[:500]), ["ben_0000.nii.gz", "export it again"]),
+], ids=["empty", "full", "labels", "NaN", "infinite", "4D image", "4D mask", "sheared", "sheared, with a qform", "barely sheared",
+        "sheared mask", "truncated"])
+def test_a_bad_file_is_found(root, capsys, spoil, words):
+    spoil(root)
+    found(root, capsys, *words)
+
+
+@pytest.mark.parametrize("face, words", [
+    (np.s_[0, 20, 20], "first slice"), (np.s_[-1, 20, 20], "last slice"), (np.s_[5, 0, 20], "first row"),
+    (np.s_[5, -1, 20], "last row"), (np.s_[5, 20, 0], "first column"), (np.s_[5, 20, -1], "last column")])
+def test_a_mask_at_the_border_is_found(root, capsys, face, words):
+    def touch(array):
+        array[face] = 1
+        return array
+    change_label(root, touch)
+    found(root, capsys, "labelsTr/ben.nii.gz", f"touches the {words}, so the joint may be cut off", "remove the case")
+
+
+def test_a_mask_one_voxel_off_the_border_is_sound(root, capsys):
+    change_label(root, lambda a: np.pad(np.ones([n - 2 for n in a.shape], a.dtype), 1))
+    assert check(root, capsys)[0] == 0
+
+
+@pytest.mark.parametrize("other, words", [
+    (lambda m: Volume(m.array, m.spacing, tuple(np.add(m.origin, (0, 6, 8)))), "corners up to 10 mm apart"),
+    (lambda m: Volume(m.array, (3.0, 2.0, 2.1), m.origin, m.direction), "corners up to 4.3 mm apart"),
+    (lambda m: Volume(m.array[1:], m.spacing, m.origin, m.direction), "(13, 40, 44) voxels against (14, 40, 44)"),
+    (lambda m: Volume(m.array, m.spacing, m.origin, np.diag([-1.0, -1, 1])), "corners up to"),
+    (lambda m: Volume(m.array, m.spacing, m.origin, Rotation.from_euler("z", 30, degrees=True).as_matrix()), "corners up to"),
+    (lambda m: Volume(m.array, m.spacing, (5000.0, 0.0, 0.0)), "corners up to 4.99e+03 mm apart"),
+    (lambda m: reorient(m, "RAS"), "corners up to"),
+], ids=["shifted", "spacing", "slices", "flipped", "turned", "far away", "other axes"])
+def test_another_grid_is_found_and_drawn(root, capsys, other, words):
+    write_volume(other(read_volume(label_path(root))), label_path(root))
+    text, = found(root, capsys, "labelsTr/ben.nii.gz: lies on another grid than ben_0000.nii.gz", words, "resample the mask")
+    picture = root / "check" / "ben.png"
+    assert text.endswith(f"Picture: {picture}") and picture.read_bytes().startswith(b"\x89PNG")
+    write_volume(pelvis(1)[1], label_path(root))
+    assert check(root, capsys)[0] == 0 and not picture.exists()                       # mended, and no stale picture
+
+
+def test_an_empty_mask_on_another_grid_has_a_picture_too(root, capsys):
+    mask = read_volume(label_path(root))
+    write_volume(Volume(mask.array * 0, (3.0, 2.0, 2.5), mask.origin), label_path(root))
+    found(root, capsys, "another grid", "is empty", count=2)
+    assert (root / "check" / "ben.png").exists()
+
+
+def test_a_picture_that_cannot_be_written_hides_nothing(root, capsys):
+    (root / "check").write_text("a file stands where the folder should go")
+    mask = read_volume(label_path(root))
+    write_volume(Volume(mask.array, (3.0, 2.0, 2.5), mask.origin), label_path(root))
+    found(root, capsys, "another grid", "Picture: none", "cannot be written")
+
+
+def test_the_picture_shows_each_where_its_header_puts_it():
+    """One bright voxel in a turned scan, and one voxel of a mask in a grid that is turned less."""
+    scan_array, mask_array = np.full((9, 11, 13), -1000, np.int16), np.zeros((5, 6, 7), np.uint8)
+    scan_array[5, 4, 7] = 3000
+    mask_array[1, 3, 2] = 1
+    scan = Volume(scan_array, (5, 4, 3), (40, 10, -60), Rotation.from_euler("z", 90, degrees=True).as_matrix())
+    mask = Volume(mask_array, (5, 4, 3), (28, 20, -40))
+    assert scan.to_world((5, 4, 7)) == pytest.approx([24, 31, -35]) and mask.to_world((1, 3, 2)) == pytest.approx([34, 32, -35])
+    axial, _, sagittal = both_grids(scan, mask).axes                  # planes z = -35, y = 32 and x = 34
+    assert axial.lines[0].get_xydata() == pytest.approx(np.array([[34, 32]]))
+    assert sagittal.lines[0].get_xydata() == pytest.approx(np.array([[32, -35]]))
+    values, (left, right, bottom, top) = axial.images[0].get_array().filled(-1000), axial.images[0].get_extent()
+    row, column = np.argwhere(values > 1000).mean(axis=0)
+    assert left + (right - left) * (column + 0.5) / 400 == pytest.approx(24, abs=0.5)
+    assert bottom + (top - bottom) * (row + 0.5) / 400 == pytest.approx(31, abs=0.5)
+
+
+def copy(root, change=lambda volume: volume, source="ana", to="ben"):
+    for path in (image_path, label_path):
+        write_volume(change(read_volume(path(root, source))), path(root, to))
+
+
+@pytest.mark.parametrize("change", [
+    lambda s: s, lambda s: s.with_array(s.array.astype(np.float64)), lambda s: s.with_array(s.array.astype(np.int32)),
+    lambda s: reorient(s, "RAS"), lambda s: Volume(s.array, s.spacing, s.origin, np.diag([-1.0, -1, 1])),
+    lambda s: Volume(s.array, (1.0, 1.5, 2.5), (3, 4, 5)),
+], ids=["copy", "float64", "int32", "turned", "header turned", "header"])
+def test_the_same_voxels_twice_are_found(root, capsys, change):
+    copy(root, change)
+    text, = found(root, capsys, "the same voxels as", "ana_0000.nii.gz", "ben_0000.nii.gz", "remove ben or ana")
+    assert "worthless" not in text
+
+
+def test_the_same_voxels_in_train_and_val_are_worse(root, capsys):
+    copy(root, to="dora")
+    status, _, problems, error = check(root, capsys)
+    assert status == 2 and len(problems) == 1 and "1 problem in 1 of 4 cases" in error
+    assert "ana_0000.nii.gz" in problems[0] and "dora_0000.nii.gz" in problems[0]
+    assert "one is in train, the other in val: a score would be worthless" in problems[0]
+
+
+def test_scans_that_differ_in_one_voxel_are_no_duplicates(root, capsys):
+    def one_voxel(array):
+        array[3, 20, 20] += 1
+        return array
+    copy(root)
+    change_image(root, one_voxel)
+    assert check(root, capsys)[0] == 0
+
+
+def test_every_bad_case_is_listed(root, capsys):
+    change_label(root, lambda a: a * 0)
+    change_image(root, lambda a: a + 1024)
+    write_4d(image_path(root, "cem"))
+    copy(root, to="dora")
+    status, rows, problems, error = check(root, capsys)
+    assert status == 2
+    assert [line.split(":")[0] for line in problems] == ["ben", "ben", "cem", "dora"]
+    assert [row.split()[-1] for row in rows.values()] == ["0", "2", "1", "1"]
+    assert "4 problems in 3 of 4 cases" in error
+
+
+def test_lists_that_contradict_themselves_stop_the_check(root, capsys):
+    content = json.loads((root / "dataset.json").read_text())
+    content["cases"] |= {"ben": {"patient": "p"}, "dora": {"patient": "p"}}
+    (root / "dataset.json").write_text(json.dumps(content))
+    status, out, error = call(capsys, "check", root)
+    assert status == 2 and out == "" and "patient 'p' is in both train and val" in error
+
+
+def test_training_takes_what_only_a_person_can_judge(root):
+    """A mask at the border, and an odd scale that holds air, are warnings of the check."""
+    def touch(array):
+        array[0] = 1
+        return array
+    change_label(root, touch)
+    change_image(root, lambda a: a - 1024)
+    case = load_cohort(root).cases["ben"]
+    assert read_checked(case.image, case.label)[1].array[0].all()

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from magunet import project
 from magunet.data.anatomy import label_map_pelvis
-from magunet.data.cohort import phantom_scan
 from magunet.data.phantom import make_phantom
+from magunet.data.phantom_cohort import phantom_scan
 from magunet.data.volume import read_volume, reorient
 from magunet.report.figures import PLANES, TRUTH_COLOUR, central_slices, draw_plane, save_figure
 

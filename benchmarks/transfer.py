@@ -17,8 +17,9 @@ from scipy import ndimage
 
 from magunet import profiles
 from magunet.data.anatomy import label_map_pelvis
-from magunet.data.cohort import cohort_of, phantom_scan
+from magunet.data.cohort import cohort_of
 from magunet.data.phantom import make_phantom
+from magunet.data.phantom_cohort import phantom_scan
 from magunet.data.sample import fetch_sample
 from magunet.data.volume import Volume, read_volume, reorient
 from magunet.learn.predict import Model, load_model

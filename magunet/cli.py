@@ -27,6 +27,13 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def case_count(text: str) -> int:
+    """A number of cases."""
+    if not text.isdecimal() or not 0 < int(text) < 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cases from 1 to 99999")
+    return int(text)
+
+
 def settings_of(arguments: argparse.Namespace):
     from magunet import profiles
 
@@ -38,6 +45,22 @@ def run_cohort(arguments: argparse.Namespace) -> None:
     from magunet.progress import track
 
     print(cohort_of(settings_of(arguments), track).root)
+
+
+def run_phantom(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import load_cohort
+    from magunet.data.likeness import phantom_options
+    from magunet.data.phantom_cohort import write_phantoms
+    from magunet.progress import track
+
+    cohort, out = load_cohort(arguments.like), Path(arguments.out)
+    count = len(cohort.cases) if arguments.cases is None else arguments.cases
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "parameters").is_dir())):
+        raise InputError(f"{out}: is not empty, and not from 'magunet phantom'; give a new folder with --out")
+    options = phantom_options(cohort, count, track)
+    wanted = dict(zip(range(arguments.seed, arguments.seed + count), options))
+    write_phantoms(out, wanted, f"magunet phantoms like {cohort.root.name}", track)
+    print(out)
 
 
 def run_check(arguments: argparse.Namespace) -> None:
@@ -194,6 +217,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
     predict.add_argument("--model", required=True, help="a run folder")
     predict.add_argument("--out", required=True, help="folder for mask and picture")
+    phantoms = verb("phantom", run_phantom, "make phantoms with the spacing, slices and noise of a cohort's scans")
+    phantoms.add_argument("--like", required=True, metavar="COHORT", help="the cohort whose scans they take after")
+    phantoms.add_argument("--out", required=True, help="folder for the new cohort")
+    phantoms.add_argument("--cases", type=case_count, help="how many; default: as many as the cohort has")
+    phantoms.add_argument("--seed", type=seed_number, default=0, help="of the first phantom (0); the next ones count up")
     imports = verb("import", run_import, "make a cohort of a public data set, or of your own CTs with bone labels")
     imports.add_argument("source", choices=("totalsegmentator", "vsd", "ctpelvic1k", "pengwin", "labelmap"))
     imports.add_argument("src", help="the folder it is unpacked in; for labelmap a CT, or a folder of CTs")

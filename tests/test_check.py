@@ -11,7 +11,8 @@ from test_cli import call
 
 from magunet.data import phantom
 from magunet.data.check import scale_problems
-from magunet.data.cohort import load_cohort, phantom_scan, read_checked
+from magunet.data.cohort import load_cohort, read_checked
+from magunet.data.phantom_cohort import phantom_scan
 from magunet.data.volume import Volume, read_volume, reorient, write_volume
 from magunet.report.figures import both_grids
 

@@ -17,11 +17,9 @@ from magunet.data.cohort import (
     check_case,
     cohort_of,
     load_cohort,
-    make_phantom_cohort,
-    phantom_folder,
-    phantom_scan,
     split_by_patient,
 )
+from magunet.data.phantom_cohort import make_phantom_cohort, phantom_folder, phantom_scan
 from magunet.data.volume import Volume, orientation, read_volume, write_volume
 
 SHAPE, SPACING = (8, 8, 8), (3.0, 1.0, 1.0)

@@ -14,8 +14,8 @@ from conftest import refused
 from test_cohort import PHANTOMS, contents, quietly
 
 from magunet import parallel, profiles
-from magunet.data import cohort
-from magunet.data.cohort import make_phantom_cohort, phantom_folder, phantom_processes
+from magunet.data import phantom_cohort
+from magunet.data.phantom_cohort import make_phantom_cohort, phantom_folder, phantom_processes
 from magunet.data.volume import read_volume
 from magunet.errors import InputError
 from magunet.provenance import whole_file, write_json
@@ -72,8 +72,8 @@ def test_one_process_is_this_one(tmp_path):
 
 SCRIPT = """
 from test_cohort import PHANTOMS, quietly
-from magunet.data import cohort
-cohort.phantom_processes = lambda *_: 2
+from magunet.data import cohort, phantom_cohort
+phantom_cohort.phantom_processes = lambda *_: 2
 print("once", len(cohort.load_cohort(cohort.make_phantom_cohort(PHANTOMS, quietly)).cases))
 """
 
@@ -123,10 +123,12 @@ def test_a_container_limits_the_memory(monkeypatch, tmp_path):
 def test_phantoms_are_made_on_all_cores_unless_that_takes_longer(monkeypatch):
     monkeypatch.setattr(parallel, "core_count", lambda: 16)
     monkeypatch.setattr(parallel, "free_memory", lambda: 26.0)
-    paper = profiles.load("paper")
-    assert phantom_processes(paper, 70) == 10 and phantom_processes(paper, 2) == 2     # 2.5 GiB each
-    assert phantom_processes(profiles.load("gpu"), 70) == 15
-    assert phantom_processes(profiles.load("smoke"), 6) == 1
+    def processes(name, count):
+        settings = profiles.load(name)
+        return phantom_processes([{"matrix": settings.scan_matrix, "slices": settings.scan_slices}] * count)
+    assert processes("paper", 70) == 10 and processes("paper", 2) == 2                 # 2.5 GiB each
+    assert processes("gpu", 70) == 15
+    assert processes("smoke", 6) == 1
 
 
 # Phantoms ---------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def test_phantoms_are_made_on_all_cores_unless_that_takes_longer(monkeypatch):
 def test_phantoms_are_the_same_from_any_number_of_processes_and_after_a_stop(compendium, monkeypatch):
     root, results = phantom_folder(PHANTOMS), []
     for processes in (1, 2):
-        monkeypatch.setattr(cohort, "phantom_processes", lambda settings, count, n=processes: n)
+        monkeypatch.setattr(phantom_cohort, "phantom_processes", lambda options, n=processes: n)
         results.append(contents(make_phantom_cohort(PHANTOMS, quietly)))
         root.rename(compendium / f"by-{processes}")
     assert results[0] == results[1] and len(results[0]) == 3 * 3 + 1

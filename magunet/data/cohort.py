@@ -13,33 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from magunet import parallel, project, provenance
-from magunet.data import (
-    anatomy,
-    check,
-    disease,
-    distance,
-    fields,
-    organs,
-    pelvis,
-    pelvis_tables,
-    phantom,
-    projection,
-    scanner,
-    shapes,
-    target,
-    tissue,
-)
-from magunet.data.volume import Volume, read_volume, write_volume
+from magunet import project, provenance
+from magunet.data import check
+from magunet.data.phantom_cohort import make_phantom_cohort
+from magunet.data.volume import ENDING, Volume, read_volume
 from magunet.errors import InputError
 from magunet.paper import CASES, TRAIN_CASES
 from magunet.profiles import Settings
 
 SPLIT_SEED = 0
-ENDING = ".nii.gz"
-PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner,
-                shapes, target, tissue)
-"""All that decides a phantom's voxels."""
 
 
 @dataclass(frozen=True)
@@ -169,69 +151,6 @@ def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
     return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width, "slice_mm": slice_mm,
             "pixel_mm": pixel_mm, "target_ml": target_ml,
             **{k: v for k, v in case.info.items() if k in ("grade_left", "grade_right")}}
-
-
-# The built-in phantoms ---------------------------------------------------------------------------------
-
-def phantom_folder(settings: Settings) -> Path:
-    """``data/phantoms-<profile>-<hash>``: the hash changes with the settings and code that make the voxels."""
-    key = provenance.content_hash(settings.cases, settings.cohort_seed, settings.scan_matrix, settings.scan_slices,
-                                  settings.target_mm, provenance.code_hash(*PHANTOM_CODE))
-    return project.data() / f"phantoms-{settings.profile}-{key}"
-
-
-def phantom_scan(made: phantom.Phantom) -> tuple[Volume, Volume]:
-    """CT and mask of a phantom as volumes, centred on the origin."""
-    origin = tuple(-s * (n - 1) / 2 for s, n in zip(made.spacing[::-1], made.image.shape[::-1]))
-    return Volume(made.image, made.spacing, origin), Volume(made.mask, made.spacing, origin)
-
-
-def make_phantom_cohort(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Path:
-    """Generate what is missing of the built-in cohort, on all cores, and return its folder.
-
-    A case is complete when its file in ``parameters/`` exists; ``dataset.json`` comes last.
-    """
-    root = phantom_folder(settings)
-    if (root / "dataset.json").exists():
-        return root
-    seeds = range(settings.cohort_seed, settings.cohort_seed + settings.cases)
-    missing = [(root, seed, settings) for seed in seeds if not _record(root, seed).exists()]
-    if missing:
-        parallel.run_all(_make_case, missing, phantom_processes(settings, len(missing)), progress, "phantoms")
-    cases = {_record(root, seed).stem: json.loads(_record(root, seed).read_text()) for seed in seeds}
-    provenance.write_json(root / "dataset.json", {
-        "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
-        "file_ending": ENDING, "name": f"magunet phantoms, profile {settings.profile}",
-        "licence": "CC0-1.0", "cases": cases})
-    return root
-
-
-def _record(root: Path, seed: int) -> Path:
-    """The file that is written last of a phantom's, and says how it was drawn."""
-    return root / "parameters" / f"phantom_{seed:03d}.json"
-
-
-def _make_case(root: Path, seed: int, settings: Settings) -> None:
-    """Generate and write one phantom: scan, mask, and last its record."""
-    made = phantom.make_phantom(seed, matrix=settings.scan_matrix, slices=settings.scan_slices,
-                                thickness=settings.target_mm)
-    image, mask = phantom_scan(made)
-    record = _record(root, seed)
-    write_volume(image, root / "imagesTr" / f"{record.stem}_0000{ENDING}")
-    write_volume(mask, root / "labelsTr" / f"{record.stem}{ENDING}")
-    left, right = made.grades
-    provenance.write_json(record, {"patient": record.stem, "grade_left": left, "grade_right": right,
-                                   "parameters": made.parameters})
-
-
-def phantom_processes(settings: Settings, count: int) -> int:
-    """Processes that make this many phantoms: all cores, if it takes longer than to start them and memory lasts.
-
-    Measured: a phantom takes 0.6 to 2.5 GiB, 20 million voxels about ten seconds, a process three to start.
-    """
-    voxels = settings.scan_matrix**2 * settings.scan_slices[1]
-    gib = 0.6 + 1.2 * min(1, voxels / 10e6) + 14 * voxels / 2**30
-    return 1 if count * voxels < 20e6 else parallel.process_count(count, gib)
 
 
 def cohort_of(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Cohort:

@@ -15,10 +15,10 @@ Figures = dict[str, float]
 
 # Disease by grade 0..4: blur of the margin (mm), depth of erosions (mm), sclerosis (HU) and its reach (mm),
 # fraction of the joint that is bridged by bone.
-_MARGIN = (0.0, 1.4, 1.6, 2.0, 1.6)
+_MARGIN = (0.0, 0.8, 1.2, 1.8, 1.4)
 _EROSION = (0.0, 0.5, 2.0, 3.5, 2.0)
-_SCLEROSIS = (0.0, 50.0, 170.0, 320.0, 400.0)
-_REACH = (3.0, 4.0, 5.0, 8.0, 10.0)
+_SCLEROSIS = (0.0, 150.0, 280.0, 430.0, 500.0)
+_REACH = (3.0, 5.0, 6.0, 8.0, 10.0)
 _BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)
 
 

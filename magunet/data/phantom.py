@@ -95,13 +95,13 @@ class Pose:
     (60 mm) and surface (28 mm).
     """
 
-    _WAVES = ((140.0, 3.0), (60.0, 1.0), (28.0, 0.3))  # wavelength and amplitude in mm
+    _WAVES = ((140.0, 4.0), (60.0, 1.6), (28.0, 0.4))  # wavelength and amplitude in mm
     _COUNT = 6  # waves of each length
 
     def __init__(self, rng: np.random.Generator, centre: NDArray) -> None:
         self.centre = centre
-        angles = rng.normal(0, [3, 3, 7])  # degrees about z (turned), y (leaning), x (pelvic tilt)
-        stretch = np.clip(rng.normal(1, 0.04, 3), 0.9, 1.1)
+        angles = rng.normal(0, [4, 3, 9])  # degrees about z (turned), y (leaning), x (pelvic tilt)
+        stretch = np.clip(rng.normal(1, 0.05, 3), 0.88, 1.12)
         turn = Rotation.from_euler("zyx", angles, degrees=True).as_matrix()[::-1, ::-1]
         self.matrix = turn @ np.diag(1 / stretch)
         self.scale = float(stretch.prod() ** (1 / 3))

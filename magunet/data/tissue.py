@@ -53,6 +53,7 @@ def draw_tissue(rng: np.random.Generator) -> Figures:
         "fat_hu": rng.uniform(-118, -92),
         "cartilage_hu": rng.uniform(25, 100),
         "vessel_hu": rng.uniform(110, 220) if contrast else rng.uniform(35, 50),
+        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),  # oral contrast, or none
         "fat_mm": rng.uniform(5, 42),
         "muscle_fat": rng.uniform(0.0, 1.0),
         "belly_mm": rng.uniform(15, 95),
@@ -177,7 +178,7 @@ class Body:
         soft, bowel = noise["soft"], 1.3 * noise["bowel"]
         wall = np.maximum(at["cavity"] + 4, 9 * (0.15 - bowel))
         _paint(hu, wall, 42 + 5 * soft, edge)
-        _paint(hu, wall + 3, 18 + 10 * soft, edge)
+        _paint(hu, wall + 3, self.figures["bowel_hu"] + 10 * soft, edge)
         gas = 9 * (2.3 - self.figures["gas"] - bowel - 0.8 * noise["gas"])
         _paint(hu, np.maximum(wall + 4, gas), -880.0, edge)
         _paint(hu, at["bladder"], 9.0, edge)

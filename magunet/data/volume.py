@@ -12,6 +12,8 @@ from magunet.data.nifti import SHEARED, check_nifti
 from magunet.errors import InputError
 from magunet.provenance import whole_file
 
+ENDING = ".nii.gz"
+"""Of the files in a cohort."""
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 FILE_ENDINGS = (*WRITTEN_ENDINGS, ".mhd")
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))

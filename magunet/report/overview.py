@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from magunet import project
-from magunet.data.cohort import load_cohort, phantom_folder
+from magunet.data.cohort import load_cohort
+from magunet.data.phantom_cohort import phantom_folder
 from magunet.data.sample import sample_paths
 from magunet.data.volume import read_volume
 from magunet.learn.runs import data_hash, is_finished, run_folder

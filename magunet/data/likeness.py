@@ -1,0 +1,53 @@
+"""What makes a scan look like those of a cohort: its grid and its noise."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import ndimage
+
+from magunet.data.cohort import Cohort
+from magunet.data.phantom_cohort import Options
+from magunet.data.scanner import Protocol
+from magunet.data.volume import Volume, read_volume, reorient
+from magunet.errors import InputError
+
+SOFT_HU = (0, 100)
+"""Muscle and organs: noise is read there, where the anatomy itself is even."""
+EVEN = 0.35
+"""Of the patches in soft tissue, the share that is taken to hold no edges."""
+PATCH_MM = 6.0
+
+
+def noise_of(scan: Volume) -> float:
+    """Standard deviation of the noise in HU, from even patches of soft tissue in an LPS scan in HU.
+
+    Raises InputError when the scan holds next to no soft tissue.
+    """
+    size = [1, *(max(3, round(PATCH_MM / s)) for s in scan.spacing[1:])]
+    image = scan.array.astype(np.float32)
+    mean = ndimage.uniform_filter(image, size)
+    variance = (ndimage.uniform_filter(image**2, size) - mean**2) * np.prod(size) / (np.prod(size) - 1)
+    soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
+    if np.count_nonzero(soft) < 1000:
+        raise InputError("hardly any soft tissue from 0 to 100 HU, so the noise cannot be measured")
+    variance = np.sort(variance[soft].clip(0))
+    return float(np.sqrt(variance[: max(1, int(EVEN * variance.size))].mean()))
+
+
+def phantom_options(cohort: Cohort, count: int, progress: Callable[[list, str], Iterator]) -> list[Options]:
+    """How to make `count` phantoms like the scans of a cohort: each takes matrix, spacing, slices and noise of one.
+
+    The scans come in turn, by name. Raises InputError, naming the file, when one cannot be measured.
+    """
+    options = []
+    for case in progress(sorted(cohort.cases.values(), key=lambda case: case.name)[:count], "measured"):
+        scan = reorient(read_volume(case.image), "LPS")
+        try:
+            noise = noise_of(scan)
+        except InputError as error:
+            raise InputError(f"{case.image}: {error}") from error
+        slices, _, matrix = scan.array.shape
+        (slice_mm, _, pixel), exactly = scan.spacing, 2
+        protocol = Protocol(pixel_mm=(pixel,) * exactly, slice_mm=(slice_mm,) * exactly, noise_hu=(noise,) * exactly)
+        options.append({"matrix": matrix, "slices": (slices, slices), "protocol": protocol})
+    return [options[n % len(options)] for n in range(count)]

@@ -226,3 +226,13 @@ def test_visible_human_is_rendered(person):
         assert np.argwhere(p.bones == 2)[:, 2].mean() > np.argwhere(p.bones == 3)[:, 2].mean()
         assert np.median(p.image[p.bones > 0]) > 100
     assert (first.mask != second.mask).any()
+
+
+def test_joint_space_falls_and_subchondral_bone_hardens_with_every_grade():
+    """Mean of three phantoms: the open share of the cleft below 200 HU, and the HU of the bone in the target."""
+    found = np.zeros((5, 2))
+    for seed in (30, 31, 32):
+        made = [make_phantom(seed, matrix=128, slices=(30, 30), grades=(g, g)) for g in range(5)]
+        cleft, bone = (made[0].mask > 0) & (made[0].bones == 0), (made[0].mask > 0) & (made[0].bones > 0)
+        found += [((p.image[cleft] < 200).mean(), p.image[bone].mean()) for p in made]
+    assert (np.diff(found[:, 0]) < 0).all() and (np.diff(found[:, 1]) > 0).all()

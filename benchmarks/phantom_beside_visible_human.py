@@ -1,4 +1,4 @@
-"""Draws parametric phantoms beside renders of the Visible Human pelvises, in three planes.
+"""Draws parametric phantoms beside renders of the Visible Human pelvises: three planes through the joint, and the midline.
 
     python benchmarks/phantom_beside_visible_human.py FOLDER
 
@@ -10,16 +10,19 @@ Writes figures/phantom_beside_visible_human.png. Both kinds of anatomy go throug
 import sys
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from magunet import project
 from magunet.data.anatomy import label_map_pelvis
 from magunet.data.phantom import make_phantom
 from magunet.data.phantom_cohort import phantom_scan
+from magunet.data.scanner import Protocol
 from magunet.data.volume import read_volume, reorient
-from magunet.report.figures import PLANES, TRUTH_COLOUR, central_slices, draw_plane, save_figure
+from magunet.report.figures import TRUTH_COLOUR, central_slices, draw_plane, save_figure
 
-GRID = dict(matrix=256, slices=(90, 90), grades=(0, 2))
+GRID = dict(matrix=320, slices=(140, 140), grades=(0, 0),
+            protocol=Protocol(pixel_mm=(1.05, 1.05), margin_mm=(60, 60), noise_hu=(12, 12)))
 
 
 def rows(folder: Path) -> dict:
@@ -35,13 +38,16 @@ def rows(folder: Path) -> dict:
 def main(folder: Path) -> None:
     """Draw one row a phantom, one column a plane."""
     made = rows(folder)
-    figure = Figure(figsize=(12, 3.1 * len(made)), layout="constrained")
-    for line, (title, phantom) in zip(figure.subplots(len(made), 3), made.items()):
+    figure = Figure(figsize=(14, 3.0 * len(made)), layout="constrained")
+    for line, (title, phantom) in zip(figure.subplots(len(made), 4, width_ratios=(1.1, 1.1, 1, 1)), made.items()):
         scan, truth = phantom_scan(phantom)
-        for axes, name, index in zip(line, PLANES, central_slices(truth.array, truth.array.shape)):
+        axial, coronal, sagittal = central_slices(truth.array, truth.array.shape)
+        midline = int(np.argwhere(phantom.bones == 1)[:, 2].mean())
+        views = ("axial", axial), ("coronal", coronal), ("sagittal", sagittal), ("sagittal", midline)
+        for axes, (name, index) in zip(line, views):
             draw_plane(axes, scan, name, index, {TRUTH_COLOUR: truth.array})
-            axes.set_title(f"{title}: {name}", fontsize=9)
-    path = save_figure(figure, project.root() / "figures" / "phantom_beside_visible_human.png", "seeds 1, 4 and 10", dpi=110)
+            axes.set_title(f"{title}: {'midline' if index == midline else name}", fontsize=8)
+    path = save_figure(figure, project.root() / "figures" / "phantom_beside_visible_human.png", "seeds 1, 4 and 10", dpi=100)
     print(path)
 
 

@@ -66,7 +66,7 @@ def make_phantom(
     children = np.random.SeedSequence(seed).spawn(len(names))
     rng = {name: np.random.default_rng(child) for name, child in zip(names, children)}
     if bones is None:
-        bones = parametric_pelvis(seed, float(np.clip(0.8 * 512 / matrix, 1.0, 2.5)))
+        bones = parametric_pelvis(seed, float(np.clip(0.9 * 512 / matrix, 1.0, 2.5)))
     grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
     joints = _joint_points(bones)
     pose = Pose(rng["pose"], joints.mean(0))

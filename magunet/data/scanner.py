@@ -14,7 +14,7 @@ from magunet.data.fields import Array, Axes
 from magunet.errors import InputError
 from magunet.paper import PIXEL_MM
 
-_SUBSLICE = 1.5  # mm, thicker slices are averaged from several thin ones
+_SUBSLICE = 2.0  # mm, thicker slices are averaged from several thin ones
 _SLAB = 4_000_000  # voxels rendered at a time
 
 
@@ -64,7 +64,7 @@ class Scan:
 
     @property
     def subslices(self) -> int:
-        return int(np.clip(np.ceil(self.slice_spacing / _SUBSLICE), 1, 4))
+        return int(np.clip(np.ceil(self.slice_spacing / _SUBSLICE), 1, 3))
 
     def axes(self) -> Axes:
         """Voxel centres (z, y, x) in mm."""

@@ -216,6 +216,9 @@ class Body:
 
 def _paint(hu: Array, level: Array, value: Array | float, edge: float) -> None:
     """Mixes `value` into `hu` where `level` is negative, with an edge of `edge` mm."""
-    inside = np.clip(0.5 - level / np.float32(edge), 0, 1)
-    inside *= value - hu
-    hu += inside
+    where = np.flatnonzero(level < edge / 2)
+    if not len(where):
+        return
+    inside = np.minimum(0.5 - level.ravel()[where] / np.float32(edge), 1)
+    flat = hu.ravel()
+    flat[where] += inside * ((value.ravel()[where] if isinstance(value, np.ndarray) else value) - flat[where])

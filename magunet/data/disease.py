@@ -23,10 +23,11 @@ _BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)
 
 
 def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str, Figures]:
-    """Lesions of each side: what the grade asks for, give or take."""
+    """Lesions of each side: what the grade asks for, give or take. `widening` holds age as well."""
     lesions = {}
     for side, grade in zip(("left", "right"), grades):
         vary = rng.uniform(0.75, 1.25, 5).tolist()
+        age = float(rng.uniform(-1.5, 0.2))  # mm, the cleft narrows in healthy people too
         shift = float(rng.choice([-1.4, 0.6], p=[0.8, 0.2]) * rng.uniform(0.6, 1.2))  # mm, grade 3: narrower, or wider
         lesions[side] = {
             "margin": _MARGIN[grade] * vary[0],
@@ -34,7 +35,7 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
             "sclerosis": _SCLEROSIS[grade] * vary[2],
             "reach": _REACH[grade] * vary[3],
             "bridged": min(0.95, _BRIDGED[grade] * vary[4]),
-            "widening": (0.0, -0.2, -0.5, shift, -1.6)[grade],
+            "widening": (0.0, -0.2, -0.5, shift, -1.6)[grade] + age,
         }
     return lesions
 

@@ -82,9 +82,10 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
 def draw_common(rng: np.random.Generator) -> Figures:
     """Figures of the whole pelvis. Sexes differ in size, in the spread of the joints and in their surfaces.
 
-    A woman's sacrum is shorter and wider between the joints, her hip bones are lower (Patriquin et al.,
-    Forensic Sci Int 2005;147:119), her auricular surfaces smaller (13.7 cm2 for 16.2, Poilliot et al., Clin Anat
-    2020) and less rugged (Vleeming et al., Spine 1990;15:130).
+    A woman's pelvis is roomier and her sacrum shorter (Fischer and Mitteroecker, Anat Rec 2017;300:698), her
+    auricular surfaces are smaller (13.7 cm2 for 16.2 cm2: "Auricular surface morphology and surface area does not
+    influence subchondral bone density distribution in the dysfunctional sacroiliac joint", Clin Anat) and less
+    rugged (doi:10.1097/00007632-199002000-00016).
     """
     female = float(rng.random() < 0.5)
     sex = 1 - 2 * female  # +1 man, -1 woman
@@ -98,14 +99,15 @@ def draw_common(rng: np.random.Generator) -> Figures:
         "sacrum_height": np.clip(128 + 6 * sex + 5 * size + rng.normal(0, 14.5), 99, 164),
         "sacrum_depth": 99 + 2 * size + rng.normal(0, 8),
         "joint_height": 65.5 + 2.5 * sex + 2.2 * size + rng.normal(0, 4),
-        "joint_ap": 70 + 3 * sex + 2 * size + rng.normal(0, 7),
+        "joint_ap": 71 + 3 * sex + 2 * size + rng.normal(0, 9),
         "lower": 0 + angle + rng.normal(0, 4),
         "middle": 22 + angle + rng.normal(0, 4),
         "upper": 34 + angle + rng.normal(0, 4),
-        "gap": rng.normal(3.2, 0.12),
+        "gap": rng.normal(3.27, 0.11),
         "recess": rng.uniform(5, 10),
         "hook": rng.uniform(0, 14),
         "flare": rng.normal(0, 3),
+        "ear": 0.8 * sex + rng.normal(0, 0.3),  # mm by which the auricular surface is wider all around
         "rugged": rng.uniform(0.5, 1.1) + 0.15 * sex,
     }
     return {name: float(value) for name, value in figures.items()}
@@ -113,7 +115,7 @@ def draw_common(rng: np.random.Generator) -> Figures:
 
 def _draw_side(common: Figures, rng: np.random.Generator) -> Figures:
     """Figures of one side: those of the pelvis plus about half their spread."""
-    spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 3.5, "flare": 2}
+    spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 4.5, "flare": 2}
     spread |= {"lower": 4, "middle": 4, "upper": 4, "gap": 0.07, "recess": 1, "rugged": 0.15}
     side = {key: float(rng.normal(common[key], sd)) for key, sd in spread.items()}
     side["gap"] = float(np.clip(side["gap"], 2.5, 3.6))
@@ -158,7 +160,7 @@ def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:
     surface = p["lateral"] + 0.15 * z[:, None] - slope * 45 * np.tanh(along / 45)
     surface = surface + p["rugged"] * waves(p["noise_seed"], 14.0, z, y)
     scale = np.array([p["joint_ap"] / EAR_AP, p["joint_height"] / EAR_HEIGHT])
-    return surface, outline_distance(np.array(EAR) * scale, z, y)
+    return surface, outline_distance(np.array(EAR) * scale, z, y) - p["ear"]
 
 
 def _hip(p: Figures, z: Array, y: Array, x: Array, face: Array, near: Array) -> Array:

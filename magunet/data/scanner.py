@@ -24,7 +24,8 @@ class Protocol:
 
     `pixel_mm` None is the range of the paper's cohort (0.449 to 0.801 mm at 512 x 512), scaled with the matrix;
     `margin_mm` reaches beyond the joints, below and above. `noise_hu` is the standard deviation inside the
-    body; None draws it by kernel, as is usual in low-dose to standard pelvic CT.
+    body; None draws it by kernel, as is usual in low-dose to standard pelvic CT; pixels larger than a scanner's
+    have less of it.
     """
 
     pixel_mm: tuple[float, float] | None = None
@@ -114,10 +115,11 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
     corner = [float(c - half + pixel / 2) for c in (y, x)]
     sharp = bool(rng.random() < 0.5)
     low_dose = rng.random() < 0.3
-    noise = rng.uniform(*(protocol.noise_hu or ((18, 60) if sharp else (8, 32))))
+    noise = rng.uniform(*(protocol.noise_hu or np.divide((18, 60) if sharp else (8, 32), np.sqrt(max(1, pixel / PIXEL_MM[1])))))
+    resampled = rng.uniform(0, 0.5) * max(0, pixel - PIXEL_MM[1])  # mm, no scanner has larger pixels
     return Scan(
         matrix, count, float(pixel), spacing, (float(bottom), *corner), "bone" if sharp else "soft",
-        blur=float(rng.uniform(0.25, 0.4) if sharp else rng.uniform(0.5, 0.8)),
+        blur=float(resampled + (rng.uniform(0.25, 0.4) if sharp else rng.uniform(0.5, 0.8))),
         cutoff=float(rng.uniform(0.8, 1.2) if sharp else rng.uniform(0.4, 0.65)),
         noise=float(noise),
         streaks=float(rng.uniform(0.2, 0.5) if low_dose else rng.uniform(0, 0.15)),

@@ -51,7 +51,8 @@ def draw_tissue(rng: np.random.Generator) -> Figures:
         "marrow_sd": rng.uniform(15, 60),
         "muscle_hu": rng.uniform(45, 68),
         "fat_hu": rng.uniform(-118, -92),
-        "cartilage_hu": rng.uniform(25, 100),
+        "plate": rng.uniform(0.1, 1.5),  # thickness of the cortex at the joint, relative to elsewhere
+        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),  # calcified in some
         "vessel_hu": rng.uniform(110, 220) if contrast else rng.uniform(35, 50),
         "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),  # oral contrast, or none
         "fat_mm": rng.uniform(5, 42),
@@ -120,7 +121,7 @@ class Body:
         lesion_noise = {name: field.at(axes) for name, field in self.lesion_noise.items()}
         for side, hip in (("left", d.left_hip), ("right", d.right_hip)):
             where = np.flatnonzero((d.sacrum < 25) & (hip < 25) & (d.sacrum + hip < 30))
-            if self.lesions[side]["margin"] == 0 or not len(where):
+            if not len(where):
                 continue
             local = {name: noise.ravel()[where] for name, noise in lesion_noise.items()}
             joint = Joint(d.sacrum.ravel()[where], hip.ravel()[where], local)
@@ -166,7 +167,7 @@ class Body:
         inner = f["trabecular_hu"] + ala + f["trabecular_sd"] * (0.5 * noise["fine"] + 0.7 * noise["trabecular"])
         inner = np.maximum(inner + f["marrow_sd"] * noise["marrow"], -80) + sclerosis * (1 + 0.15 * noise["trabecular"])
         thin = 1.1 if name in ("left", "right") else 0.7  # the cortex of sacrum and spine is thinner
-        shell = f["cortical_mm"] * thin * (1 + 0.2 * noise["marrow"].clip(-2, 2)) * (1 + 0.4 * near)
+        shell = f["cortical_mm"] * thin * (1 + 0.2 * noise["marrow"].clip(-2, 2)) * (1 + (f["plate"] - 1) * near)
         cortical = f["cortical_hu"] * (1 + 0.08 * noise["trabecular"] + 0.1 * near)
         width = np.maximum(0.6, self.scan.pixel) + margin  # mm, over which the surface is spread
         share = np.clip(0.5 + depth / width, 0, 1)

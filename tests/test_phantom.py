@@ -79,7 +79,7 @@ def test_spacing_is_in_the_stated_range(matrix):
 
 
 def test_default_grades_are_drawn_and_cover_the_scale():
-    grades = [make_phantom(seed, matrix=32, slices=(20, 20)).grades for seed in range(10)]
+    grades = [make_phantom(seed, matrix=32, slices=(24, 24)).grades for seed in range(10)]
     assert (
         all(0 <= g <= 4 for pair in grades for g in pair) and len({g for pair in grades for g in pair}) >= 4
     )

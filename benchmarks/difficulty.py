@@ -7,6 +7,8 @@ grids. The two joints of a scan are scored apart, since each has its own grade.
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ import pandas as pd
 from magunet import profiles
 from magunet.data.cohort import Case, cohort_of
 from magunet.data.volume import read_volume, reorient
+from magunet.errors import InputError
 from magunet.learn.predict import load_model
 from magunet.learn.runs import fit
 from magunet.progress import track
@@ -21,7 +24,7 @@ from magunet.report.metrics import overlap
 from magunet.report.scores import score_run
 
 
-def joints(case: Case, mask_file: str) -> list[dict]:
+def joints(case: Case, mask_file: Path) -> list[dict]:
     """Dice in percent of the left and the right joint of a case, and their grades."""
     truth, mask = (reorient(read_volume(path), "LPS").array > 0 for path in (case.label, mask_file))
     columns = np.flatnonzero(truth.any((0, 1)))
@@ -39,6 +42,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = profiles.load(arguments.profile)
     cohort = cohort_of(settings, track)
+    if not all("grade_left" in cohort.cases[name].info for name in cohort.val):
+        raise InputError(f"{cohort.root}: its dataset.json gives no grades; take a cohort of phantoms")
     run = fit(arguments.network, settings, settings.seeds[0], cohort)
     whole = 100 * score_run(run, cohort).dice
     rows = [row for name in cohort.val for row in joints(cohort.cases[name], run / "masks" / f"{name}.nii.gz")]
@@ -49,4 +54,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"difficulty: {error}")

@@ -5,10 +5,14 @@
 Trains on the profile `transfer` (or goes on, or takes the finished run), then scores, each on its own grid:
 the profile's validation phantoms; renders of the label maps in FOLDER, if given (NIfTI: 1 sacrum, 3 and 4 left
 hip, 5 and 6 right hip, such as the Visible Human pelvises); and the real sample CT against the mask derived from
-its bone labels. No test scan is trained on, and none chooses anything: the last epoch's weights are taken.
+its bone labels. No test scan is trained on, and none chooses anything: the last epoch's weights are taken. The
+phantom's mean shape was read off the Visible Human pelvises, so their renders are new in pose, shape detail and
+tissue, but not a test on other people; the real CT is.
 """
 
 import argparse
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ from magunet.data.phantom import make_phantom
 from magunet.data.phantom_cohort import phantom_scan
 from magunet.data.sample import fetch_sample
 from magunet.data.volume import Volume, read_volume, reorient
+from magunet.errors import InputError
 from magunet.learn.predict import Model, load_model
 from magunet.learn.runs import fit
 from magunet.progress import track
@@ -45,16 +50,13 @@ def score(model: Model, scan: Volume, truth: Volume) -> dict:
     return {"Dice": 100 * overlap(mask, target).dice, "median surface mm": np.median(distances) if len(distances) else np.inf}
 
 
-def renders(folder: Path, count: int) -> dict[str, tuple[Volume, Volume]]:
-    """`count` phantoms of each label map in a folder, with scans and grades drawn like any phantom's."""
-    made = {}
-    for path in sorted(folder.glob("*.nii.gz")):
-        labels = reorient(read_volume(path), "LPS")
+def renders(folder: Path, count: int) -> Iterator[tuple[str, str, Volume, Volume]]:
+    """Group, case, scan and truth of `count` phantoms of each label map, with scans and grades drawn like any phantom's."""
+    for number, path in enumerate(sorted(folder.glob("*.nii.gz"))):
+        labels, name = reorient(read_volume(path), "LPS"), path.name.removesuffix(".nii.gz")
         bones = label_map_pelvis(labels.array, labels.spacing)
-        for seed in range(count):
-            made[f"{path.name.removesuffix('.nii.gz')}, render {seed}"] = phantom_scan(
-                make_phantom(seed, matrix=256, slices=(50, 120), bones=bones))
-    return made
+        for seed in range(number * count, (number + 1) * count):
+            yield name, f"{name}, seed {seed}", *phantom_scan(make_phantom(seed, matrix=256, slices=(50, 120), bones=bones))
 
 
 def main() -> None:
@@ -66,6 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.labels and not list(arguments.labels.glob("*.nii.gz")):
         parser.error(f"{arguments.labels}: holds no .nii.gz label maps")
+    sample = fetch_sample()
     settings = profiles.load("transfer")
     cohort = cohort_of(settings, track)
     run = fit(arguments.network, settings, settings.seeds[0], cohort)
@@ -76,9 +79,8 @@ def main() -> None:
         rows.append({"group": "validation phantoms", "case": name, "grades": grades}
                     | score(model, read_volume(case.image), read_volume(case.label)))
     if arguments.labels:
-        for name, (scan, truth) in track(renders(arguments.labels, arguments.renders).items(), "renders"):
-            rows.append({"group": name.split(",")[0], "case": name} | score(model, scan, truth))
-    sample = fetch_sample()
+        for group, name, scan, truth in renders(arguments.labels, arguments.renders):
+            rows.append({"group": group, "case": name} | score(model, scan, truth))
     scan, truth = read_volume(sample.ct), read_volume(sample.mask)
     rows.append({"group": "real CT", "case": "TotalSegmentator sample"} | score(model, scan, truth))
     table = pd.DataFrame(rows)
@@ -91,4 +93,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"transfer: {error}")

@@ -48,6 +48,7 @@ def run_cohort(arguments: argparse.Namespace) -> None:
 
 
 def run_phantom(arguments: argparse.Namespace) -> None:
+    from magunet import provenance
     from magunet.data.cohort import load_cohort
     from magunet.data.likeness import phantom_options
     from magunet.data.phantom_cohort import write_phantoms
@@ -55,10 +56,12 @@ def run_phantom(arguments: argparse.Namespace) -> None:
 
     cohort, out = load_cohort(arguments.like), Path(arguments.out)
     count = len(cohort.cases) if arguments.cases is None else arguments.cases
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "parameters").is_dir())):
+    marker = out / "like.json"      # tells a folder of this verb from anything else
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
         raise InputError(f"{out}: is not empty, and not from 'magunet phantom'; give a new folder with --out")
     options = phantom_options(cohort, count, track)
     wanted = dict(zip(range(arguments.seed, arguments.seed + count), options))
+    provenance.write_json(marker, {"like": cohort.root.resolve().name})
     write_phantoms(out, wanted, f"magunet phantoms like {cohort.root.name}", track)
     print(out)
 
@@ -259,7 +262,8 @@ def main(words: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            print(f"magunet {arguments.verb}: not enough memory; lower size, depth or width (raise width_divisor)",
+            print(f"magunet {arguments.verb}: not enough memory; close other programs, or lower size, depth "
+                  "or width (raise width_divisor)",
                   file=sys.stderr)
             return 2
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):

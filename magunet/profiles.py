@@ -72,6 +72,7 @@ class Settings:
         _require(16 <= low <= high, "scan_slices", self.scan_slices, "a pair, fewest and most, from 16 up")
         for name in ("epochs", "samples_per_case", "width_divisor"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.target_mm <= 15, "target_mm", self.target_mm, "at most 15, in which both joints stay apart")
         for name in ("target_mm", "learning_rate"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("margin_mm", "weight_decay"):

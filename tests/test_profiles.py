@@ -22,8 +22,8 @@ def smoke(**changes):
 
 # Profiles ---------------------------------------------------------------------------------------------
 
-def test_the_four_profiles_are_there():
-    assert PROFILES == ["cpu", "gpu", "paper", "smoke"]
+def test_the_profiles_are_there():
+    assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer"]
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -18,7 +18,7 @@ class Bones:
     """Signed distances (mm, negative inside, cut off at 40 mm) to the bones of a pelvis, float32 (d, h, w).
 
     The grid is isotropic with `spacing` mm in LPS patient axes: index x grows to the patient's left, y to
-    posterior, z to superior. `other` holds all other bones (L4, L5, femurs, coccyx). `parameters` are the
+    posterior, z to superior. `other` holds all other bones (L3 to L5, femurs, coccyx). `parameters` are the
     figures that were drawn.
     """
 

@@ -64,6 +64,8 @@ def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tup
 def load_cohort(root: Path | str) -> Cohort:
     """Read a cohort's lists; makes ``splits.json`` once if there is none, and never changes it.
 
+    Scans of one patient only are all for validation: they can be looked at and scored, not trained on.
+
     Raises InputError that says what to do when a file is missing, a split names an unknown case, or one
     patient's scans are on both sides.
     """
@@ -89,6 +91,8 @@ def load_cohort(root: Path | str) -> Cohort:
         raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr")
     patients = {name: case.patient for name, case in cases.items()}
     path = root / "splits.json"
+    if not path.exists() and len(set(patients.values())) == 1:
+        return Cohort(root, cases, (), tuple(cases))
     if not path.exists():
         train, val = split_by_patient(patients)
         provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})

@@ -16,6 +16,8 @@ SOFT_HU = (0, 100)
 EVEN = 0.35
 """Of the patches in soft tissue, the share that is taken to hold no edges."""
 PATCH_MM = 6.0
+LEAST_HEIGHT = 110.0
+"""mm of a scan that holds the joints of every phantom."""
 
 
 def noise_of(scan: Volume) -> float:
@@ -37,7 +39,8 @@ def noise_of(scan: Volume) -> float:
 def phantom_options(cohort: Cohort, count: int, progress: Callable[[list, str], Iterator]) -> list[Options]:
     """How to make `count` phantoms like the scans of a cohort: each takes matrix, spacing, slices and noise of one.
 
-    The scans come in turn, by name. Raises InputError, naming the file, when one cannot be measured.
+    The scans come in turn, by name; a phantom's slices are square, as wide as the scan's longer side. Raises
+    InputError, naming the file, when a scan cannot be measured or is too short for a phantom's joints.
     """
     options = []
     for case in progress(sorted(cohort.cases.values(), key=lambda case: case.name)[:count], "measured"):
@@ -46,8 +49,12 @@ def phantom_options(cohort: Cohort, count: int, progress: Callable[[list, str], 
             noise = noise_of(scan)
         except InputError as error:
             raise InputError(f"{case.image}: {error}") from error
-        slices, _, matrix = scan.array.shape
-        (slice_mm, _, pixel), exactly = scan.spacing, 2
-        protocol = Protocol(pixel_mm=(pixel,) * exactly, slice_mm=(slice_mm,) * exactly, noise_hu=(noise,) * exactly)
+        slices, pixel = len(scan.array), scan.spacing[2]
+        if (height := slices * scan.spacing[0]) < LEAST_HEIGHT:
+            raise InputError(f"{case.image}: is {height:.0f} mm high, and the joints of a phantom need {LEAST_HEIGHT:.0f} mm; "
+                             "leave this case out of the cohort")
+        matrix = round(max(n * s for n, s in zip(scan.array.shape[1:], scan.spacing[1:])) / pixel)
+        ranges = {"pixel_mm": pixel, "slice_mm": scan.spacing[0], "noise_hu": noise}
+        protocol = Protocol(**{name: (value, value) for name, value in ranges.items()})
         options.append({"matrix": matrix, "slices": (slices, slices), "protocol": protocol})
     return [options[n % len(options)] for n in range(count)]

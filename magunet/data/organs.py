@@ -27,7 +27,7 @@ def soft_levels(
         """Union of rounded cones through knots (z, y, |x|, radius)."""
         return np.minimum.reduce([rounded_cone(z, y, ax, a, b) for a, b in pairwise(knots)])
 
-    j = rng.normal(0, 2.5, 12)
+    j = rng.normal(0, 2.5, 9)
     psoas = tube((95, -50, 40, 17), (40, -65, 52, 19), (-20, -82, 72, 18), (-80, -78, 88, 15))
     vessels = np.minimum(
         tube(

@@ -61,7 +61,9 @@ def joint_measures(sacrum: Mask, hip: Mask, spacing: Sequence[float]) -> dict[st
     if np.count_nonzero(middle) < 10:
         raise InputError("the label map has no joint: sacrum and hip are apart")
     z, y, x = (np.argwhere(middle) * spacing).T
-    thirds = np.clip(3 * (z - z.min()) / np.ptp(z), 0, 2.999).astype(int)
+    thirds = np.clip(3 * (z - z.min()) / max(np.ptp(z), 1e-6), 0, 2.999).astype(int)
+    if min(np.bincount(thirds, minlength=3)) < 3:
+        raise InputError("the joint is seen on too few slices to measure its angles")
     angles = [np.degrees(np.arctan(np.polyfit(y[thirds == third], x[thirds == third], 1)[0])) for third in range(3)]
     return {
         "joint_height": extent(middle, 0, spacing), "joint_ap": extent(middle, 1, spacing),

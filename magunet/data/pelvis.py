@@ -54,11 +54,11 @@ from magunet.data.shapes import (
 )
 
 _NOTCH = slice(12, 15)  # of HIP_OUTLINE: the roof of the greater sciatic notch, below the joint
-_BOX = {"z": (-150.0, 95.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
+_BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
 
 
 def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
-    """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 245 x 210 x 329 voxels).
+    """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 325 x 210 x 329 voxels).
 
     Sizes, sex, joint angles, curvature and the undulation of the joint differ from seed to seed; left and
     right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
@@ -83,9 +83,10 @@ def draw_common(rng: np.random.Generator) -> Figures:
     """Figures of the whole pelvis. Sexes differ in size, in the spread of the joints and in their surfaces.
 
     A woman's pelvis is roomier and her sacrum shorter (Fischer and Mitteroecker, Anat Rec 2017;300:698), her
-    auricular surfaces are smaller (13.7 cm2 for 16.2 cm2: "Auricular surface morphology and surface area does not
-    influence subchondral bone density distribution in the dysfunctional sacroiliac joint", Clin Anat) and less
-    rugged (doi:10.1097/00007632-199002000-00016).
+    auricular surfaces are smaller (13.7 for 16.2 cm2 of cartilage alone, mean over 29 patients: "Auricular surface
+    morphology and surface area does not influence subchondral bone density distribution in the dysfunctional
+    sacroiliac joint", Clin Anat) and less rugged (Vleeming et al., Spine 1990;15:130). The spreads follow the 19
+    adults; how far the sexes are apart within them is our choice.
     """
     female = float(rng.random() < 0.5)
     sex = 1 - 2 * female  # +1 man, -1 woman
@@ -95,7 +96,7 @@ def draw_common(rng: np.random.Generator) -> Figures:
         "female": female,
         "lateral": 47.6 - 0.8 * sex + 0.8 * size + rng.normal(0, 2),
         "half_biiliac": 139 + 3 * size + rng.normal(0, 7),
-        "hip_height": 222 + 6.5 * sex + 7 * size + rng.normal(0, 7.5),
+        "hip_height": 219.5 + 6.5 * sex + 7 * size + rng.normal(0, 7.5),
         "sacrum_height": np.clip(128 + 6 * sex + 5 * size + rng.normal(0, 14.5), 99, 164),
         "sacrum_depth": 99 + 2 * size + rng.normal(0, 8),
         "joint_height": 65.5 + 2.5 * sex + 2.2 * size + rng.normal(0, 4),
@@ -252,14 +253,14 @@ def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float)
 
 
 def _other_bones(p: Figures, z: Array, y: Array, x: Array) -> Array:
-    """L5 and L4 (bodies, arches, processes), the proximal femur and the coccyx."""
+    """L5 to L3 (bodies, arches, processes), the proximal femur and the coccyx."""
     bones = np.full((len(z), len(y), len(x)), FAR, np.float32)
     deep = p["sacrum_depth"] / 107
-    spine = (span(z, 20, 115), span(y, -105, 60), span(x, -1, 65))
+    spine = (span(z, 20, 140), span(y, -105, 60), span(x, -1, 65))
     zs, ys, xs = (axis[part] for axis, part in zip((z, y, x), spine))
-    vertebrae = _vertebra(zs, ys, xs, 48, -48 * deep, 0.5), _vertebra(zs, ys, xs, 85, -60 * deep, 0.2)
-    bones[np.ix_(*spine)] = np.minimum(*vertebrae)
-    leg = (span(z, -150, -25), span(y, -105, 25), span(x, 40, 170))
+    places = (48, -48, 0.5), (85, -60, 0.2), (122, -65, 0.0)  # z, y and tilt of L5, L4 and L3
+    bones[np.ix_(*spine)] = np.minimum.reduce([_vertebra(zs, ys, xs, up, by * deep, tilt) for up, by, tilt in places])
+    leg = (span(z, -190, -25), span(y, -105, 25), span(x, 40, 170))
     bones[np.ix_(*leg)] = _femur(*_femoral_head(p), *(axis[part] for axis, part in zip((z, y, x), leg)))
     high, tip = 48 - p["sacrum_height"], 54 * deep - p["hook"]
     tail = (span(z, high - 50, high + 30), span(y, -20, 80), span(x, -1, 30))

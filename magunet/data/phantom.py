@@ -65,13 +65,15 @@ def make_phantom(
     names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
     children = np.random.SeedSequence(seed).spawn(len(names))
     rng = {name: np.random.default_rng(child) for name, child in zip(names, children)}
-    if bones is None:
-        bones = parametric_pelvis(seed, float(np.clip(0.9 * 512 / matrix, 1.0, 2.5)))
+    protocol = protocol or Protocol()
+    drawn = bones is None
+    if drawn:
+        bones = parametric_pelvis(seed, float(np.clip(1.45 * np.mean(protocol.pixels(matrix)), 1.0, 2.5)))
     grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
     joints = _joint_points(bones)
-    pose = Pose(rng["pose"], joints.mean(0))
+    pose = Pose(rng["pose"], joints.mean(0), stretched=not drawn)
     posed = pose.to_scan(joints)
-    scan = scanner.draw_scan(rng["scan"], matrix, slices, protocol or Protocol(), posed.min(0), posed.max(0))
+    scan = scanner.draw_scan(rng["scan"], matrix, slices, protocol, posed.min(0), posed.max(0))
     figures = tissue.draw_tissue(rng["tissue"])
     lesions = draw_disease(rng["disease"], grades)
     lattice = SmoothField.lattice(scan.axes(), _LATTICE)
@@ -92,16 +94,16 @@ class Pose:
     """Rotation, scale and smooth deformation from scan space to the bones' frame, both in mm from the joints.
 
     The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
-    (60 mm) and surface (28 mm).
+    (60 mm) and surface (28 mm). Only given bones are stretched along the axes; drawn ones differ in size anyway.
     """
 
     _WAVES = ((140.0, 4.0), (60.0, 1.6), (28.0, 0.4))  # wavelength and amplitude in mm
     _COUNT = 6  # waves of each length
 
-    def __init__(self, rng: np.random.Generator, centre: NDArray) -> None:
+    def __init__(self, rng: np.random.Generator, centre: NDArray, stretched: bool) -> None:
         self.centre = centre
         angles = rng.normal(0, [4, 3, 9])  # degrees about z (turned), y (leaning), x (pelvic tilt)
-        stretch = np.clip(rng.normal(1, 0.05, 3), 0.88, 1.12)
+        stretch = np.clip(rng.normal(1, 0.05, 3), 0.88, 1.12) if stretched else np.ones(3)
         turn = Rotation.from_euler("zyx", angles, degrees=True).as_matrix()[::-1, ::-1]
         self.matrix = turn @ np.diag(1 / stretch)
         self.scale = float(stretch.prod() ** (1 / 3))
@@ -169,7 +171,7 @@ def _render(
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """HU without noise, and the distances to sacrum, left and right hip, on the scan grid."""
     fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
-    volume = torch.from_numpy(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other]))[None]
+    volume = torch.from_numpy(_closed(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])))[None]
     _, y, x = scan.axes()
     rows, columns = _bone_box(volume, fields, lattice, bones.spacing, (y, x))
     image = np.empty(scan.shape, np.float32)
@@ -189,6 +191,15 @@ def _render(
         for out, distance in zip((sacrum, left, right), around):
             out[part] = distance
     return image, sacrum, left, right
+
+
+def _closed(levels: NDArray) -> NDArray:
+    """Bones (4, d, h, w) that end where their grid does: beyond it, the outermost layer counts."""
+    for axis in (1, 2, 3):
+        for end in (0, -1):
+            outermost = np.moveaxis(levels, axis, 0)[end]
+            np.maximum(outermost, 5.0, out=outermost)
+    return levels
 
 
 def _bone_box(volume: torch.Tensor, fields: list[SmoothField], lattice: Axes, spacing: float,

@@ -22,11 +22,15 @@ from magunet.data import (
     tissue,
 )
 from magunet.data.volume import ENDING, Volume, write_volume
+from magunet.errors import InputError
 from magunet.profiles import Settings
 
 PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner,
                 shapes, target, tissue)
 """All that decides a phantom's voxels."""
+
+SHAPE_SOURCE = ("Computed by magunet. Mean shape: HuBMAP CCF 3D Reference Object Library and Visible Human Project, CC BY 4.0; "
+                "spread: measurements of VSD full-body bone models, doi:10.5281/zenodo.8316730")
 
 Options = Mapping[str, Any]
 """Arguments of `phantom.make_phantom` other than the seed."""
@@ -60,15 +64,21 @@ def write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
     """Generate phantoms, seed -> options, into a cohort in nnU-Net raw layout, on all cores.
 
     A case is complete when its file in ``parameters/`` says that it was made with these options, by this code;
-    ``dataset.json`` comes last.
+    ``dataset.json`` comes last. Phantoms of an earlier call that are not wanted now are removed.
     """
     missing = [(root, seed, options) for seed, options in wanted.items() if not _is_made(root, seed, options)]
+    names = {_record(root, seed).stem for seed in wanted}
+    stray = [path for path in root.rglob("phantom_*") if path.name.split(".")[0].removesuffix("_0000") not in names]
+    if missing or stray:
+        for path in (root / "dataset.json", *stray, *([root / "splits.json"] if stray else [])):
+            path.unlink(missing_ok=True)
+        (root / "parameters").mkdir(parents=True, exist_ok=True)
     if missing:
         parallel.run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
     cases = {_record(root, seed).stem: json.loads(_record(root, seed).read_text()) for seed in wanted}
     provenance.write_json(root / "dataset.json", {
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
-        "file_ending": ENDING, "name": title, "licence": "CC0-1.0", "cases": cases})
+        "file_ending": ENDING, "name": title, "licence": "CC BY 4.0", "citation": SHAPE_SOURCE, "cases": cases})
 
 
 def _record(root: Path, seed: int) -> Path:
@@ -87,9 +97,13 @@ def _made_with(options: Options) -> str:
 
 def _make_case(root: Path, seed: int, options: Options) -> None:
     """Generate and write one phantom: scan, mask, and last its record."""
-    made = phantom.make_phantom(seed, **options)
-    image, mask = phantom_scan(made)
     record = _record(root, seed)
+    record.unlink(missing_ok=True)
+    try:
+        made = phantom.make_phantom(seed, **options)
+    except InputError as error:
+        raise InputError(f"phantom of seed {seed}: {error}") from error
+    image, mask = phantom_scan(made)
     write_volume(image, root / "imagesTr" / f"{record.stem}_0000{ENDING}")
     write_volume(mask, root / "labelsTr" / f"{record.stem}{ENDING}")
     left, right = made.grades

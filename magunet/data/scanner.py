@@ -24,14 +24,18 @@ class Protocol:
 
     `pixel_mm` None is the range of the paper's cohort (0.449 to 0.801 mm at 512 x 512), scaled with the matrix;
     `margin_mm` reaches beyond the joints, below and above. `noise_hu` is the standard deviation inside the
-    body; None draws it by kernel, as is usual in low-dose to standard pelvic CT; pixels larger than a scanner's
-    have less of it.
+    body; None draws 8 to 32 HU for a soft and 18 to 60 HU for a bone kernel, our choice, less where
+    pixels are larger than a scanner's. The upper part of the range is low dose, with streaks.
     """
 
     pixel_mm: tuple[float, float] | None = None
     slice_mm: tuple[float, float] = (0.5, 5.0)
     margin_mm: tuple[float, float] = (10.0, 110.0)
     noise_hu: tuple[float, float] | None = None
+
+    def pixels(self, matrix: int) -> tuple[float, float]:
+        """Least and most mm of a pixel."""
+        return self.pixel_mm or tuple(p * 512 / matrix for p in PIXEL_MM)
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,12 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
 
     Raises `InputError` when so few slices are allowed that the widest spacing cannot cover the joints.
     """
-    if not 0 < slices[0] <= slices[1]:
-        raise InputError(f"slices is a range (fewest, most) of positive numbers, not {slices}")
-    pixel = rng.uniform(*(protocol.pixel_mm or np.multiply(PIXEL_MM, 512 / matrix)))
+    if not 2 <= slices[0] <= slices[1]:
+        raise InputError(f"slices is a range (fewest, most) of numbers from 2 up, not {slices}")
+    pixel = rng.uniform(*protocol.pixels(matrix))
     count = int(rng.integers(slices[0], slices[1] + 1))
-    least, most = protocol.margin_mm
-    below, above = least + (most - least) * rng.beta(1, 2, 2)  # short scans are more common
+    closest, farthest = protocol.margin_mm
+    below, above = closest + (farthest - closest) * rng.beta(1, 2, 2)  # short scans are more common
     height = float(high[0] - low[0])
     widest = protocol.slice_mm[1]
     if count * widest < height + 10:
@@ -110,12 +114,17 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
     bottom = low[0] - spare * below / (below + above) + spacing / 2
     middle, half = (low + high) / 2, pixel * matrix / 2
     room = half - (high[1:] - low[1:]) / 2 - 12
+    if (room < 0).any():
+        raise InputError(f"{matrix} pixels of {pixel:.2f} mm cannot hold joints {high[2] - low[2]:.0f} mm apart and "
+                         f"{high[1] - low[1]:.0f} mm deep; take more or larger pixels")
     y = middle[1] - min(60.0, room[0]) * rng.uniform(0.6, 1) + rng.normal(0, 2)
     x = middle[2] + np.clip(rng.normal(0, 6), -room[1], room[1])
     corner = [float(c - half + pixel / 2) for c in (y, x)]
     sharp = bool(rng.random() < 0.5)
     low_dose = rng.random() < 0.3
-    noise = rng.uniform(*(protocol.noise_hu or np.divide((18, 60) if sharp else (8, 32), np.sqrt(max(1, pixel / PIXEL_MM[1])))))
+    quiet, loud = protocol.noise_hu or np.divide((18, 60) if sharp else (8, 32), np.sqrt(max(1, pixel / PIXEL_MM[1])))
+    middle_hu = quiet + 0.6 * (loud - quiet)
+    noise = rng.uniform(middle_hu, loud) if low_dose else rng.uniform(quiet, middle_hu)
     resampled = rng.uniform(0, 0.5) * max(0, pixel - PIXEL_MM[1])  # mm, no scanner has larger pixels
     return Scan(
         matrix, count, float(pixel), spacing, (float(bottom), *corner), "bone" if sharp else "soft",

@@ -100,7 +100,7 @@ def find_ctpelvic1k(files: list[Path]) -> Iterator[Scan]:
     images = {key(path): path for path in files if path not in set(masks) and not path.parent.name.startswith("label")}
     for mask in masks:
         name = stem(mask).removesuffix(FOUR_LABELS)
-        yield Scan(name, name, images.get(re.sub(r"^dataset\d_", "", name)), (mask,), ONE_TWO_THREE)
+        yield Scan(name, name, images.get(re.sub(r"^dataset\d_", "", name).replace("-", "_")), (mask,), ONE_TWO_THREE)
 
 
 def find_pengwin(files: list[Path]) -> Iterator[Scan]:
@@ -125,9 +125,17 @@ def find_labelmaps(image: Path, labels: Path | None, numbers: BoneNumbers, patie
     for path in (image, labels):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
+    if labels.is_dir() and all((labels / f"{part}{ENDING}").exists() for part in ("sacrum", "hip_left", "hip_right")):
+        name = patient or stem(image)                       # TotalSegmentator's output without --ml: a mask a file
+        masks = tuple(labels / f"{part}{ENDING}" for part in PARTS)
+        return [Scan(name, name, image, masks, BoneNumbers((1, 2), (3,), (4,)))]
     pairs = [(image, labels)]
     if labels.is_dir():
-        images = {stem(path): path for path in files_below(image)}
+        found = files_below(image)
+        images = {stem(path): path for path in found}
+        if len(images) < len(found):
+            twice = next(path for path in found if images[stem(path)] != path)
+            raise InputError(f"{twice}: another CT in {image} has the same name; give each CT a name of its own")
         pairs = [(images.get(stem(path)), path) for path in files_below(labels)]
     if not pairs:
         raise InputError(f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")

@@ -1,9 +1,13 @@
 """Tissue of the phantom: soft tissue, bone and its disease painted as HU on a scan grid.
 
 Levels are signed distances in mm, negative inside. Bone covers the share of each voxel that it fills, cortex
-and marrow alike, so that a cleft or a cortex thinner than a voxel fades as in a real scan. HU: fat -123 to -89
-(PubMed 37296765), muscle 40 to 70, compact bone 500 to 1400 and cancellous bone from below 0 in the old sacral
-ala to 300 in the young ilium (doi:10.1186/s12891-022-05263-3, doi:10.2106/JBJS.J.00160).
+and marrow alike, so that a cleft or a cortex thinner than a voxel fades as in a real scan.
+
+HU: fat -123 to -89 (reference interval of 4000 samples, PubMed 37296765); muscle 40 to 80 and compact bone 400 to 1000
+(Grainger and Allison's Diagnostic Radiology), compact bone up to 1500 in the young; cancellous bone lowest in the
+sacral alae (Wagner et al., J Orthop Res 2014;32:1543) and denser in the young than in the old (pelvis:
+doi:10.1186/s12891-022-05263-3, spine: Schreiber et al., J Bone Joint Surg Am 2011;93:1057). Cartilage, organs, oral and
+intravenous contrast, skin and couch are our choice of what routine scans show.
 """
 
 from dataclasses import dataclass
@@ -152,9 +156,10 @@ class Body:
         if self.figures["prosthesis"]:
             knots += [((-74, -46, -88, 14), (-74, -46, -88, 14)), ((-74, -46, -88, 8), (-92, -40, -124, 8)),
                       ((-92, -40, -124, 8), (-200, -42, -128, 6))]  # fmt: skip
-        edge = max(0.8, 0.8 * self.scan.pixel)
+        if not knots:
+            return
+        edge, points = max(0.8, 0.8 * self.scan.pixel), [field.at(axes) for field in self.points]
         for start, end in knots:
-            points = [field.at(axes) for field in self.points]
             _paint(hu, rounded_cone(*points, start, end), METAL_HU, edge)
 
     def _bone_voxels(self, name: str, level: Array, to_joint: Array, noise: dict[str, Array], sclerosis: Array,
@@ -168,7 +173,7 @@ class Body:
         inner = np.maximum(inner + f["marrow_sd"] * noise["marrow"], -80) + sclerosis * (1 + 0.15 * noise["trabecular"])
         thin = 1.1 if name in ("left", "right") else 0.7  # the cortex of sacrum and spine is thinner
         shell = f["cortical_mm"] * thin * (1 + 0.2 * noise["marrow"].clip(-2, 2)) * (1 + (f["plate"] - 1) * near)
-        cortical = f["cortical_hu"] * (1 + 0.08 * noise["trabecular"] + 0.1 * near)
+        cortical = np.minimum(f["cortical_hu"] * (1 + 0.08 * noise["trabecular"] + 0.1 * near), 1500)
         width = np.maximum(0.6, self.scan.pixel) + margin  # mm, over which the surface is spread
         share = np.clip(0.5 + depth / width, 0, 1)
         cortex = (np.minimum(depth + width / 2, shell) - np.maximum(depth - width / 2, 0)).clip(0) / width

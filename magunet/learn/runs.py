@@ -15,6 +15,7 @@ from magunet import project, provenance
 from magunet.data import augment
 from magunet.data.cohort import Cohort
 from magunet.data.prepare import cache_key, prepare_case
+from magunet.errors import InputError
 from magunet.learn import losses, train
 from magunet.learn.device import choose_device, choose_precision
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
@@ -60,6 +61,8 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
     A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
     seed, settings, data and thread count give the same weights, bit for bit.
     """
+    if not cohort.train:
+        raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; add other patients")
     data = data_hash(cohort, settings)
     folder = run_folder(network, settings, seed, data)
     if is_finished(folder):

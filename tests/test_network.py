@@ -7,7 +7,7 @@ import torch
 from magunet import paper
 from magunet.errors import InputError
 from magunet.learn.device import autocast, has_bfloat16
-from magunet.nets.blocks import Conv3d
+from magunet.nets.blocks import BatchNorm, Conv3d, evaluate_by_input
 from magunet.nets.magunet import ATTENTIONS, DECODERS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import ALIASES, NETWORKS, build, build_on_meta, network_config
 from magunet.report.audit import parameter_audit
@@ -176,3 +176,22 @@ def test_table_rows_name_networks_that_exist_or_are_peers_to_come():
     peers = {"3D V-Net", "ResUNet", "Attention UNet", "SegNet", "UNETR", "DeepLabv3+"}
     named = {row.network for table in paper.TABLES for row in table}
     assert named - set(NETWORKS) - set(ALIASES) == peers
+
+
+def test_evaluation_by_input_does_not_care_how_bright_or_noisy_other_scans_were():
+    """The answer to a scan is the one of training, whatever the running statistics; they stay as they are."""
+    torch.manual_seed(0)
+    net = BatchNorm(4)
+    torch.nn.init.normal_(net.weight), torch.nn.init.normal_(net.bias)
+    x = 3 + 2 * torch.randn(1, 4, 5, 6, 7)
+    expected = net.train()(x)
+    for _ in range(5):
+        net(torch.randn(1, 4, 5, 6, 7) * 100)
+    before = net.running_mean.clone()
+    torch.testing.assert_close(net.eval()(x), (x - before.view(-1, 1, 1, 1)) / (net.running_var + net.eps).sqrt().view(
+        -1, 1, 1, 1) * net.weight.view(-1, 1, 1, 1) + net.bias.view(-1, 1, 1, 1))       # the usual evaluation
+    evaluate_by_input(net)
+    torch.testing.assert_close(net(x), expected)
+    assert not net.training and torch.equal(net.running_mean, before)
+    torch.testing.assert_close(net(x[..., :1, :1, :1]), (x[..., :1, :1, :1] - before.view(-1, 1, 1, 1)) / (
+        net.running_var + net.eps).sqrt().view(-1, 1, 1, 1) * net.weight.view(-1, 1, 1, 1) + net.bias.view(-1, 1, 1, 1))

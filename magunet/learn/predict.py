@@ -13,6 +13,7 @@ from magunet.data.prepare import prepare, restore
 from magunet.data.volume import Volume
 from magunet.errors import InputError
 from magunet.learn.device import autocast, choose_device, choose_precision
+from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig
 from magunet.profiles import Settings, from_mapping
 from magunet.progress import track
@@ -61,7 +62,7 @@ def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarra
 def probability(network: torch.nn.Module, window: np.ndarray, device: torch.device,
                 precision: torch.dtype) -> np.ndarray:
     """The network's foreground probability for one prepared window (d, h, w), float32. Sets evaluation mode."""
-    network.eval()
+    evaluate_by_input(network)
     x = torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device)
     with torch.inference_mode(), autocast(device, precision):
         logits = network(x.to(memory_format=torch.channels_last_3d))

@@ -44,10 +44,27 @@ class BatchNorm(nn.BatchNorm3d):
     that case alone the running statistics are used, as in evaluation. x: (b, c, d, h, w).
     """
 
+    by_input = False
+    """Whether evaluation, too, normalises by the input's own statistics: see `evaluate_by_input`."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] * x.shape[2:].numel() == 1:
+        single = x.shape[0] * x.shape[2:].numel() == 1
+        if self.training and single:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        if self.by_input and not self.training and not single:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return super().forward(x)
+
+
+def evaluate_by_input(network: nn.Module) -> None:
+    """Switch to evaluation with the normalisation of training, which at batch size 1 is that of the input alone.
+
+    Running statistics average over scans; a scan that is noisier or of other contrast than most fits them badly.
+    """
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.by_input = True
 
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:

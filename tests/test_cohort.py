@@ -21,6 +21,7 @@ from magunet.data.cohort import (
 )
 from magunet.data.phantom_cohort import make_phantom_cohort, phantom_folder, phantom_scan
 from magunet.data.volume import Volume, orientation, read_volume, write_volume
+from magunet.learn.runs import fit
 
 SHAPE, SPACING = (8, 8, 8), (3.0, 1.0, 1.0)
 
@@ -163,9 +164,11 @@ def test_a_broken_split_is_explained_and_left_alone(root, content, words):
     assert (root / "splits.json").read_text() == content
 
 
-def test_one_patient_is_not_enough(root):
+def test_one_patient_can_be_looked_at_but_not_trained_on(root):
     write_dataset(root, cases={n: {"patient": "x"} for n in ("a1", "a2", "b1", "b2", "c", "d")})
-    refused(lambda: load_cohort(root), "two patients")
+    cohort = load_cohort(root)
+    assert cohort.train == () and sorted(cohort.val) == sorted(cohort.cases) and not (root / "splits.json").exists()
+    refused(lambda: fit("MAG-UNet", PHANTOMS, 0, cohort), "one patient", "add other patients")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

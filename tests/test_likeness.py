@@ -79,10 +79,42 @@ def test_a_second_call_keeps_what_fits_and_makes_the_rest(cohort, tmp_path):
     assert read_volume(out / "imagesTr/phantom_000_0000.nii.gz").spacing == pytest.approx((3.0, 2.8, 2.8), abs=1e-4)
 
 
+def test_fewer_phantoms_leave_none_behind(cohort, tmp_path):
+    out, command = tmp_path / "phantoms", ["phantom", "--like", str(cohort), "--out", str(tmp_path / "phantoms"), "--cases"]
+    assert main([*command, "3"]) == 0
+    load_cohort(out)                                                    # writes splits.json
+    assert main([*command, "2"]) == 0
+    assert sorted(load_cohort(out).cases) == ["phantom_000", "phantom_001"]
+    assert sorted(p.name for p in out.rglob("phantom_002*")) == []
+
+
+def test_an_interrupted_call_goes_on(cohort, tmp_path, monkeypatch):
+    out = tmp_path / "phantoms"
+    command = ["phantom", "--like", str(cohort), "--out", str(out), "--cases", "1"]
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr("magunet.data.phantom.make_phantom", interrupted)
+        assert main(command) == 130
+    assert main(command) == 0 and list(load_cohort(out).cases) == ["phantom_000"]
+
+
+def test_a_scan_too_short_for_the_joints_is_named(cohort, tmp_path, capsys):
+    for folder, name in (("imagesTr", "a_0000"), ("labelsTr", "a")):
+        path = cohort / folder / f"{name}.nii.gz"
+        volume = read_volume(path)
+        write_volume(replace(volume, array=volume.array[:20]), path)
+    assert main(["phantom", "--like", str(cohort), "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert "a_0000.nii.gz: is 60 mm high" in error and len(error.splitlines()[-1:]) == 1
+
+
 def test_mistakes_are_one_line(cohort, tmp_path, capsys):
     for arguments, words in (
             (["--like", str(tmp_path / "none"), "--out", str(tmp_path / "x")], "dataset.json: missing"),
             (["--like", str(cohort), "--out", str(cohort)], "is not empty"),
+            (["--like", str(cohort), "--out", str(tmp_path)], "is not empty"),
             (["--like", str(cohort), "--out", str(cohort / "dataset.json")], "is not empty")):
         assert main(["phantom", *arguments]) == 2
         error = capsys.readouterr().err

@@ -203,7 +203,22 @@ def test_grades_are_checked(grades, bones):
         make_phantom(0, matrix=48, slices=(20, 20), bones=bones, grades=grades)
 
 
-@pytest.mark.parametrize("slices, message", [((8, 8), "allow at least"), ((60, 40), "range")])
+def test_a_field_too_small_for_the_joints_is_refused(bones):
+    with pytest.raises(InputError, match=r"128 pixels of 0\.80 mm cannot hold joints"):
+        make_phantom(0, matrix=128, slices=(40, 40), bones=bones, protocol=Protocol(pixel_mm=(0.8, 0.8)))
+
+
+def test_bones_end_where_their_grid_does(bones):
+    """Far above and below what was drawn there is no bone, rather than the last slice over and over."""
+    p = make_phantom(0, matrix=128, slices=(200, 200), bones=bones, protocol=Protocol(slice_mm=(3.0, 3.0), margin_mm=(200, 200)),
+                     grades=(0, 0))
+    outside = np.concatenate([p.image[:6], p.image[-6:]])
+    smooth = ndimage.gaussian_filter(outside.astype(float), (0, 1.5, 1.5))
+    couch_and_arms_aside = smooth[:, 30:80, 45:83]
+    assert couch_and_arms_aside.max() < 450 and not p.bones[:6].any() and not p.bones[-6:].any()
+
+
+@pytest.mark.parametrize("slices, message", [((8, 8), "allow at least"), ((60, 40), "range"), ((1, 1), "range")])
 def test_slices_that_cannot_be_are_refused(slices, message, bones):
     with pytest.raises(InputError, match=message):
         make_phantom(0, matrix=48, slices=slices, bones=bones)

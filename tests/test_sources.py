@@ -424,6 +424,24 @@ def test_totalsegmentators_own_output_works_at_once(code, tmp_path):
     check_imported(tmp_path / "out", "scan", ct)
 
 
+def test_totalsegmentators_output_of_a_mask_a_file_works_too(tmp_path):
+    ct = scan(DIRECTIONS["RAS"])
+    totalsegmentator(tmp_path, ct)
+    folder = tmp_path / "s0001"
+    write_volume(ct.with_array(np.zeros(ct.array.shape, np.uint8)), folder / "segmentations/adrenal_gland_left.nii.gz")
+    assert run("labelmap", folder / "ct.nii.gz", "--labels", folder / "segmentations", "--patient", "p1",
+               "--out", tmp_path / "out") == 0
+    check_imported(tmp_path / "out", "p1", ct)
+
+
+def test_two_cts_of_one_name_are_not_mixed_up(tmp_path, capsys):
+    for patient in ("p1", "p2"):
+        write_volume(scan(), tmp_path / "src" / patient / "ct.nii.gz")
+    write_volume(labelled(scan(), (25, SACRUM), (77, LEFT), (78, RIGHT)), tmp_path / "labels/ct.nii.gz")
+    assert run("labelmap", tmp_path / "src", "--labels", tmp_path / "labels", "--out", tmp_path / "out") == 2
+    assert "same name" in capsys.readouterr().err
+
+
 def test_label_numbers_of_ones_own(tmp_path):
     ct, femur = scan(), ((40, -24, -30), (48, 10, 0))
     image, labels = own(tmp_path, ct, numbers=((3, RIGHT), (4, SACRUM), (5, UPPER), (9, LEFT), (2, femur)))

@@ -94,7 +94,7 @@ def test_dimensions_are_right_on_average_and_vary(measures, name):
     mean, sd = REFERENCE[name]
     found = [one[name] for one in measures]
     assert abs(np.mean(found) - mean) < 1.2 * sd
-    assert 0.35 * sd < np.std(found, ddof=1) < 2.5 * sd
+    assert 0.25 * sd < np.std(found, ddof=1) < 2.5 * sd
 
 
 def test_sexes_differ_as_people_do():

@@ -201,7 +201,7 @@ def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
     monkeypatch.setattr(cli, "run_cohort", fail)
     status, _, said = call(capsys, "cohort")
     assert status == 2
-    assert "not enough memory; lower size, depth or width" in said and said.count("\n") == 1
+    assert "not enough memory; close other programs, or lower size" in said and said.count("\n") == 1
 
 
 def test_other_errors_are_not_swallowed(compendium, monkeypatch):

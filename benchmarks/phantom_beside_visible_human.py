@@ -31,7 +31,7 @@ def rows(folder: Path) -> dict:
     for sex in ("male", "female"):
         labels = reorient(read_volume(folder / f"visible_human_{sex}_pelvis.nii.gz"), "LPS")
         bones = label_map_pelvis(labels.array, labels.spacing)
-        made[f"Visible Human, {sex}"] = make_phantom(10, bones=bones, **GRID)
+        made[f"Visible Human, {sex}"] = make_phantom(11, bones=bones, **GRID)
     return made
 
 
@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
         for axes, (name, index) in zip(line, views):
             draw_plane(axes, scan, name, index, {TRUTH_COLOUR: truth.array})
             axes.set_title(f"{title}: {'midline' if index == midline else name}", fontsize=8)
-    path = save_figure(figure, project.root() / "figures" / "phantom_beside_visible_human.png", "seeds 1, 4 and 10", dpi=100)
+    path = save_figure(figure, project.root() / "figures" / "phantom_beside_visible_human.png", "seeds 1, 4 and 11", dpi=100)
     print(path)
 
 

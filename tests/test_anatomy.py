@@ -10,7 +10,8 @@ from conftest import refused
 from benchmarks.anatomy import REFERENCE
 from magunet.data.anatomy import Bones, label_map_pelvis
 from magunet.data.pelvimetry import pelvimetry
-from magunet.data.pelvis import draw_common, parametric_pelvis
+from magunet.data.pelvis import parametric_pelvis
+from magunet.data.pelvis_sizes import draw_common
 from magunet.errors import InputError
 
 SEEDS = range(12)

@@ -17,7 +17,7 @@ EVEN = 0.35
 """Of the patches in soft tissue, the share that is taken to hold no edges."""
 PATCH_MM = 6.0
 LEAST_HEIGHT = 110.0
-"""mm of a scan that holds the joints of every phantom."""
+"""mm of a scan; in a lower one few phantoms find room for their joints."""
 
 
 def noise_of(scan: Volume) -> float:

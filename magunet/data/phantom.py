@@ -60,7 +60,7 @@ def make_phantom(
     `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left,
     right) overrides the drawn ones; `thickness` is that of the target in mm; `protocol` sets the ranges of
     pixels, slices, coverage and noise, those of the paper's cohort without it. Raises `InputError` for bones
-    without a joint, grades outside 0 to 4, or too few slices to cover the joints.
+    without a joint, grades outside 0 to 4, or a scan too short or too narrow for the joints.
     """
     names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
     children = np.random.SeedSequence(seed).spawn(len(names))

@@ -13,6 +13,7 @@ from magunet.data import (
     fields,
     organs,
     pelvis,
+    pelvis_sizes,
     pelvis_tables,
     phantom,
     projection,
@@ -25,8 +26,8 @@ from magunet.data.volume import ENDING, Volume, write_volume
 from magunet.errors import InputError
 from magunet.profiles import Settings
 
-PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_tables, phantom, projection, scanner,
-                shapes, target, tissue)
+PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_sizes, pelvis_tables, phantom, projection,
+                scanner, shapes, target, tissue)
 """All that decides a phantom's voxels."""
 
 SHAPE_SOURCE = ("Computed by magunet. Mean shape: HuBMAP CCF 3D Reference Object Library and Visible Human Project, CC BY 4.0; "

@@ -87,7 +87,7 @@ def _shrink(image: torch.Tensor, scan: Scan) -> torch.Tensor:
 
 def _add(image: Array, scan: Scan, rng: np.random.Generator, artefact: torch.Tensor, deviation: torch.Tensor,
          starved: torch.Tensor) -> None:
-    """Slab by slab, the coarse maps enlarged to the image's grid."""
+    """Slice by slice, the coarse maps enlarged to the image's grid."""
     maps = torch.stack([artefact, deviation])[None]
     spectrum = noise_spectrum(scan)
     for n in range(scan.slices):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import psutil
+import torch
 
 from magunet import provenance
 from magunet.errors import InputError
@@ -36,6 +37,17 @@ def free_memory() -> float:
     with contextlib.suppress(OSError, ValueError):          # no container, or one without a limit: "max"
         free = min(free, int(CONTAINER_LIMIT.read_text()))
     return free / 2**30
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, and so comes to the same bits on any number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def process_count(jobs: int, gib: float) -> int:

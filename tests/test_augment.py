@@ -124,16 +124,11 @@ def test_image_and_mask_stay_together(monkeypatch, seed):
 
 # Operations -------------------------------------------------------------------------------------------
 
-def test_flips_only_mirror_and_reach_every_axis(monkeypatch):
+def test_a_flip_changes_left_and_right_of_image_and_mask_and_nothing_else(monkeypatch):
     image, mask = torch.rand(1, 1, 4, 5, 6), (torch.rand(1, 1, 4, 5, 6) > 0.5).to(torch.uint8)
-    axes = set()
-    for seed in range(30):
-        only(monkeypatch, True, False, False)
-        flipped, flipped_mask = augment(image, mask, SPACING, seeded(seed))
-        axis, = [a for a in (2, 3, 4) if np.array_equal(flipped, np.flip(image.numpy(), a))]
-        assert np.array_equal(flipped_mask, np.flip(mask.numpy(), axis))
-        axes.add(axis)
-    assert axes == {2, 3, 4}
+    only(monkeypatch, True, False, False)
+    flipped, flipped_mask = augment(image, mask, SPACING, seeded(0))
+    assert np.array_equal(flipped, image.numpy()[..., ::-1]) and np.array_equal(flipped_mask, mask.numpy()[..., ::-1])
 
 
 def test_gamma_keeps_order_range_and_mask(monkeypatch):

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magunet.data.distance import mask_distance
+from magunet.data.fields import Array
 from magunet.errors import InputError
 
-Array = NDArray[np.float32]
 Figures = dict[str, float]
 
 

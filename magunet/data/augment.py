@@ -64,13 +64,15 @@ def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tenso
 
 def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],
             generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip along one axis, affine, gamma; each happens or not.
+    """Flip left to right, affine, gamma; each happens or not.
+
+    The paper does not say which way it flips. Windows are in LPS order, head up and face forward, so nobody is
+    ever seen the other way round.
 
     image: float (1, 1, d, h, w) in [0, 1]; mask: the same shape of 0 and 1; spacing: mm (z, y, x).
     """
     if happens(generator):
-        axis = 2 + int(torch.randint(3, (1,), generator=generator))
-        image, mask = image.flip(axis), mask.flip(axis)
+        image, mask = image.flip(-1), mask.flip(-1)
     if happens(generator):
         image, mask = resample(image, mask, random_affine(generator, tuple(image.shape[2:]), spacing))
     if happens(generator):

@@ -7,11 +7,10 @@ ankylosis.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
-Array = NDArray[np.float32]
-Figures = dict[str, float]
+from magunet.data.anatomy import Figures
+from magunet.data.fields import Array
 
 # Disease by grade 0..4: blur of the margin (mm), depth of erosions (mm), sclerosis (HU) and its reach (mm),
 # fraction of the joint that is bridged by bone.
@@ -23,11 +22,11 @@ _BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)
 
 
 def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str, Figures]:
-    """Lesions of each side: what the grade asks for, give or take. `widening` holds age as well."""
+    """Lesions of each side: what the grade asks for, give or take. The cleft narrows with age, too."""
     lesions = {}
     for side, grade in zip(("left", "right"), grades):
         vary = rng.uniform(0.75, 1.25, 5).tolist()
-        age = float(rng.uniform(-1.5, 0.2))  # mm, the cleft narrows in healthy people too
+        age = float(rng.uniform(-1.5, 0.2))  # mm
         shift = float(rng.choice([-1.4, 0.6], p=[0.8, 0.2]) * rng.uniform(0.6, 1.2))  # mm, grade 3: narrower, or wider
         lesions[side] = {
             "margin": _MARGIN[grade] * vary[0],
@@ -35,7 +34,8 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
             "sclerosis": _SCLEROSIS[grade] * vary[2],
             "reach": _REACH[grade] * vary[3],
             "bridged": min(0.95, _BRIDGED[grade] * vary[4]),
-            "widening": (0.0, -0.2, -0.5, shift, -1.6)[grade] + age,
+            "widening": (0.0, -0.2, -0.5, shift, -1.6)[grade],
+            "age": age,
         }
     return lesions
 
@@ -64,7 +64,7 @@ def diseased_joint(lesion: Figures, joint: Joint) -> Diseased:
     to_joint = np.maximum(joint.sacrum, joint.hip)  # mm from the opposite bone
     near = np.clip(1.5 - to_joint / 10, 0, 1)
     pits = np.clip(joint.noise["erosion"] - 0.7, 0, 1.2) / 1.2
-    change = near * (lesion["erosion"] * pits + lesion["widening"] / 2)
+    change = near * (lesion["erosion"] * pits + (lesion["widening"] + lesion["age"]) / 2)
     bridged = 1.5 * (joint.noise["bridge"] - ndtri(1 - lesion["bridged"]))
     bridge = np.maximum(-3 * bridged, (joint.sacrum + joint.hip - 8) / 2)
     patch = np.clip(0.75 + 0.45 * joint.noise["patch"], 0, 1.4)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Array = NDArray[np.float32]
+from magunet.data.fields import Array
 
 FAR = 40.0  # mm, the distances are cut off here
 

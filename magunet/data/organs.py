@@ -6,17 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from magunet.data.anatomy import Bones
+from magunet.data.anatomy import Bones, Figures
 from magunet.data.fields import Array, Axes
 from magunet.data.shapes import rounded_cone
-
-Figures = dict[str, float]
 
 
 def soft_levels(
     rng: np.random.Generator, bones: Bones, points: Axes, centre: NDArray, f: Figures
 ) -> dict[str, Array]:
-    """Signed distances (mm) of organs and muscles at lattice points (z, y, x) in the bones' frame."""
+    """Signed distances (mm) of organs and muscles at lattice points (z, y, x) in the bones' frame, arms if they are down."""
     z, y, x = points
     lateral, behind, low, high = _sheets(bones, points, centre)
     outer, inner = _outline(z, y, x, low, high, f)
@@ -39,12 +37,8 @@ def soft_levels(
     rectum = tube((-10, -5 + j[7], 0, 13), (-35, 18, 0, 14), (-60, 28, 0, 15), (-90, 20, 0, 14))
     piriformis = tube((-8, 8, 22, 7), (-22, 10, 55, 11), (-38, 2, 95, 8))
     bladder = np.sqrt(((z + 85) / 28) ** 2 + ((y + 62) / 32) ** 2 + (x / 38) ** 2) * 30 - 30 + 3 * j[8]
-    aside = (high[2] - low[2]) / 2 + f["flank_mm"] + 36
-    arms = np.maximum(tube((120, 10, aside + 8, 38), (-160, -35, aside + 12, 30)), 5 - outer)
-    radius, ulna = (tube((120, 15 + side, aside + 8 + side, 7), (-160, -38 + side, aside + 10 + side, 7)) for side in (-8, 8))
-    forearm = np.minimum(radius, ulna)
     wall_mm = np.where(ax > 60, 17, 11)
-    return {
+    levels = {
         "body": outer,
         "cavity": np.maximum.reduce([medial + 14, inner + 20, -psoas, -vessels, -rectum, -bladder]),
         "gluteal": np.maximum(inner, -lateral),
@@ -56,9 +50,13 @@ def soft_levels(
         "rectum": rectum,
         "bladder": bladder,
         "piriformis": piriformis,
-        "arms": arms,
-        "forearm": forearm,
     }
+    if f["arms"]:
+        aside = (high[2] - low[2]) / 2 + f["flank_mm"] + 36
+        levels["arms"] = np.maximum(tube((120, 10, aside + 8, 38), (-160, -35, aside + 12, 30)), 5 - outer)
+        bones = [tube((120, 15 + side, aside + 8 + side, 7), (-160, -38 + side, aside + 10 + side, 7)) for side in (-8, 8)]
+        levels["forearm"] = np.minimum(*bones)
+    return levels
 
 
 def _outline(z: Array, y: Array, x: Array, low: NDArray, high: NDArray, f: Figures) -> tuple[Array, Array]:

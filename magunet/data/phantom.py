@@ -22,6 +22,7 @@ from magunet.data.projection import add_artefacts
 from magunet.data.scanner import Protocol, Scan
 from magunet.data.target import joint_band
 from magunet.errors import InputError
+from magunet.parallel import one_thread
 
 _LATTICE = 5.0  # mm, pitch of the lattice that carries the deformation
 _GRADES = (0.35, 0.15, 0.2, 0.15, 0.15)  # share of joints with grade 0..4
@@ -45,6 +46,7 @@ class Phantom:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
+@one_thread()
 def make_phantom(
     seed: int,
     *,
@@ -68,7 +70,7 @@ def make_phantom(
     protocol = protocol or Protocol()
     drawn = bones is None
     if drawn:
-        bones = parametric_pelvis(seed, float(np.clip(1.45 * np.mean(protocol.pixels(matrix)), 1.0, 2.5)))
+        bones = parametric_pelvis(seed, float(np.clip(1.75 * np.mean(protocol.pixels(matrix)), 1.0, 2.5)))
     grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
     joints = _joint_points(bones)
     pose = Pose(rng["pose"], joints.mean(0), stretched=not drawn)
@@ -95,6 +97,8 @@ class Pose:
 
     The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
     (60 mm) and surface (28 mm). Only given bones are stretched along the axes; drawn ones differ in size anyway.
+    `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a third: bone models differ in
+    where they put them, and clefts in whether CT resolves them.
     """
 
     _WAVES = ((140.0, 4.0), (60.0, 1.6), (28.0, 0.4))  # wavelength and amplitude in mm
@@ -112,9 +116,9 @@ class Pose:
             for length, amplitude in self._WAVES
             for _ in range(self._COUNT)
         ]
-        self.figures = dict(zip(("turn", "lean", "tilt"), map(float, angles))) | {
-            f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)
-        }
+        self.swelling = float(max(0, rng.uniform(-0.6, 1.2)))
+        self.figures = dict(zip(("turn", "lean", "tilt"), map(float, angles))) | {"swelling": self.swelling}
+        self.figures |= {f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)}
 
     def to_bones(self, points: Axes) -> list[NDArray]:
         """Scan points (z, y, x), any shape, in the bones' frame."""
@@ -179,7 +183,9 @@ def _render(
     for part in scan.slabs():
         box = (part, rows, columns)
         axes = (scan.fine_z(part), y[rows], x[columns])
-        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing) * np.float32(pose.scale)
+        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing)
+        sampled *= np.float32(pose.scale)
+        sampled -= np.float32(pose.swelling)
         share, added = (scan.average(values) for values in body.bone(tissue.Distances(*sampled), axes))
         around = [np.full((part.stop - part.start, len(y), len(x)), FAR, np.float32) for _ in range(4)]
         for whole, near in zip(around, scan.average(sampled)):

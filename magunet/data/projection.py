@@ -15,7 +15,7 @@ from magunet.data.fields import Array
 from magunet.data.scanner import Scan
 
 _WATER = 0.0195  # 1/mm, attenuation of water at 70 keV (NIST XCOM)
-_ANGLES, _SIZE, _SLICE = 48, 96, 6.0  # projections, pixels a side and slice distance (mm) of the coarse copy
+_ANGLES, _SIZE, _SLICE = 40, 80, 8.0  # projections, pixels a side and slice distance (mm) of the coarse copy
 _FULL_LENGTH = 5.2  # attenuation of the beam from side to side through an average pelvis
 _STARVED = 7.5  # attenuation beyond which hardly a photon arrives
 _HARDENING = 0.045  # relative loss of attenuation per unit of attenuation in bone
@@ -79,7 +79,7 @@ def add_artefacts(image: Array, scan: Scan, rng: np.random.Generator) -> None:
 
 
 def _shrink(image: torch.Tensor, scan: Scan) -> torch.Tensor:
-    """Block means on a coarse grid, about 6 mm apart along z."""
+    """Block means on a coarse grid, about 8 mm apart along z."""
     size = min(_SIZE, scan.matrix)
     slices = max(2, min(scan.slices, round(scan.slices * scan.slice_spacing / _SLICE)))
     return F.adaptive_avg_pool3d(image[None], (slices, size, size))[0]

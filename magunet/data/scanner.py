@@ -14,7 +14,7 @@ from magunet.data.fields import Array, Axes
 from magunet.errors import InputError
 from magunet.paper import PIXEL_MM
 
-_SUBSLICE = 2.0  # mm, thicker slices are averaged from several thin ones
+_SUBSLICE = 2.5  # mm, thicker slices are averaged from several thin ones
 _SLAB = 4_000_000  # voxels rendered at a time
 
 
@@ -42,6 +42,8 @@ class Protocol:
 class Scan:
     """One acquisition: `origin` is the centre of the first voxel (z, y, x) in mm, `noise` in HU.
 
+    `aperture` is the share of a voxel's sides over which it averages: less than 1 where slices are thinner than
+    their distance, or where a scan was resampled without smoothing.
     `blur` is the sigma in mm of the point spread in plane, `streaks` the share of the noise variance that lies
     in streaks from side to side, `hardening` the strength of beam hardening, `cutoff` the frequency in 1/mm at
     which the kernel ends.
@@ -53,6 +55,7 @@ class Scan:
     slice_spacing: float
     origin: tuple[float, float, float]
     kernel: str
+    aperture: float
     blur: float
     cutoff: float
     noise: float
@@ -69,7 +72,7 @@ class Scan:
 
     @property
     def subslices(self) -> int:
-        return int(np.clip(np.ceil(self.slice_spacing / _SUBSLICE), 1, 3))
+        return int(np.clip(np.ceil(self.aperture * self.slice_spacing / _SUBSLICE), 1, 3))
 
     def axes(self) -> Axes:
         """Voxel centres (z, y, x) in mm."""
@@ -84,7 +87,7 @@ class Scan:
     def fine_z(self, part: slice) -> NDArray:
         """Heights of the sub-slices that make up the slices of a slab."""
         inner = (np.arange(self.subslices) + 0.5) / self.subslices - 0.5
-        return (self.axes()[0][part, None] + inner * self.slice_spacing).ravel()
+        return (self.axes()[0][part, None] + inner * self.aperture * self.slice_spacing).ravel()
 
     def average(self, fine: Array) -> Array:
         """Slice profile: the mean of the sub-slices (axis -3)."""
@@ -121,6 +124,7 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
     x = middle[2] + np.clip(rng.normal(0, 6), -room[1], room[1])
     corner = [float(c - half + pixel / 2) for c in (y, x)]
     sharp = bool(rng.random() < 0.5)
+    aperture = 1.0 if rng.random() < 0.5 else float(rng.uniform(0.4, 1))
     low_dose = rng.random() < 0.3
     quiet, loud = protocol.noise_hu or np.divide((18, 60) if sharp else (8, 32), np.sqrt(max(1, pixel / PIXEL_MM[1])))
     middle_hu = quiet + 0.6 * (loud - quiet)
@@ -128,6 +132,7 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
     resampled = rng.uniform(0, 0.5) * max(0, pixel - PIXEL_MM[1])  # mm, no scanner has larger pixels
     return Scan(
         matrix, count, float(pixel), spacing, (float(bottom), *corner), "bone" if sharp else "soft",
+        aperture=aperture,
         blur=float(resampled + (rng.uniform(0.25, 0.4) if sharp else rng.uniform(0.5, 0.8))),
         cutoff=float(rng.uniform(0.8, 1.2) if sharp else rng.uniform(0.4, 0.65)),
         noise=float(noise),

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
-Array = NDArray[np.float32]
+from magunet.data.fields import Array
+
 Knot = tuple[float, float, float, float]  # z, y, x, radius in mm
 
 

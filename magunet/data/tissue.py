@@ -6,7 +6,8 @@ and marrow alike, so that a cleft or a cortex thinner than a voxel fades as in a
 HU: fat -123 to -89 (reference interval of 4000 samples, PubMed 37296765); muscle 40 to 80 and compact bone 400 to 1000
 (Grainger and Allison's Diagnostic Radiology), compact bone up to 1500 in the young; cancellous bone lowest in the
 sacral alae (Wagner et al., J Orthop Res 2014;32:1543) and denser in the young than in the old (pelvis:
-doi:10.1186/s12891-022-05263-3, spine: Schreiber et al., J Bone Joint Surg Am 2011;93:1057). Cartilage, organs, oral and
+doi:10.1186/s12891-022-05263-3, spine: Schreiber et al., J Bone Joint Surg Am 2011;93:1057). The cortex of the pelvis is
+0.44 to 4.00 mm thick, 1.41 on average (Anderson et al., J Biomech Eng 2005;127:364). Cartilage, organs, oral and
 intravenous contrast, skin and couch are our choice of what routine scans show.
 """
 
@@ -15,15 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from magunet.data.anatomy import Bones
+from magunet.data.anatomy import Bones, Figures
 from magunet.data.disease import Joint, diseased_joint
 from magunet.data.distance import FAR
 from magunet.data.fields import Array, Axes, SmoothField
 from magunet.data.organs import soft_levels, table_level
 from magunet.data.scanner import Scan
 from magunet.data.shapes import rounded_cone
-
-Figures = dict[str, float]
 
 _LATTICE = 5.0  # mm, pitch of the lattice on which soft tissue is laid out
 _SOFT_TEXTURE = dict(streak=5.0, soft=9.0, bowel=17.0, gas=30.0)  # mm
@@ -48,7 +47,7 @@ def draw_tissue(rng: np.random.Generator) -> Figures:
     density = rng.uniform(0, 1)
     figures = {
         "cortical_hu": rng.uniform(550, 900) + 450 * density,
-        "cortical_mm": rng.uniform(0.5, 1.2) + 0.7 * density,
+        "cortical_mm": rng.uniform(0.5, 1.8) + 0.7 * density,
         "trabecular_hu": rng.uniform(10, 70) + 200 * density,
         "ala_hu": rng.uniform(-90, 20),
         "trabecular_sd": rng.uniform(15, 55),
@@ -90,8 +89,6 @@ class Body:
         self.points = [SmoothField.sampled(p, places) for p in points]
         levels = soft_levels(rng, bones, points, centre, figures)
         levels["table"] = table_level(levels["body"], places)
-        if not figures["arms"]:
-            del levels["arms"], levels["forearm"]
         self.levels = {name: SmoothField.sampled(level, places) for name, level in levels.items()}
         self.noise = {n: SmoothField.noise(rng, axes, s) for n, s in (_SOFT_TEXTURE | _BONE_TEXTURE).items()}
         self.lesion_noise = {n: SmoothField.noise(disease_rng, axes, s) for n, s in _LESION_TEXTURE.items()}
@@ -134,12 +131,12 @@ class Body:
             sclerosis.ravel()[where], margin.ravel()[where] = changed.sclerosis, changed.margin
         texture = {name: self.noise[name].at(axes).ravel() for name in _BONE_TEXTURE}
         share, hu = np.zeros(d.sacrum.shape, np.float32), np.zeros(d.sacrum.shape, np.float32)
-        opposite = {"sacrum": np.minimum(d.left_hip, d.right_hip), "left": d.sacrum, "right": d.sacrum, "other": None}
+        opposite = {"sacrum": np.minimum(d.left_hip, d.right_hip), "left": d.sacrum, "right": d.sacrum}
         for name, level in levels.items():
             where = np.flatnonzero(level < 2.5)
             if not len(where):
                 continue
-            to_joint = np.full(len(where), FAR, np.float32) if name == "other" else opposite[name].ravel()[where]
+            to_joint = opposite[name].ravel()[where] if name in opposite else np.full(len(where), FAR, np.float32)
             local = {key: values[where] for key, values in texture.items()}
             lesion = sclerosis.ravel()[where], margin.ravel()[where]
             parts = self._bone_voxels(name, level.ravel()[where], to_joint, local, *lesion)
@@ -172,9 +169,9 @@ class Body:
         inner = f["trabecular_hu"] + ala + f["trabecular_sd"] * (0.5 * noise["fine"] + 0.7 * noise["trabecular"])
         inner = np.maximum(inner + f["marrow_sd"] * noise["marrow"], -80) + sclerosis * (1 + 0.15 * noise["trabecular"])
         thin = 1.1 if name in ("left", "right") else 0.7  # the cortex of sacrum and spine is thinner
-        shell = f["cortical_mm"] * thin * (1 + 0.2 * noise["marrow"].clip(-2, 2)) * (1 + (f["plate"] - 1) * near)
+        shell = f["cortical_mm"] * thin * (1 + 0.35 * noise["marrow"].clip(-2, 2)) * (1 + (f["plate"] - 1) * near)
         cortical = np.minimum(f["cortical_hu"] * (1 + 0.08 * noise["trabecular"] + 0.1 * near), 1500)
-        width = np.maximum(0.6, self.scan.pixel) + margin  # mm, over which the surface is spread
+        width = np.maximum(0.6, self.scan.aperture * self.scan.pixel) + margin  # mm, over which the surface is spread
         share = np.clip(0.5 + depth / width, 0, 1)
         cortex = (np.minimum(depth + width / 2, shell) - np.maximum(depth - width / 2, 0)).clip(0) / width
         return share, share * inner + cortex * np.maximum(cortical - inner, 0)

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 from test_anatomy import visible_human
 
+from magunet.data import phantom
 from magunet.data.pelvis import parametric_pelvis
-from magunet.data.phantom import Phantom, make_phantom
+from magunet.data.phantom import Phantom, Pose, make_phantom
 from magunet.data.scanner import Protocol
 from magunet.data.tissue import Body
 from magunet.errors import InputError
@@ -36,6 +38,39 @@ def test_same_seed_same_voxels(phantoms, bones):
     given = [make_phantom(seed, **SMALL, bones=bones) for seed in (7, 7, 8)]
     np.testing.assert_array_equal(given[0].image, given[1].image)
     assert given[0].image.shape != given[2].image.shape or (given[0].mask != given[2].mask).mean() > 0.001
+
+
+def test_same_voxels_on_any_number_of_cores():
+    """A phantom that differed in a few voxels while torch divided its sums."""
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            made.append(make_phantom(2, matrix=96, slices=(40, 60)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(made[0].image, made[1].image)
+
+
+def test_swelling_moves_the_surfaces_of_bones_outwards_in_mm(monkeypatch, bones):
+    def posed(swelling):
+        def draw(*args, **kwargs):
+            pose = Pose(*args, **kwargs)
+            pose.swelling = swelling
+            return pose
+        return draw
+
+    masks = []
+    for mm in (0.0, 2.0):
+        monkeypatch.setattr(phantom, "Pose", posed(mm))
+        p = make_phantom(4, matrix=200, slices=(120, 120), bones=bones, grades=(0, 0))
+        masks.append(p.bones > 0)
+    slim, swollen = masks
+    beyond = ndimage.distance_transform_edt(~slim, sampling=p.spacing)
+    reached = beyond[swollen & ~ndimage.binary_erosion(swollen)]
+    assert not (slim & ~swollen).any()
+    assert np.median(reached) == pytest.approx(2.0 - max(p.spacing) / 4, abs=max(p.spacing) / 2)
 
 
 def test_seeds_differ(phantoms):
@@ -137,16 +172,17 @@ def test_a_cleft_thinner_than_the_voxels_fades():
     assert fine < 120 and coarse > fine + 40
 
 
-@pytest.mark.parametrize("pixel, margin", [(0.6, 0.0), (1.5, 0.0), (3.0, 0.0), (0.8, 1.5)])
-def test_bone_fills_its_share_of_a_voxel(pixel, margin):
+@pytest.mark.parametrize("pixel, margin, aperture", [(0.6, 0.0, 1.0), (1.5, 0.0, 1.0), (3.0, 0.0, 1.0), (0.8, 1.5, 1.0),
+                                                     (3.0, 0.0, 0.4)])
+def test_bone_fills_its_share_of_what_a_voxel_averages(pixel, margin, aperture):
     """Marrow behind a cortex of 1 mm, against a sum over slices of 0.01 mm."""
     figures = dict(ala_hu=0, trabecular_hu=100, trabecular_sd=30, marrow_sd=30, cortical_mm=1 / 1.1, cortical_hu=1000, plate=1)
-    body = SimpleNamespace(figures=figures, scan=SimpleNamespace(aperture=1.0, pixel=pixel))
+    body = SimpleNamespace(figures=figures, scan=SimpleNamespace(aperture=aperture, pixel=pixel))
     level = np.linspace(-6, 3, 91)
     zero = np.zeros_like(level)
     share, hu = Body._bone_voxels(body, "left", level, zero + 100, dict.fromkeys(("fine", "trabecular", "marrow"), zero), zero,
                                   zero + margin)
-    width = max(0.6, pixel) + margin
+    width = max(0.6, aperture * pixel) + margin
     inner = level[:, None] + (np.arange(0.005, width, 0.01) - width / 2)
     np.testing.assert_allclose(share, (inner < 0).mean(1), atol=0.01)
     np.testing.assert_allclose(hu, np.where(inner < 0, np.where(inner > -1, 1000, 100), 0).mean(1), atol=15)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from magunet import profiles
 from magunet.data.anatomy import label_map_pelvis
@@ -32,22 +31,14 @@ from magunet.learn.runs import fit
 from magunet.progress import track
 from magunet.report.figures import save_figure, three_planes
 from magunet.report.metrics import overlap
-
-
-def surface_distances(a: np.ndarray, b: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Distances in mm from each surface voxel of one mask to the other's surface, both ways; empty without one."""
-    rims = [mask & ~ndimage.binary_erosion(mask) for mask in (a, b)]
-    if not (a.any() and b.any()):
-        return np.empty(0)
-    fields = [ndimage.distance_transform_edt(~rim, sampling=spacing) for rim in rims]
-    return np.concatenate([fields[1][rims[0]], fields[0][rims[1]]])
+from magunet.report.surfaces import surface_distances
 
 
 def score(model: Model, scan: Volume, truth: Volume) -> dict:
     """Dice in percent and median surface distance in mm on the scan's grid."""
     mask, target = model.segment(scan).array > 0, truth.array > 0
     distances = surface_distances(mask, target, scan.spacing)
-    return {"Dice": 100 * overlap(mask, target).dice, "median surface mm": np.median(distances) if len(distances) else np.inf}
+    return {"Dice": 100 * overlap(mask, target).dice, "median surface mm": distances.median() if distances else np.inf}
 
 
 def renders(folder: Path, count: int) -> Iterator[tuple[str, str, Volume, Volume]]:

@@ -1,0 +1,133 @@
+"""Intervals and tests against enumeration, simulation, SciPy and textbook numbers."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from magunet.report.statistics import bootstrap_interval, by_patient, estimate, holm, signed_rank, smallest_p
+
+
+def table(values, network="A"):
+    """Scores from {(patient, seed, scan): dice}."""
+    return pd.DataFrame([{"network": network, "patient": p, "seed": s, "case": c, "dice": v} for (p, s, c), v in values.items()])
+
+
+def enumerated(difference):
+    """Two-sided p over all ways the signs of the non-zero differences could fall: how few are as far from the middle."""
+    d = np.array([x for x in difference if x != 0])
+    ranks = stats.rankdata(abs(d))
+    middle = ranks.sum() / 2
+    seen = abs(ranks[d > 0].sum() - middle)
+    sums = [sum(r for r, up in zip(ranks, signs) if up) for signs in itertools.product((0, 1), repeat=len(d))]
+    return np.mean([abs(s - middle) >= seen - 1e-9 for s in sums])
+
+
+def paired(difference):
+    names = [f"p{i}" for i in range(len(difference))]
+    return pd.Series(difference, names, float), pd.Series(0.0, names)
+
+
+@pytest.mark.parametrize("difference", [
+    (1, 2, 3, 4, 5, 6), (-1, 2, 3, -4, 5, 6, 7), (1, 1, 2, -3, 4, 4, 5), (0, 1, 1.5, 2, -3, 4, 0, 5), (2, -2, 2, -2, 1), (3,)])
+def test_p_is_that_of_all_signs_also_with_ties_and_zeros(difference):
+    assert signed_rank(*paired(difference)).p == pytest.approx(enumerated(difference), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [4, 9, 21, 50])
+def test_p_agrees_with_scipy_where_no_two_are_equal(n):
+    difference = np.random.default_rng(n).normal(0.4, 1, n)
+    assert signed_rank(*paired(difference)).p == pytest.approx(stats.wilcoxon(difference, method="exact").pvalue, rel=1e-9)
+
+
+def test_p_of_many_patients_agrees_with_the_normal_approximation():
+    difference = np.random.default_rng(3).normal(0.1, 1, 400)
+    assert signed_rank(*paired(difference)).p == pytest.approx(stats.wilcoxon(difference, method="asymptotic").pvalue, rel=0.02)
+
+
+def test_false_alarms_are_no_more_frequent_than_p_says():
+    rng = np.random.default_rng(0)
+    p = [signed_rank(*paired(rng.normal(0, 1, 8))).p for _ in range(1000)]
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.05
+
+
+def test_effect_is_the_share_of_ranks_for_minus_against():
+    """Ranks 1, 2, 3, 4; the second is against: (1 + 3 + 4 - 2) / 10."""
+    found = signed_rank(*paired((0.1, -0.2, 0.3, 0.4)))
+    assert found.effect == pytest.approx(0.6)
+    assert signed_rank(*paired((-0.1, 0.2, -0.3, -0.4))).effect == pytest.approx(-0.6)
+    assert (signed_rank(*paired((1, 2, 3))).effect, found.pairs, found.equal) == (1, 4, 0)
+
+
+def test_equal_networks_differ_in_nothing():
+    found = signed_rank(*paired((0, 0, 0)))
+    assert (found.p, found.effect, found.pairs, found.equal) == (1, 0, 3, 3)
+
+
+def test_rounding_errors_of_averages_are_no_differences():
+    a, b = paired((0.1 + 0.2 - 0.3, 1, -1))
+    assert a.iloc[0] != 0
+    assert signed_rank(a, b).equal == 1
+
+
+def test_patients_are_paired_by_name():
+    a, b = pd.Series({"p1": 1.0, "p2": 5.0, "p3": 9.0}), pd.Series({"p3": 8.0, "p1": 0.5, "p2": 4.8})
+    assert signed_rank(a, b).effect == 1
+    with pytest.raises(ValueError, match="same patients"):
+        signed_rank(a, b.rename({"p3": "p4"}))
+
+
+@pytest.mark.parametrize("n, least", [(1, 1), (2, 0.5), (5, 0.0625), (6, 0.03125)])
+def test_few_patients_cannot_give_a_small_p(n, least):
+    assert smallest_p(n) == least
+    assert signed_rank(*paired(range(1, n + 1))).p == pytest.approx(least)
+
+
+@pytest.mark.parametrize("p, adjusted", [
+    ((0.01, 0.04, 0.03, 0.005), (0.03, 0.06, 0.06, 0.02)),      # the example of the Wikipedia article
+    ((0.04,), (0.04,)), ((0.5, 0.6), (1.0, 1.0)), ((), ())])
+def test_holm_by_hand(p, adjusted):
+    assert holm(p) == pytest.approx(adjusted)
+
+
+def test_holm_keeps_the_chance_of_any_false_finding():
+    p = np.random.default_rng(1).random((4000, 6))
+    assert np.mean([min(holm(row)) <= 0.05 for row in p]) == pytest.approx(0.05, abs=0.01)
+
+
+def test_the_bootstrap_is_scipys_percentile_bootstrap_and_repeats_itself():
+    values = np.random.default_rng(0).beta(8, 2, 21)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile").confidence_interval
+    assert bootstrap_interval(values) == pytest.approx(tuple(theirs), abs=0.003)
+    assert bootstrap_interval(values) == bootstrap_interval(values) != bootstrap_interval(values, seed=1)
+
+
+@pytest.mark.parametrize("patients, stated", [(5, 0.83), (7, 0.87), (21, 0.92)])
+def test_intervals_hold_the_true_mean_as_often_as_stated(patients, stated):
+    rng = np.random.default_rng(patients)
+    intervals = [bootstrap_interval(rng.beta(8, 2, patients), resamples=1000, seed=i) for i in range(2000)]
+    assert np.mean([low <= 0.8 <= high for low, high in intervals]) == pytest.approx(stated, abs=0.02)
+
+
+def test_one_patient_has_no_interval_and_equal_ones_a_point():
+    assert np.isnan(bootstrap_interval([0.5])).all()
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_patients_count_not_scans():
+    """A patient scanned nine times weighs as much as one scanned once."""
+    scores = table({("p1", 0, f"a{i}"): 0.9 for i in range(9)} | {("p2", 0, "b"): 0.5})
+    found = estimate(scores, "dice")
+    assert found.mean == pytest.approx(0.7) and found.patients == 2
+    assert (found.low, found.high) == pytest.approx((0.5, 0.9))
+
+
+def test_seeds_are_averaged_for_each_patient_and_their_spread_is_kept():
+    scores = table({("p1", 0, "a"): 0.6, ("p1", 1, "a"): 0.8, ("p2", 0, "b"): 0.4, ("p2", 1, "b"): 0.8})
+    assert by_patient(scores, "dice").to_numpy().tolist() == [[0.6, 0.8], [0.4, 0.8]]
+    found = estimate(scores, "dice")
+    assert (found.mean, found.low, found.high) == pytest.approx((0.65, 0.6, 0.7))
+    assert found.sd_seeds == pytest.approx(np.std([0.5, 0.8], ddof=1)) and found.seeds == 2
+    assert np.isnan(estimate(scores[scores["seed"] == 0], "dice").sd_seeds)

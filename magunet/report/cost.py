@@ -1,5 +1,6 @@
 """What a network costs: parameters, operations, memory."""
 
+import functools
 import threading
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Cost:
     flop: int
 
 
+@functools.cache
 def network_cost(name: str) -> Cost:
     """Cost of a network of ``magunet.nets.studies`` on 1 x 1 x 50 x 256 x 256; computes nothing but shapes."""
     network = build_on_meta(name)

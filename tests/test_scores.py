@@ -1,0 +1,156 @@
+"""Scores by case and by side: left is left, a missed joint is counted, and nothing is dropped."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_train import TINY, write_cohort
+
+from magunet.data.cohort import Case, load_cohort
+from magunet.data.volume import Volume, read_volume, reorient
+from magunet.learn.runs import data_hash
+from magunet.provenance import write_json
+from magunet.report import scores
+from magunet.report.scores import SIDES_FILE, read_scores, score_case, score_run, scored_on
+from magunet.report.sides import halves, midline
+
+CASE = Case("c1", Path("image"), Path("label"), "p1", {"patient": "p1", "grade_left": 3, "grade_right": 0})
+SPACING = (2.0, 1.0, 1.5)
+
+
+def volume(*boxes):
+    """An LPS mask of 10 x 20 x 60 voxels with boxes over some columns, on a grid away from the origin."""
+    array = np.zeros((10, 20, 60), np.uint8)
+    for first, end in boxes:
+        array[3:7, 5:12, first:end] = 1
+    return Volume(array, SPACING, (-40.0, 12.0, 7.0))
+
+
+RIGHT, LEFT = (8, 16), (40, 50)
+"""Columns; x grows to the patient's left."""
+DIAGONAL = np.sqrt(20**2 + 20**2 + 90**2)
+
+
+def scored(prediction, truth, code="LPS"):
+    whole, joints = score_case(CASE, reorient(prediction, code), reorient(truth, code))
+    return whole, {joint["side"]: joint for joint in joints}
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "SPL", "AIR"])
+def test_left_is_the_patients_left_in_any_orientation(code):
+    whole, joints = scored(volume(LEFT), volume(LEFT, RIGHT), code)
+    left, right = joints["left"], joints["right"]
+    assert (left["grade"], right["grade"]) == (3, 0)
+    assert (left["dice"], left["hd95"], left["nsd"], left["missed"], left["undefined"]) == (1, 0, 1, 0, 0)
+    assert (right["dice"], right["nsd"], right["missed"], right["undefined"]) == (0, 0, 1, 1)
+    assert right["hd95"] == right["assd"] == pytest.approx(DIAGONAL)
+    assert right["truth_ml"] == pytest.approx(4 * 7 * 8 * 3 / 1000) and right["predicted_ml"] == 0
+    assert (whole["missed"], whole["undefined"]) == (1, 0)
+    assert whole["recall"] == pytest.approx(10 / 18) and whole["precision"] == 1
+    assert (whole["grade_left"], whole["grade_right"], whole["patient"]) == (3, 0, "p1")
+
+
+def test_a_joint_beside_which_something_else_was_found_is_missed_too():
+    """Its distances are defined, so nothing else would tell."""
+    whole, joints = scored(volume((20, 26), LEFT), volume(RIGHT, LEFT))
+    assert joints["right"]["missed"] == 1 and joints["right"]["undefined"] == 0
+    assert 0 < joints["right"]["hd95"] < DIAGONAL
+    assert whole["missed"] == 1
+
+
+def test_a_side_without_a_joint_is_no_missed_one_but_undefined_when_something_is_found_there():
+    whole, joints = scored(volume(RIGHT, LEFT), volume(LEFT))
+    assert (joints["right"]["missed"], joints["right"]["undefined"], joints["right"]["dice"]) == (0, 1, 0)
+    assert whole["missed"] == 0
+    _, joints = scored(volume(LEFT), volume(LEFT))
+    assert (joints["right"]["dice"], joints["right"]["hd95"], joints["right"]["undefined"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("prediction, truth, expected", [
+    (volume(), volume(), dict(dice=1, hd95=0, nsd=1, undefined=0, missed=0)),
+    (volume(), volume(LEFT, RIGHT), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=2)),
+    (volume(LEFT, RIGHT), volume(), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=0))])
+def test_empty_cases_count_and_are_never_not_a_number(prediction, truth, expected):
+    whole, joints = scored(prediction, truth)
+    assert {name: whole[name] for name in expected} == pytest.approx(expected)
+    assert not pd.DataFrame([whole, *joints.values()]).drop(columns=["case", "patient", "side", "grade", "grade_left",
+                                                                     "grade_right"]).isna().any().any()
+
+
+@pytest.mark.parametrize("boxes, pixel, expected", [
+    ([RIGHT, LEFT], 1.5, 28),                       # the middle of columns 16 to 39
+    ([(0, 5), (50, 60)], 1.5, 27),                  # of 5 to 49
+    ([(30, 34), (37, 45)], 1.5, 30),                # 4.5 mm apart: one joint, on the left of the grid's middle
+    ([(30, 34), (37, 45)], 5.0, 35),                # 15 mm apart: two
+    ([(8, 20)], 1.5, 30), ([(40, 50)], 1.5, 30), ([], 1.5, 30),
+    ([(25, 45)], 1.5, 25), ([(15, 34)], 1.5, 34)])  # the middle would cut the joint
+def test_the_midline_parts_joints_and_cuts_none(boxes, pixel, expected):
+    truth = volume(*boxes).array > 0
+    assert midline(truth, pixel) == expected
+    sides = halves(truth, pixel)
+    assert sum(truth[half].sum() for half in sides.values()) == truth.sum()
+
+
+@dataclass
+class Stub:
+    """Stands in for a trained run: finds all that is brighter than air."""
+
+    record: dict
+    settings = TINY
+    device = torch.device("cpu")
+    segmented = 0
+
+    def segment(self, scan):
+        Stub.segmented += 1
+        return scan.with_array((scan.array > -200).astype(np.uint8))
+
+
+@pytest.fixture
+def run(compendium, monkeypatch):
+    cohort = write_cohort(compendium / "data" / "boxes")
+    names = {f"box_{i}": {"patient": f"00{i // 3}", "grade_left": i} for i in range(4)}
+    dataset = json.loads((cohort.root / "dataset.json").read_text())
+    write_json(cohort.root / "dataset.json", dataset | {"cases": names})
+    (cohort.root / "splits.json").unlink()
+    cohort = load_cohort(cohort.root)
+    folder = compendium / "runs" / "stub"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    stub = Stub({"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)})
+    monkeypatch.setattr(scores, "load_model", lambda folder: stub)
+    monkeypatch.setattr(Stub, "segmented", 0)
+    return folder, cohort
+
+
+def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(run):
+    folder, cohort = run
+    table = score_run(folder, cohort)
+    assert table["case"].tolist() == list(cohort.val) and set(table["network"]) == {"[1]"} and set(table["seed"]) == {4}
+    assert table["patient"].tolist() == [cohort.cases[name].patient for name in cohort.val]     # 000, not 0
+    assert (table["dice"] == 1).all() and (table["peak_memory_mb"] > 50).all() and (table["seconds"] >= 0).all()
+    sides = read_scores(folder, SIDES_FILE)
+    assert sides.groupby("case")["side"].apply(sorted).tolist() == [["left", "right"]] * len(cohort.val)
+    truth = [np.count_nonzero(read_volume(cohort.cases[name].label).array) * 12 / 1000 for name in sorted(cohort.val)]
+    assert sides.groupby("case")["truth_ml"].sum().tolist() == pytest.approx(truth)
+    assert sides.loc[sides["side"] == "right", "grade"].isna().all()
+    assert "processor" in scored_on(folder)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda folder: (folder / SIDES_FILE).unlink(),
+    lambda folder: (folder / "scores.csv").unlink(),
+    lambda folder: (folder / "scores.json").write_text('{"key": "of earlier code"}'),
+    lambda folder: (folder / "weights.safetensors").write_bytes(b"others")])
+def test_scores_are_made_once_and_anew_when_anything_is_missing_or_changed(spoil, run):
+    folder, cohort = run
+    first = score_run(folder, cohort)
+    pd.testing.assert_frame_equal(score_run(folder, cohort), first)
+    assert Stub.segmented == len(cohort.val)
+    spoil(folder)
+    columns = [c for c in first if c not in ("seconds", "peak_memory_mb")]
+    pd.testing.assert_frame_equal(score_run(folder, cohort)[columns], first[columns])
+    assert Stub.segmented == 2 * len(cohort.val)

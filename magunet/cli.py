@@ -190,6 +190,18 @@ def run_audit(arguments: argparse.Namespace) -> None:
     print(as_text(parameter_audit()))
 
 
+def run_study(arguments: argparse.Namespace) -> None:
+    from magunet.progress import say
+    from magunet.report.formats import FORMATS
+    from magunet.report.study import collect
+    from magunet.report.tables import study_table
+
+    found = collect(arguments.table, settings_of(arguments))
+    for line in found.missing:
+        say(line)
+    print(FORMATS[arguments.format](study_table(arguments.table, found.scores, found.sides), found.notes))
+
+
 def run_report(arguments: argparse.Namespace) -> None:
     from magunet.report.overview import overview
 
@@ -234,6 +246,9 @@ def parser() -> argparse.ArgumentParser:
     for name, example in (("sacrum", "25 26"), ("left-hip", "77"), ("right-hip", "78")):
         own.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=f"its label numbers, default {example}")
     own.add_argument("--patient", help="whose CTs these are, where one patient has several; default: each its own")
+    study = verb("study", run_study, "print one of the paper's tables, measured on the profile's finished runs", profile=True)
+    study.add_argument("table", type=int, choices=(1, 2, 3, 4), help="its number in the paper")
+    study.add_argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text")
     verb("report", run_report, "print scores, figures and masks of a profile", profile=True)
     verb("audit", run_audit, "print the paper's parameter counts beside ours")
     return top

@@ -1,10 +1,12 @@
 """The command: results on stdout, one line on stderr and status 2 for anything wrong, nothing half-written."""
 
+import io
 import os
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_train import TINY, write_cohort
 
@@ -50,6 +52,11 @@ def snapshot(folder):
     (("cohort", "--profile", "smok"), "no such settings; there are cpu, gpu, paper, smoke"),
     (("cohort", "--profile", "missing.yaml"), "missing.yaml: no such settings"),
     (("check", "nowhere"), "nowhere/dataset.json: missing"),
+    (("study",), "required: table"),
+    (("study", "5"), "argument table: invalid choice: 5"),
+    (("study", "one"), "argument table: invalid int value: 'one'"),
+    (("study", "1", "--format", "html"), "invalid choice: 'html'"),
+    (("study", "1", "--profile", "smok"), "no such settings; there are cpu, gpu, paper, smoke"),
     (("evaluate", "nowhere"), "nowhere/run.json: missing; give the folder of a finished run"),
     (("predict", "ct.nii.gz", "--model", "nowhere", "--out", "out"), "nowhere/run.json: missing"),
 ])
@@ -139,9 +146,38 @@ def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys, m
     assert row.split()[1] == "1" and len(row.split()) == 6                    # one validation case, scored once
     (compendium / out.strip() / "scores.json").unlink()
     monkeypatch.setattr("magunet.report.scores.overlap", lambda *_: Overlap(1, 0, 0))
-    assert call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[3] == "1.0"     # stale scores are made anew
+    assert call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[4] == "1.0"     # stale scores are made anew
     write_json(compendium / "papermill_params" / "own.yaml", settings | {"learning_rate": 0.5})
     assert "no scored run yet" in call(capsys, "report", "--profile", "own")[1]
+
+
+def test_study_of_untrained_networks_makes_nothing_and_says_how_to_train_them(compendium, capsys):
+    before = snapshot(compendium)
+    status, out, error = call(capsys, "study", "4")
+    assert status == 0
+    assert error.splitlines()[1] == "+DA, seed 0: not trained; magunet train '+DA' --profile smoke --seed 0"
+    assert out.startswith("Table 4: ablation") and "not trained" in out and "(92.4)" in out
+    assert snapshot(compendium) == before
+
+
+def test_study_scores_finished_runs_and_compares_them(compendium, capsys):
+    write_cohort(compendium / "data" / "boxes")
+    settings = TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own", "seeds": [0, 1]}
+    write_json(compendium / "papermill_params" / "own.yaml", settings)
+    for words in (("MAG-UNet",), ("[1,3,5]",), ("[1,3,5]", "--seed", "1")):
+        assert call(capsys, "train", *words, "--profile", "own")[0] == 0
+    status, out, error = call(capsys, "study", "3", "--profile", "own", "--format", "csv")
+    assert status == 0
+    table = pd.read_csv(io.StringIO(out))
+    ours = table[(table["row"] == "[1,3,5]") & (table["group"] == "all")].set_index("measure")
+    assert ours.loc["Dice", "seeds"] == 2 and ours.loc["Dice", ["value", "sd_seeds", "p_holm"]].notna().all()
+    assert ours.loc["predictions", "value"] == 2 and ours.loc["HD95", "value"] >= 0
+    assert "MAG-UNet, seed 1: not trained" in error and "[1,3,5], seed" not in error and "[5], seed 0: not trained" in error
+    folder = next(compendium.glob("runs/MAG-UNet*"))
+    scores = pd.read_csv(folder / "scores.csv")
+    assert len(pd.read_csv(folder / "scores_by_side.csv")) == 2 * len(scores)
+    assert "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, seeds 0, 1." in call(
+        capsys, "study", "4", "--profile", "own", "--format", "md")[1]
 
 
 def test_audit_prints_every_row(capsys):
@@ -163,7 +199,7 @@ def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
 def test_the_installed_command_is_this_one():
     done = subprocess.run([sys.executable, "-m", "magunet", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("sample", "cohort", "check", "train", "predict", "audit", "report"))
+    assert all(verb in done.stdout for verb in ("sample", "cohort", "check", "train", "predict", "study", "audit", "report"))
     assert __version__ == "0.1.0"
 
 

@@ -6,15 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from magunet import project
-from magunet.data.cohort import load_cohort
-from magunet.data.phantom_cohort import phantom_folder
 from magunet.data.sample import sample_paths
 from magunet.data.volume import read_volume
 from magunet.learn.runs import data_hash, is_finished, run_folder
 from magunet.nets.studies import NETWORKS
 from magunet.profiles import Settings
 from magunet.report.metrics import overlap
-from magunet.report.scores import SCORES_FILE, summary
+from magunet.report.scores import SCORES_FILE, read_scores, summary
+from magunet.report.study import existing_cohort
 
 
 def overview(settings: Settings) -> str:
@@ -26,7 +25,7 @@ def overview(settings: Settings) -> str:
     parts = [f"Profile {settings.profile}: widths / {settings.width_divisor}, {settings.epochs} epochs"]
     runs = scored_runs(settings)
     if runs:
-        scores = pd.concat([pd.read_csv(run / SCORES_FILE) for run in runs])
+        scores = pd.concat([read_scores(run) for run in runs])
         parts.append("Scores on the validation cases, percent, mean ± SD over cases and seeds, on each scan's own grid:\n"
                      + summary(scores).to_string())
     else:
@@ -42,10 +41,10 @@ def overview(settings: Settings) -> str:
 
 def scored_runs(settings: Settings) -> list[Path]:
     """Finished and scored runs of the profile, in the order of ``magunet.nets.studies``."""
-    root = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
-    if not (root / "dataset.json").exists():
+    cohort = existing_cohort(settings)
+    if cohort is None:
         return []
-    data = data_hash(load_cohort(root), settings)
+    data = data_hash(cohort, settings)
     folders = [run_folder(network, settings, seed, data) for network in NETWORKS for seed in settings.seeds]
     return [folder for folder in folders if is_finished(folder) and (folder / SCORES_FILE).exists()]
 

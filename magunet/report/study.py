@@ -1,0 +1,67 @@
+"""The finished runs behind one of the paper's tables: found, scored where need be, and told what is missing."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from magunet import project
+from magunet.data.cohort import Cohort, load_cohort
+from magunet.data.phantom_cohort import phantom_folder
+from magunet.learn.runs import data_hash, is_finished, run_folder
+from magunet.nets.studies import NETWORKS
+from magunet.profiles import Settings
+from magunet.report.scores import SIDES_FILE, read_scores, score_run, scored_on
+from magunet.report.tables import REFERENCE, paper_rows, trained_as
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Scores by case and by side of all finished runs, what is missing (a line each), and what to know of the runs."""
+
+    scores: pd.DataFrame
+    sides: pd.DataFrame
+    missing: list[str]
+    notes: list[str]
+
+
+def existing_cohort(settings: Settings) -> Cohort | None:
+    """The profile's cohort if it has been made; makes nothing."""
+    root = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
+    return load_cohort(root) if (root / "dataset.json").exists() else None
+
+
+def collect(table: int, settings: Settings) -> Collected:
+    """Scores of every row of a table, and of MAG-UNet, for the profile's seeds; trains nothing.
+
+    Only runs of today's data, settings and code count. Runs without today's scores are scored, which takes its time.
+    Raises InputError when there is no such table.
+    """
+    names = list(dict.fromkeys([*(row.network for row in paper_rows(table)), REFERENCE]))
+    cohort = existing_cohort(settings)
+    data = data_hash(cohort, settings) if cohort else ""
+    scores, sides, missing, devices = [], [], [], set()
+    for name in names:
+        network = trained_as(name)
+        if network not in NETWORKS:
+            missing.append(f"{name}: not built yet")
+            continue
+        for seed in settings.seeds:
+            folders = [run_folder(n, settings, seed, data) for n in dict.fromkeys([network, name])] if cohort else []
+            folder = next(filter(is_finished, folders), None)
+            if folder is None:
+                missing.append(f"{name}, seed {seed}: not trained; magunet train '{network}' --profile {settings.profile} "
+                               f"--seed {seed}")
+                continue
+            scores.append(score_run(folder, cohort).assign(network=network))
+            sides.append(read_scores(folder, SIDES_FILE).assign(network=network))
+            devices.add(scored_on(folder))
+    epochs, seeds = (f"{word}{'s'[:many]}" for word, many in (("epoch", settings.epochs > 1), ("seed", len(settings.seeds) > 1)))
+    notes = [f"Profile {settings.profile}: widths / {settings.width_divisor}, input {settings.depth} x {settings.size} x "
+             f"{settings.size}, {settings.epochs} {epochs}, {seeds} {', '.join(map(str, settings.seeds))}."]
+    if devices:
+        notes.append(f"Predicted on: {'; '.join(sorted(devices))}.")
+    return Collected(_joined(scores), _joined(sides), missing, notes)
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["network"])

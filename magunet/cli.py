@@ -99,11 +99,11 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 def run_train(arguments: argparse.Namespace) -> None:
     from magunet.data.cohort import cohort_of
     from magunet.learn.runs import fit
-    from magunet.nets.studies import network_config
+    from magunet.nets.studies import checked
     from magunet.progress import track
 
     settings = settings_of(arguments)
-    network_config(arguments.network, settings.width_divisor)  # a wrong name fails before any work
+    checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
     seed = settings.seeds[0] if arguments.seed is None else arguments.seed
     print(fit(arguments.network, settings, seed, cohort_of(settings, track)))
 

@@ -7,11 +7,12 @@ import ast
 import contextlib
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -57,9 +58,13 @@ def content_hash(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def code_hash(*modules: ModuleType) -> str:
-    """A short hash of what modules do: comments, docstrings and layout do not count."""
-    return content_hash([_without_docstrings(Path(m.__file__).read_text()) for m in modules])
+def code_hash(*parts: ModuleType | type | Callable) -> str:
+    """A short hash of what modules, classes and functions do: comments, docstrings and layout do not count."""
+    return content_hash([_without_docstrings(_source(part)) for part in parts])
+
+
+def _source(part: ModuleType | type | Callable) -> str:
+    return Path(part.__file__).read_text() if isinstance(part, ModuleType) else inspect.getsource(part)
 
 
 def _without_docstrings(source: str) -> str:
@@ -85,7 +90,7 @@ def git_revision(root: Path) -> str:
 
 def environment(device: torch.device) -> dict:
     """Versions and hardware that a result depends on."""
-    names = ("torch", "numpy", "scipy", "SimpleITK")
+    names = ("torch", "numpy", "scipy", "SimpleITK", "monai")
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),

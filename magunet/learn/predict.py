@@ -14,7 +14,7 @@ from magunet.data.volume import Volume
 from magunet.errors import InputError
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.nets.blocks import evaluate_by_input
-from magunet.nets.magunet import MAGUNet, MAGUNetConfig
+from magunet.nets.studies import build
 from magunet.profiles import Settings, from_mapping
 from magunet.progress import track
 
@@ -103,9 +103,8 @@ def load_model(run: Path | str) -> Model:
             raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints it")
     try:
         record = json.loads(record_path.read_text())
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in record["config"].items()}
         settings = from_mapping(record["settings"], str(record_path))
-        network = MAGUNet(MAGUNetConfig(**config))
+        network = build(record["network"], settings.width_divisor)
         network.load_state_dict(safetensors.torch.load_file(weights_path))
     except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -5,7 +5,6 @@ code. So a changed anything is another run, and a finished run is never trained 
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -19,8 +18,7 @@ from magunet.errors import InputError
 from magunet.learn import losses, train
 from magunet.learn.device import choose_device, choose_precision
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
-from magunet.nets import attention, blocks, magunet
-from magunet.nets.studies import network_config
+from magunet.nets.studies import code_of, configuration
 from magunet.profiles import Settings
 from magunet.progress import track
 
@@ -40,9 +38,9 @@ def run_hash(network: str, settings: Settings, data: str) -> str:
     """Changes with all that decides the weights but the seed; ``data`` is from `data_hash`."""
     precision = choose_precision(settings.precision, choose_device())
     return provenance.content_hash(
-        asdict(network_config(network, settings.width_divisor)), str(precision), data,
+        configuration(network, settings.width_divisor), str(precision), data,
         {name: getattr(settings, name) for name in TRAINING_SETTINGS},
-        provenance.code_hash(blocks, attention, magunet, losses, augment, train))
+        provenance.code_hash(*code_of(network), losses, augment, train))
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str) -> Path:
@@ -75,7 +73,7 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
         prepared[name], _ = prepare_case(name, case.image, case.label, settings)
     record = {"network": network, "seed": seed, "settings": settings.as_dict(), "data_hash": data,
               "settings_hash": run_hash(network, settings, data), "train": cohort.train, "val": cohort.val,
-              "config": asdict(network_config(network, settings.width_divisor)),
+              "config": configuration(network, settings.width_divisor),
               "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
               **provenance.environment(device)}
     sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]

@@ -21,8 +21,7 @@ from magunet.learn import checkpoint, losses
 from magunet.learn.checkpoint import TrainingState
 from magunet.learn.device import autocast
 from magunet.learn.predict import THRESHOLD, predict_windows, probability
-from magunet.nets.magunet import MAGUNet
-from magunet.nets.studies import network_config
+from magunet.nets.studies import build
 from magunet.profiles import Settings
 from magunet.progress import say, track
 from magunet.report.metrics import overlap
@@ -52,8 +51,7 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device) -> TrainingState:
     """Network, optimiser, scheduler and generators at step 0. Seeds torch."""
     torch.manual_seed(seed)
-    net = MAGUNet(network_config(network, settings.width_divisor))
-    net = net.to(device, memory_format=torch.channels_last_3d)
+    net = build(network, settings.width_divisor).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(settings.schedule, step, steps))

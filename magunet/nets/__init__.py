@@ -1,1 +1,1 @@
-"""Networks: the paper's blocks, MAG-UNet, and the attention modules it is compared with."""
+"""Networks: the paper's blocks, MAG-UNet, and the attention modules and networks it is compared with."""

@@ -1,11 +1,15 @@
-"""Row name -> network: what each row of the paper's tables is built from.
+"""Row name -> network: every row of the paper's tables, and the networks a user would take instead."""
 
-A row that is not here yet is not built yet; ``magunet audit`` says so.
-"""
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from types import ModuleType
 
 import torch
+from torch import nn
 
 from magunet.errors import InputError
+from magunet.nets import adapt, attention, blocks, deeplab, magunet, peers, segnet, transunet, unetr
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig
 
 PLAIN = dict(mff_kernels=None, attention="none", lgag=False)
@@ -13,7 +17,7 @@ MFF = dict(mff_kernels=(1, 3, 5))
 DA = dict(attention="da")
 GATES = dict(lgag=True)
 
-NETWORKS: dict[str, dict] = {
+VARIANTS: dict[str, dict] = {
     "3D U-Net": PLAIN,
     "MAG-UNet": PLAIN | MFF | DA | GATES,
     "+SE": PLAIN | dict(attention="se"),
@@ -38,27 +42,94 @@ NETWORKS: dict[str, dict] = {
 
 ALIASES = {"[1,3,5]": "+MFF"}
 
+Code = ModuleType | type | Callable
 
-def network_config(name: str, width_divisor: int = 1) -> MAGUNetConfig:
-    """The configuration of a row, with all channel widths divided by ``width_divisor``.
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A network that is no MAG-UNet.
+
+    build: width divisor -> network.
+    code: the modules, classes and functions that it is made of beside ``build`` and `SHARED`.
+    monai: whether it has parts of MONAI.
+    """
+
+    build: Callable[[int], nn.Module]
+    code: tuple[Code, ...] = ()
+    monai: bool = True
+
+
+SHARED = (adapt, blocks.Conv3d, blocks.BatchNorm, blocks.no_autocast, blocks.in_float32)
+"""Code that every peer is made of."""
+
+PEERS = {
+    "3D V-Net": Peer(build=peers.v_net, code=(peers.VNet,)),
+    "ResUNet": Peer(build=peers.res_unet, code=(peers.dyn_unet,)),
+    "Attention UNet": Peer(build=peers.attention_unet),
+    "SegNet": Peer(build=segnet.segnet, code=(segnet, blocks.conv_bn_relu), monai=False),
+    "UNETR": Peer(build=unetr.unetr, code=(unetr, blocks.rows)),
+    "DeepLabv3+": Peer(build=deeplab.deeplab, code=(deeplab,)),
+    "nnU-Net": Peer(build=peers.nn_unet, code=(peers.dyn_unet,)),
+    "MedNeXt": Peer(build=peers.mednext),
+    "SegResNet": Peer(build=peers.seg_resnet),
+    "SwinUNETR": Peer(build=peers.swin_unetr),
+    "TransUNet": Peer(build=transunet.transunet, code=(transunet, blocks.rows, blocks.conv_bn_relu, blocks.double_conv)),
+}
+"""The other networks of Table 1; then nnU-Net, MedNeXt, SegResNet, Swin UNETR; and TransUNet, which Sec. 2.2 names."""
+
+NETWORKS = (*VARIANTS, *PEERS)
+"""Every network, once."""
+
+
+def checked(name: str, width_divisor: int) -> str:
+    """The network's name without its alias.
 
     Raises InputError for an unknown name (and lists the known ones) or a divisor that leaves no channel.
     """
-    name = ALIASES.get(name, name)
-    if name not in NETWORKS:
+    known = ALIASES.get(name, name)
+    if known not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known: {', '.join([*NETWORKS, *ALIASES])}")
     if width_divisor < 1 or 32 % width_divisor:
         raise InputError(f"width_divisor must divide 32 (1, 2, 4, 8, 16 or 32); got {width_divisor}")
+    return known
+
+
+def variant(name: str, width_divisor: int = 1) -> MAGUNetConfig:
+    """The configuration of a row that is a MAG-UNet, with all channel widths divided by ``width_divisor``."""
     widths = tuple(w // width_divisor for w in MAGUNetConfig().widths)
-    return MAGUNetConfig(**NETWORKS[name], widths=widths)
+    return MAGUNetConfig(**VARIANTS[checked(name, width_divisor)], widths=widths)
 
 
-def build(name: str, width_divisor: int = 1) -> MAGUNet:
-    """The network of a row, initialised from torch's current random state."""
-    return MAGUNet(network_config(name, width_divisor))
+def build(name: str, width_divisor: int = 1) -> nn.Module:
+    """The network of a row, initialised from torch's current random state: (b, 1, d, h, w) -> logits (b, 1, d, h, w).
+
+    Raises InputError as `checked` does.
+    """
+    known = checked(name, width_divisor)
+    return PEERS[known].build(width_divisor) if known in PEERS else MAGUNet(variant(known, width_divisor))
 
 
-def build_on_meta(name: str) -> MAGUNet:
+def build_on_meta(name: str) -> nn.Module:
     """The full-width network without memory for its weights: for counting and for tracing shapes."""
     with torch.device("meta"):
         return build(name)
+
+
+def configuration(name: str, width_divisor: int) -> dict:
+    """What is chosen about a network, as JSON: every switch of a MAG-UNet; a peer's name, width and MONAI release.
+
+    Raises InputError as `checked` does.
+    """
+    known = checked(name, width_divisor)
+    if known in VARIANTS:
+        return asdict(variant(known, width_divisor))
+    used = {"monai": version("monai")} if PEERS[known].monai else {}
+    return {"network": known, "width_divisor": width_divisor} | used
+
+
+def code_of(name: str) -> tuple[Code, ...]:
+    """The code that a network is made of, and no other network's: what its runs have to be repeated for."""
+    known = ALIASES.get(name, name)
+    if known in VARIANTS:
+        return blocks, attention, magunet
+    return *SHARED, *PEERS[known].code, PEERS[known].build

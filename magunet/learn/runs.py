@@ -18,7 +18,7 @@ from magunet.errors import InputError
 from magunet.learn import losses, train
 from magunet.learn.device import choose_device, choose_precision
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
-from magunet.nets.studies import code_of, configuration
+from magunet.nets.studies import checked, code_of, configuration
 from magunet.profiles import Settings
 from magunet.progress import track
 
@@ -44,7 +44,8 @@ def run_hash(network: str, settings: Settings, data: str) -> str:
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str) -> Path:
-    """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``."""
+    """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``; one place for two names of one network."""
+    network = checked(network, settings.width_divisor)
     return project.runs() / f"{network.replace(' ', '-')}-{run_hash(network, settings, data)}-s{seed}"
 
 
@@ -71,7 +72,7 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
     for name in track(cohort.train + cohort.val, "prepared"):
         case = cohort.cases[name]
         prepared[name], _ = prepare_case(name, case.image, case.label, settings)
-    record = {"network": network, "seed": seed, "settings": settings.as_dict(), "data_hash": data,
+    record = {"network": checked(network, settings.width_divisor), "seed": seed, "settings": settings.as_dict(), "data_hash": data,
               "settings_hash": run_hash(network, settings, data), "train": cohort.train, "val": cohort.val,
               "config": configuration(network, settings.width_divisor),
               "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),

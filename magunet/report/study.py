@@ -8,10 +8,9 @@ from magunet import project
 from magunet.data.cohort import Cohort, load_cohort
 from magunet.data.phantom_cohort import phantom_folder
 from magunet.learn.runs import data_hash, is_finished, run_folder
-from magunet.nets.studies import NETWORKS
 from magunet.profiles import Settings
 from magunet.report.scores import SIDES_FILE, read_scores, score_run, scored_on
-from magunet.report.tables import REFERENCE, paper_rows, trained_as
+from magunet.report.tables import REFERENCE, paper_rows
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,14 @@ def collect(table: int, settings: Settings) -> Collected:
     data = data_hash(cohort, settings) if cohort else ""
     scores, sides, missing, devices = [], [], [], set()
     for name in names:
-        network = trained_as(name)
-        if network not in NETWORKS:
-            missing.append(f"{name}: not built yet")
-            continue
         for seed in settings.seeds:
-            folders = [run_folder(n, settings, seed, data) for n in dict.fromkeys([network, name])] if cohort else []
-            folder = next(filter(is_finished, folders), None)
-            if folder is None:
-                missing.append(f"{name}, seed {seed}: not trained; magunet train '{network}' --profile {settings.profile} "
+            folder = run_folder(name, settings, seed, data)
+            if not (cohort and is_finished(folder)):
+                missing.append(f"{name}, seed {seed}: not trained; magunet train '{name}' --profile {settings.profile} "
                                f"--seed {seed}")
                 continue
-            scores.append(score_run(folder, cohort).assign(network=network))
-            sides.append(read_scores(folder, SIDES_FILE).assign(network=network))
+            scores.append(score_run(folder, cohort))
+            sides.append(read_scores(folder, SIDES_FILE))
             devices.add(scored_on(folder))
     epochs, seeds = (f"{word}{'s'[:many]}" for word, many in (("epoch", settings.epochs > 1), ("seed", len(settings.seeds) > 1)))
     notes = [f"Profile {settings.profile}: widths / {settings.width_divisor}, input {settings.depth} x {settings.size} x "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from magunet.errors import InputError
-from magunet.nets.studies import ALIASES, NETWORKS
+from magunet.nets.studies import ALIASES
 from magunet.paper import MI, TABLES, Row
 from magunet.report.cost import network_cost
 from magunet.report.statistics import by_patient, estimate, holm, signed_rank
@@ -18,7 +18,7 @@ from magunet.report.statistics import by_patient, estimate, holm, signed_rank
 REFERENCE = "MAG-UNet"
 """What every other network is tested against."""
 ALL = "all"
-TRAINED, NOT_TRAINED, NOT_BUILT = "trained", "not trained", "not built yet"
+TRAINED, NOT_TRAINED = "trained", "not trained"
 COLUMNS = ("table", "row", "network", "status", "group", "measure", "unit", "value", "low", "high", "sd_seeds", "paper",
            "difference", "patients", "seeds", "p", "p_holm", "effect")
 
@@ -74,7 +74,7 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
     for row in paper_rows(table):
         network = trained_as(row.network)
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
-        status = NOT_BUILT if network not in NETWORKS else TRAINED if len(mine) else NOT_TRAINED
+        status = TRAINED if len(mine) else NOT_TRAINED
         numbers = [*_costs(row, mine, status), *_measures(row, mine), *_counts(mine, joints), *_groups(joints)]
         rows += [{"table": table, "row": row.name, "network": network, "status": status, "group": ALL} | n for n in numbers]
     numbers = pd.DataFrame(rows, columns=COLUMNS)
@@ -82,10 +82,10 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
 
 
 def _costs(row: Row, scores: pd.DataFrame, status: str) -> list[dict]:
-    cost = None if status == NOT_BUILT else network_cost(trained_as(row.network))
-    numbers = [{"measure": "parameters", "unit": "Mi", "value": cost and cost.parameters / MI, "paper": row.params_mi},
-               {"measure": "TFLOP", "unit": "10^12", "value": cost and cost.flop / 1e12}]
-    if cost and row.params_mi:
+    cost = network_cost(trained_as(row.network))
+    numbers = [{"measure": "parameters", "unit": "Mi", "value": cost.parameters / MI, "paper": row.params_mi},
+               {"measure": "TFLOP", "unit": "10^12", "value": cost.flop / 1e12}]
+    if row.params_mi:
         numbers[0]["difference"] = numbers[0]["value"] - row.params_mi
     if status == TRAINED:
         numbers += [{"measure": "seconds a case", "unit": "s", "value": scores["seconds"].median()},

@@ -72,7 +72,8 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
     for name in track(cohort.train + cohort.val, "prepared"):
         case = cohort.cases[name]
         prepared[name], _ = prepare_case(name, case.image, case.label, settings)
-    record = {"network": checked(network, settings.width_divisor), "seed": seed, "settings": settings.as_dict(), "data_hash": data,
+    record = {"network": checked(network, settings.width_divisor), "seed": seed, "settings": settings.as_dict(),
+              "data_hash": data,
               "settings_hash": run_hash(network, settings, data), "train": cohort.train, "val": cohort.val,
               "config": configuration(network, settings.width_divisor),
               "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),

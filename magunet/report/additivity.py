@@ -1,7 +1,7 @@
 """Whether a column of parameter counts can be a sum of parts, by linear programmes over the printed digits.
 
 A table is a design (rows x parts: how often each part is in the row) and the printed numbers. Parts cost 0 or
-more; a printed number may be off by half of its last digit.
+more; a printed number may be off by half of its last digit, both ends included.
 """
 
 from itertools import combinations

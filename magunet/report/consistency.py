@@ -44,6 +44,8 @@ def most_dice(precision: float, recall: float) -> float:
 
 def least_recall(dice: float, precision: float) -> float:
     """The lowest mean recall that mean Dice and precision allow; above 100 where there is none."""
+    if dice == 0:
+        return 0.0
     return dice * precision / (2 * precision - dice) if 2 * precision > dice else math.inf
 
 
@@ -82,7 +84,7 @@ def could_be_pooled(dice: float, iou: float, precision: float | None, recall: fl
 def score_audit() -> pd.DataFrame:
     """One line for every row of Tables 1, 2 and 4: printed means, what they allow, and whether they can be at all.
 
-    Table 4 has no recall; where Table 1 has the same network, its recall is taken.
+    Tables 2 and 4 have no recall; where Table 1 has the same network, its recall is taken.
     """
     recalls = {row.network: row.recall for row in TABLE_1}
     return pd.DataFrame([_line(row, recalls.get(row.network)) for table in TABLES for row in table if row.dice])

@@ -44,6 +44,12 @@ def trace(network: str = "MAG-UNet") -> tuple[tuple[str, tuple[int, ...], tuple[
     return tuple(seen)
 
 
+def padded_levels() -> list[int]:
+    """Levels at which the decoder's upsampled map is smaller than the skip it meets, so that MAG-UNet pads it."""
+    shapes = {name: (before, after) for name, before, after in trace()}
+    return [n for n in (4, 3, 2, 1) if shapes[f"up {n}"][1][1:] != shapes[f"decoder {n}"][0][1:]]
+
+
 @cache
 def training_bytes(network: str) -> tuple[int, int]:
     """Bytes that a training step in float32 at batch size 1 cannot do without: (for the gradient, for the weights).

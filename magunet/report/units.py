@@ -24,9 +24,9 @@ STEP = 0.01
 """Of the last printed digit."""
 
 
-def printed(count: float, unit: float, cut: bool = False) -> float:
-    """The count in a unit with two decimals, rounded half up or cut."""
-    return math.floor(count / unit / STEP + (0 if cut else 0.5)) / round(1 / STEP)
+def printed(parameters: float, unit: float, cut: bool = False) -> float:
+    """Parameters in a unit, with two decimals, rounded half up or cut."""
+    return math.floor(parameters / unit / STEP + (0 if cut else 0.5)) / round(1 / STEP)
 
 
 def window(value: float, unit: float, cut: bool = False) -> tuple[float, float]:
@@ -52,7 +52,8 @@ def normalised_biases(network: nn.Module) -> int:
                if isinstance(b, BatchNorm) and a.bias is not None)
 
 
-def _count(first_width: int, biases: bool, decoder: str, **switches) -> int:
+def count(first_width: int = 32, biases: bool = True, decoder: str = "merge", **switches) -> int:
+    """Parameters of a 3D U-Net, with ``switches`` of MAGUNetConfig on, whose widths double from level to level."""
     widths = tuple(first_width * 2**level for level in range(5))
     with torch.device("meta"):
         network = MAGUNet(MAGUNetConfig(**PLAIN | switches, widths=widths, decoder=decoder))
@@ -61,8 +62,8 @@ def _count(first_width: int, biases: bool, decoder: str, **switches) -> int:
 
 @cache
 def _module_costs(first_width: int, biases: bool) -> dict[str, int]:
-    base = _count(first_width, biases, "merge")
-    return {name: _count(first_width, biases, "merge", **switches) - base
+    base = count(first_width, biases)
+    return {name: count(first_width, biases, **switches) - base
             for name, switches in (("DA", DA), ("MFF", MFF), ("LGAG", GATES))}
 
 
@@ -93,7 +94,7 @@ def readings(first_widths: tuple[int, ...] = (8, 16, 24, 32, 40, 48, 56, 64)) ->
     for first in first_widths:
         for biases in (True, False):
             for decoder in DECODERS:
-                base = _count(first, biases, decoder)
+                base = count(first, biases, decoder)
                 for unit_name, unit in UNITS.items():
                     for cut in (False, True):
                         if printed(base, unit, cut) == TABLE_4[0].params_mi:

@@ -35,12 +35,11 @@ def _own(holds: bool, text: str) -> Finding:
 
 def _grid() -> Finding:
     shapes = {name: (before, after) for name, before, after in cost.trace()}
-    padded = [n for n in (4, 3, 2, 1) if shapes[f"up {n}"][1][1:] != shapes[f"decoder {n}"][0][1:]]
     there, back = shapes["down 4"][1], shapes["decoder 1"][1]
     depths = "-".join(str(shapes[f"decoder {n}"][1][1]) for n in (4, 3, 2, 1))
     return _here(there == paper.BOTTLENECK and back[1:] == paper.INPUT_SIZE,
-                 f"back over depths {there[1]}-{depths}, padded at {len(padded)} of 4 steps; the bottleneck then makes "
-                 f"{shapes['encoder 5'][1][0]} channels")
+                 f"back over depths {there[1]}-{depths}, padded at {len(cost.padded_levels())} of 4 steps; the bottleneck "
+                 f"then makes {shapes['encoder 5'][1][0]} channels")
 
 
 def _light_mff() -> Finding:
@@ -73,8 +72,8 @@ def _light_gate() -> Finding:
     usual, _, ours, whole = cost.gate_costs()["GFLOP"]
     least = cost.gate_costs()["weights"].iloc[0] / paper.MI
     table = _row(paper.TABLE_4, "+LGAG").params_mi - _row(paper.TABLE_4, "base").params_mi
-    return _here(ours < usual, f"{ours / usual:.1f} times the usual gate's operations, 1/{whole / ours:.0f} of those without "
-                               f"groups; Table 4 gives LGAG {table:.2f} Mi parameters, the usual gates have {least:.2f}")
+    return _here(ours < usual, f"in 16 groups {ours / usual:.1f} times the usual gate's operations, 1/{whole / ours:.0f} of "
+                               f"those without groups; Table 4 gives LGAG {table:.2f} Mi weights, usual gates have {least:.2f}")
 
 
 def _scans() -> Finding:
@@ -101,8 +100,9 @@ def _memory() -> Finding:
 
 def _loss() -> Finding:
     undecided = math.log(2) * math.prod(paper.INPUT_SIZE)
-    return _here(undecided < 100, f"where all answers are one half, Eq. 16 is {undecided:,.0f} and Eq. 15 at most 1; as a "
-                                  f"mean it is {math.log(2):.2f}")
+    swamps = undecided > 100                                # a hundred times the most that Eq. 15 can be
+    return _here(not swamps, f"where all answers are one half, Eq. 16 is {undecided:,.0f} and Eq. 15 at most 1; as a "
+                             f"mean it is {math.log(2):.2f}")
 
 
 def _headline() -> Finding:
@@ -161,7 +161,7 @@ def _count() -> Finding:
 def _attention() -> Finding:
     base, *others = paper.TABLE_2
     worse = [f"{row.name} {row.dice - base.dice:+.1f}" for row in others if row.dice < base.dice]
-    return _own(not worse, f"Dice rises in {len(others) - len(worse)} of {len(others)}; not in {', '.join(worse) or 'none'}")
+    return _own(not worse, f"Dice rises in {len(others) - len(worse)} of {len(others)}; falls: {', '.join(worse) or 'none'}")
 
 
 def _sum_of_parts(design: pd.DataFrame, values: pd.Series) -> Finding:
@@ -187,28 +187,36 @@ def _rivals(table: tuple[paper.Row, ...], but: str) -> tuple[str, ...]:
     return tuple(row.network for row in table if row.network != but)
 
 
-MASKS = ("dice", "iou", "precision")
-JUDGES: dict[str, Callable[[Scores], Finding]] = {
-    **{judge.__name__.strip("_"): lambda _, judge=judge: judge() for judge in (
-        _grid, _light_mff, _shared, _global_kernel, _light_cam, _light_gate, _scans, _test_set, _augmentation, _memory,
-        _loss, _headline, _quotes, _possible, _clearly, _complete, _lighter, _count, _attention, _multi_scale, _kernel_count)},
-    "iou_gain": lambda _: _gain("iou"), "dice_gain": lambda _: _gain("dice"),
-    "table_3": lambda _: _sum_of_parts(*additivity.table_3()), "table_4": lambda _: _sum_of_parts(*additivity.table_4()),
-    "best": lambda scores: beats(scores, ("MAG-UNet",), _rivals(paper.TABLE_1, "MAG-UNet"), MASKS),
-    "eca": lambda scores: beats(scores, ("3D U-Net",), ("+ECA",), MASKS),
-    "da": lambda scores: beats(scores, ("+DA",), _rivals(paper.TABLE_2, "+DA"), MASKS),
+PAPER_JUDGES: dict[str, Callable[[], Finding]] = {
+    "grid": _grid, "light_mff": _light_mff, "shared": _shared, "global_kernel": _global_kernel, "light_cam": _light_cam,
+    "light_gate": _light_gate, "scans": _scans, "test_set": _test_set, "augmentation": _augmentation, "memory": _memory,
+    "loss": _loss, "headline": _headline, "quotes": _quotes, "possible": _possible, "clearly": _clearly,
+    "complete": _complete, "lighter": _lighter, "count": _count, "attention": _attention, "multi_scale": _multi_scale,
+    "kernel_count": _kernel_count,
+    "iou_gain": lambda: _gain("iou"),
+    "dice_gain": lambda: _gain("dice"),
+    "table_3": lambda: _sum_of_parts(*additivity.table_3()),
+    "table_4": lambda: _sum_of_parts(*additivity.table_4()),
+    "pictures": lambda: (UNTESTABLE, "no numbers are given; neither scans nor masks can be had"),
+    "lesions": lambda: (UNTESTABLE, "no score of lesions is given: the masks are of joints"),
+}
+"""Claim.key -> its judge, for claims that the paper's numbers or untrained networks decide, or nothing can."""
+
+DIP = ("dice", "iou", "precision")
+STUDY_JUDGES: dict[str, Callable[[Scores], Finding]] = {
+    "best": lambda scores: beats(scores, ("MAG-UNet",), _rivals(paper.TABLE_1, "MAG-UNet"), DIP),
+    "eca": lambda scores: beats(scores, ("3D U-Net",), ("+ECA",), DIP),
+    "da": lambda scores: beats(scores, ("+DA",), _rivals(paper.TABLE_2, "+DA"), DIP),
     "kernel_iou": lambda scores: beats(scores, ("[1,3,5]",), _rivals(paper.TABLE_3, "[1,3,5]"), ("iou",)),
     "modules": lambda scores: beats(scores, ("+DA", "+MFF", "+LGAG"), ("3D U-Net",), ("dice", "iou")),
     "synergy": synergy,
-    "pictures": lambda _: (UNTESTABLE, "no numbers are given; neither scans nor masks can be had"),
-    "lesions": lambda _: (UNTESTABLE, "no score of lesions is given: the masks are of joints"),
 }
-"""Claim.key -> its judge."""
+"""Claim.key -> its judge, for claims about trained networks."""
 
 
 def judged(scores: Scores = None) -> pd.DataFrame:
-    """One line a claim: place, claim, verdict, found, shown."""
-    found = [JUDGES[claim.key](scores) for claim in CLAIMS]
+    """One line a claim: place, claim, verdict, found, shown. For ``scores`` see ``magunet.report.rankings``."""
+    found = [STUDY_JUDGES[c.key](scores) if c.key in STUDY_JUDGES else PAPER_JUDGES[c.key]() for c in CLAIMS]
     return pd.DataFrame([{"place": claim.place, "claim": claim.says, "verdict": str(verdict), "found": text,
                           "shown": claim.shown} for claim, (verdict, text) in zip(CLAIMS, found)],
                         index=pd.RangeIndex(1, len(CLAIMS) + 1))

@@ -2,7 +2,8 @@
 
 Yan W., Jing Y., Xu Y., Zhang X., Wang C.: "Sacral-iliac joint segmentation network integrating large kernel
 gated mechanisms and dual attention" (in Chinese), School of Computer Science and Technology, Taiyuan
-Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M.
+Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M. What the
+paper claims with these numbers is in ``magunet.claims``.
 """
 
 from dataclasses import dataclass
@@ -80,17 +81,73 @@ TABLE_4 = _rows(
 
 TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """A number in the running text about a network of the tables.
+
+    ``measure`` is a field of Row. With ``over``, ``value`` is the gain over that network.
+    """
+
+    place: str
+    network: str
+    measure: str
+    value: float
+    over: str | None = None
+
+
+def _quotes(place: str, network: str, over: str | None = None, **values: float) -> tuple[Quote, ...]:
+    return tuple(Quote(place=place, network=network, measure=k, value=v, over=over) for k, v in values.items())
+
+
+QUOTES = (
+    *_quotes("Abstract", "MAG-UNet", dice=92.4, iou=86.0),
+    *_quotes("Abstract", "MAG-UNet", over="3D U-Net", iou=3.4),
+    *_quotes("Sec. 2.2", "MAG-UNet", dice=92.5, iou=86.0, precision=93.3, params_mi=23.98),
+    *_quotes("Sec. 2.2", "MAG-UNet", over="3D U-Net", dice=3.4),
+    *_quotes("Sec. 2.3", "+DA", dice=91.5, iou=84.4, precision=90.9),
+    *_quotes("Sec. 2.3", "3D U-Net", dice=90.4, iou=82.6, precision=89.2),
+    *_quotes("Sec. 2.4", "[1,3,5]", iou=83.2, params_mi=23.14),
+    *_quotes("Sec. 2.5", "3D U-Net", iou=82.6, dice=90.4),
+    *_quotes("Sec. 2.5", "+DA", iou=84.4, dice=91.5),
+    *_quotes("Sec. 2.5", "+MFF", iou=83.2, dice=90.8),
+    *_quotes("Sec. 2.5", "+LGAG", iou=83.0, dice=90.6),
+    *_quotes("Sec. 2.5", "MAG-UNet", iou=86.0, dice=92.4, params_mi=23.98),
+)
+"""The text's numbers that can be held against the tables."""
+
+PARAMETER_HEADERS = {"Table 1": "M", "Table 3": "", "Table 4": "MB"}
+"""Unit of the parameter column, as each table heads it."""
+KERNELS_IN_TEXT = ("[1]", "[3]", "[5]", "[1,3]", "[3,3]", "[1,3,5]", "[3,5,7]")
+"""Combinations that Sec. 2.4 names."""
+SAID_HEAVIER = ("TransUNet", "ResUNet")
+"""Networks that Sec. 2.2 says have far more parameters than MAG-UNet."""
+
 INPUT_SIZE = (50, 256, 256)
 """Voxels of the network's input, Sec. 1.1."""
 HU_WINDOW = (-200.0, 1200.0)
 """Clipped to this window, then scaled to [0, 1]; Sec. 2.1.2."""
-CASES, TRAIN_CASES = 70, 49
+BOTTLENECK = (256, 3, 16, 16)
+"""Channels and voxels that four encoder levels shrink the input to, Sec. 1.1."""
+CASES, TRAIN_CASES, VAL_CASES = 70, 49, 21
 """Split 7:3 at random; Sec. 2.1.1."""
+SHOWN_TEST_CASES = 4
+"""Drawn at random from a "test set" for Fig. 10, Sec. 2.6."""
+SLICES_IN_ALL, SLICES_PER_SCAN = 10_414, (150, 200)
+"""About so many in all scans; fewest and most of a scan; Sec. 2.1.1."""
 PIXEL_MM = (0.449, 0.801)
 """Smallest and largest pixel of the 512 x 512 slices; Sec. 2.1.1."""
 SLICES = (50, 200)
-"""Fewest and most slices of a scan, Sec. 2.1.2 (Sec. 2.1.1 says 150 to 200)."""
+"""Fewest and most slices of a scan, Sec. 2.1.2."""
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 300, 1e-4, 1e-4
 """Adam with batch size 1, Sec. 2.1.3."""
 AUGMENTATION_PROBABILITY = 0.5
 """Of each of flip, affine and gamma, Sec. 2.1.3."""
+AUGMENTATIONS = {"Sec. 2.1.2": ("flip", "rotation", "scaling", "translation"), "Sec. 2.1.3": ("flip", "affine", "gamma")}
+"""What the two places list."""
+GPU_BYTES = 24 * 2**30
+"""Memory of the graphics card, Sec. 2.1.3."""
+LGAG_NAMES = {"Sec. 1.4": "large-kernel grouped attention gate", "Sec. 3": "locally guided adaptive enhancement"}
+"""What the letters stand for."""
+JOINT_REFERENCES = {19: "sacroiliac joint", 20: "sacroiliac joint", 21: "brain tumour", 22: "hippocampus"}
+"""What the references that Sec. 0 cites for sacroiliac joints are about, by their titles."""

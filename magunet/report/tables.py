@@ -4,6 +4,7 @@ One row a number: which row of the paper's table, over which cases (``group``), 
 ``magunet.report.formats`` turns it into what people read.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from magunet.paper import MI, TABLES, Row
 from magunet.report.cost import network_cost
 from magunet.report.statistics import by_patient, estimate, holm, signed_rank
 
+LEFT_OUT = {4: ("+MFF+LGAG",)}
+"""Rows that the paper's tables lack, by table; shown like its own."""
+BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet")}
+"""Networks a user may take instead, by table; shown where they have been trained."""
 REFERENCE = "MAG-UNet"
 """What every other network is tested against."""
 ALL = "all"
@@ -48,6 +53,12 @@ def paper_rows(table: int) -> tuple[Row, ...]:
     return TABLES[table - 1]
 
 
+def study_rows(table: int, trained: Collection[str]) -> tuple[Row, ...]:
+    """The paper's rows, those it leaves out, and those of ``trained`` that go beyond it. Raises as `paper_rows` does."""
+    more = (*LEFT_OUT.get(table, ()), *(name for name in BEYOND.get(table, ()) if name in trained))
+    return *paper_rows(table), *(Row(table=table, name=name, network=name) for name in more)
+
+
 def trained_as(network: str) -> str:
     """The name that a row's network is trained under: two rows can share one."""
     return ALIASES.get(network, network)
@@ -71,7 +82,7 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
     Raises InputError when there is no such table, or two networks were scored on different patients.
     """
     rows = []
-    for row in paper_rows(table):
+    for row in study_rows(table, set(scores["network"])):
         network = trained_as(row.network)
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
         status = TRAINED if len(mine) else NOT_TRAINED

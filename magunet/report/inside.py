@@ -1,0 +1,47 @@
+"""What a trained network's modules do with one window: their maps, for looking at."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from magunet.learn.predict import Model, probability
+from magunet.nets.blocks import PAM, rows
+
+
+def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module]) -> dict[str, tuple[Tensor, Tensor]]:
+    """First input and output of modules of ``model.network`` for one prepared window, on the CPU in float32.
+
+    window: float32 (d, h, w) in [0, 1]. modules: any name -> a part of the network. Returns name -> two tensors
+    (1, c, d', h', w'), in evaluation, as for a prediction.
+    """
+    seen = {}
+    hooks = [module.register_forward_hook(
+        lambda _, inputs, output, name=name: seen.update({name: tuple(x.detach().float().cpu() for x in (inputs[0], output))}))
+        for name, module in modules.items()]
+    try:
+        probability(model.network, window, model.device, model.precision)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def position_attention(pam: PAM, a: Tensor, position: tuple[int, int, int]) -> Tensor:
+    """Where the output at ``position`` (z, y, x) of PAM's input a looks: row j of S, Eq. 3.
+
+    a: (1, c, d, h, w) -> (d, h, w), sums to 1.
+    """
+    with torch.inference_mode():
+        a = a.to(pam.B.weight)
+        key, query = rows(pam.B(a))[0], rows(pam.C(a))[0]                   # (n, width)
+        z, y, x = position
+        j = (z * a.shape[3] + y) * a.shape[4] + x
+        return torch.softmax(key @ query[j], dim=0).view(a.shape[2:]).float().cpu()
+
+
+def joint_position(mask: np.ndarray, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The cell of a coarser grid (d', h', w') over the same window that holds most of a mask (d, h, w)."""
+    share = torch.nn.functional.adaptive_avg_pool3d(torch.from_numpy(mask.astype(np.float32))[None], shape)[0]
+    return tuple(int(i) for i in np.unravel_index(int(share.argmax()), shape))

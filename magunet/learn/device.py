@@ -1,15 +1,45 @@
 """Where and in which precision networks run."""
 
 import contextlib
+import functools
+import tempfile
+from pathlib import Path
+from typing import IO
 
 import torch
 
 from magunet.errors import InputError
 
+_held: list[IO] = []
 
+
+@functools.cache
 def choose_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The first GPU that no other process of magunet has taken, else the first; the CPU where there is none.
+
+    A GPU is taken for the life of the process, by a lock on a file named after it.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+    return torch.device("cuda", next((i for i, name in enumerate(names) if take(name)), 0))
+
+
+def take(name: str) -> bool:
+    """Whether this process now holds the lock of this name; it does until it ends. Always, where files have no locks."""
+    try:
+        import fcntl
+    except ImportError:                                             # Windows
+        return True
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context((Path(tempfile.gettempdir()) / f"magunet-{name}.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:                                             # another process's, or another user's
+            return False
+        _held.append(file)
+        opened.pop_all()
+        return True
 
 
 def cpu_capabilities() -> dict:

@@ -97,7 +97,7 @@ def test_a_picture_of_noise_is_coarser_rather_than_large(tmp_path):
     figure.add_axes((0, 0, 1, 1)).imshow(RNG.normal(size=(1200, 1200)), cmap="gray")
     path = figures.save_figure(figure, tmp_path / "f.png", "noise")
     with Image.open(path) as picture:
-        assert picture.width == 600
+        assert 600 <= picture.width < 1200
     assert max(path.stat().st_size, path.with_suffix(".pdf").stat().st_size) <= 2**20
 
 

@@ -28,8 +28,8 @@ WORLD_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 """Of x (to the left), y (to posterior) and z (to superior): the axis across and the axis along each view."""
 FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
-LARGEST_FILE = 2**20
-"""Bytes of a picture's file."""
+LARGEST_FILE, FINENESS = 2**20, (1, 0.85, 0.7, 0.5, 0.35, 0.25)
+"""Bytes of a picture's file, and the shares of its dots an inch that are tried until it is no larger."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
     widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]          # a thin scan keeps a visible panel
     inches = FIGURE_WIDTH / sum(widths)
-    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for height, _ in sizes) + 0.9), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for height, _ in sizes) + 0.75), layout="constrained")
     all_axes = figure.subplots(1, 3, width_ratios=widths)
     for axes, name, index in zip(all_axes, PLANES, indices):
         draw_plane(axes, scan, name, index, masks, window)
@@ -175,7 +175,7 @@ def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector:
     """Write a PNG, and beside it a PDF unless ``vector`` is False; returns the PNG's path.
 
     ``source`` says what made it and stands in the metadata of both, with magunet's version and git revision. Each file is
-    written whole or not at all; dots an inch are halved until it is no larger than 1 MiB.
+    written whole or not at all, with fewer dots an inch where it would be larger than 1 MiB.
     """
     try:
         revision = git_revision(project.root())
@@ -185,9 +185,9 @@ def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector:
     metadata = {".png": {"Description": source, "Software": software},
                 ".pdf": {"Subject": source, "Creator": software, "CreationDate": None}}
     for ending in (".png", ".pdf") if vector else (".png",):
-        for fineness in (dpi, dpi / 2, dpi / 4):
+        for share in FINENESS:
             with whole_file(path.with_suffix(ending)) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
-                figure.savefig(part, dpi=fineness, metadata=metadata[ending])
+                figure.savefig(part, dpi=share * dpi, metadata=metadata[ending])
             if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:
                 break
     return path

@@ -20,7 +20,7 @@ SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
 
 def page(height: float) -> tuple[Figure, Axes]:
     """An empty figure of the printed width, and axes in mm that cover it; 0, 0 is the top left corner."""
-    figure = Figure(figsize=(PRINT_WIDTH / INCH, height / INCH))
+    figure = Figure(figsize=(PRINT_WIDTH / INCH, height / INCH), dpi=200)
     axes = figure.add_axes((0, 0, 1, 1), label="page")
     axes.set(xlim=(0, PRINT_WIDTH), ylim=(height, 0))
     axes.axis("off")

@@ -47,8 +47,8 @@ def main(folder: Path) -> None:
         for axes, (name, index) in zip(line, views):
             draw_plane(axes, scan, name, index, {TRUTH_COLOUR: truth.array})
             axes.set_title(f"{title}: {'midline' if index == midline else name}", fontsize=8)
-    path = save_figure(figure, project.root() / "figures" / "phantom_beside_visible_human.png", "seeds 1, 4 and 11", dpi=100)
-    print(path)
+    path = project.root() / "figures" / "phantom_beside_visible_human.png"
+    print(save_figure(figure, path, "seeds 1, 4 and 11", dpi=100, vector=False))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     table.to_csv(run / "transfer.csv", index=False)
     figure = three_planes(scan, truth=truth, prediction=model.segment(scan), title="Real CT, network trained on phantoms only")
-    save_figure(figure, run / "transfer_real_ct.png", f"{arguments.network}, run {run.name}")
+    save_figure(figure, run / "transfer_real_ct.png", f"{arguments.network}, run {run.name}", vector=False)
     numbers = table.groupby("group", sort=False)[["Dice", "median surface mm"]].agg(["count", "mean", "min", "max"])
     print(numbers.drop(columns=("median surface mm", "count")).round(1).to_string())
     print(run / "transfer.csv", run / "transfer_real_ct.png", sep="\n")

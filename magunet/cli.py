@@ -139,7 +139,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     trained = f"{model.record['network']}, profile {model.settings.profile}, seed {model.record['seed']}"
     figure = three_planes(scan, prediction=mask, title=f"SIJ by {trained}")
     write_volume(mask, out / f"{stem}_sij.nii.gz")
-    save_figure(figure, out / f"{stem}_sij.png", f"{trained}; run {Path(arguments.model).name}")
+    save_figure(figure, out / f"{stem}_sij.png", f"{trained}; run {Path(arguments.model).name}", vector=False)
     if not mask.array.any():
         say("note: the network found no joint in this scan; the mask is empty")
     print(out / f"{stem}_sij.nii.gz")

@@ -1,10 +1,17 @@
 """Pictures show the patient the right way round, in millimetres."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from printed import assert_readable
 
+from magunet import __version__, profiles, project
 from magunet.data.volume import Volume, reorient
 from magunet.errors import InputError
+from magunet.provenance import git_revision
 from magunet.report import figures
 
 RNG = np.random.default_rng(0)
@@ -50,7 +57,50 @@ def test_a_mask_on_another_grid_is_refused():
         figures.three_planes(scan, prediction=Volume(np.zeros((8, 9, 10)), (2.0, 1.0, 1.1)))
 
 
+def noise(side=200):
+    return Volume(RNG.normal(300, 400, size=(side // 4, side, side)), (4.0, 1.0, 1.0))
+
+
+def test_three_planes_can_be_read_at_the_printed_width():
+    scan = noise(40)
+    mask = scan.with_array((scan.array > 900).astype(np.uint8))
+    assert_readable(figures.three_planes(scan, prediction=mask, truth=mask, title="case"))
+
+
 def test_saved_pictures_say_what_made_them(tmp_path):
-    from PIL import Image
-    path = figures.save_figure(figures.three_planes(Volume(np.zeros((8, 9, 10)), (2.0, 1.0, 1.0))), tmp_path / "f.png", "run x")
-    assert Image.open(path).text["Description"] == "run x"
+    path = figures.save_figure(figures.three_planes(noise(40)), tmp_path / "f.png", "run x")
+    with Image.open(path) as picture:
+        png, pdf = picture.text, (tmp_path / "f.pdf").read_bytes()
+    revision = git_revision(project.root())
+    assert path == tmp_path / "f.png" and png["Description"] == "run x"
+    assert f"magunet {__version__}, git {revision}" in png["Software"]
+    assert b"/Subject (run x)" in pdf and revision.encode() in pdf and b"/CreationDate" not in pdf
+
+
+def test_the_source_names_profile_settings_and_runs(tmp_path):
+    smoke, cpu = (profiles.load(name) for name in ("smoke", "cpu"))
+    text = figures.source_of(smoke, [tmp_path / "MAG-UNet-0123456789-s0", tmp_path / "3D-U-Net-abc-s0"])
+    assert text.startswith("profile smoke, settings ") and text.endswith(", runs MAG-UNet-0123456789-s0, 3D-U-Net-abc-s0")
+    assert figures.source_of(smoke) != figures.source_of(replace(smoke, epochs=3)) != figures.source_of(cpu)
+
+
+def test_pdf_text_stays_text_and_both_files_stay_small(tmp_path):
+    path = figures.save_figure(figures.three_planes(noise()), tmp_path / "f.png", "noise")
+    pdf = path.with_suffix(".pdf")
+    assert b"/FontFile2" in pdf.read_bytes()                        # TrueType, which an editor can change
+    assert {p.name for p in tmp_path.iterdir()} == {"f.png", "f.pdf"}
+    assert max(path.stat().st_size, pdf.stat().st_size) <= 2**20
+
+
+def test_a_picture_of_noise_is_coarser_rather_than_large(tmp_path):
+    figure = Figure(figsize=(4, 4))
+    figure.add_axes((0, 0, 1, 1)).imshow(RNG.normal(size=(1200, 1200)), cmap="gray")
+    path = figures.save_figure(figure, tmp_path / "f.png", "noise")
+    with Image.open(path) as picture:
+        assert 600 <= picture.width < 1200
+    assert max(path.stat().st_size, path.with_suffix(".pdf").stat().st_size) <= 2**20
+
+
+def test_a_picture_for_the_screen_has_no_pdf(tmp_path):
+    figures.save_figure(figures.three_planes(noise(40)), tmp_path / "f.png", "run x", vector=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["f.png"]

@@ -20,7 +20,7 @@ from torch import nn
 from magunet import provenance
 from magunet.learn import runs
 from magunet.learn.device import autocast, has_bfloat16
-from magunet.learn.predict import load_model, probability
+from magunet.learn.predict import load_model
 from magunet.nets import adapt, peers, studies, transunet, unetr
 from magunet.nets.adapt import AnyGrid, ConvTranspose3d, sine_positions
 from magunet.nets.blocks import BatchNorm, Conv3d, evaluate_by_input
@@ -186,7 +186,7 @@ def test_a_trained_peer_predicts_the_same_when_it_is_loaded(name, compendium, mo
     folder = runs.fit(name, tiny, 0, cohort)
     model = load_model(folder)
     image = np.random.default_rng(0).random((16, 32, 32), dtype=np.float32)
-    expected = probability(kept[0].network, image, model.device, model.precision)
+    expected = replace(model, network=kept[0].network).probability(image)
     np.testing.assert_array_equal(model.probability(image), expected)
     record = json.loads((folder / "run.json").read_text())
     assert record["network"] == name and record["config"] == configuration(name, tiny.width_divisor)

@@ -84,6 +84,21 @@ def test_the_mask_lies_on_the_scans_own_grid_in_any_orientation(code, compendium
     assert 2 * (mask.array & truth.array).sum() / (mask.array.sum() + truth.array.sum()) > 0.95
 
 
+def test_a_mirrored_scan_gets_the_mirrored_answer():
+    """Whatever the network, and each side's answer stays on its side."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 1, 3, padding=1)
+    image = np.random.default_rng(0).random((40, 64, 64), np.float32)
+    model = model_of(network)
+    answer, mirrored = model.probability(image), model.probability(image[..., ::-1])
+    np.testing.assert_allclose(mirrored, answer[..., ::-1], atol=1e-6)
+    with torch.inference_mode():
+        both = [torch.sigmoid(network(torch.from_numpy(np.ascontiguousarray(x[:32]))[None, None]))[0, 0].numpy()
+                for x in (image, image[..., ::-1])]
+    np.testing.assert_allclose(answer[0], (both[0][0] + both[1][0][:, ::-1]) / 2, atol=1e-6)
+    assert np.abs(both[0] - both[1][..., ::-1]).max() > 0.01                # for this network they differ
+
+
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"run.json: missing; give the folder of a finished run"):
         load_model(tmp_path)

@@ -80,9 +80,16 @@ class Model:
     precision: torch.dtype
 
     def probability(self, image: np.ndarray) -> np.ndarray:
-        """Foreground probability of a prepared image (n, size, size), float32, blended from windows."""
+        """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
+
+        Each window is also seen mirrored left to right, as in training, and the two answers are averaged: left and
+        right are told apart afterwards, by position.
+        """
+        def answer(window: np.ndarray) -> np.ndarray:
+            return probability(self.network, window, self.device, self.precision)
+
         return predict_windows(image, self.settings.depth,
-                               lambda window: probability(self.network, window, self.device, self.precision))
+                               lambda window: (answer(window) + answer(window[..., ::-1])[..., ::-1]) / 2)
 
     def segment(self, scan: Volume) -> Volume:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""

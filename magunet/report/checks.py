@@ -64,7 +64,7 @@ def _case_problems(cohort: Cohort, case: Case, image: Volume | None, label: Volu
 
 def _draw(case: Case, image: Volume, label: Volume, path: Path) -> str:
     try:
-        return str(save_figure(both_grids(image, label, f"{case.name}: image and mask"), path, "magunet check"))
+        return str(save_figure(both_grids(image, label, f"{case.name}: image and mask"), path, "magunet check", vector=False))
     except OSError as error:                            # a data folder that may only be read
         return f"none, {path} cannot be written ({error.strerror})"
 

@@ -5,6 +5,7 @@ patient's left; voxels keep their proportions in millimetres.
 """
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -13,21 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from magunet import __version__, project
 from magunet.data.volume import Volume, corners, reorient, same_geometry
 from magunet.errors import InputError
-from magunet.provenance import whole_file
+from magunet.profiles import Settings
+from magunet.provenance import content_hash, git_revision, whole_file
+from magunet.report.page import INCH, PLANES, PRINT_WIDTH, SCALE_BARS_MM
 
 BONE_WINDOW = (-200.0, 1000.0)
 TRUTH_COLOUR, PREDICTION_COLOUR = "#56b4e9", "#e69f00"
 """Okabe and Ito's sky blue and orange: told apart by every common colour vision, and in grey."""
-PLANES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
-"""Letters at the left, right, top and bottom edge of each view."""
 WORLD_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 """Of x (to the left), y (to posterior) and z (to superior): the axis across and the axis along each view."""
-FIGURE_WIDTH = 12.0
+FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
-SCALE_BARS_MM = (50, 20, 10, 5, 2, 1)
-"""The longest that fits into a third of the view is drawn."""
+LARGEST_FILE, FINENESS = 2**20, (1, 0.85, 0.7, 0.5, 0.35, 0.25)
+"""Bytes of a picture's file, and the shares of its dots an inch that are tried until it is no larger."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -95,7 +97,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
     widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]          # a thin scan keeps a visible panel
     inches = FIGURE_WIDTH / sum(widths)
-    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for height, _ in sizes) + 0.9), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for height, _ in sizes) + 0.75), layout="constrained")
     all_axes = figure.subplots(1, 3, width_ratios=widths)
     for axes, name, index in zip(all_axes, PLANES, indices):
         draw_plane(axes, scan, name, index, masks, window)
@@ -105,7 +107,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -143,7 +145,7 @@ def both_grids(scan: Volume, mask: Volume, title: str = "") -> Figure:
     handles = [matplotlib.lines.Line2D([], [], color=c, label=n)
                for n, c in (("grid of the image", TRUTH_COLOUR), ("mask and its grid", PREDICTION_COLOUR))]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -160,8 +162,32 @@ def _at(volume: Volume, points: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(volume.array, np.moveaxis(index[..., ::-1], -1, 0), np.float32, 1, cval=np.nan)
 
 
-def save_figure(figure: Figure, path: Path, source: str, dpi: int = 150) -> Path:
-    """Write a PNG, whole or not at all, with what made it in its metadata."""
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=dpi, metadata={"Description": source})
+def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
+    """What made a figure, for `save_figure`: the profile, a hash of its settings, and the folders of the runs shown.
+
+    A run's folder is named <network>-<settings hash>-s<seed>.
+    """
+    names = ", ".join(run.name for run in runs)
+    return f"profile {settings.profile}, settings {content_hash(settings.as_dict())}" + (f", runs {names}" if names else "")
+
+
+def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector: bool = True) -> Path:
+    """Write a PNG, and beside it a PDF unless ``vector`` is False; returns the PNG's path.
+
+    ``source`` says what made it and stands in the metadata of both, with magunet's version and git revision. Each file is
+    written whole or not at all, with fewer dots an inch where it would be larger than 1 MiB.
+    """
+    try:
+        revision = git_revision(project.root())
+    except InputError:
+        revision = "unknown"
+    software = f"magunet {__version__}, git {revision}, Matplotlib {matplotlib.__version__}"
+    metadata = {".png": {"Description": source, "Software": software},
+                ".pdf": {"Subject": source, "Creator": software, "CreationDate": None}}
+    for ending in (".png", ".pdf") if vector else (".png",):
+        for share in FINENESS:
+            with whole_file(path.with_suffix(ending)) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
+                figure.savefig(part, dpi=share * dpi, metadata=metadata[ending])
+            if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:
+                break
     return path

@@ -1,0 +1,341 @@
+"""Figs. 8 to 10 show what the masks and the scores say, the right way round, in millimetres, and choose cases by a rule."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import refused
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from printed import assert_readable, words
+from test_train import TINY, write_cohort
+
+from magunet import paper
+from magunet.data.phantom import make_phantom
+from magunet.data.phantom_cohort import phantom_scan
+from magunet.data.prepare import prepare
+from magunet.data.volume import Volume, reorient
+from magunet.learn import runs
+from magunet.report import flow, panels
+from magunet.report.figures import BONE_WINDOW
+from magunet.report.metrics import overlap
+from magunet.report.page import INCH, PRINT_WIDTH, scale_bar
+from magunet.report.panels import COLOURS, CROP_MARGIN, ComparedCase, comparison, quantile_cases
+
+RNG = np.random.default_rng(0)
+COLUMNS = {"base": "3D U-Net", "shifted": "+DA+LGAG", "absent": "UNETR"}
+
+
+def box_case(name="box", spacing=(3.0, 1.0, 2.0), left=30):
+    """Two joints in a scan of 8 x 40 x 60 voxels, most of them in slice 5; one network is right, one two columns off."""
+    scan, truth = RNG.normal(100, 300, (8, 40, 60)), np.zeros((8, 40, 60), np.uint8)
+    truth[2:7, 12:22, 15:20] = truth[2:7, 14:26, left:left + 4] = truth[5, 12:26, left] = 1
+    made = Volume(scan, spacing, (5.0, -3.0, 2.0))
+    shifted = np.roll(truth, 2, axis=2)
+    shifted[5, 30:33, 20:25] = 1                                    # and a patch that is nowhere near
+    masks = {"base": made.with_array(truth.copy()), "shifted": made.with_array(shifted)}
+    return ComparedCase(name, made, made.with_array(truth), masks)
+
+
+def scores_of(*cases):
+    return pd.DataFrame([{"network": network, "case": case.name, "dice": overlap(mask.array, case.truth.array).dice}
+                         for case in cases for network, mask in case.masks.items()])
+
+
+def drawn(*cases, columns=COLUMNS, **options):
+    return comparison(cases, columns, scores_of(*cases), "The rule", **options)
+
+
+def panel(figure, label):
+    return next(axes for axes in figure.axes if axes.get_label() == label)
+
+
+def pixels(axes):
+    """How many pixels of each colour a panel's overlay has."""
+    overlay = axes.get_images()[1].get_array()
+    return {name: int((np.abs(overlay - (*to_rgb(colour), 1)).max(axis=-1) < 1e-6).sum()) for name, colour in COLOURS.items()}
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "ASR"])
+def test_coloured_pixels_are_the_overlap_counts_of_the_slice(code):
+    case = box_case()
+    counts = overlap(case.masks["shifted"].array[5], case.truth.array[5])
+    turned = ComparedCase(case.name, *(reorient(v, code) for v in (case.scan, case.truth)),
+                          {network: reorient(mask, code) for network, mask in case.masks.items()})
+    figure = drawn(turned)
+    wanted = {"correct": counts.true_positive, "missed": counts.false_negative, "extra": counts.false_positive}
+    assert pixels(panel(figure, "box: shifted")) == wanted and len({0, *wanted.values()}) == 4
+    area = int(case.truth.array[5].sum())
+    for label in ("box: base", "box: truth"):
+        assert pixels(panel(figure, label)) == {"correct": area, "missed": 0, "extra": 0}
+
+
+def test_the_colours_reach_the_page_unmixed():
+    """On the rendered page a colour covers about as much as its voxels, and nothing hides it but the thin outline."""
+    case = box_case()
+    figure = drawn(case)
+    figure.set_dpi(300)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes = panel(figure, "box: shifted")
+    x0, y0, x1, y1 = (round(v) for v in axes.get_window_extent().extents)
+    page = np.asarray(canvas.buffer_rgba())[::-1][y0:y1, x0:x1, :3] / 255
+    pixel = np.prod([(b - a) / abs(np.ptp(limits)) * step for a, b, limits, step in
+                     ((x0, x1, axes.get_xlim(), 2.0), (y0, y1, axes.get_ylim(), 1.0))])
+    for name, count in pixels(axes).items():
+        covered = (np.abs(page - to_rgb(COLOURS[name])).max(axis=-1) < 0.01).sum()
+        assert 0.6 < covered / (count * pixel) <= 1.05, name
+
+
+def test_agreement_counts_like_overlap():
+    x, y = RNG.integers(0, 2, (2, 6, 7, 8))
+    counts, found = overlap(x, y), np.bincount(panels.agreement(x, y).ravel(), minlength=4)
+    assert list(found[1:]) == [counts.true_positive, counts.false_negative, counts.false_positive]
+    assert found.sum() == x.size and list(COLOURS) == ["correct", "missed", "extra"]
+
+
+def grey(colour):
+    return float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+def test_the_colours_differ_in_grey():
+    for one, other in itertools.combinations([*COLOURS.values(), "#ffffff"], 2):
+        assert abs(grey(one) - grey(other)) > (0.2 if "#ffffff" not in (one, other) else 0.1)
+
+
+DEFICIENT = {"protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+             "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+             "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
+"""Machado, Oliveira, Fernandes: A physiologically-based model for simulation of color vision deficiency, IEEE TVCG 2009."""
+
+
+@pytest.mark.parametrize("vision", DEFICIENT)
+def test_the_colours_differ_for_every_colour_vision(vision):
+    def linear(colour):
+        values = np.array(to_rgb(colour))
+        return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+    seen = [np.clip(np.array(DEFICIENT[vision]) @ linear(colour), 0, 1) ** (1 / 2.2) for colour in COLOURS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.3
+
+
+def test_right_is_left_front_is_on_top_and_the_letters_say_so():
+    case = box_case(left=40)
+    found = case.truth.array.copy()
+    found[5, 24:26, 41:44] = 0                                      # missed: at the patient's left, at the back
+    figure = drawn(replace(case, masks={"base": case.truth.with_array(found)}))
+    axes = panel(figure, "box: base")
+    overlay, (x0, x1, y1, y0) = axes.get_images()[1].get_array(), axes.get_images()[1].get_extent()
+    rows, columns = np.nonzero(np.abs(overlay - (*to_rgb(COLOURS["missed"]), 1)).max(axis=-1) < 1e-6)
+    assert len(rows) == 6 and axes.get_images()[1].origin == "upper"
+    x, y = x0 + (columns + 0.5) / overlay.shape[1] * (x1 - x0), y0 + (rows + 0.5) / overlay.shape[0] * (y1 - y0)
+    low, high = axes.transAxes.inverted().transform(axes.transData.transform([[x.min(), y.max()], [x.max(), y.min()]]))
+    assert low[0] > 0.5 and high[1] < 0.5                           # right half, lower half
+    np.testing.assert_allclose((x.min(), x.max(), y.min(), y.max()), (83, 87, 24.5, 25.5))       # mm
+    places = {t.get_text(): t.xy for t in panel(figure, "box: CT").texts}
+    assert places == {"R": (0, 0.5), "L": (1, 0.5), "A": (0.5, 1), "P": (0.5, 0)}
+
+
+def test_millimetres_are_square_and_one_scale_and_window_hold_for_all():
+    near, far = box_case("near", left=30), box_case("far", (2.0, 0.5, 1.5), left=45)
+    figure = drawn(near, far)
+    FigureCanvasAgg(figure).draw()
+    axes = [a for a in figure.axes if a.get_images()]
+    assert len(axes) == 2 * 4
+    scales = []
+    for one in axes:
+        box = one.get_window_extent()
+        np.testing.assert_allclose(one.get_position().bounds, one.get_position(original=True).bounds)      # the panel is filled
+        scales += [box.width / np.ptp(one.get_xlim()), box.height / np.ptp(one.get_ylim())]
+        assert one.get_images()[0].get_clim() == BONE_WINDOW
+        height, width = (2.0, 1.5), (0.5, 1.0)
+        extent, shape = one.get_images()[0].get_extent(), one.get_images()[0].get_array().shape
+        pixel = abs(extent[1] - extent[0]) / shape[1], abs(extent[3] - extent[2]) / shape[0]
+        assert pixel == pytest.approx((2.0, 1.0) if "near" in one.get_label() else (width[0] * 3, height[0] / 4))
+    np.testing.assert_allclose(scales, scales[0], rtol=1e-3)
+
+
+def test_the_crop_holds_both_joints_with_the_margin_and_is_the_same_along_a_row():
+    case = box_case()
+    figure = drawn(case)
+    limits = {(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes if axes.get_images()}
+    assert limits == {((15 * 2 - CROP_MARGIN, 34 * 2 + CROP_MARGIN), (26 + CROP_MARGIN, 12 - CROP_MARGIN))}
+
+
+def test_a_joint_at_the_edge_of_the_scan_is_shown_on_black():
+    case = box_case()
+    truth = np.zeros_like(case.truth.array)
+    truth[3, :5, :4] = 1
+    figure = drawn(ComparedCase("edge", case.scan, case.scan.with_array(truth), {}))
+    axes = panel(figure, "edge: truth")
+    assert axes.get_xlim()[0] == -CROP_MARGIN and axes.get_images()[0].get_extent()[0] == 0
+    assert pixels(axes)["correct"] == 20 and to_rgb(axes.get_facecolor()) == (0, 0, 0)
+
+
+def test_a_network_without_a_run_leaves_a_panel_that_says_so():
+    figure = drawn(box_case("a"), box_case("b"))
+    for case in "ab":
+        axes = panel(figure, f"{case}: absent")
+        assert not axes.get_images() and [t.get_text() for t in axes.texts] == ["not\ntrained"]
+    assert words(figure).count("not\ntrained") == 2 and "UNETR" in words(figure)
+    labels = [axes.get_label() for axes in figure.axes if axes.get_label() != "page"]
+    assert labels == [f"{case}: {column}" for case in "ab" for column in ("CT", "truth", *COLUMNS)]
+
+
+def test_an_empty_mask_is_a_result_and_not_a_missing_one():
+    case = box_case()
+    case = replace(case, masks={"base": case.truth.with_array(0 * case.truth.array)})
+    figure = drawn(case)
+    assert pixels(panel(figure, "box: base")) == {"correct": 0, "missed": int(case.truth.array[5].sum()), "extra": 0}
+    assert "Dice 0.00" in words(figure)
+
+
+def test_dice_comes_from_the_scores_and_the_caption_says_what_is_shown():
+    case = box_case()
+    scores = pd.DataFrame([("base", "box", 0.123), ("shifted", "box", 0.456), ("base", "other", 0.9)],
+                          columns=["network", "case", "dice"])
+    said = words(comparison([case], COLUMNS, scores, "Some rule", window=(-160, 240)))
+    assert [line for line in said if line.startswith("Dice 0")] == ["Dice 0.12", "Dice 0.46"]
+    text = " ".join(said)
+    assert "a, box. Some rule." in text and "Window −160 to 240 HU." in text
+
+
+def test_what_cannot_be_compared_is_refused():
+    case = box_case()
+    scores, other = scores_of(case), Volume(case.truth.array, (3.0, 1.0, 2.5))
+    refused(lambda: comparison([], COLUMNS, scores, ""), "no case")
+    refused(lambda: comparison([case], COLUMNS, scores[1:], ""), "base", "0 scores", "box")
+    refused(lambda: comparison([case], COLUMNS, pd.concat([scores, scores]), ""), "2 scores")
+    refused(lambda: drawn(replace(case, masks={"base": other})), "box", "base", "another grid")
+    refused(lambda: drawn(replace(case, truth=case.truth.with_array(0 * case.truth.array))), "box", "empty")
+
+
+@pytest.mark.parametrize("table", [paper.TABLE_1, paper.TABLE_4], ids=["fig10", "fig09"])
+@pytest.mark.parametrize("matrix", [96, 160])
+def test_the_figures_of_the_paper_can_be_read(table, matrix):
+    scan, truth = phantom_scan(make_phantom(1, matrix=matrix, slices=(36, 48)))
+    masks = {row.network: truth for row in table[:-2]}
+    cases = [ComparedCase(f"patient_with_a_long_name_{i}", scan, truth, masks) for i in range(4)]
+    columns = {row.network: row.name for row in table}
+    figure = comparison(cases, columns, scores_of(*cases), panels.RULE)
+    assert_readable(figure)
+    assert figure.get_figwidth() * INCH == pytest.approx(PRINT_WIDTH)
+    assert [t for t in words(figure) if t in "abcd"] == list("abcd")
+
+
+def test_a_scale_bar_is_as_long_as_it_says():
+    figure = drawn(box_case())
+    axes = panel(figure, "box: CT")
+    page = next(a for a in figure.axes if a.get_label() == "page")
+    scale = np.ptp(axes.get_xlim()) / (axes.get_position().width * PRINT_WIDTH)             # mm of the patient per mm
+    (bar,) = page.lines
+    assert f"{np.ptp(bar.get_xdata()) * scale:.0f} mm" in words(figure)
+
+
+@pytest.mark.parametrize("scale, widest, length", [(10, 30, 100), (10, 18, 50), (1, 30, 20), (1, 14, 5)])
+def test_the_scale_bar_is_the_longest_that_fits(scale, widest, length):
+    figure, axes = panels.page(40)
+    scale_bar(axes, 10, 10, scale, widest)
+    assert np.ptp(axes.lines[0].get_xdata()) == pytest.approx(length / scale) and words(figure) == [f"{length} mm"]
+
+
+def table_of(dice, networks=("A", "B")):
+    return pd.DataFrame([{"network": n, "case": c, "dice": d + 0.1 * i} for c, d in dice.items() for i, n in enumerate(networks)])
+
+
+def test_cases_are_chosen_by_rank_of_the_mean():
+    scores = table_of({"e": 0.5, "a": 0.9, "c": 0.1, "b": 0.7, "d": 0.3, "f": 0.6, "g": 0.2})
+    assert quantile_cases(scores, 4) == ["c", "d", "f", "a"]
+    assert quantile_cases(scores, 3) == ["c", "e", "a"] and quantile_cases(scores, 2) == ["c", "a"]
+    assert quantile_cases(scores, 99) == ["c", "g", "d", "e", "f", "b", "a"]
+    assert quantile_cases(scores.sample(frac=1, random_state=0), 4) == ["c", "d", "f", "a"]
+
+
+def test_the_mean_is_over_networks_and_ties_go_by_name():
+    scores = pd.DataFrame([("A", "x", 0.9), ("B", "x", 0.1), ("A", "y", 0.4), ("B", "y", 0.4), ("A", "z", 0.5), ("B", "z", 0.3)],
+                          columns=["network", "case", "dice"])
+    assert quantile_cases(scores, 3) == ["y", "z", "x"]
+
+
+def test_scores_that_do_not_compare_choose_nothing():
+    scores = table_of({"a": 0.1, "b": 0.2})
+    refused(lambda: quantile_cases(scores.iloc[:0]), "no scores")
+    refused(lambda: quantile_cases(scores[:-1]), "B", "b")
+    refused(lambda: quantile_cases(scores.assign(dice=[0.1, np.nan, 0.2, 0.3])), "B", "a")
+
+
+def test_finished_runs_become_panels_and_unfinished_ones_do_not(compendium):
+    cohort, settings = write_cohort(compendium / "data" / "boxes"), replace(TINY, epochs=1)
+    networks = ["3D U-Net", "MAG-UNet", "no such network"]
+    assert panels.finished_runs(networks, settings, cohort) == {}
+    cases, scores, rule = panels.compared_cases({}, cohort)
+    assert [case.name for case in cases] == sorted(cohort.val) and scores.empty and "first by name" in rule
+    assert words(comparison(cases, dict(zip(networks, networks)), scores, rule)).count("not\ntrained") == 3 * len(cases)
+    run = runs.fit("3D U-Net", settings, 0, cohort)
+    found = panels.finished_runs(networks, settings, cohort)
+    assert found == {"3D U-Net": run} and not (run / "scores.csv").exists()
+    cases, scores, rule = panels.compared_cases(found, cohort)
+    assert {case.name for case in cases} <= set(cohort.val) and rule == panels.RULE and (run / "scores.csv").exists()
+    said = words(comparison(cases, dict(zip(networks, networks)), scores, rule))
+    assert said.count("not\ntrained") == 2 * len(cases)
+    assert sum(line.startswith("Dice 0.") for line in said) == len(cases)
+
+
+# Fig. 8 -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return phantom_scan(make_phantom(0, matrix=64, slices=(24, 28)))
+
+
+def cut(volume, rows):
+    return Volume(volume.array[:, rows], volume.spacing, volume.origin)
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "ASR"])
+@pytest.mark.parametrize("rows", [slice(None), slice(4, 58)])
+def test_the_steps_end_where_preparation_does(phantom, code, rows):
+    scan, mask = (reorient(cut(v, rows), code) for v in phantom)
+    steps, (prepared, frame) = flow.preparation_steps(scan, mask, TINY), prepare(scan, mask, TINY)
+    np.testing.assert_array_equal(steps[-1].image, prepared.image)
+    np.testing.assert_array_equal(steps[-1].mask, prepared.mask != 0)
+    assert steps[-1].spacing == prepared.spacing and steps[2].image.shape == frame.padded_shape
+    assert steps[0].image.shape == scan.array.shape and f"({code})" in steps[0].name
+    for step in steps:
+        assert step.image.shape == step.mask.shape and step.mask.any()
+
+
+def test_the_flow_shows_shape_and_spacing_of_every_step(phantom):
+    scan, mask = (reorient(cut(v, slice(4, 58)), "RAS") for v in phantom)
+    figure, steps = flow.preprocessing_flow(scan, mask, TINY), flow.preparation_steps(scan, mask, TINY)
+    assert_readable(figure)
+    said = words(figure)
+    for step in steps:
+        assert " × ".join(map(str, step.image.shape)) in said
+        assert " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm" in said
+    FigureCanvasAgg(figure).draw()
+    shown = [axes for axes in figure.axes if axes.get_images()]
+    assert len(shown) == 2 * len(steps) and len(figure.axes[0].patches) == len(steps) - 1        # an arrow between any two
+    scales = [axes.get_window_extent().width / np.ptp(axes.get_xlim()) for axes in shown]
+    scales += [axes.get_window_extent().height / abs(np.ptp(axes.get_ylim())) for axes in shown]
+    np.testing.assert_allclose(scales, scales[0], rtol=1e-3)
+
+
+def test_the_letters_of_the_flow_are_those_of_lps(phantom):
+    figure = flow.preprocessing_flow(*(reorient(v, "RAS") for v in phantom), TINY)
+    letters = {axes.get_label(): {t.get_text(): t.xy for t in axes.texts} for axes in figure.axes[1:] if axes.texts}
+    assert letters["turned to LPS: axial"] == {"R": (0, 0.5), "L": (1, 0.5), "A": (0.5, 1), "P": (0.5, 0)}
+    assert letters["turned to LPS: coronal"] == {"R": (0, 0.5), "L": (1, 0.5), "S": (0.5, 1), "I": (0.5, 0)}
+    assert not [label for label in letters if "stored" in label]
+
+
+def test_the_slices_kept_stand_at_their_height(phantom):
+    figure, steps = flow.preprocessing_flow(*phantom, TINY), flow.preparation_steps(*phantom, TINY)
+    whole, kept = (panel(figure, f"{step.name}: coronal").get_position() for step in steps[-2:])
+    mm = whole.height / (len(steps[-2].image) * steps[-2].spacing[0])
+    _, frame = prepare(*phantom, TINY)
+    assert (whole.y1 - kept.y1) / mm == pytest.approx((frame.resized_shape[0] - frame.kept[1]) * steps[-1].spacing[0])
+    assert (kept.y0 - whole.y0) / mm == pytest.approx(frame.kept[0] * steps[-1].spacing[0])

@@ -8,7 +8,7 @@ RUN := .venv/bin/python -m
 
 reproduce: install
 	@$(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
-	    --scheduler greedy --rerun-incomplete --nolock --quiet host progress reason rules
+	    --scheduler greedy --keep-going --rerun-incomplete --nolock --quiet host progress reason rules
 	@$(RUN) magunet report --profile $(PROFILE)
 
 test: install

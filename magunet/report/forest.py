@@ -30,7 +30,7 @@ def forest(numbers: pd.DataFrame) -> Figure:
         for y, value in zip(height, table["value"]):
             if pd.isna(value):
                 axes.text(50, y, "not trained", fontsize=8, va="center", ha="center", color="0.4")
-        axes.set(title=f"{measure}, %", xlim=(0, 100), yticks=list(height), yticklabels=names, ylim=(-0.6, len(names) - 0.4))
+        axes.set(title=f"{measure}, %", xlim=(-2, 102), yticks=list(height), yticklabels=names, ylim=(-0.6, len(names) - 0.4))
         axes.grid(axis="x", color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure

@@ -1,0 +1,42 @@
+"""Maps of a network's modules, against computing them by hand."""
+
+import numpy as np
+import torch
+
+from magunet import profiles
+from magunet.learn.predict import Model
+from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.studies import build
+from magunet.report.inside import joint_position, maps, position_attention
+
+
+def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
+    torch.manual_seed(0)
+    model = Model(build("MAG-UNet", 32), profiles.load("smoke"), {}, torch.device("cpu"), torch.float32)
+    window = np.random.default_rng(0).random((16, 16, 32), np.float32)
+    net = model.network
+    seen = maps(model, window, {"first": net.encoder[0], "pam": net.attention.pam})
+    evaluate_by_input(net)
+    with torch.no_grad():
+        x = torch.from_numpy(window)[None, None]
+        torch.testing.assert_close(seen["first"][0], x)
+        torch.testing.assert_close(seen["first"][1], net.encoder[0](x))
+        torch.testing.assert_close(seen["pam"][1], net.attention.pam(seen["pam"][0]))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_position_attention_is_the_row_that_pam_weighs_its_values_with():
+    torch.manual_seed(0)
+    pam, a = PAM(8).double(), torch.randn(1, 8, 2, 3, 4, dtype=torch.float64)
+    torch.nn.init.constant_(pam.alpha, 1.0)
+    row = position_attention(pam, a, (1, 2, 3))
+    assert row.shape == (2, 3, 4)
+    values = pam.D(a)[0].flatten(1)                                         # (c, n)
+    answer = values @ row.flatten().double() + a[0, :, 1, 2, 3]             # Eqs. 4, 5 with alpha 1
+    torch.testing.assert_close(pam(a)[0, :, 1, 2, 3], answer, atol=1e-5, rtol=1e-5)
+
+
+def test_the_joint_is_found_on_a_coarser_grid():
+    mask = np.zeros((16, 32, 32), np.uint8)
+    mask[9:12, 20:28, 3:6] = 1
+    assert joint_position(mask, (2, 4, 4)) == (1, 2, 0)

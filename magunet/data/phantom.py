@@ -97,7 +97,7 @@ class Pose:
 
     The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
     (60 mm) and surface (28 mm). Only given bones are stretched along the axes; drawn ones differ in size anyway.
-    `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a third: bone models differ in
+    `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a quarter: bone models differ in
     where they put them, and clefts in whether CT resolves them.
     """
 
@@ -116,7 +116,7 @@ class Pose:
             for length, amplitude in self._WAVES
             for _ in range(self._COUNT)
         ]
-        self.swelling = float(max(0, rng.uniform(-0.6, 1.2)))
+        self.swelling = float(max(0, rng.uniform(-0.6, 1.8)))
         self.figures = dict(zip(("turn", "lean", "tilt"), map(float, angles))) | {"swelling": self.swelling}
         self.figures |= {f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)}
 

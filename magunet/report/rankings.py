@@ -13,7 +13,7 @@ from magunet.claims import Verdict
 from magunet.nets.studies import ALIASES
 from magunet.profiles import Settings
 from magunet.report.overview import scored_runs
-from magunet.report.scores import MEASURES, SCORES_FILE
+from magunet.report.scores import MEASURES, read_scores
 
 Scores = pd.DataFrame | None
 Finding = tuple[Verdict, str]
@@ -33,7 +33,7 @@ def run_scores(settings: Settings) -> Scores:
     runs = scored_runs(settings)
     if not runs:
         return None
-    scores = pd.concat([pd.read_csv(run / SCORES_FILE) for run in runs])
+    scores = pd.concat([read_scores(run) for run in runs])
     if scores["case"].nunique() < LEAST_CASES:
         return None
     return (100 * scores.groupby("network", sort=False)[list(MEASURES)].mean()).reset_index()

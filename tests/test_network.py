@@ -180,10 +180,10 @@ def test_table_rows_name_networks_that_exist():
     assert named <= {*NETWORKS, *ALIASES}
 
 
-def test_a_variant_is_recorded_by_its_switches_and_repeated_for_the_code_of_mag_unet_alone():
+def test_a_variant_is_recorded_by_its_switches():
     assert configuration("[1,3,5]", 4) == configuration("+MFF", 4)
     assert configuration("+MFF", 4)["widths"] == (8, 16, 32, 64, 128)
-    assert code_of("[1,3,5]") == code_of("MAG-UNet") == (blocks, attention, magunet)
+    assert code_of("[1,3,5]") == code_of("+MFF")
 
 
 def test_evaluation_by_input_does_not_care_how_bright_or_noisy_other_scans_were():

@@ -21,7 +21,7 @@ from magunet import provenance
 from magunet.learn import runs
 from magunet.learn.device import autocast, has_bfloat16
 from magunet.learn.predict import load_model
-from magunet.nets import adapt, peers, studies, transunet, unetr
+from magunet.nets import adapt, attention, blocks, peers, studies, transunet, unetr
 from magunet.nets.adapt import AnyGrid, ConvTranspose3d, sine_positions
 from magunet.nets.blocks import BatchNorm, Conv3d, evaluate_by_input
 from magunet.nets.magunet import count_parameters
@@ -207,17 +207,25 @@ def changed_by(monkeypatch, part):
 @pytest.mark.parametrize("part, names", [
     (peers.v_net, {"3D V-Net"}), (peers.VNet, {"3D V-Net"}), (peers.dyn_unet, {"ResUNet", "nnU-Net"}),
     (peers.mednext, {"MedNeXt"}), (unetr, {"UNETR"}), (transunet, {"TransUNet"}), (adapt, set(PEERS)),
-    (studies.magunet, set(studies.VARIANTS)), (BatchNorm, set(PEERS))])
+    (studies.magunet, set(studies.VARIANTS)), (BatchNorm, set(studies.NETWORKS)),
+    (attention.SE, {"+SE"}), (attention.channel_mlp, {"+SE", "+CBAM"}), (attention.NonLocal, {"+Non-local"}),
+    (blocks.MFF, {name for name, switches in studies.VARIANTS.items() if switches["mff_kernels"]}),
+    (blocks.LGAG, {name for name in studies.VARIANTS if "LGAG" in name} | {"MAG-UNet"}),
+    (blocks.PAM, {name for name in studies.VARIANTS if "DA" in name} | {"MAG-UNet"})])
 def test_changed_code_repeats_the_runs_it_concerns_and_no_others(part, names, monkeypatch):
     assert changed_by(monkeypatch, part) == names
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_the_hashed_code_of_a_peer_is_complete(name):
-    """Whatever of magunet a hashed part names is hashed, too."""
+@pytest.mark.parametrize("name", studies.NETWORKS)
+def test_the_hashed_code_of_a_network_is_complete(name):
+    """Whatever of magunet a network has, or a hashed part names, is hashed, too."""
     parts = code_of(name)
     assert len({*parts}) == len(parts)
+    for kind in {type(module) for module in build_on_meta(name).modules()}:
+        assert not kind.__module__.startswith("magunet") or kind in parts or inspect.getmodule(kind) in parts
     for part in parts:
+        if part is studies.magunet:                     # names every module that a switch may choose
+            continue
         module = part if isinstance(part, ModuleType) else inspect.getmodule(part)
         tree = ast.parse(inspect.getsource(part))
         for used in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & vars(module).keys():

@@ -59,8 +59,20 @@ class Peer:
     monai: bool = True
 
 
-SHARED = (adapt, blocks.Conv3d, blocks.BatchNorm, blocks.no_autocast, blocks.in_float32)
-"""Code that every peer is made of."""
+LAYERS = (blocks.Conv3d, blocks.BatchNorm, blocks.no_autocast, blocks.in_float32)
+TRUNK = (magunet, blocks.conv_bn_relu, blocks.double_conv, *LAYERS)
+SHARED = (adapt, *LAYERS)
+"""Code that every network, every MAG-UNet and every peer is made of."""
+
+ATTENTION_CODE: dict[str, tuple[Code, ...]] = {
+    "none": (),
+    "da": (blocks.DualAttention, blocks.PAM, blocks.CAM, blocks.rows),
+    "se": (attention.SE, attention.channel_mlp),
+    "cbam": (attention.CBAM, attention.channel_mlp),
+    "non_local": (attention.NonLocal, blocks.rows),
+    "eca": (attention.ECA,),
+}
+"""Code that a switch of MAGUNetConfig adds."""
 
 PEERS = {
     "3D V-Net": Peer(build=peers.v_net, code=(peers.VNet,)),
@@ -128,8 +140,11 @@ def configuration(name: str, width_divisor: int) -> dict:
 
 
 def code_of(name: str) -> tuple[Code, ...]:
-    """The code that a network is made of, and no other network's: what its runs have to be repeated for."""
+    """The code that a network is made of, and no other module's: what its runs have to be repeated for."""
     known = ALIASES.get(name, name)
     if known in VARIANTS:
-        return blocks, attention, magunet
+        config = variant(known)
+        fusion = (blocks.MFF,) if config.mff_kernels else ()
+        gates = (blocks.LGAG,) if config.lgag else ()
+        return *TRUNK, *fusion, *ATTENTION_CODE[config.attention], *gates
     return *SHARED, *PEERS[known].code, PEERS[known].build

@@ -32,15 +32,23 @@ def network_cost(name: str) -> Cost:
 
 
 def count_flop(network: nn.Module, size: tuple[int, int, int] = INPUT_SIZE) -> int:
-    """Floating-point operations of a forward pass in evaluation mode; a multiplication with its addition counts as 2.
+    """Floating-point operations of a forward pass; size (d, h, w). What is counted: see `flop_by_module`."""
+    return flop_by_module(network, size)[""]
 
-    network: on the meta device, one input channel. size: (d, h, w). Counted are convolutions (also transposed, also
-    the kernel's part that hangs over the border) and matrix products, attention's among them. Not counted:
-    biases, normalisation, activations, pooling and interpolation.
+
+def flop_by_module(network: nn.Module, size: tuple[int, int, int] = INPUT_SIZE) -> dict[str, int]:
+    """Floating-point operations of a forward pass in evaluation mode, by module as in ``named_modules``, "" for all.
+
+    network: on the meta device, one input channel. size: (d, h, w). A multiplication with its addition counts as 2.
+    Counted are convolutions (also transposed, also the kernel's part that hangs over the border) and matrix
+    products, attention's among them. Not counted: biases, normalisation, activations, pooling and interpolation.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.empty(1, 1, *size, device="meta"))
-    return counter.get_total_flops()
+    root = type(network).__name__
+    counts = {name.removeprefix(root).removeprefix("."): sum(by_operation.values())
+              for name, by_operation in counter.get_flop_counts().items() if name != "Global"}
+    return {"": counter.get_total_flops()} | counts
 
 
 class PeakMemory:

@@ -5,12 +5,12 @@ from functools import cache
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from magunet.nets.blocks import LGAG
 from magunet.nets.magunet import MAGUNetConfig, count_parameters
 from magunet.nets.studies import build_on_meta
 from magunet.paper import INPUT_SIZE
+from magunet.report.cost import flop_by_module
 
 
 def paper_input() -> torch.Tensor:
@@ -20,14 +20,8 @@ def paper_input() -> torch.Tensor:
 
 @cache
 def flops(network: str) -> dict[str, int]:
-    """Floating-point operations of one forward pass by module ("" for all): two for each multiply-add.
-
-    Convolutions and matrix products count, the rest is a few percent.
-    """
-    with FlopCounterMode(display=False) as counter:
-        build_on_meta(network)(paper_input())
-    return {name.removeprefix("MAGUNet").removeprefix("."): sum(counts.values())
-            for name, counts in counter.get_flop_counts().items() if name != "Global"}
+    """Floating-point operations of one forward pass by module, "" for all; counted as `flop_by_module` says."""
+    return flop_by_module(build_on_meta(network))
 
 
 @cache

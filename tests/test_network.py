@@ -7,7 +7,6 @@ import torch
 from magunet import paper
 from magunet.errors import InputError
 from magunet.learn.device import autocast, has_bfloat16
-from magunet.nets import attention, blocks, magunet
 from magunet.nets.blocks import BatchNorm, Conv3d, evaluate_by_input
 from magunet.nets.magunet import ATTENTIONS, DECODERS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import ALIASES, NETWORKS, VARIANTS, build, build_on_meta, code_of, configuration

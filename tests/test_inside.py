@@ -1,13 +1,15 @@
 """Maps of a network's modules, against computing them by hand."""
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
 
 from magunet import profiles
 from magunet.learn.predict import Model
 from magunet.nets.blocks import PAM, evaluate_by_input
 from magunet.nets.studies import build
-from magunet.report.inside import joint_position, maps, position_attention
+from magunet.report.inside import joint_position, map_figure, maps, position_attention
 
 
 def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
@@ -40,3 +42,16 @@ def test_the_joint_is_found_on_a_coarser_grid():
     mask = np.zeros((16, 32, 32), np.uint8)
     mask[9:12, 20:28, 3:6] = 1
     assert joint_position(mask, (2, 4, 4)) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("limits", [None, (0, 2)])
+def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one(limits):
+    image, joints = np.zeros((8, 8)), np.eye(8)
+    shown = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
+    figure = map_figure(image, joints, shown, limits)
+    drawn = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.get_title()}
+    assert list(drawn) == ["CT and true joints", "fine", "coarse"]
+    for title, values in shown.items():
+        np.testing.assert_array_equal(drawn[title].get_array(), values)
+        assert drawn[title].get_clim() == (limits or (values.min(), values.max()))
+    plt.close(figure)

@@ -115,6 +115,17 @@ def test_a_finished_run_is_not_trained_again(cohort, monkeypatch):
     assert runs.fit("3D U-Net", settings, 0, cohort) == folder
 
 
+def test_one_network_that_fails_does_not_stop_the_others(cohort, monkeypatch, capsys):
+    build = runs.train.build
+    monkeypatch.setattr(runs.train, "build", lambda name, width: 1 / 0 if name == "+ECA" else build(name, width))
+    settings = replace(TINY, epochs=1, seeds=[0, 1])
+    found = runs.fit_all(["3D U-Net", "+ECA", "+SE"], settings, cohort)
+    assert found == {name: [runs.fit(name, settings, seed, cohort) for seed in (0, 1)] for name in ("3D U-Net", "+SE")}
+    assert "failed: +ECA: division by zero" in capsys.readouterr().err
+    with pytest.raises(InputError, match="divisor"):
+        runs.fit_all(["3D U-Net"], replace(settings, width_divisor=3), cohort)
+
+
 def test_changed_data_or_settings_are_another_run(cohort):
     folder = runs.fit("3D U-Net", replace(TINY, epochs=1), 0, cohort)
     assert runs.fit("3D U-Net", replace(TINY, epochs=1, learning_rate=1e-4), 0, cohort) != folder

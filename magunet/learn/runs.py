@@ -5,6 +5,7 @@ code. So a changed anything is another run, and a finished run is never trained 
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors.torch
@@ -88,6 +89,22 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
                "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
     provenance.write_json(folder / RECORD_FILE, record)
     return folder
+
+
+def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:
+    """Finished runs of each network, one for every seed; a network that fails is named on stderr and left out.
+
+    Raises InputError when data or settings are wrong, which no other network would change.
+    """
+    runs = {}
+    for network in networks:
+        try:
+            runs[network] = [fit(network, settings, seed, cohort) for seed in settings.seeds]
+        except InputError:
+            raise
+        except Exception as error:                      # whatever is wrong with one, the others shall be trained
+            print(f"failed: {network}: {error}", file=sys.stderr)
+    return runs
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from magunet.learn.predict import Model, probability
@@ -45,3 +47,26 @@ def joint_position(mask: np.ndarray, shape: tuple[int, int, int]) -> tuple[int, 
     """The cell of a coarser grid (d', h', w') over the same window that holds most of a mask (d, h, w)."""
     share = torch.nn.functional.adaptive_avg_pool3d(torch.from_numpy(mask.astype(np.float32))[None], shape)[0]
     return tuple(int(i) for i in np.unravel_index(int(share.argmax()), shape))
+
+
+def map_figure(image: np.ndarray, joints: np.ndarray, shown: Mapping[str, np.ndarray],
+               limits: tuple[float, float] | None = None) -> Figure:
+    """A slice of the CT with the outline of the true joints, and maps of the same slice beside it.
+
+    image: (h, w) in [0, 1]; joints: (h, w) of 0 and 1; shown: title -> map of any size. Every map has a scale of its
+    own, or all have ``limits``.
+    """
+    figure, axes = plt.subplots(1, 1 + len(shown), figsize=(3 * (1 + len(shown)), 3.4), layout="constrained")
+    axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes[0].contour(joints, [0.5], colors="#56b4e9", linewidths=1)
+    axes[0].set_title("CT and true joints")
+    for ax, (title, values) in zip(axes[1:], shown.items()):
+        drawn = ax.imshow(values, cmap="viridis", vmin=limits and limits[0], vmax=limits and limits[1])
+        ax.set_title(title)
+        if limits is None:
+            figure.colorbar(drawn, ax=ax, shrink=0.8)
+    if limits:
+        figure.colorbar(drawn, ax=axes, shrink=0.8)
+    for ax in axes:
+        ax.set(xticks=[], yticks=[])
+    return figure

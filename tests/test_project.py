@@ -1,5 +1,6 @@
 """The files around the module agree with each other: environments, notebooks, workflow, papermill."""
 
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from magunet import profiles
+from magunet import paper, profiles
+from magunet.nets.studies import ALIASES
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,7 +30,7 @@ def locked():
 
 def wanted():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(text) for text in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+    return [Requirement(text) for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values())]
 
 
 def test_the_lock_pins_everything_the_project_asks_for_within_its_ranges():
@@ -124,21 +126,77 @@ def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe, words, say
     assert says in done.stderr
 
 
-def test_the_workflow_runs_every_notebook_and_fails_on_an_unknown_profile():
-    def dry_run(profile):
-        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "2", "--dry-run",
-                   "--forceall", "--config", f"profile={profile}", "--nolock"]
+def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_unknown_profile():
+    def dry_run(profile, *words):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run", "--forceall",
+                   "--printshellcmds", "--config", f"profile={profile}", "--nolock", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    for profile in ("smoke", "gpu"):
-        done = dry_run(profile)
+    for profile, *words in (("smoke", "--cores", "2"), ("gpu", "--cores", "8", "--resources", "gpu=4"),
+                            ("paper", "--workflow-profile", "workflow/slurm")):
+        done = dry_run(profile, *words)
         assert done.returncode == 0, done.stderr
         plan = done.stdout + done.stderr
         for path in NOTEBOOKS:
             assert f"notebooks/{path.name}" in plan
-        trainings = len(set(re.findall(r"train-(?:MAG-UNet|3D-U-Net)-s\d", plan)))
-        assert trainings == 2 * len(profiles.load(profile).seeds)
-    assert dry_run("smok").returncode != 0
+        named = {row.network for table in paper.TABLES for row in table} | {"+MFF+LGAG"}
+        trainings = set(re.findall(r"magunet train '(.+?)' --profile \w+ --seed (\d+)", plan))
+        seeds = map(str, profiles.load(profile).seeds)
+        assert trainings == set(itertools.product({ALIASES.get(name, name) for name in named}, seeds))
+    assert dry_run("smok", "--cores", "2").returncode != 0
+
+
+def copy_workflow(compendium, **settings):
+    """The workflow and the smoke profile with other settings in a compendium; returns the folder of its receipts."""
+    shutil.copytree(ROOT / "workflow", compendium / "workflow")
+    text = (ROOT / "papermill_params" / "smoke.yaml").read_text()
+    for name, value in settings.items():
+        text = re.sub(rf"^{name}: \S+", f"{name}: {value}", text, flags=re.M)
+    (compendium / "papermill_params" / "smoke.yaml").write_text(text)
+    receipts = compendium / "runs" / "smoke" / "receipts"
+    receipts.mkdir(parents=True)
+    return receipts
+
+
+def snakemake(compendium, *words, path=""):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock", "--rerun-triggers", "mtime"]
+    return subprocess.run([*command, *words], cwd=compendium, capture_output=True, text=True,
+                          env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"})
+
+
+def test_a_network_that_fails_is_named_at_the_end_and_tried_again(compendium):
+    receipts = copy_workflow(compendium, cohort="data/nowhere")         # without data, any training fails
+    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} - {"SegNet"} | {"+MFF+LGAG"}
+    files = ["-".join(re.findall(r"\w+", name)) for name in others]
+    for name in ["cohort", *(f"train-{name}-s0" for name in files), *(f"evaluate-{name}-s0" for name in files)]:
+        (receipts / f"{name}.txt").touch()                              # in the order in which the workflow makes them
+    done = snakemake(compendium, "--cores", "1", "--keep-going", "--allowed-rules", "train", "evaluate", "grid",
+                     "--", "runs/smoke/receipts/grid.txt")
+    assert done.returncode != 0
+    assert "data/nowhere" in done.stderr
+    assert done.stderr.count("failed: SegNet, seed 0\n") == 1
+    assert not {f"{step}-SegNet-s0.txt" for step in ("train", "evaluate")} & {path.name for path in receipts.iterdir()}
+    assert not (receipts / "grid.txt").exists()
+
+
+def test_the_slurm_profile_asks_for_a_gpu_cores_memory_and_time(compendium):
+    """Against commands that stand in for Slurm's; the job is refused, so that nothing waits for it."""
+    receipts = copy_workflow(compendium)
+    (receipts / "cohort.txt").touch()
+    bin_ = compendium / "bin"
+    bin_.mkdir()
+    for name in ("sbatch", "sacct", "squeue", "scancel", "sinfo", "scontrol", "sacctmgr", "sshare"):
+        (bin_ / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{bin_}/log"\nexit {int(name == "sbatch")}\n')
+        (bin_ / name).chmod(0o755)
+    snakemake(compendium, "--workflow-profile", "workflow/slurm", "--slurm-init-seconds-before-status-checks", "1",
+              "--default-resources", "slurm_account=me", "slurm_partition=gpus", "--allowed-rules", "train",
+              "--", "runs/smoke/receipts/train-MAG-UNet-s0.txt", path=bin_)
+    submitted = [line for line in (bin_ / "log").read_text().splitlines() if line.startswith("sbatch")]
+    assert len(submitted) == 1
+    words = submitted[0].split()
+    assert {"--gpus=1", "--cpus-per-task=8"} <= set(words)
+    for option, value in (("-A", "me"), ("-p", "gpus"), ("-t", "2880"), ("--mem", "64000")):
+        assert words[words.index(option) + 1] == value
 
 
 def test_no_machine_path_or_registry_host_is_committed():
@@ -163,20 +221,16 @@ def test_the_readme_has_no_blanks_and_no_dead_links():
 
 @pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])
 def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(compendium, source, succeeds):
-    shutil.copytree(ROOT / "workflow", compendium / "workflow")
+    receipts = copy_workflow(compendium)
     (compendium / "notebooks").mkdir()
     python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=python)
     nbformat.write(notebook, compendium / "notebooks" / "one.ipynb")
-    receipts = compendium / "runs" / "smoke" / "receipts"
-    receipts.mkdir(parents=True)
     for name in ("sample", "evaluate-3D-U-Net-s0", "evaluate-MAG-UNet-s0"):
         (receipts / f"{name}.txt").touch()
     target = "runs/smoke/notebooks/one.html"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--allowed-rules",
-               "notebook", "--rerun-triggers", "mtime", "--nolock", "--quiet", "host", "progress", "reason", "rules",
-               "--", target]
-    done = subprocess.run(command, cwd=compendium, capture_output=True, text=True)
+    done = snakemake(compendium, "--cores", "1", "--allowed-rules", "notebook", "--quiet", "host", "progress", "reason", "rules",
+                     "--", target)
     assert (done.returncode == 0) == succeeds, done.stderr
     assert (compendium / target).exists() == succeeds
     executed = nbformat.read(compendium / "runs/smoke/notebooks/one.ipynb", as_version=4)

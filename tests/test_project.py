@@ -158,10 +158,10 @@ def copy_workflow(compendium, **settings):
     return receipts
 
 
-def snakemake(compendium, *words, path=""):
+def snakemake(compendium, *words, path="", **variables):
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock", "--rerun-triggers", "mtime"]
     return subprocess.run([*command, *words], cwd=compendium, capture_output=True, text=True,
-                          env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"})
+                          env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} | variables)
 
 
 def test_a_network_that_fails_is_named_at_the_end_and_tried_again(compendium):
@@ -179,19 +179,26 @@ def test_a_network_that_fails_is_named_at_the_end_and_tried_again(compendium):
     assert not (receipts / "grid.txt").exists()
 
 
+def stand_in(compendium, name, text):
+    """A folder with a command of this name."""
+    folder = compendium / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+    return folder
+
+
 def test_the_slurm_profile_asks_for_a_gpu_cores_memory_and_time(compendium):
     """Against commands that stand in for Slurm's; the job is refused, so that nothing waits for it."""
     receipts = copy_workflow(compendium)
     (receipts / "cohort.txt").touch()
-    bin_ = compendium / "bin"
-    bin_.mkdir()
+    log = compendium / "log"
     for name in ("sbatch", "sacct", "squeue", "scancel", "sinfo", "scontrol", "sacctmgr", "sshare"):
-        (bin_ / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{bin_}/log"\nexit {int(name == "sbatch")}\n')
-        (bin_ / name).chmod(0o755)
+        bin_ = stand_in(compendium, name, f'#!/bin/sh\necho "{name} $*" >> "{log}"\nexit {int(name == "sbatch")}\n')
     snakemake(compendium, "--workflow-profile", "workflow/slurm", "--slurm-init-seconds-before-status-checks", "1",
               "--default-resources", "slurm_account=me", "slurm_partition=gpus", "--allowed-rules", "train",
               "--", "runs/smoke/receipts/train-MAG-UNet-s0.txt", path=bin_)
-    submitted = [line for line in (bin_ / "log").read_text().splitlines() if line.startswith("sbatch")]
+    submitted = [line for line in log.read_text().splitlines() if line.startswith("sbatch")]
     assert len(submitted) == 1
     words = submitted[0].split()
     assert {"--gpus=1", "--cpus-per-task=8"} <= set(words)
@@ -217,6 +224,53 @@ def test_the_readme_has_no_blanks_and_no_dead_links():
     assert not re.findall(r"@[A-Z0-9]+@", text)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+KUBECTL = """#!{python}
+import subprocess, sys
+from pathlib import Path
+import yaml
+if sys.argv[1] == "create":
+    job = sys.stdin.read()
+    Path(__file__).with_name("job.yaml").write_text(job)
+    container = yaml.safe_load(job)["spec"]["template"]["spec"]["containers"][0]
+    subprocess.run(container["command"], cwd=container["workingDir"], stdout=sys.stderr, check=True)
+    print("job.batch/magunet-x1")
+else:
+    assert sys.argv[1:3] == ["get", "job.batch/magunet-x1"]
+    print("Job Complete")
+"""
+
+
+def test_the_kubernetes_profile_runs_a_job_with_its_gpu_on_its_volume(compendium):
+    """Against a kubectl that runs the job's command itself. The training fails for want of data, the job does not."""
+    receipts = copy_workflow(compendium, cohort="data/nowhere")
+    (receipts / "cohort.txt").touch()
+    folder = stand_in(compendium, "kubectl", KUBECTL.format(python=sys.executable))
+    done = snakemake(compendium, "--workflow-profile", "workflow/kubernetes", "--allowed-rules", "train",
+                     "--", "runs/smoke/receipts/train-MAG-UNet-s0.txt", path=folder,
+                     MAGUNET_IMAGE="python:3.11", MAGUNET_CLAIM="claim", MAGUNET_MOUNT=str(compendium))
+    assert done.returncode == 0, done.stderr
+    assert (receipts / "train-MAG-UNet-s0.txt").read_text() == "failed: MAG-UNet, seed 0\n"
+    job = yaml.safe_load((folder / "job.yaml").read_text())["spec"]
+    pod = job["template"]["spec"]
+    assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (2880 * 60, 0)
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "claim"
+    container = pod["containers"][0]
+    assert (container["image"], container["workingDir"]) == ("python:3.11", str(compendium))
+    assert container["volumeMounts"] == [{"name": pod["volumes"][0]["name"], "mountPath": str(compendium)}]
+    assert container["resources"] == {"requests": {"cpu": "8", "memory": "64000M"},
+                                      "limits": {"memory": "64000M", "nvidia.com/gpu": "1"}}
+
+
+@pytest.mark.parametrize("answer, code, word", [
+    ("Job ", 0, "running"), ("Job SuccessCriteriaMet Complete", 0, "success"), ("Job FailureTarget Failed", 0, "failed"),
+    ("", 0, "failed"), ("", 1, "running")])
+def test_how_a_kubernetes_job_ended(compendium, answer, code, word):
+    folder = stand_in(compendium, "kubectl", f'#!/bin/sh\nprintf "{answer}"\nexit {code}\n')
+    status = subprocess.run([ROOT / "workflow/kubernetes/status", "job.batch/x"], capture_output=True, text=True,
+                            env=os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
+    assert status.stdout == f"{word}\n"
 
 
 @pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])

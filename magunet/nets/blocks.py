@@ -23,15 +23,16 @@ def no_autocast(x: Tensor) -> torch.autocast:
 
 
 class Conv3d(nn.Conv3d):
-    """Convolution that on the CPU stays in float32 where the map is smaller than the kernel.
+    """Convolution that on the CPU stays in float32 where the map is smaller than the kernel, and where it is grouped.
 
-    There the bfloat16 weight gradient of torch 2.13's CPU library is wrong (it reads memory it never wrote:
-    NaN, garbage, now and then a crash), without a word. ``tests/test_network.py`` compares them. Such maps
-    hold a few voxels, so float32 costs nothing. x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
+    On the small maps the bfloat16 weight gradient of torch 2.13's CPU library is wrong (it reads memory it never
+    wrote: NaN, garbage, now and then a crash), without a word; ``tests/test_network.py`` compares them. In groups of
+    one or two channels it is two to four times slower than in float32 (``benchmarks/grouped_convolution.py``).
+    x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and min(x.shape[2:]) < max(self.kernel_size):
+        if x.device.type == "cpu" and (self.groups > 1 or min(x.shape[2:]) < max(self.kernel_size)):
             with no_autocast(x):
                 return super().forward(in_float32(x))
         return super().forward(x)

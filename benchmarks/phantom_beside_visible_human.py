@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
             axes.set_title(f"{title}: {'midline' if index == midline else name}", fontsize=8)
     path = project.root() / "figures" / "phantom_beside_visible_human.png"
     print(save_figure(figure, path, "seeds 1, 4 and 11", dpi=100, vector=False))
-    with Image.open(path) as drawn, whole_file(path) as part:          # 128 colours: a quarter of the size
+    with Image.open(path) as drawn, whole_file(path) as part:          # 128 colours: half the size
         made_by = PngInfo()
         for key, text in drawn.text.items():
             made_by.add_text(key, text)

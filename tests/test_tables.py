@@ -9,7 +9,7 @@ import pytest
 from conftest import refused
 
 from magunet.paper import TABLES
-from magunet.report.formats import FORMATS, blocks, notes
+from magunet.report.formats import FORMATS, blocks, notes, save_table
 from magunet.report.statistics import holm
 from magunet.report.tables import NOT_TRAINED, TRAINED, study_table
 
@@ -172,6 +172,13 @@ def test_markdown_is_whole(kernels):
         lines = table.splitlines()
         assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) <= set("|- ")
         assert len(lines) == 2 + 8
+
+
+def test_a_saved_table_is_what_is_printed(kernels, tmp_path):
+    saved = save_table(kernels, tmp_path / "table3", ["A note."])
+    assert saved == [tmp_path / "table3.csv", tmp_path / "table3.md"]
+    for file, form in zip(saved, ("csv", "md")):
+        assert file.read_text() == FORMATS[form](kernels, ["A note."]) + "\n"
 
 
 def test_latex_is_escaped_and_no_row_begins_with_a_bracket(kernels):

@@ -3,9 +3,11 @@
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from magunet.provenance import whole_file
 from magunet.report.statistics import LEVEL, smallest_p
 from magunet.report.tables import ALL, MEASURES, REFERENCE, TRAINED
 
@@ -120,6 +122,15 @@ def as_latex(numbers: pd.DataFrame, more: Sequence[str] = ()) -> str:
 
 
 FORMATS = {"text": as_text, "csv": as_csv, "md": as_markdown, "latex": as_latex}
+
+
+def save_table(numbers: pd.DataFrame, path: Path, more: Sequence[str] = ()) -> list[Path]:
+    """Write a table beside the figures: ``path`` with the ending .csv, with every number, and .md, to be read."""
+    files = {path.with_suffix(".csv"): as_csv, path.with_suffix(".md"): as_markdown}
+    for file, form in files.items():
+        with whole_file(file) as part:
+            part.write_text(form(numbers, more) + "\n")
+    return list(files)
 
 
 def _latex(text: str) -> str:

@@ -13,7 +13,7 @@ reproduce: install
 
 test: install
 	$(RUN) pytest tests
-	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
 lint: install
 	$(RUN) ruff check .

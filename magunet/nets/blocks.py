@@ -27,7 +27,8 @@ class Conv3d(nn.Conv3d):
 
     On the small maps the bfloat16 weight gradient of torch 2.13's CPU library is wrong (it reads memory it never
     wrote: NaN, garbage, now and then a crash), without a word; ``tests/test_network.py`` compares them. In groups of
-    one or two channels it is two to four times slower than in float32 (``benchmarks/grouped_convolution.py``).
+    one channel, as at an eighth or a quarter of the widths, it is about three times slower than in float32, though in
+    groups of sixteen it is faster (``benchmarks/grouped_convolution.py``).
     x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
     """
 

@@ -62,7 +62,7 @@ class Peer:
 LAYERS = (blocks.Conv3d, blocks.BatchNorm, blocks.no_autocast, blocks.in_float32)
 TRUNK = (magunet, blocks.conv_bn_relu, blocks.double_conv, *LAYERS)
 SHARED = (adapt, *LAYERS)
-"""Code that every network, every MAG-UNet and every peer is made of."""
+"""Code that all networks are made of; all MAG-UNets; all peers."""
 
 ATTENTION_CODE: dict[str, tuple[Code, ...]] = {
     "none": (),

@@ -84,9 +84,9 @@ def test_bones_apart_have_no_joint():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dimensions_are_those_of_people(measures, seed):
-    """Within 4 SD of people's mean: they vary up to 1.4 times as much as people's do, on purpose."""
+    """Within 3.5 SD of people's mean: they vary up to 1.4 times as much as people's do, on purpose."""
     wrong = {k: (round(measures[seed][k], 1), m, sd) for k, (m, sd) in REFERENCE.items()
-             if not k.startswith("gap") and not abs(measures[seed][k] - m) <= 4 * sd}      # gaps are for 1 mm voxels
+             if not k.startswith("gap") and not abs(measures[seed][k] - m) <= 3.5 * sd}      # gaps are for 1 mm voxels
     assert not wrong
 
 
@@ -125,8 +125,8 @@ def test_the_cleft_is_one_to_four_mm_over_most_of_the_joint(pelvises):
 def test_bones_do_not_overlap(pelvises):
     for bones in pelvises:
         assert not ((bones.sacrum < 0) & ((bones.left_hip < 0) | (bones.right_hip < 0))).any()
-        touching = (bones.sacrum < 0) & (bones.other < 0)                       # the facets of L5 and S1
-        assert touching.sum() * bones.spacing**3 < 500                          # mm3
+        overlap = (bones.sacrum < 0) & (bones.other < 0)  # the facets of L5 and S1 may touch
+        assert overlap.mean() < 1e-5
 
 
 def test_axes_are_lps(pelvises):

@@ -212,11 +212,11 @@ def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float)
 def _other_bones(p: Figures, z: Array, y: Array, x: Array) -> Array:
     """L5 to L3 (bodies, arches, processes), the proximal femur and the coccyx."""
     bones = np.full((len(z), len(y), len(x)), FAR, np.float32)
-    deep = p["sacrum_depth"] / 107
+    deep, lift = p["sacrum_depth"] / 107, 36 * (p["mean_height"] / EAR_HEIGHT - 1)  # of the endplate of S1
     spine = (span(z, 20, 140), span(y, -105, 60), span(x, -1, 65))
     zs, ys, xs = (axis[part] for axis, part in zip((z, y, x), spine))
     places = (48, -48, 0.5), (85, -60, 0.2), (122, -65, 0.0)  # z, y and tilt of L5, L4 and L3
-    bones[np.ix_(*spine)] = np.minimum.reduce([_vertebra(zs, ys, xs, up, by * deep, tilt) for up, by, tilt in places])
+    bones[np.ix_(*spine)] = np.minimum.reduce([_vertebra(zs, ys, xs, up + lift, by * deep, tilt) for up, by, tilt in places])
     leg = (span(z, -190, -25), span(y, -105, 25), span(x, 40, 170))
     bones[np.ix_(*leg)] = _femur(*_femoral_head(p), *(axis[part] for axis, part in zip((z, y, x), leg)))
     high, tip = 48 - p["sacrum_height"], 54 * deep - p["hook"]

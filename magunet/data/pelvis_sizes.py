@@ -25,7 +25,7 @@ def draw_common(rng: np.random.Generator) -> Figures:
         "hip_height": 219.5 + 6.5 * sex + 7 * size + rng.normal(0, 7.5),
         "sacrum_height": np.clip(128 + 6 * sex + 5 * size + rng.normal(0, 14.5), 99, 164),
         "sacrum_depth": 99 + 2 * size + rng.normal(0, 8),
-        "joint_height": 66.5 + 2.5 * sex + 2.2 * size + rng.normal(0, 6),
+        "joint_height": np.clip(66.5 + 2.5 * sex + 2.2 * size + rng.normal(0, 6), 53, 74),
         "joint_ap": 75 + 3 * sex + 2 * size + rng.normal(0, 11),
         "lower": 0 + angle + rng.normal(0, 4),
         "middle": 22 + angle + rng.normal(0, 4),

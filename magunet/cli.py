@@ -6,8 +6,8 @@ what), 130 interrupted.
 
 import argparse
 import sys
-from pathlib import Path
 
+from magunet import verbs
 from magunet.errors import InputError
 
 
@@ -34,210 +34,36 @@ def case_count(text: str) -> int:
     return int(text)
 
 
-def settings_of(arguments: argparse.Namespace):
-    from magunet import profiles
-
-    return profiles.load(arguments.profile)
-
-
-def run_cohort(arguments: argparse.Namespace) -> None:
-    from magunet.data.cohort import cohort_of
-    from magunet.progress import track
-
-    print(cohort_of(settings_of(arguments), track).root)
-
-
-def run_phantom(arguments: argparse.Namespace) -> None:
-    from magunet import provenance
-    from magunet.data.cohort import load_cohort
-    from magunet.data.likeness import phantom_options
-    from magunet.data.phantom_cohort import write_phantoms
-    from magunet.progress import track
-
-    cohort, out = load_cohort(arguments.like), Path(arguments.out)
-    count = len(cohort.cases) if arguments.cases is None else arguments.cases
-    marker = out / "like.json"      # tells a folder of this verb from anything else
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
-        raise InputError(f"{out}: is not empty, and not from 'magunet phantom'; give a new folder with --out")
-    options = phantom_options(cohort, count, track)
-    wanted = dict(zip(range(arguments.seed, arguments.seed + count), options))
-    provenance.write_json(marker, {"like": cohort.root.resolve().name})
-    write_phantoms(out, wanted, f"magunet phantoms like {cohort.root.name}", track)
-    print(out)
-
-
-def run_check(arguments: argparse.Namespace) -> None:
-    from magunet.data.cohort import load_cohort
-    from magunet.progress import track
-    from magunet.report.checks import as_text, check_cohort
-
-    cohort = load_cohort(arguments.cohort)
-    table, problems = check_cohort(cohort, track)
-    print(as_text(table))
-    unused = len(set(cohort.cases) - set(cohort.train) - set(cohort.val))
-    print(f"{len(cohort.cases)} cases: {len(cohort.train)} to train on, {len(cohort.val)} to score"
-          + (f", {unused} in neither list of splits.json" if unused else ""))
-    print(*problems, sep="\n", end="\n" if problems else "", flush=True)
-    if problems:
-        bad = (table["problems"] > 0).sum()
-        raise InputError(f"{cohort.root}: {len(problems)} problem{'s'[:len(problems) > 1]} in {bad} of {len(table)} cases, "
-                         "listed above")
-
-
-def run_prepare(arguments: argparse.Namespace) -> None:
-    from magunet.data.cohort import cohort_of
-    from magunet.data.prepare import prepare_case
-    from magunet.progress import track
-
-    settings = settings_of(arguments)
-    cohort = cohort_of(settings, track)
-    for case in track(list(cohort.cases.values()), "prepared"):
-        prepared, key = prepare_case(case.name, case.image, case.label, settings)
-        print(case.name, key, *prepared.image.shape)
-
-
-def run_train(arguments: argparse.Namespace) -> None:
-    from magunet.data.cohort import cohort_of
-    from magunet.learn.runs import fit
-    from magunet.nets.studies import checked
-    from magunet.progress import track
-
-    settings = settings_of(arguments)
-    checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
-    seed = settings.seeds[0] if arguments.seed is None else arguments.seed
-    print(fit(arguments.network, settings, seed, cohort_of(settings, track)))
-
-
-def run_evaluate(arguments: argparse.Namespace) -> None:
-    from magunet.data.cohort import cohort_of
-    from magunet.learn.predict import load_model
-    from magunet.progress import track
-    from magunet.report.scores import score_run
-
-    settings = load_model(arguments.run).settings
-    print(score_run(Path(arguments.run), cohort_of(settings, track)).round(4).to_string(index=False))
-
-
-def run_predict(arguments: argparse.Namespace) -> None:
-    from magunet.data.check import AIR_HU, holds_air
-    from magunet.data.volume import FILE_ENDINGS, read_volume, write_volume
-    from magunet.learn.predict import load_model
-    from magunet.progress import say
-    from magunet.report.figures import save_figure, three_planes
-
-    model, scan = load_model(arguments.model), read_volume(arguments.ct)
-    out, name = Path(arguments.out), Path(arguments.ct).resolve().name
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder for mask and picture")
-    if not holds_air(scan):
-        say(f"note: {arguments.ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    stem = next((name[:-len(e)] for e in FILE_ENDINGS if name.lower().endswith(e)), name)
-    try:
-        mask = model.segment(scan)
-    except InputError as error:
-        raise InputError(f"{arguments.ct}: {error}") from error
-    trained = f"{model.record['network']}, profile {model.settings.profile}, seed {model.record['seed']}"
-    figure = three_planes(scan, prediction=mask, title=f"SIJ by {trained}")
-    write_volume(mask, out / f"{stem}_sij.nii.gz")
-    save_figure(figure, out / f"{stem}_sij.png", f"{trained}; run {Path(arguments.model).name}", vector=False)
-    if not mask.array.any():
-        say("note: the network found no joint in this scan; the mask is empty")
-    print(out / f"{stem}_sij.nii.gz")
-    print(out / f"{stem}_sij.png")
-
-
-def run_sample(arguments: argparse.Namespace) -> None:
-    from magunet.data.sample import fetch_sample
-
-    sample = fetch_sample()
-    print(sample.ct, sample.bones, sample.mask, sep="\n")
-
-
-def run_import(arguments: argparse.Namespace) -> None:
-    from magunet.data.bones import BoneNumbers
-    from magunet.data.sources import find_labelmaps, find_scans, import_scans
-    from magunet.progress import track
-
-    source, base, out = arguments.source, Path(arguments.src).resolve(), Path(arguments.out).resolve()
-    given = {name: getattr(arguments, name) for name in ("sacrum", "left_hip", "right_hip")}
-    numbers = {name: tuple(values) for name, values in given.items() if values}
-    if source == "labelmap":
-        labels = Path(arguments.labels).resolve() if arguments.labels else None
-        scans = find_labelmaps(base, labels, BoneNumbers(**numbers), arguments.patient)
-        base = base if labels is None or labels.is_dir() else base.parent
-    elif numbers or arguments.labels or arguments.patient:
-        raise InputError(f"{source} has its own labels and patients; label numbers, --labels and --patient are for labelmap")
-    else:
-        scans = find_scans(source, base, out)
-    outcome = import_scans(source, scans, base, out, track)
-    for name, note in outcome.imported.items():
-        print(f"imported  {name}" + (f"  ({note})" if note else ""))
-    for name, reason in outcome.skipped.items():
-        print(f"skipped   {name}: {reason}")
-    if not outcome.imported and not outcome.present:
-        name, reason = next(iter(outcome.skipped.items()))
-        raise InputError(f"{arguments.src}: none of {len(outcome.skipped)} scans could be imported; {name}: {reason}")
-    counts = f"{len(outcome.imported)} imported, {len(outcome.present)} there before, {len(outcome.skipped)} skipped"
-    print(f"{counts}: {arguments.out}")
-    if outcome.imported and (out / "splits.json").exists():
-        print(f"{arguments.out} was split before these cases came; remove its splits.json to split it anew")
-
-
-def run_audit(arguments: argparse.Namespace) -> None:
-    from magunet.report.audit import as_text, parameter_audit
-
-    print("Parameters in Mi = 2^20; the paper writes M.")
-    print(as_text(parameter_audit()))
-
-
-def run_study(arguments: argparse.Namespace) -> None:
-    from magunet.progress import say
-    from magunet.report.formats import FORMATS
-    from magunet.report.study import collect
-    from magunet.report.tables import study_table
-
-    found = collect(arguments.table, settings_of(arguments))
-    for line in found.missing:
-        say(line)
-    print(FORMATS[arguments.format](study_table(arguments.table, found.scores, found.sides), found.notes))
-
-
-def run_report(arguments: argparse.Namespace) -> None:
-    from magunet.report.overview import overview
-
-    print(overview(settings_of(arguments)))
-
-
 def parser() -> argparse.ArgumentParser:
     """All verbs and their arguments."""
     top = OneLineParser(prog="magunet", description="Sacroiliac joints in CT, after the MAG-UNet paper.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
+    commands = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
 
     def verb(name: str, call, text: str, profile: bool = False) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text)
+        made = commands.add_parser(name, help=text, description=text)
         made.set_defaults(call=call)
         if profile:
             made.add_argument("--profile", default="smoke", help="a name in papermill_params/, or a YAML file")
         return made
 
-    verb("sample", run_sample, "download the real sample CT and derive its joint mask")
-    verb("cohort", run_cohort, "make the profile's cohort and print its folder", profile=True)
-    verb("check", run_check, "check a cohort in nnU-Net raw layout").add_argument("cohort")
-    verb("prepare", run_prepare, "prepare the profile's cases for training", profile=True)
-    train = verb("train", run_train, "train a network, or go on, and print its run folder", profile=True)
+    verb("sample", verbs.run_sample, "download the real sample CT and derive its joint mask")
+    verb("cohort", verbs.run_cohort, "make the profile's cohort and print its folder", profile=True)
+    verb("check", verbs.run_check, "check a cohort in nnU-Net raw layout").add_argument("cohort")
+    verb("prepare", verbs.run_prepare, "prepare the profile's cases for training", profile=True)
+    train = verb("train", verbs.run_train, "train a network, or go on, and print its run folder", profile=True)
     train.add_argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'")
     train.add_argument("--seed", type=seed_number, help="default: the profile's first")
-    verb("evaluate", run_evaluate, "score a run on its validation cases").add_argument("run")
-    predict = verb("predict", run_predict, "segment a CT: a mask on its own grid, and a picture")
+    verb("evaluate", verbs.run_evaluate, "score a run on its validation cases").add_argument("run")
+    predict = verb("predict", verbs.run_predict, "segment a CT: a mask on its own grid, and a picture")
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
     predict.add_argument("--model", required=True, help="a run folder")
     predict.add_argument("--out", required=True, help="folder for mask and picture")
-    phantoms = verb("phantom", run_phantom, "make phantoms with the spacing, slices and noise of a cohort's scans")
+    phantoms = verb("phantom", verbs.run_phantom, "make phantoms with the spacing, slices and noise of a cohort's scans")
     phantoms.add_argument("--like", required=True, metavar="COHORT", help="the cohort whose scans they take after")
     phantoms.add_argument("--out", required=True, help="folder for the new cohort")
     phantoms.add_argument("--cases", type=case_count, help="how many; default: as many as the cohort has")
     phantoms.add_argument("--seed", type=seed_number, default=0, help="of the first phantom (0); the next ones count up")
-    imports = verb("import", run_import, "make a cohort of a public data set, or of your own CTs with bone labels")
+    imports = verb("import", verbs.run_import, "make a cohort of a public data set, or of your own CTs with bone labels")
     imports.add_argument("source", choices=("totalsegmentator", "vsd", "ctpelvic1k", "pengwin", "labelmap"))
     imports.add_argument("src", help="the folder it is unpacked in; for labelmap a CT, or a folder of CTs")
     imports.add_argument("--out", required=True, help="folder for the cohort")
@@ -246,11 +72,12 @@ def parser() -> argparse.ArgumentParser:
     for name, example in (("sacrum", "25 26"), ("left-hip", "77"), ("right-hip", "78")):
         own.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=f"its label numbers, default {example}")
     own.add_argument("--patient", help="whose CTs these are, where one patient has several; default: each its own")
-    study = verb("study", run_study, "print one of the paper's tables, measured on the profile's finished runs", profile=True)
+    study = verb("study", verbs.run_study, "print one of the paper's tables, measured on the profile's finished runs",
+                 profile=True)
     study.add_argument("table", type=int, choices=(1, 2, 3, 4), help="its number in the paper")
     study.add_argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text")
-    verb("report", run_report, "print scores, figures and masks of a profile", profile=True)
-    verb("audit", run_audit, "print the paper's parameter counts beside ours")
+    verb("report", verbs.run_report, "print scores, figures and masks of a profile", profile=True)
+    verb("audit", verbs.run_audit, "print the paper's parameter counts beside ours")
     return top
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from test_train import TINY, write_cohort
 
-from magunet import __version__, cli, project
+from magunet import __version__, cli, project, verbs
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
 from magunet.learn import runs
 from magunet.provenance import write_json
@@ -190,7 +190,7 @@ def test_audit_prints_every_row(capsys):
 def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
-    monkeypatch.setattr(cli, "run_cohort", interrupt)
+    monkeypatch.setattr(verbs, "run_cohort", interrupt)
     status, _, error = call(capsys, "cohort")
     assert status == 130
     assert "the same command goes on" in error
@@ -234,7 +234,7 @@ def test_a_target_that_the_input_size_swallows_is_said(compendium, capsys):
 def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
     def fail(arguments):
         raise error
-    monkeypatch.setattr(cli, "run_cohort", fail)
+    monkeypatch.setattr(verbs, "run_cohort", fail)
     status, _, said = call(capsys, "cohort")
     assert status == 2
     assert "not enough memory; close other programs, or lower size" in said and said.count("\n") == 1
@@ -243,6 +243,6 @@ def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
 def test_other_errors_are_not_swallowed(compendium, monkeypatch):
     def fail(arguments):
         raise RuntimeError("a defect")
-    monkeypatch.setattr(cli, "run_cohort", fail)
+    monkeypatch.setattr(verbs, "run_cohort", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["cohort"])

@@ -1,0 +1,134 @@
+"""The surface of the true joints, coloured by how far the prediction's surface lies from it."""
+
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from magunet.data.volume import Volume, reorient, same_geometry
+from magunet.errors import InputError
+from magunet.report.figures import FIGURE_WIDTH
+from magunet.report.page import SCALE_BARS_MM
+from magunet.report.sides import SIDES, halves
+from magunet.report.surfaces import surface_elements
+from magunet.view.meshes import Mesh, surface_mesh
+
+COLOURS = "PuOr_r"
+"""Orange where the prediction reaches too far, purple where it falls short; told apart by every common colour vision."""
+LIGHT = np.array([0.3, 0.5, 0.8])
+"""Towards the light in a view: right, up, to the observer."""
+VIEWS = {  # across and up the picture, in LPS
+    "from the front": ((1, 0, 0), (0, 0, 1)),
+    "from the left": ((0, 1, 0), (0, 0, 1)),
+    "from the right": ((0, -1, 0), (0, 0, 1)),
+}
+LETTERS = {(1, 0, 0): "RL", (0, 1, 0): "AP", (0, -1, 0): "PA"}
+"""At the left and right edge of a view, by its direction across."""
+
+
+@dataclass(frozen=True)
+class SurfaceMap:
+    """A joint's true surface, and at each of its points (n,) the distance in mm to the prediction's surface.
+
+    Positive where the prediction reaches beyond the truth there, negative where it falls short.
+    """
+
+    mesh: Mesh
+    distance: np.ndarray
+
+
+def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
+    """Signed distances from the truth's surface to the elements of the prediction's (`magunet.report.surfaces`), in mm.
+
+    Volumes of one grid, any orientation. Raises InputError for other grids, or when one of the masks is empty.
+    """
+    if not same_geometry(truth, prediction):
+        raise InputError("truth and prediction lie on different grids; resample the prediction onto the scan's grid first")
+    if not prediction.array.any():
+        raise InputError("the prediction is empty, so no surface lies at any distance; choose another case or network")
+    mesh = surface_mesh(truth)
+    index = (mesh.points - np.asarray(truth.origin)) @ truth.direction / truth.spacing[::-1]     # x, y, z of the array
+    places, _ = surface_elements(prediction.array, prediction.spacing)
+    distance = KDTree(places).query(index[:, ::-1] * truth.spacing)[0]
+    inside = ndimage.map_coordinates(np.float32(prediction.array != 0), index[:, ::-1].T, order=1)
+    return SurfaceMap(mesh, np.where(inside > 0.5, distance, -distance))
+
+
+def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: float | None = None) -> Figure:
+    """Both joints from the front, and each from its iliac and its sacral side, coloured by signed distance in mm.
+
+    limit: mm at which the colours end; by default what 99 % of the points do not exceed, at least 1. Raises InputError as
+    `surface_map`; a side without a true joint stays an empty panel.
+    """
+    truth, prediction = reorient(truth, "LPS"), reorient(prediction, "LPS")
+    whole = surface_map(truth, prediction)
+    limit = max(1.0, float(np.quantile(np.abs(whole.distance), 0.99))) if limit is None else limit
+    sides = {name: truth.with_array(np.zeros_like(truth.array)) for name in SIDES}
+    for name, half in halves(truth.array, truth.spacing[2]).items():
+        sides[name].array[half] = truth.array[half]
+    maps = {name: surface_map(side, prediction) if side.array.any() else None for name, side in sides.items()}
+    shown = [("both joints", whole, "from the front")]
+    for name, faces in (("right", ("iliac", "sacral")), ("left", ("sacral", "iliac"))):
+        views = ("from the right", "from the left")
+        shown += [(f"{name} joint, {face} side", maps[name], view) for face, view in zip(faces, views)]
+    spans = [_span(found, view) for _, found, view in shown]
+    widths, height = [across for across, _ in spans], max(up for _, up in spans)
+    inches = FIGURE_WIDTH / sum(widths)
+    figure = Figure(figsize=(FIGURE_WIDTH, inches * height + 1.1), layout="constrained")
+    norm = TwoSlopeNorm(0, -limit, limit)
+    axes = figure.subplots(1, len(shown), width_ratios=widths)
+    for place, (name, found, view), (across, _) in zip(axes, shown, spans):
+        draw_surface(place, found, view, norm, across, height)
+        place.set_title(f"{name}\n{view}", fontsize=7)
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, location="bottom", aspect=60, shrink=0.6, pad=0.02,
+                          extend="both")
+    bar.set_label("prediction falls short (–) or reaches too far (+), mm", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _span(found: SurfaceMap | None, view: str) -> tuple[float, float]:
+    """Width and height in mm of a view with some air around it."""
+    if found is None:
+        return 30.0, 30.0
+    across, up = (found.mesh.points @ axis for axis in np.array(VIEWS[view]))
+    return float(np.ptp(across)) + 24, float(np.ptp(up)) + 24
+
+
+def draw_surface(axes: Axes, found: SurfaceMap | None, view: str, norm: TwoSlopeNorm, width: float, height: float) -> None:
+    """One orthographic view of a coloured surface, in mm, with letters and a scale bar; hidden triangles are left out."""
+    across, up = np.array(VIEWS[view], float)
+    axes.set(aspect="equal")
+    axes.axis("off")
+    if found is None:
+        axes.text(0.5, 0.5, "no joint", transform=axes.transAxes, ha="center", va="center", fontsize=8)
+        return
+    mesh, towards = found.mesh, np.cross(across, up)
+    corners, normals = mesh.corners(), mesh.normals()
+    front = normals @ towards > 0
+    order = np.argsort(corners[front].mean(axis=1) @ towards)                       # the nearest is painted last
+    corners, normals = corners[front][order], normals[front][order]
+    value = found.distance[mesh.triangles[front][order]].mean(axis=1)
+    shade = 0.55 + 0.45 * np.clip(normals @ (LIGHT @ [across, up, towards]) / np.linalg.norm(LIGHT), 0, 1)
+    colours = matplotlib.colormaps[COLOURS](norm(value))
+    colours[:, :3] *= shade[:, None]
+    flat = np.stack([corners @ across, corners @ up], axis=-1)
+    axes.add_collection(PolyCollection(flat, facecolors=colours, edgecolors=colours, linewidths=0.2, rasterized=True))
+    middle = (flat.min((0, 1)) + flat.max((0, 1))) / 2
+    left, bottom = middle[0] - width / 2, middle[1] - height / 2
+    axes.set(xlim=(left, left + width), ylim=(bottom, bottom + height))
+    letters = LETTERS[tuple(int(v) for v in across)] + "SI"
+    for letter, place in zip(letters, ((0.06, 0.5), (0.94, 0.5), (0.5, 0.95), (0.5, 0.05))):
+        axes.text(*place, letter, transform=axes.transAxes, ha="center", va="center", fontsize=8)
+    bar = next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
+    axes.plot([left + 4, left + 4 + bar], [bottom + 4] * 2, color="black", linewidth=2, solid_capstyle="butt")
+    axes.text(left + 4 + bar / 2, bottom + 5.5, f"{bar} mm", fontsize=7, ha="center", va="bottom")

@@ -1,0 +1,102 @@
+"""Signed distances on the surface of the joints, against spheres and shifted boxes whose distances are known."""
+
+import numpy as np
+import pytest
+from conftest import refused
+from scipy.spatial.transform import Rotation
+
+from magunet.data.volume import Volume, reorient
+from magunet.view.surface_map import VIEWS, surface_figure, surface_map
+
+OBLIQUE = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
+
+
+def sphere(radius: float, spacing=(1.0, 1.0, 1.0), direction=None, centre=(0.0, 0.0, 0.0)) -> Volume:
+    """A ball around `centre` (x, y, z) in mm of a grid that reaches 30 mm to every side of its middle."""
+    axes = [np.arange(round(60 / s)) * s - 30 + s / 2 for s in spacing]
+    z, y, x = np.meshgrid(*axes, indexing="ij")
+    inside = np.linalg.norm([x - centre[0], y - centre[1], z - centre[2]], axis=0) < radius
+    return Volume(inside.astype(np.uint8), spacing, (-100.0, 40.0, 7.0), direction)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 0.8, 0.8)])
+@pytest.mark.parametrize("direction", [np.eye(3), OBLIQUE, np.diag([-1.0, 1, 1])])
+def test_concentric_spheres_are_as_far_apart_as_their_radii(spacing, direction):
+    truth = sphere(15, spacing, direction)
+    for radius in (19.0, 12.0):
+        found = surface_map(truth, sphere(radius, spacing, direction)).distance
+        assert np.median(found) == pytest.approx(radius - 15, abs=0.25), "positive outside the truth, negative inside"
+        assert np.abs(found - (radius - 15)).max() < spacing[0]
+
+
+def test_a_shift_is_positive_ahead_and_negative_behind():
+    """A ball moved 3 mm to the patient's left: +3 mm at its left pole, -3 mm at its right one, none around its middle."""
+    truth = sphere(15)
+    found = surface_map(truth, sphere(15, centre=(3, 0, 0)))
+    x = found.mesh.points[:, 0] - found.mesh.points[:, 0].mean()
+    for place, wanted in ((x > 14, 3), (x < -14, -3), (abs(x) < 0.6, 0)):
+        assert found.distance[place].mean() == pytest.approx(wanted, abs=0.5)
+
+
+@pytest.mark.parametrize("code", ["RAS", "SLA"])
+def test_orientation_changes_nothing(code):
+    truth, prediction = sphere(15), sphere(13, centre=(2, 1, -3))
+    first, turned = (surface_map(a, b) for a, b in ((truth, prediction), (reorient(truth, code), reorient(prediction, code))))
+
+    def order(found):
+        return np.lexsort(found.mesh.points.round(3).T)
+
+    for a, b in ((first.mesh.points, turned.mesh.points), (first.distance, turned.distance)):
+        assert np.allclose(a[order(first)], b[order(turned)], atol=1e-4)
+
+
+def test_what_has_no_surface_is_refused():
+    empty = sphere(0)
+    refused(lambda: surface_map(sphere(5), empty), "prediction is empty")
+    refused(lambda: surface_map(empty, sphere(5)), "empty")
+    refused(lambda: surface_map(sphere(5), sphere(5, (2.0, 1.0, 1.0))), "different grids")
+
+
+def two_joints(shift: int = 0) -> Volume:
+    array = np.zeros((30, 40, 80), np.uint8)
+    array[5:25, 10:30, 8 + shift:14 + shift] = array[8:22, 10:30, 66 + shift:72 + shift] = 1
+    return Volume(array, (1.0, 1.0, 1.0))
+
+
+def orange(axes) -> float:
+    """Mean of red less blue over the triangles of a panel: above 0 where the prediction reaches too far."""
+    (surface,) = axes.collections
+    colours = surface.get_facecolors()
+    return float((colours[:, 0] - colours[:, 2]).mean())
+
+
+def test_each_side_of_each_joint_has_its_panel():
+    """Prediction 2 mm to the patient's left: all faces that look left reach too far, those that look right fall short."""
+    figure = surface_figure(two_joints(), two_joints(shift=2))
+    panels = {axes.get_title().replace("\n", " "): axes for axes in figure.axes if axes.get_title()}
+    assert list(panels) == ["both joints from the front", "right joint, iliac side from the right",
+                            "right joint, sacral side from the left", "left joint, sacral side from the right",
+                            "left joint, iliac side from the left"]
+    for title, axes in panels.items():
+        if "from the left" in title:
+            assert orange(axes) > 0.1, title
+        if "from the right" in title:
+            assert orange(axes) < -0.1, title
+    heights = {title: np.ptp(np.concatenate([p.vertices[:, 1] for p in axes.collections[0].get_paths()]))
+               for title, axes in panels.items()}
+    assert heights["right joint, iliac side from the right"] == pytest.approx(20, abs=0.1)
+    assert heights["left joint, iliac side from the left"] == pytest.approx(14, abs=0.1)
+
+
+def test_views_are_seen_from_where_they_say():
+    for name, (across, up) in VIEWS.items():
+        towards = np.cross(across, up)
+        assert {"from the front": (0, -1, 0), "from the left": (1, 0, 0), "from the right": (-1, 0, 0)}[name] == tuple(towards)
+
+
+def test_a_single_joint_leaves_a_panel_empty():
+    single = two_joints()
+    single.array[..., :40] = 0
+    figure = surface_figure(single, two_joints(shift=1))
+    words = [[text.get_text() for text in axes.texts] for axes in figure.axes if axes.get_title()]
+    assert words[1] == words[2] == ["no joint"] and "A" in words[3]

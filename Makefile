@@ -3,16 +3,19 @@ PROFILE ?= smoke
 PYTHON ?= python3
 CORES ?= all
 RUN := .venv/bin/python -m
+SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
+    --rerun-incomplete --nolock --quiet host progress reason rules --config
 
 .PHONY: reproduce test lint lab install clean
 
 reproduce: install
-	@$(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --config profile=$(PROFILE) \
-	    --scheduler greedy --keep-going --rerun-incomplete --nolock --quiet host progress reason rules
+	@$(SNAKEMAKE) profile=$(PROFILE)
 	@$(RUN) magunet report --profile $(PROFILE)
 
+# The notebooks' networks first: the workflow trains two at a time, a notebook one after the other.
 test: install
 	$(RUN) pytest tests
+	@$(SNAKEMAKE) profile=smoke -- grid
 	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
 lint: install

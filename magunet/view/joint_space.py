@@ -51,20 +51,26 @@ def joint_space(scan: Volume, joint: Volume) -> JointSpace:
     """
     if not joint.array.any():
         return JointSpace(None, None, 0, 0.0, "the mask has no joint on this side")
-    places, normals = middle_surface(_largest_piece(joint))
+    places, normals, widths = measured_widths(scan, joint)
     if len(places) < LEAST_PROFILES:
         return JointSpace(None, None, len(places), 0.0, f"the joint is too small: fewer than {LEAST_PROFILES} profiles")
     voxel = float(np.mean(np.linalg.norm(normals @ joint.direction * joint.spacing[::-1], axis=1)))
     if voxel > LARGEST_VOXEL:
         reason = f"voxels measure {voxel:.2f} mm across the joint; at most {LARGEST_VOXEL:g} mm resolve it"
         return JointSpace(None, None, len(places), 0.0, reason)
-    widths = np.array([cleft_width(profile) for profile in _profiles(scan, places, normals)])
     counted = widths[np.isfinite(widths)]
     share = len(counted) / len(widths)
     if share < LEAST_SHARE or len(counted) < LEAST_PROFILES:
         return JointSpace(None, None, len(widths), share,
                           f"a cleft is seen in {share:.0%} of the profiles; at least {LEAST_SHARE:.0%} are needed")
     return JointSpace(float(counted.mean()), float(counted.std()), len(widths), share)
+
+
+def measured_widths(scan: Volume, joint: Volume) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the profiles are (n, 3) in mm, LPS, which way they run (n, 3), and the cleft's width in each (n,) in mm, NaN where
+    none is seen. Arguments as for `joint_space`; of a mask in pieces, the largest."""
+    places, normals = middle_surface(_largest_piece(joint))
+    return places, normals, np.array([cleft_width(profile) for profile in _profiles(scan, places, normals)])
 
 
 def middle_surface(joint: Volume) -> tuple[np.ndarray, np.ndarray]:

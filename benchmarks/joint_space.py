@@ -57,8 +57,8 @@ def main() -> None:
             true = true_widths(phantom, joint.side, places, normals)
             here, whole = true[np.isfinite(widths)].mean(), true.mean()
             errors.append((found.mean - here, found.mean - whole))
-            print(f"phantom {seed} {joint.side:5}: {found.mean:.2f} mm in {found.share:.0%} of the joint; truth there {here:.2f}, "
-                  f"in the whole joint {whole:.2f}")
+            print(f"phantom {seed} {joint.side:5}: {found.mean:.2f} mm in {found.share:.0%} of the joint; "
+                  f"truth there {here:.2f}, in the whole joint {whole:.2f}")
     print(f"measured {len(errors)} of {count} joints")
     for name, error in zip(("where measured", "whole joint"), np.transpose(errors)):
         print(f"error, {name}: mean {error.mean():+.2f}, mean absolute {np.abs(error).mean():.2f}, "

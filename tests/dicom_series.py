@@ -17,7 +17,7 @@ BEYOND = {"InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 
           "PatientAddress": "Lindenallee 5 Neustadt", "PatientTelephoneNumbers": "0123-4567890", "PatientAge": "074Y",
           "PatientWeight": "61.5", "PatientSize": "1.63", "PatientMotherBirthName": "Geborene^Maedchenname",
           "PatientComments": "Nachbarin von Zimmer 12", "EthnicGroup": "Testgruppe", "Occupation": "Bergsteigerin",
-          "AdditionalPatientHistory": "Sturz im Garten", "StudyDescription": "Becken Frau Musterfrau",
+          "AdditionalPatientHistory": "Sturz im Garten", "StudyDescription": "Becken der Erkrankten",
           "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9", "DeviceSerialNumber": "SERIAL-77123",
           "SeriesDate": "20310406", "AcquisitionDate": "20310407", "ContentDate": "20310408", "ImageComments": "Bildkommentar",
           "RequestingPhysician": "Anforderer^Axel", "AdmissionID": "AUFNAHME-5", "InstitutionCodeSequence": None,

@@ -51,9 +51,12 @@ def joint_space(scan: Volume, joint: Volume) -> JointSpace:
     """
     if not joint.array.any():
         return JointSpace(None, None, 0, 0.0, "the mask has no joint on this side")
+    too_small = f"the joint is too small for {LEAST_PROFILES} profiles"
+    if np.count_nonzero(joint.array) < LEAST_PROFILES:
+        return JointSpace(None, None, 0, 0.0, too_small)
     places, normals, widths = measured_widths(scan, joint)
     if len(places) < LEAST_PROFILES:
-        return JointSpace(None, None, len(places), 0.0, f"the joint is too small: fewer than {LEAST_PROFILES} profiles")
+        return JointSpace(None, None, len(places), 0.0, too_small)
     voxel = float(np.mean(np.linalg.norm(normals @ joint.direction * joint.spacing[::-1], axis=1)))
     if voxel > LARGEST_VOXEL:
         reason = f"voxels measure {voxel:.2f} mm across the joint; at most {LARGEST_VOXEL:g} mm resolve it"

@@ -22,9 +22,17 @@ from magunet.view.joints import JOINTS, left_and_right
 HIPS = {"left": 2, "right": 3}
 
 
+def healthy_phantom(seed: int) -> Phantom:
+    """Both joints of grade 0, in a short scan around them."""
+    return make_phantom(seed, matrix=384, slices=(40, 90), grades=(0, 0),
+                        protocol=Protocol(pixel_mm=(0.6, 0.9), margin_mm=(6.0, 20.0)))
+
+
 def true_widths(phantom: Phantom, side: str, places: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """The cleft's width (n,) in mm where lines along the normals (n, 3) through the places (n, 3) cross its middle."""
-    near = ndimage.find_objects(ndimage.binary_dilation(phantom.mask, iterations=20).astype(np.uint8))[0]
+    held = ndimage.find_objects(phantom.mask)[0]
+    near = tuple(slice(max(0, part.start - round(25 / mm)), part.stop + round(25 / mm))
+                 for part, mm in zip(held, phantom.spacing))
     first = np.array([part.start for part in near]) * phantom.spacing                  # z-y-x, mm
     along = np.arange(-REACH, REACH, STEP)[:, None] * normals[:, None]
     index = ((places[:, None] + along)[..., ::-1] - first) / phantom.spacing
@@ -43,8 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     errors, count = [], 2 * arguments.phantoms
     for seed in range(arguments.seed, arguments.seed + arguments.phantoms):
-        phantom = make_phantom(seed, matrix=384, slices=(40, 90), grades=(0, 0),
-                               protocol=Protocol(pixel_mm=(0.6, 0.9), margin_mm=(6.0, 20.0)))
+        phantom = healthy_phantom(seed)
         scan = Volume(phantom.image, phantom.spacing)
         labels = left_and_right(scan.with_array(phantom.mask))
         for joint in JOINTS:

@@ -8,14 +8,14 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 STANDARD = {"PatientName": "Musterfrau^Erika", "PatientID": "PID-4711-X", "PatientBirthDate": "19561224", "PatientSex": "F",
-            "StudyDate": "20310405", "StudyTime": "101112", "ReferringPhysicianName": "Ueberweiser^Anton",
+            "StudyDate": "20310405", "StudyTime": "101112.345", "ReferringPhysicianName": "Ueberweiser^Anton",
             "StudyID": "STUDY-0815", "AccessionNumber": "ACC-99881"}
 """What the standard wants in every object of the study."""
 BEYOND = {"InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 7 Dreiburgen", "StationName": "CTSTATION7",
           "InstitutionalDepartmentName": "Roentgenabteilung", "PerformingPhysicianName": "Operateur^Olaf",
           "OperatorsName": "Technikerin^Tina", "PhysiciansOfRecord": "Hausarzt^Heinz", "OtherPatientIDs": "OTHER-31337",
           "PatientAddress": "Lindenallee 5 Neustadt", "PatientTelephoneNumbers": "0123-4567890", "PatientAge": "074Y",
-          "PatientWeight": "61.5", "PatientSize": "1.63", "PatientMotherBirthName": "Geborene^Maedchenname",
+          "PatientWeight": "61.537", "PatientSize": "1.6342", "PatientMotherBirthName": "Geborene^Maedchenname",
           "PatientComments": "Nachbarin von Zimmer 12", "EthnicGroup": "Testgruppe", "Occupation": "Bergsteigerin",
           "AdditionalPatientHistory": "Sturz im Garten", "StudyDescription": "Becken der Erkrankten",
           "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9", "DeviceSerialNumber": "SERIAL-77123",

@@ -354,6 +354,25 @@ def test_a_dicom_series_that_cannot_be_referred_to_gets_all_but_the_seg(run, fin
     assert status == 2 and "FrameOfReferenceUID" in said and out == "" and not (tmp_path / "other").exists()
 
 
+def test_a_series_of_which_highdicom_makes_nothing_gets_the_rest(run, finds_the_object, tmp_path, capsys, monkeypatch):
+    def fail(*words, **named):
+        raise ValueError("an odd\nseries")
+    monkeypatch.setattr("magunet.view.dicom_seg.Segmentation", fail)
+    folder = dicom_folder(tmp_path)
+    status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "out")
+    assert status == 0 and "no DICOM SEG can be made of this series (an odd series)" in said
+    assert ".dcm" not in out and ".json" in out and not list((tmp_path / "out").glob("*.dcm"))
+    status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "other", "--formats", "dicom-seg")
+    assert status == 2 and "an odd series" in said and out == ""
+
+
+def test_what_a_notebook_gets_of_a_dicom_series_is_voxels_and_their_place(tmp_path):
+    """Notebooks can print and draw nothing of the patient, for a volume holds nothing of the header."""
+    scan = read_volume(dicom_folder(tmp_path))
+    assert set(vars(scan)) == {"array", "spacing", "origin", "direction"}
+    assert not [word for word in planted() if word.decode() in repr(scan)]
+
+
 def test_an_empty_mask_has_no_dicom_seg(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
     status, out, said = call(capsys, "predict", dicom_folder(tmp_path), "--model", run, "--out", tmp_path / "out")

@@ -76,19 +76,22 @@ def _along_normal(header: pydicom.Dataset) -> float:
 
 def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | str, *, network: str, run: str,
                     anonymise: bool = False) -> None:
-    """Write labels of `left_and_right`, not empty, as a binary DICOM SEG with a segment a joint, whole or not at all.
+    """Write labels of `left_and_right` as a binary DICOM SEG with a segment a joint, whole or not at all.
 
     source: from `read_source`, of the scan that the labels lie on. network, run: what made them, for the segments'
     algorithm and the equipment. Of the source's patient and study only what the standard requires is kept. With
     ``anonymise`` that is emptied too (the patient is called "anonymous"), and every UID is replaced by a hash of itself:
     one series always gets the same new UIDs, so its exports stay together, but refer to slices that only a copy of the
-    series with the same replacement holds. Raises InputError when the headers do not make a valid segmentation.
+    series with the same replacement holds. Raises InputError for an empty mask, and when
+    the headers do not make a valid segmentation.
     """
+    held = [joint for joint in JOINTS if (labels.array == joint.label).any()]
+    if not held:
+        raise InputError("the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
         _complete(header)
         if anonymise:
             _anonymise(header)
-    held = [joint for joint in JOINTS if (labels.array == joint.label).any()]
     numbers = np.zeros(labels.array.shape, np.uint8)                        # segments count from 1 without a gap
     for number, joint in enumerate(held, 1):
         numbers[labels.array == joint.label] = number

@@ -103,38 +103,42 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     their paths.
 
     A joint without voxels gets no mesh, and an empty mask no DICOM SEG; a note says so, and files of an earlier export that
-    would now be wrong are removed. Raises InputError when a mask lies on another grid than the scan.
+    would now be wrong are removed. Raises InputError when a mask lies on another grid than the scan, and when a DICOM SEG is
+    asked for and the series makes none; by default that is a note.
     """
-    formats = [name for name in FORMATS if name in (formats or DEFAULT)]
+    wanted = [name for name in FORMATS if name in (formats or DEFAULT)]
     masks = {PREDICTION: case.prediction} | ({TRUTH: case.truth} if case.truth is not None else {})
     for name, mask in masks.items():
         if not same_geometry(case.scan, mask):
             raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan; resample it onto the scan")
     labels = {name: left_and_right(mask) for name, mask in masks.items()}
     files = _Files(out, case.name)
-    if "nifti" in formats:
+    if "nifti" in wanted:
         for name, mask in masks.items():
             write_volume(mask.with_array((mask.array != 0).astype(np.uint8)), files.new(name, ".nii.gz"))
-    if "png" in formats:
+    if "png" in wanted:
         figure = three_planes(case.scan, case.prediction, case.truth, f"SIJ by {origin}")
         save_figure(figure, files.new(PREDICTION, ".png"), f"{origin}; run {origin.run}", vector=False)
-    if "seg.nrrd" in formats:
+    if "seg.nrrd" in wanted:
         for name, both in labels.items():
             write_segments(both, files.new(name, ".seg.nrrd"))
-    if "dicom-seg" in formats and case.source is not None:
-        if labels[PREDICTION].array.any():
-            write_dicom_seg(labels[PREDICTION], case.source, files.new(PREDICTION, ".dcm"), network=origin.network,
+    if "dicom-seg" in wanted and case.source is not None:
+        try:
+            write_dicom_seg(labels[PREDICTION], case.source, files.path(PREDICTION, ".dcm"), network=origin.network,
                             run=origin.run, anonymise=anonymise)
-        else:
-            files.leave_out(PREDICTION, ".dcm", "the mask is empty, and a DICOM SEG must hold a frame")
-    meshes = {form: _write_meshes(labels, form, files) for form in formats if form in MESHES}
-    if "slicer" in formats:
+            files.new(PREDICTION, ".dcm")
+        except InputError as error:
+            if formats is not None and case.prediction.array.any():
+                raise
+            files.leave_out(PREDICTION, ".dcm", str(error))
+    meshes = {form: _write_meshes(labels, form, files) for form in wanted if form in MESHES}
+    if "slicer" in wanted:
         segmentations = [name for name in files.names() if name.endswith(".seg.nrrd")]
         plain = [] if segmentations else [name for name in files.names() if name.endswith(".nii.gz")]
         ct = files.new("ct", ".nii.gz")
         write_volume(case.scan, ct)
         write_script(files.new("slicer", ".py"), ct.name, segmentations, plain, next(iter(meshes.values()), {}))
-    if "json" in formats:
+    if "json" in wanted:
         content = {
             "magunet": __version__, "case": case.name, "note": case.note, "scan": describe_scan(case.scan),
             "model": {"run": origin.run, "network": origin.network, "profile": origin.profile, "seed": origin.seed,

@@ -9,6 +9,7 @@ import sys
 
 from magunet import verbs
 from magunet.errors import InputError
+from magunet.view import FORMATS
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -34,6 +35,14 @@ def case_count(text: str) -> int:
     return int(text)
 
 
+def format_names(text: str) -> tuple[str, ...]:
+    """Formats to export, separated by commas."""
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in FORMATS]:
+        raise argparse.ArgumentTypeError(f"no format {unknown[0]!r}; there are {', '.join(FORMATS)}")
+    return names
+
+
 def parser() -> argparse.ArgumentParser:
     """All verbs and their arguments."""
     top = OneLineParser(prog="magunet", description="Sacroiliac joints in CT, after the MAG-UNet paper.")
@@ -54,10 +63,17 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'")
     train.add_argument("--seed", type=seed_number, help="default: the profile's first")
     verb("evaluate", verbs.run_evaluate, "score a run on its validation cases").add_argument("run")
-    predict = verb("predict", verbs.run_predict, "segment a CT: a mask on its own grid, and a picture")
+    predict = verb("predict", verbs.run_predict, "segment a CT: mask, picture, files for 3D Slicer and PACS, a report")
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
     predict.add_argument("--model", required=True, help="a run folder")
-    predict.add_argument("--out", required=True, help="folder for mask and picture")
+    predict.add_argument("--out", required=True, help="folder to write into")
+    exports = verb("export", verbs.run_export, "the same files of cases of a run's own cohort, prediction and truth")
+    exports.add_argument("run", help="a run folder")
+    exports.add_argument("case", nargs="+", help="names of cases of the cohort that the run was trained on")
+    exports.add_argument("--out", help="folder to write into; default: exports in the run's folder")
+    for made in (predict, exports):
+        made.add_argument("--formats", type=format_names, help=f"some of {', '.join(FORMATS)}; default: all but vtp")
+        made.add_argument("--anonymise", action="store_true", help="neutral file names; no patient and new UIDs in DICOM SEG")
     phantoms = verb("phantom", verbs.run_phantom, "make phantoms with the spacing, slices and noise of a cohort's scans")
     phantoms.add_argument("--like", required=True, metavar="COHORT", help="the cohort whose scans they take after")
     phantoms.add_argument("--out", required=True, help="folder for the new cohort")

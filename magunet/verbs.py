@@ -95,30 +95,60 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_predict(arguments: argparse.Namespace) -> None:
     from magunet.data.check import AIR_HU, holds_air
-    from magunet.data.volume import FILE_ENDINGS, read_volume, write_volume
+    from magunet.data.volume import read_volume
     from magunet.learn.predict import load_model
     from magunet.progress import say
-    from magunet.report.figures import save_figure, three_planes
+    from magunet.view.export import Exported, Origin, case_name, export, find_source
 
-    model, scan = load_model(arguments.model), read_volume(arguments.ct)
-    out, name = Path(arguments.out), Path(arguments.ct).resolve().name
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder for mask and picture")
+    model, ct, out = load_model(arguments.model), Path(arguments.ct), export_folder(arguments.out)
+    scan = read_volume(ct)
+    source = find_source(ct, scan, arguments.formats)
     if not holds_air(scan):
-        say(f"note: {arguments.ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    stem = next((name[:-len(e)] for e in FILE_ENDINGS if name.lower().endswith(e)), name)
+        say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
     try:
         mask = model.segment(scan)
     except InputError as error:
-        raise InputError(f"{arguments.ct}: {error}") from error
-    trained = f"{model.record['network']}, profile {model.settings.profile}, seed {model.record['seed']}"
-    figure = three_planes(scan, prediction=mask, title=f"SIJ by {trained}")
-    write_volume(mask, out / f"{stem}_sij.nii.gz")
-    save_figure(figure, out / f"{stem}_sij.png", f"{trained}; run {Path(arguments.model).name}", vector=False)
+        raise InputError(f"{ct}: {error}") from error
+    case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source)
+    files = export(case, Origin.of(Path(arguments.model), model), out, arguments.formats, arguments.anonymise)
     if not mask.array.any():
         say("note: the network found no joint in this scan; the mask is empty")
-    print(out / f"{stem}_sij.nii.gz")
-    print(out / f"{stem}_sij.png")
+    print(*files, sep="\n")
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    from magunet.data.cohort import cohort_of, read_checked
+    from magunet.learn.predict import load_model
+    from magunet.progress import say, track
+    from magunet.view.export import Exported, Origin, case_name, export
+
+    run = Path(arguments.run)
+    model, out = load_model(run), export_folder(arguments.out or run / "exports")
+    if "dicom-seg" in (arguments.formats or ()):
+        raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for a DICOM SEG")
+    cohort, origin = cohort_of(model.settings, track), Origin.of(run, model)
+    for name in arguments.case:
+        if name not in cohort.cases:
+            raise InputError(f"{cohort.root}: has no case {name!r}; it has {', '.join(cohort.cases)}")
+    lists = {"train": "the network was trained on this case", "val": "the network was not trained on this case"}
+    notes = {name: note for which, note in lists.items() for name in model.record[which]}
+    for name in track(arguments.case, "exported"):
+        case = cohort.cases[name]
+        scan, truth = read_checked(case.image, case.label)
+        mask = model.segment(scan)
+        shown = case_name(case.label, scan, arguments.anonymise)
+        shown_case = Exported(shown, scan, mask, truth, note=notes.get(name, "the run knows no such case"))
+        files = export(shown_case, origin, out, arguments.formats, arguments.anonymise)
+        if not mask.array.any():
+            say(f"note: {shown}: the network found no joint; the predicted mask is empty")
+        print(*files, sep="\n")
+
+
+def export_folder(out: str | Path) -> Path:
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder to write into")
+    return out
 
 
 def run_sample(arguments: argparse.Namespace) -> None:

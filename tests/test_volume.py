@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import locale
 import shutil
 
 import numpy as np
@@ -298,7 +299,9 @@ def write_slice(path, pixels, position, direction, number, tags):
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     writer.SetFileName(str(path.with_name("new.dcm")))      # SimpleITK insists on an ending
+    before = locale.setlocale(locale.LC_ALL)
     writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)                 # writing DICOM sets "C", and text is ASCII for all later tests
     path.with_name("new.dcm").rename(path)
 
 

@@ -1,0 +1,47 @@
+"""Two joints of different shape and size at known places in the patient, on any grid."""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from magunet.data.volume import Volume
+
+CENTRES = {"left": np.array([45.0, 10.0, 5.0]), "right": np.array([-38.0, -6.0, -4.0])}
+"""LPS mm."""
+SHAPE, SPACING = (44, 48, 56), (3.0, 2.5, 2.2)
+TILT = Rotation.from_euler("xyz", (14, -17, 20), degrees=True).as_matrix()
+DIRECTIONS = {
+    "LPS": np.eye(3), "RAS": np.diag([-1.0, -1, 1]), "upside down": np.diag([-1.0, 1, -1]),
+    "coronal": np.eye(3)[:, [0, 2, 1]], "sagittal": np.eye(3)[:, [1, 2, 0]], "oblique": TILT,
+    "mirrored rows": np.diag([-1.0, 1, 1]), "mirrored slices": np.diag([1.0, 1, -1]),
+    "oblique, mirrored": TILT @ np.diag([1.0, -1, 1])}
+"""With both handednesses."""
+
+
+def world(volume: Volume) -> np.ndarray:
+    """LPS coordinates (d, h, w, 3) of all voxel centres: a plain sum over the axes."""
+    z, y, x = np.indices(volume.array.shape)
+    d = volume.direction
+    return (np.asarray(volume.origin) + x[..., None] * volume.spacing[2] * d[:, 0] + y[..., None] * volume.spacing[1] * d[:, 1]
+            + z[..., None] * volume.spacing[0] * d[:, 2])
+
+
+def grid(direction, shape=SHAPE, spacing=SPACING, centre=(0.0, 0.0, 0.0)) -> Volume:
+    """An empty grid whose middle lies at ``centre``."""
+    middle = (np.array(shape[::-1]) - 1) / 2 * spacing[::-1]
+    return Volume(np.zeros(shape, np.uint8), spacing, tuple(np.asarray(centre) - np.asarray(direction) @ middle), direction)
+
+
+def parts(on: Volume) -> dict[str, np.ndarray]:
+    """Side -> (d, h, w): left an ellipsoid with a spur forwards, right a block with a step."""
+    at = world(on)
+    left, right = (at - CENTRES[side] for side in ("left", "right"))
+    ellipsoid = (left[..., 0] / 8) ** 2 + (left[..., 1] / 15) ** 2 + (left[..., 2] / 17) ** 2 < 1
+    spur = (np.abs(left[..., 0]) < 4) & (np.abs(left[..., 2] - 8) < 5) & (left[..., 1] < 0) & (left[..., 1] > -24)
+    block = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1]) < 12) & (np.abs(right[..., 2]) < 14)
+    step = (np.abs(right[..., 0]) < 6) & (right[..., 1] > 0) & (right[..., 1] < 20) & (right[..., 2] > 0) & (right[..., 2] < 12)
+    return {"left": ellipsoid | spur, "right": block | step}
+
+
+def both(on: Volume) -> Volume:
+    """The mask of both joints."""
+    return on.with_array(np.any(list(parts(on).values()), axis=0).astype(np.uint8))

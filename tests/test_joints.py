@@ -1,0 +1,99 @@
+"""Left and right of the patient, on every kind of grid."""
+
+import nrrd
+import numpy as np
+import pytest
+from joint_object import CENTRES, DIRECTIONS, both, grid, parts, world
+
+from magunet.data.volume import Volume, read_volume, reorient, same_geometry
+from magunet.view.joints import JOINTS, left_and_right, midline
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_the_patients_left_is_left_on_any_grid(direction):
+    on = grid(direction)
+    labels = left_and_right(both(on))
+    assert same_geometry(labels, on) and labels.array.dtype == np.uint8
+    for joint in JOINTS:
+        np.testing.assert_array_equal(labels.array == joint.label, parts(on)[joint.side])
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "LAS", "RPI", "SPL", "AIR"])
+def test_flipping_and_permuting_a_grid_changes_no_side(code):
+    labels = left_and_right(both(grid(DIRECTIONS["oblique"])))
+    turned = left_and_right(reorient(both(grid(DIRECTIONS["oblique"])), code))
+    np.testing.assert_array_equal(turned.array, reorient(labels, code).array)
+
+
+@pytest.mark.parametrize("space, sign", [("left-posterior-superior", (-1, 1, 1)), ("left-posterior-superior", (-1, -1, -1)),
+                                         ("right-anterior-superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, -1))])
+def test_files_with_negative_spacing(space, sign, tmp_path):
+    """A NRRD file whose axes run against the world's, as other programs write them: steps of negative length."""
+    to_lps = np.array([1, 1, 1] if space.startswith("left") else [-1, -1, 1])
+    on = grid(np.diag(np.multiply(sign, to_lps).astype(float)))
+    step = np.diag(np.multiply(sign, on.spacing[::-1]))
+    nrrd.write(str(tmp_path / "mask.nrrd"), both(on).array.T, {
+        "space": space, "space directions": step, "space origin": np.multiply(on.origin, to_lps), "kinds": ["domain"] * 3})
+    labels = left_and_right(read_volume(tmp_path / "mask.nrrd"))
+    at = world(labels)
+    assert (at[labels.array == 1][:, 0] > 20).all() and (at[labels.array == 2][:, 0] < -20).all()
+    np.testing.assert_allclose(at[labels.array == 1].mean(axis=0), world(on)[parts(on)["left"]].mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_a_single_joint_is_told_by_the_middle_of_the_scan(side, direction):
+    on = grid(direction)
+    labels = left_and_right(on.with_array(parts(on)[side]))
+    assert set(np.unique(labels.array)) == {0, 1 if side == "left" else 2}
+    assert not midline(labels).between_joints
+
+
+def test_a_single_joint_that_the_middle_of_the_scan_cuts_stays_whole():
+    on = grid(np.eye(3), centre=(CENTRES["left"][0] + 3, 0, 0))
+    assert set(np.unique(left_and_right(on.with_array(parts(on)["left"])).array)) == {0, 2}
+    on = grid(np.eye(3), centre=(CENTRES["left"][0] - 3, 0, 0))
+    assert set(np.unique(left_and_right(on.with_array(parts(on)["left"])).array)) == {0, 1}
+
+
+def test_two_joints_are_found_wherever_the_scan_lies():
+    on = grid(np.eye(3), shape=(44, 48, 90), centre=(60.0, 0.0, 0.0))
+    labels = left_and_right(both(on))
+    assert midline(labels).between_joints
+    np.testing.assert_array_equal(labels.array == 1, parts(on)["left"])
+
+
+def test_a_piece_that_spans_both_sides_is_cut_between_them():
+    on = grid(np.eye(3))
+    at = world(on)
+    bridge = (np.abs(at[..., 1]) < 4) & (np.abs(at[..., 2]) < 4) & (np.abs(at[..., 0]) < 45)
+    labels = left_and_right(on.with_array((both(on).array != 0) | bridge))
+    assert midline(labels).between_joints
+    for joint in JOINTS:
+        own = parts(on)[joint.side]
+        assert (labels.array[own] == joint.label).all()
+    assert (labels.array[bridge] != 0).all()
+
+
+def test_specks_do_not_move_the_midline_but_get_a_side():
+    on = grid(np.eye(3))
+    mask = both(on).array
+    mask[0, 0, 0] = mask[0, 0, -1] = mask[0, 0, 27] = 1
+    labels = left_and_right(on.with_array(mask))
+    assert labels.array[0, 0, 0] == 2 and labels.array[0, 0, -1] == 1
+    np.testing.assert_array_equal((labels.array == 1)[1:], parts(on)["left"][1:])
+
+
+def test_empty_masks_and_single_voxels():
+    on = grid(np.eye(3))
+    assert not left_and_right(on).array.any() and midline(on).x == pytest.approx(0)
+    one = on.array.copy()
+    one[3, 3, 3] = 1
+    assert np.count_nonzero(left_and_right(on.with_array(one)).array) == 1
+
+
+def test_masks_may_hold_any_number():
+    on = grid(np.eye(3))
+    expected = left_and_right(both(on)).array
+    for array in (both(on).array * 7, both(on).array != 0, both(on).array.astype(np.float32) / 2):
+        np.testing.assert_array_equal(left_and_right(Volume(array, on.spacing, on.origin)).array, expected)

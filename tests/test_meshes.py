@@ -1,0 +1,141 @@
+"""Meshes: closed, turned outwards, where the mask is, and read back by other programs."""
+
+import base64
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import SimpleITK
+import trimesh
+from conftest import refused
+from joint_object import DIRECTIONS, both, grid, parts, world
+
+from magunet.data.volume import Volume
+from magunet.view.meshes import STL_HEADER, surface_mesh, write_stl, write_vtp
+
+
+def ball(radius=20.0, spacing=(1.5, 0.8, 1.0), direction=DIRECTIONS["LPS"], centre=(31.0, -12.0, 7.0)):
+    shape = tuple(int(2 * radius / s) + 6 for s in spacing)
+    on = grid(direction, shape, spacing, centre)
+    return on.with_array((np.linalg.norm(world(on) - centre, axis=-1) < radius).astype(np.uint8))
+
+
+def as_trimesh(mesh):
+    return trimesh.Trimesh(mesh.points, mesh.triangles, process=False)
+
+
+def read_vtp(path):
+    """Points, triangles and SPACE of a VTP file, by its specification: base64 of a length of 8 bytes, then the numbers."""
+    def numbers(element, kind):
+        content = base64.b64decode(element.text)
+        assert int.from_bytes(content[:8], "little") == len(content) - 8
+        return np.frombuffer(content[8:], kind)
+
+    root = ElementTree.parse(path).getroot()
+    assert root.attrib["type"] == "PolyData" and root.attrib["header_type"] == "UInt64"
+    piece = root.find("PolyData/Piece")
+    points = numbers(piece.find("Points/DataArray"), "<f8").reshape(-1, 3)
+    polygons = {e.attrib["Name"]: numbers(e, "<i8") for e in piece.findall("Polys/DataArray")}
+    assert (int(piece.attrib["NumberOfPoints"]), int(piece.attrib["NumberOfPolys"])) == (len(points), len(polygons["offsets"]))
+    assert (np.diff(polygons["offsets"], prepend=0) == 3).all()
+    space = "".join(chr(int(c)) for c in root.find("PolyData/FieldData/Array").text.split())
+    return points, polygons["connectivity"].reshape(-1, 3), space
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_a_mesh_is_closed_turned_outwards_and_in_its_place(direction):
+    mask = ball(direction=direction)
+    mesh = surface_mesh(mask)
+    theirs = as_trimesh(mesh)
+    assert theirs.is_watertight and theirs.is_winding_consistent
+    assert theirs.volume / 1000 == pytest.approx(4 / 3 * np.pi * 8, rel=0.02)
+    assert mesh.volume_ml() == pytest.approx(theirs.volume / 1000, rel=1e-9)
+    np.testing.assert_allclose(theirs.center_mass, (31, -12, 7), atol=0.05)
+    np.testing.assert_allclose(mesh.normals(), theirs.face_normals, atol=1e-6)
+    outwards = np.einsum("ij,ij->i", mesh.normals(), mesh.corners().mean(axis=1) - (31, -12, 7))
+    assert (outwards > 0).all()
+    assert np.linalg.norm(mesh.points - (31, -12, 7), axis=1) == pytest.approx(20, abs=0.8)     # half a voxel
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_every_point_lies_halfway_between_a_voxel_inside_and_one_outside(direction):
+    """Told by SimpleITK's index of the point. Lewiner puts a few more inside of cells whose corners do not settle the surface."""
+    mask = both(grid(direction))
+    image = SimpleITK.GetImageFromArray(mask.array)
+    image.SetSpacing(mask.spacing[::-1])
+    image.SetOrigin(mask.origin)
+    image.SetDirection(mask.direction.ravel().tolist())
+    index = np.array([image.TransformPhysicalPointToContinuousIndex(p) for p in surface_mesh(mask).points.tolist()])
+    halves = np.abs(index - np.round(index)) > 0.4
+    on_edge = halves.sum(axis=1) == 1
+    assert on_edge.mean() > 0.995
+    index, halves = index[on_edge], halves[on_edge]
+    assert np.abs(np.where(halves, 0, index - np.round(index))).max() < 1e-6
+    inside = np.pad(mask.array, 1) != 0
+    low, high = (tuple((np.round(index + sign * 0.5 * halves)).astype(int)[:, ::-1].T + 1) for sign in (-1, 1))
+    assert (inside[low] != inside[high]).all()
+
+
+def test_a_mask_at_the_border_is_closed_there():
+    full = Volume(np.ones((3, 4, 5), np.uint8), (2.0, 1.0, 1.5), (10, 20, 30))
+    mesh = surface_mesh(full)
+    assert as_trimesh(mesh).is_watertight
+    np.testing.assert_allclose(mesh.points.min(axis=0), (10 - 0.75, 20 - 0.5, 30 - 1))
+    np.testing.assert_allclose(mesh.points.max(axis=0), (10 + 6 + 0.75, 20 + 3 + 0.5, 30 + 4 + 1))
+
+
+def test_hollows_and_pieces_count_as_they_should():
+    mask = ball()
+    hollow = mask.array.copy()
+    hollow[10:14, 22:30, 18:26] = 0
+    mesh = surface_mesh(mask.with_array(hollow))
+    removed = surface_mesh(mask).volume_ml() - mesh.volume_ml()
+    assert removed == pytest.approx(4 * 8 * 8 * np.prod(mask.spacing) / 1000, rel=0.12) and removed > 0
+    assert as_trimesh(mesh).body_count == 2
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 5, 6), np.uint8), np.zeros((4, 5, 6), bool)])
+def test_an_empty_mask_has_no_mesh(array):
+    refused(lambda: surface_mesh(Volume(array, (1, 1, 1))), "the mask is empty", "no surface")
+
+
+def test_a_single_voxel_has_one():
+    one = np.zeros((3, 3, 3))
+    one[1, 1, 1] = 5
+    mesh = surface_mesh(Volume(one, (1, 1, 1)))
+    assert as_trimesh(mesh).is_watertight and mesh.volume_ml() > 0
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_stl_is_read_back_by_trimesh(direction, tmp_path):
+    mesh = surface_mesh(grid(direction).with_array(parts(grid(direction))["left"]))
+    write_stl(mesh, tmp_path / "left.stl")
+    back = trimesh.load_mesh(str(tmp_path / "left.stl"))
+    np.testing.assert_allclose(back.triangles, mesh.corners(), atol=1e-4)              # float32
+    assert back.is_watertight and back.volume / 1000 == pytest.approx(mesh.volume_ml(), rel=1e-4)
+    header = (tmp_path / "left.stl").read_bytes()[:80]
+    assert header == STL_HEADER and b"SPACE=LPS" in header and not header.startswith(b"solid")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_vtp_is_read_back(direction, tmp_path):
+    mesh = surface_mesh(grid(direction).with_array(parts(grid(direction))["right"]))
+    write_vtp(mesh, tmp_path / "right.vtp")
+    points, triangles, space = read_vtp(tmp_path / "right.vtp")
+    np.testing.assert_array_equal(points, mesh.points)
+    np.testing.assert_array_equal(triangles, mesh.triangles)
+    assert space == "LPS\0"
+
+
+def test_vtk_itself_reads_the_vtp(tmp_path):
+    vtk = pytest.importorskip("vtk", reason="vtk is not installed; pip install vtk to let it read the file too")
+    from vtk.util.numpy_support import vtk_to_numpy
+    mesh = surface_mesh(ball())
+    write_vtp(mesh, tmp_path / "ball.vtp")
+    reader = vtk.vtkXMLPolyDataReader()
+    reader.SetFileName(str(tmp_path / "ball.vtp"))
+    reader.Update()
+    made = reader.GetOutput()
+    np.testing.assert_array_equal(vtk_to_numpy(made.GetPoints().GetData()), mesh.points)
+    np.testing.assert_array_equal(vtk_to_numpy(made.GetPolys().GetConnectivityArray()).reshape(-1, 3), mesh.triangles)
+    assert made.GetFieldData().GetAbstractArray("SPACE").GetValue(0) == "LPS"

@@ -17,7 +17,7 @@ import slicerio
 import trimesh
 from conftest import refused
 from dicom_series import STANDARD, planted, write_series
-from joint_object import DIRECTIONS, both, grid, parts, world
+from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
 from test_cli import call
 from test_train import TINY, write_cohort
 
@@ -138,6 +138,19 @@ def test_meshes_lie_around_their_joint_by_trimesh(direction, tmp_path):
         assert (low < at.min(axis=0)).all() and (high > at.max(axis=0)).all()
         assert np.abs(np.concatenate([at.min(0) - low, high - at.max(0)])).max() <= max(scan.spacing)
         assert f"sij_{joint.side}.vtp" in files
+
+
+def test_a_vtp_of_the_truth_holds_the_distance_to_the_prediction(tmp_path):
+    """Prediction one voxel farther to the patient's left: its left faces reach too far, its right ones fall short."""
+    scan = scan_of()
+    truth, step = both(scan), scan.spacing[2]
+    prediction = truth.with_array(np.roll(truth.array, 1, axis=2))
+    files = export(Exported("case", scan, prediction, truth), ORIGIN, tmp_path, ("vtp",))
+    points, _, _, values = read_vtp(next(path for path in files if path.name == "case_truth_left.vtp"))
+    found, x = values["distance to the prediction in mm"], points[:, 0]
+    for end, wanted in ((x > x.max() - 0.1, step), (x < x.min() + 0.1, -step)):
+        assert np.median(found[end]) == pytest.approx(wanted, abs=0.3)
+    assert read_vtp(next(path for path in files if path.name == "case_sij_left.vtp"))[3] == {}
 
 
 # What the report says ---------------------------------------------------------------------------------

@@ -1,14 +1,11 @@
 """Meshes: closed, turned outwards, where the mask is, and read back by other programs."""
 
-import base64
-from xml.etree import ElementTree
-
 import numpy as np
 import pytest
 import SimpleITK
 import trimesh
 from conftest import refused
-from joint_object import DIRECTIONS, both, grid, parts, world
+from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
 
 from magunet.data.volume import Volume
 from magunet.view.meshes import STL_HEADER, surface_mesh, write_stl, write_vtp
@@ -22,24 +19,6 @@ def ball(radius=20.0, spacing=(1.5, 0.8, 1.0), direction=DIRECTIONS["LPS"], cent
 
 def as_trimesh(mesh):
     return trimesh.Trimesh(mesh.points, mesh.triangles, process=False)
-
-
-def read_vtp(path):
-    """Points, triangles and SPACE of a VTP file, by its specification: base64 of a length of 8 bytes, then the numbers."""
-    def numbers(element, kind):
-        content = base64.b64decode(element.text)
-        assert int.from_bytes(content[:8], "little") == len(content) - 8
-        return np.frombuffer(content[8:], kind)
-
-    root = ElementTree.parse(path).getroot()
-    assert root.attrib["type"] == "PolyData" and root.attrib["header_type"] == "UInt64"
-    piece = root.find("PolyData/Piece")
-    points = numbers(piece.find("Points/DataArray"), "<f8").reshape(-1, 3)
-    polygons = {e.attrib["Name"]: numbers(e, "<i8") for e in piece.findall("Polys/DataArray")}
-    assert (int(piece.attrib["NumberOfPoints"]), int(piece.attrib["NumberOfPolys"])) == (len(points), len(polygons["offsets"]))
-    assert (np.diff(polygons["offsets"], prepend=0) == 3).all()
-    space = "".join(chr(int(c)) for c in root.find("PolyData/FieldData/Array").text.split())
-    return points, polygons["connectivity"].reshape(-1, 3), space
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
@@ -120,22 +99,24 @@ def test_stl_is_read_back_by_trimesh(direction, tmp_path):
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 def test_vtp_is_read_back(direction, tmp_path):
     mesh = surface_mesh(grid(direction).with_array(parts(grid(direction))["right"]))
-    write_vtp(mesh, tmp_path / "right.vtp")
-    points, triangles, space = read_vtp(tmp_path / "right.vtp")
+    write_vtp(mesh, tmp_path / "right.vtp", {"height in mm": mesh.points[:, 2]})
+    points, triangles, space, values = read_vtp(tmp_path / "right.vtp")
     np.testing.assert_array_equal(points, mesh.points)
     np.testing.assert_array_equal(triangles, mesh.triangles)
-    assert space == "LPS\0"
+    assert space == "LPS\0" and list(values) == ["height in mm"]
+    np.testing.assert_array_equal(values["height in mm"], mesh.points[:, 2])
 
 
 def test_vtk_itself_reads_the_vtp(tmp_path):
     vtk = pytest.importorskip("vtk", reason="vtk is not installed; pip install vtk to let it read the file too")
     from vtk.util.numpy_support import vtk_to_numpy
     mesh = surface_mesh(ball())
-    write_vtp(mesh, tmp_path / "ball.vtp")
+    write_vtp(mesh, tmp_path / "ball.vtp", {"height": mesh.points[:, 2]})
     reader = vtk.vtkXMLPolyDataReader()
     reader.SetFileName(str(tmp_path / "ball.vtp"))
     reader.Update()
     made = reader.GetOutput()
     np.testing.assert_array_equal(vtk_to_numpy(made.GetPoints().GetData()), mesh.points)
     np.testing.assert_array_equal(vtk_to_numpy(made.GetPolys().GetConnectivityArray()).reshape(-1, 3), mesh.triangles)
+    np.testing.assert_array_equal(vtk_to_numpy(made.GetPointData().GetArray("height")), mesh.points[:, 2])
     assert made.GetFieldData().GetAbstractArray("SPACE").GetValue(0) == "LPS"

@@ -25,12 +25,15 @@ from magunet.view.joints import JOINTS, left_and_right
 from magunet.view.meshes import surface_mesh, write_stl, write_vtp
 from magunet.view.segments import write_segments
 from magunet.view.slicer import write_script
+from magunet.view.surface_map import surface_map
 
 DEFAULT = tuple(name for name in FORMATS if name != "vtp")
 """Of these, dicom-seg where the scan is a DICOM series."""
 MESHES = {"stl": write_stl, "vtp": write_vtp}
 PREDICTION, TRUTH = "sij", "truth"
 """What masks are called in file names."""
+DISTANCE = "distance to the prediction in mm"
+"""At each point of the truth's surface in a VTP; positive where the prediction reaches too far."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,11 @@ def _write_meshes(labels: dict[str, Volume], form: str, files: _Files) -> dict[s
             one, kind = both.with_array(both.array == joint.label), f"{name}_{joint.side}"
             if one.array.any():
                 path = files.new(kind, f".{form}")
-                MESHES[form](surface_mesh(one), path)
+                if form == "vtp" and name == TRUTH and labels[PREDICTION].array.any():
+                    found = surface_map(one, labels[PREDICTION])
+                    write_vtp(found.mesh, path, {DISTANCE: found.distance})
+                else:
+                    MESHES[form](surface_mesh(one), path)
                 shown[path.name] = joint.name if name == PREDICTION else f"{joint.name} ({name})", joint.colour
             else:
                 files.leave_out(kind, f".{form}", f"the mask has no {joint.name}")

@@ -5,6 +5,7 @@ other programs take millimetres for granted and show the same shape.
 """
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -75,8 +76,8 @@ def write_stl(mesh: Mesh, path: Path | str) -> None:
         part.write_bytes(STL_HEADER + np.uint32(len(records)).astype("<u4").tobytes() + records.tobytes())
 
 
-def write_vtp(mesh: Mesh, path: Path | str) -> None:
-    """VTK's XML format for surfaces, float64, whole or not at all."""
+def write_vtp(mesh: Mesh, path: Path | str, values: Mapping[str, np.ndarray] | None = None) -> None:
+    """VTK's XML format for surfaces, float64, whole or not at all. values: a number for each point (n,), by its name."""
     count = len(mesh.triangles)
     root = ElementTree.Element("VTKFile", type="PolyData", version="1.0", byte_order="LittleEndian", header_type="UInt64")
     data = ElementTree.SubElement(root, "PolyData")
@@ -84,14 +85,15 @@ def write_vtp(mesh: Mesh, path: Path | str) -> None:
     space = ElementTree.SubElement(field, "Array", type="String", Name="SPACE", NumberOfTuples="1", format="ascii")
     space.text = " ".join(str(byte) for byte in b"LPS\0")
     piece = ElementTree.SubElement(data, "Piece", NumberOfPoints=str(len(mesh.points)), NumberOfPolys=str(count))
-    points, polygons = ElementTree.SubElement(piece, "Points"), ElementTree.SubElement(piece, "Polys")
-    for parent, name, kind, values in (
+    numbers, points, polygons = (ElementTree.SubElement(piece, name) for name in ("PointData", "Points", "Polys"))
+    for parent, name, kind, column in (
+            *((numbers, name, "Float64", np.asarray(one, "<f8")) for name, one in (values or {}).items()),
             (points, "Points", "Float64", mesh.points.astype("<f8")),
             (polygons, "connectivity", "Int64", mesh.triangles.astype("<i8")),
             (polygons, "offsets", "Int64", 3 * np.arange(1, count + 1, dtype="<i8"))):
         array = ElementTree.SubElement(parent, "DataArray", type=kind, Name=name, format="binary",
                                        NumberOfComponents="3" if name == "Points" else "1")
-        content = values.tobytes()
+        content = column.tobytes()
         array.text = base64.b64encode(np.uint64(len(content)).astype("<u8").tobytes() + content).decode()
     with whole_file(Path(path)) as part:
         ElementTree.ElementTree(root).write(part, encoding="utf-8", xml_declaration=True)

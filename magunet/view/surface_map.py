@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from magunet.data.volume import Volume, reorient, same_geometry
+from magunet.data.volume import Volume, same_geometry
 from magunet.errors import InputError
 from magunet.report.figures import FIGURE_WIDTH
 from magunet.report.page import SCALE_BARS_MM
-from magunet.report.sides import SIDES, halves
 from magunet.report.surfaces import surface_elements
+from magunet.view.joints import JOINTS, left_and_right
 from magunet.view.meshes import Mesh, surface_mesh
 
 COLOURS = "PuOr_r"
@@ -67,12 +67,10 @@ def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: fl
     limit: mm at which the colours end; by default what 99 % of the points do not exceed, at least 1. Raises InputError as
     `surface_map`; a side without a true joint stays an empty panel.
     """
-    truth, prediction = reorient(truth, "LPS"), reorient(prediction, "LPS")
     whole = surface_map(truth, prediction)
     limit = max(1.0, float(np.quantile(np.abs(whole.distance), 0.99))) if limit is None else limit
-    sides = {name: truth.with_array(np.zeros_like(truth.array)) for name in SIDES}
-    for name, half in halves(truth.array, truth.spacing[2]).items():
-        sides[name].array[half] = truth.array[half]
+    labels = left_and_right(truth)
+    sides = {joint.side: labels.with_array(labels.array == joint.label) for joint in JOINTS}
     maps = {name: surface_map(side, prediction) if side.array.any() else None for name, side in sides.items()}
     shown = [("both joints", whole, "from the front")]
     for name, faces in (("right", ("iliac", "sacral")), ("left", ("sacral", "iliac"))):

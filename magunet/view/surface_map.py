@@ -16,10 +16,11 @@ from magunet.data.volume import Volume, same_geometry
 from magunet.errors import InputError
 from magunet.report.figures import FIGURE_WIDTH
 from magunet.report.page import SCALE_BARS_MM
-from magunet.report.surfaces import surface_elements
-from magunet.view.joints import JOINTS, left_and_right
+from magunet.view.joints import midline
 from magunet.view.meshes import Mesh, surface_mesh
 
+NEAREST, AT_ONCE = 12, 10_000
+"""Triangles that are tried for a point, and points at a time."""
 COLOURS = "PuOr_r"
 """Orange where the prediction reaches too far, purple where it falls short; told apart by every common colour vision."""
 LIGHT = np.array([0.3, 0.5, 0.8])
@@ -45,7 +46,7 @@ class SurfaceMap:
 
 
 def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
-    """Signed distances from the truth's surface to the elements of the prediction's (`magunet.report.surfaces`), in mm.
+    """Signed distances in mm from the points of the truth's surface to the prediction's.
 
     Volumes of one grid, any orientation. Raises InputError for other grids, or when one of the masks is empty.
     """
@@ -55,10 +56,31 @@ def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
         raise InputError("the prediction is empty, so no surface lies at any distance; choose another case or network")
     mesh = surface_mesh(truth)
     index = (mesh.points - np.asarray(truth.origin)) @ truth.direction / truth.spacing[::-1]     # x, y, z of the array
-    places, _ = surface_elements(prediction.array, prediction.spacing)
-    distance = KDTree(places).query(index[:, ::-1] * truth.spacing)[0]
     inside = ndimage.map_coordinates(np.float32(prediction.array != 0), index[:, ::-1].T, order=1)
+    distance = distance_to(surface_mesh(prediction), mesh.points)
     return SurfaceMap(mesh, np.where(inside > 0.5, distance, -distance))
+
+
+def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
+    """Distance in mm (n,) of points (n, 3) to the nearest place on a mesh of triangles of much the same size.
+
+    That is looked for on the NEAREST triangles by their centres, exactly on each: within the triangle where the point
+    projects into it, else on its edges.
+    """
+    corners, normals = mesh.corners(), mesh.normals()
+    tree, found = KDTree(corners.mean(axis=1)), []
+    for start in range(0, len(points), AT_ONCE):
+        p = points[start:start + AT_ONCE, None]                                                  # (n, 1, 3)
+        near = tree.query(p[:, 0], min(NEAREST, len(corners)))[1].reshape(len(p), -1)            # (n, k)
+        normal, inside, best = normals[near], True, np.inf
+        for a, b in zip(corners[near].transpose(2, 0, 1, 3), np.roll(corners[near], -1, axis=2).transpose(2, 0, 1, 3)):
+            edge, out = b - a, p - a                                                             # (n, k, 3)
+            along = np.clip((out * edge).sum(-1) / (edge**2).sum(-1), 0, 1)
+            best = np.minimum(best, np.linalg.norm(out - along[..., None] * edge, axis=-1))
+            inside = inside & ((np.cross(edge, out) * normal).sum(-1) >= 0)
+        height = np.abs(((p - corners[near][:, :, 0]) * normal).sum(-1))
+        found.append(np.where(inside, height, best).min(axis=1))
+    return np.concatenate(found)
 
 
 def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: float | None = None) -> Figure:
@@ -69,9 +91,9 @@ def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: fl
     """
     whole = surface_map(truth, prediction)
     limit = max(1.0, float(np.quantile(np.abs(whole.distance), 0.99))) if limit is None else limit
-    labels = left_and_right(truth)
-    sides = {joint.side: labels.with_array(labels.array == joint.label) for joint in JOINTS}
-    maps = {name: surface_map(side, prediction) if side.array.any() else None for name, side in sides.items()}
+    on_left = (whole.mesh.points[:, 0] >= midline(truth).x)[whole.mesh.triangles].all(axis=1)
+    maps = {name: SurfaceMap(Mesh(whole.mesh.points, whole.mesh.triangles[part]), whole.distance) if part.any() else None
+            for name, part in (("left", on_left), ("right", ~on_left))}
     shown = [("both joints", whole, "from the front")]
     for name, faces in (("right", ("iliac", "sacral")), ("left", ("sacral", "iliac"))):
         views = ("from the right", "from the left")
@@ -98,7 +120,7 @@ def _span(found: SurfaceMap | None, view: str) -> tuple[float, float]:
     """Width and height in mm of a view with some air around it."""
     if found is None:
         return 30.0, 30.0
-    across, up = (found.mesh.points @ axis for axis in np.array(VIEWS[view]))
+    across, up = (found.mesh.corners() @ axis for axis in np.array(VIEWS[view]))
     return float(np.ptp(across)) + 24, float(np.ptp(up)) + 24
 
 

@@ -1,0 +1,1 @@
+"""Seeing results in 3D, and taking them to other programs."""

@@ -1,0 +1,197 @@
+"""A case in 3D, in the best viewer that works where the notebook runs.
+
+In a browser: itkwidgets, if `magunet viewer install` made it work without a network; else niivue; else three planes with a
+slider. Anywhere else, as under papermill, nbval or nbconvert, a figure of three planes, and itkwidgets is not even imported:
+merely importing it makes papermill lose outputs, and nbval pass a notebook that fails.
+
+Who sent the cell decides. Every Jupyter message names its user: JupyterLab leaves the name empty, while the clients that run
+notebooks headless (jupyter_client, and so nbclient, papermill and nbval) write the name of whoever started them.
+"""
+
+import importlib.util
+import os
+import sys
+import tempfile
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from magunet.data.volume import Volume, write_volume
+from magunet.errors import InputError
+from magunet.report.figures import BONE_WINDOW, three_planes
+from magunet.view import offline
+from magunet.view.parts import LABEL_COLOURS
+from magunet.view.preview import LABEL_NUMBERS, centre_of, preview
+
+ITKWIDGETS, NIIVUE, SLIDER, FIGURE = VIEWERS = ("itkwidgets", "niivue", "three planes with a slider", "figure")
+"""Best first; the last one needs no browser."""
+HEIGHT = 600
+"""Of niivue, pixels; itkwidgets has a height of its own."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A transfer function: the HU window of the slices, and opacity (0 to 1) of the volume at some HU."""
+
+    window: tuple[float, float]
+    opacity: tuple[tuple[float, float], ...]
+
+
+PRESETS = {
+    "bone": Preset(BONE_WINDOW, ((150, 0), (350, 0.25), (1000, 0.8))),
+    "joint": Preset(BONE_WINDOW, ((200, 0), (1000, 0.06))),
+    "soft tissue": Preset((-160, 240), ((-60, 0), (60, 0.15), (240, 0.6))),
+}
+"""The joint preset makes bone so thin that the labels stand out."""
+
+
+def in_browser() -> bool:
+    """Whether a person's browser sent the cell that is running."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    header = getattr(shell, "parent_header", None) or {}
+    return header.get("header", {}).get("username") == ""
+
+
+def viewers() -> dict[str, str]:
+    """Every viewer, best first, and why it cannot be used here; an empty reason where it can."""
+    if not in_browser():
+        return dict.fromkeys(VIEWERS[:-1], "no browser shows this notebook") | {FIGURE: ""}
+    reasons = offline.problems() if "JPY_SESSION_NAME" in os.environ else ["JupyterLab does not show this notebook"]
+    niivue = "" if importlib.util.find_spec("ipyniivue") else "the Python package ipyniivue is not installed"
+    return {ITKWIDGETS: reasons[0] if reasons else "", NIIVUE: niivue, SLIDER: "", FIGURE: ""}
+
+
+def best_viewer(wanted: str | None = None) -> str:
+    """The first of `VIEWERS` that works here, or the wanted one. Raises InputError when there is no viewer of that name.
+
+    Without a browser it is always the figure, whatever is wanted.
+    """
+    if wanted is not None and wanted not in VIEWERS:
+        raise InputError(f"no viewer {wanted!r}; there are {', '.join(VIEWERS)}")
+    usable = [name for name, reason in viewers().items() if not reason]
+    return wanted if wanted is not None and in_browser() else usable[0]
+
+
+def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wanted: str | None = None, title: str = ""):
+    """Show a CT with labels of `magunet.view.preview.label_map` in the best viewer, or in the wanted one.
+
+    Volumes may have any size and orientation; labels lie on the scan's grid. Returns the viewer's own object, displayed
+    already where that is how the viewer works, or a figure. Raises InputError for a preset or a viewer that is unknown.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    viewer = best_viewer(wanted)
+    if viewer == FIGURE:
+        return figure(scan, labels, PRESETS[preset], title)
+    image, marks = preview(scan, labels)
+    draw = {ITKWIDGETS: in_itkwidgets, NIIVUE: in_niivue, SLIDER: in_planes}[viewer]
+    return draw(image, marks, PRESETS[preset])
+
+
+def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = ""):
+    """Three planes through the middle of the labels, all of them outlined: what a headless run shows."""
+    return three_planes(scan, prediction=labels and labels.with_array(labels.array != 0), title=title, window=preset.window)
+
+
+# itkwidgets -------------------------------------------------------------------------------------------
+
+
+def to_itkwasm(volume: Volume, name: str):
+    """A volume along the patient's axes as itkwasm.Image; voxels and millimetres as they are."""
+    from itkwasm import Image, ImageType
+
+    kind = ImageType(dimension=3, componentType=volume.array.dtype.name, pixelType="Scalar", components=1)
+    return Image(imageType=kind, name=name, origin=[float(v) for v in volume.origin], direction=np.eye(3), metadata={},
+                 spacing=[float(s) for s in reversed(volume.spacing)], size=[int(n) for n in reversed(volume.array.shape)],
+                 data=np.ascontiguousarray(volume.array))
+
+
+def import_itkwidgets():
+    """The module, with its hold on the kernel undone.
+
+    On import it puts itself between kernel and notebook, to delay cells until a viewer is ready; that loses outputs, hides
+    errors, and blocks the notebook for ever where the browser fails to draw. Nothing here needs it. It also looks for a
+    file browser of its own, which would bring an old pydantic, and never uses it.
+    """
+    sys.modules.setdefault("imjoy_elfinder", types.ModuleType("imjoy_elfinder"))
+    import itkwidgets
+    from itkwidgets import viewer
+
+    watcher = viewer._cell_watcher
+    if watcher is not None and watcher.kernel.shell_handlers["execute_request"] != watcher.execute_request_handler:
+        watcher.kernel.shell_handlers["execute_request"] = watcher.execute_request_handler
+        watcher.shell.events.unregister("post_run_cell", watcher.post_run_cell)
+    return itkwidgets
+
+
+def itkwidgets_options(image: Volume, labels: Volume | None, preset: Preset) -> dict:
+    """What `itkwidgets.view` is given beside the voxels: window, opacity, colours and slice planes.
+
+    Opacity is a curve over the image's own range of values, scaled to 0 to 1.
+    """
+    low, high = float(image.array.min()), float(image.array.max())
+    points = [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset.opacity]
+    x, y, z = centre_of(labels, image)
+    return {"cmap": "Grayscale", "color_range": list(preset.window), "transfer_function": points, "label_blend": 0.7,
+            "gradient_opacity": 0.2, "x_slice": x, "y_slice": y, "z_slice": z, "units": "mm", "ui_collapsed": True}
+
+
+def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
+    """A viewer of itkwidgets below the running cell."""
+    itkwidgets = import_itkwidgets()
+    marks = {} if labels is None or not labels.array.any() else {
+        "label_image": to_itkwasm(labels, "labels"), "label_names": [[n, name] for name, n in LABEL_NUMBERS.items()]}
+    return itkwidgets.view(to_itkwasm(image, "CT"), **marks, **itkwidgets_options(image, labels, preset))
+
+
+# the others -------------------------------------------------------------------------------------------
+
+
+def in_niivue(image: Volume, labels: Volume | None, preset: Preset):
+    """A niivue widget: three planes and the volume, the patient's right on the left."""
+    import ipyniivue
+
+    low, high = preset.window
+    volumes = [{"name": "ct.nii", "data": as_nifti(image), "colormap": "gray", "cal_min": low, "cal_max": high}]
+    if labels is not None:
+        volumes.append({"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6})
+    widget = ipyniivue.NiiVue(height=HEIGHT, is_radiological_convention=True, show_3d_crosshair=True,
+                              multiplanar_show_render=ipyniivue.ShowRender.ALWAYS)
+    widget.load_volumes(volumes)
+    if labels is not None:
+        colours = np.array([(0, 0, 0), *(tuple(bytes.fromhex(c[1:])) for c in LABEL_COLOURS.values())])
+        widget.volumes[1].set_colormap_label({"R": colours[:, 0].tolist(), "G": colours[:, 1].tolist(), "B": colours[:, 2].tolist(),
+                                              "labels": ["", *LABEL_COLOURS]})
+    return widget
+
+
+def as_nifti(volume: Volume) -> bytes:
+    """The volume as an uncompressed NIfTI file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "volume.nii"
+        write_volume(volume, path)
+        return path.read_bytes()
+
+
+def in_planes(image: Volume, labels: Volume | None, preset: Preset):
+    """Three planes, with a slider for the axial one."""
+    import ipywidgets
+    from matplotlib.figure import Figure
+
+    from magunet.report.figures import central_slices, draw_plane
+    from magunet.report.page import PLANES
+
+    masks = {} if labels is None else {c: labels.array == LABEL_NUMBERS[n] for n, c in LABEL_COLOURS.items()}
+    start = central_slices(None if labels is None else labels.array != 0, image.array.shape)
+
+    def draw(axial: int):
+        drawn = Figure(figsize=(10, 4), layout="constrained")
+        for axes, name, index in zip(drawn.subplots(1, 3), PLANES, (axial, *start[1:])):
+            draw_plane(axes, image, name, index, masks, preset.window)
+        return drawn
+
+    slider = ipywidgets.IntSlider(start[0], 0, len(image.array) - 1, description="axial slice")
+    return ipywidgets.interactive(draw, axial=slider)

@@ -27,6 +27,9 @@ from magunet.view.preview import LABEL_NUMBERS, centre_of, preview
 
 ITKWIDGETS, NIIVUE, SLIDER, FIGURE = VIEWERS = ("itkwidgets", "niivue", "three planes with a slider", "figure")
 """Best first; the last one needs no browser."""
+SAMPLE_DISTANCE = 0.5
+"""Of rays through the volume, 0 (finest) to 1."""
+LABELLED_HU = 1000
 HEIGHT = 600
 """Of niivue, pixels; itkwidgets has a height of its own."""
 
@@ -127,24 +130,32 @@ def import_itkwidgets():
     return itkwidgets
 
 
-def itkwidgets_options(image: Volume, labels: Volume | None, preset: Preset) -> dict:
-    """What `itkwidgets.view` is given beside the voxels: window, opacity, colours and slice planes.
-
-    Opacity is a curve over the image's own range of values, scaled to 0 to 1.
-    """
-    low, high = float(image.array.min()), float(image.array.max())
-    points = [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset.opacity]
-    x, y, z = centre_of(labels, image)
-    return {"cmap": "Grayscale", "color_range": list(preset.window), "transfer_function": points, "label_blend": 0.7,
-            "gradient_opacity": 0.2, "x_slice": x, "y_slice": y, "z_slice": z, "units": "mm", "ui_collapsed": True}
-
-
 def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
-    """A viewer of itkwidgets below the running cell."""
+    """A viewer of itkwidgets below the running cell, with the preset's window and opacity and slice planes at the labels.
+
+    It draws a label only where the scan is opaque too, so the joint preset makes labelled voxels as dense as bone.
+    """
     itkwidgets = import_itkwidgets()
-    marks = {} if labels is None or not labels.array.any() else {
-        "label_image": to_itkwasm(labels, "labels"), "label_names": [[n, name] for name, n in LABEL_NUMBERS.items()]}
-    return itkwidgets.view(to_itkwasm(image, "CT"), **marks, **itkwidgets_options(image, labels, preset))
+    marked = labels is not None and labels.array.any()
+    if marked and preset is PRESETS["joint"]:
+        image = image.with_array(np.where(labels.array != 0, LABELLED_HU, image.array).astype(np.int16))
+    viewer = itkwidgets.view(to_itkwasm(image, "CT"), **({"label_image": to_itkwasm(labels, "labels")} if marked else {}))
+    viewer.set_image_color_range(list(preset.window))
+    viewer.set_image_piecewise_function_points(opacity_points(image, preset))
+    viewer.set_image_volume_sample_distance(SAMPLE_DISTANCE)
+    for set_slice, position in zip((viewer.set_x_slice, viewer.set_y_slice, viewer.set_z_slice), centre_of(labels, image)):
+        set_slice(position)
+    viewer.set_units("mm")
+    if marked:
+        viewer.set_label_image_blend(0.7)
+        viewer.set_label_image_label_names([[number, name] for name, number in LABEL_NUMBERS.items()])
+    return viewer
+
+
+def opacity_points(image: Volume, preset: Preset) -> list[list[float]]:
+    """A preset's opacity as itkwidgets takes it: pairs of HU, scaled to 0 to 1 over the image's own values, and opacity."""
+    low, high = float(image.array.min()), float(image.array.max())
+    return [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset.opacity]
 
 
 # the others -------------------------------------------------------------------------------------------
@@ -162,9 +173,9 @@ def in_niivue(image: Volume, labels: Volume | None, preset: Preset):
                               multiplanar_show_render=ipyniivue.ShowRender.ALWAYS)
     widget.load_volumes(volumes)
     if labels is not None:
-        colours = np.array([(0, 0, 0), *(tuple(bytes.fromhex(c[1:])) for c in LABEL_COLOURS.values())])
-        widget.volumes[1].set_colormap_label({"R": colours[:, 0].tolist(), "G": colours[:, 1].tolist(), "B": colours[:, 2].tolist(),
-                                              "labels": ["", *LABEL_COLOURS]})
+        colours = [bytes(3), *(bytes.fromhex(colour[1:]) for colour in LABEL_COLOURS.values())]
+        channels = {name: [colour[i] for colour in colours] for i, name in enumerate("RGB")}
+        widget.volumes[1].set_colormap_label(channels | {"labels": ["", *LABEL_COLOURS]})
     return widget
 
 

@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from magunet.data.volume import Volume, write_volume
+from magunet.data.volume import Volume, reorient, write_volume
 from magunet.errors import InputError
-from magunet.report.figures import BONE_WINDOW, three_planes
+from magunet.report.figures import BONE_WINDOW, FIGURE_WIDTH, central_slices, draw_plane, pixel_size, plane
+from magunet.report.page import PLANES
 from magunet.view import offline
 from magunet.view.parts import LABEL_COLOURS
 from magunet.view.preview import LABEL_NUMBERS, centre_of, preview
@@ -94,9 +97,28 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wante
     return draw(image, marks, PRESETS[preset])
 
 
-def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = ""):
-    """Three planes through the middle of the labels, all of them outlined: what a headless run shows."""
-    return three_planes(scan, prediction=labels and labels.with_array(labels.array != 0), title=title, window=preset.window)
+def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "", axial: int | None = None) -> Figure:
+    """Three planes through the middle of the labels, each label outlined in its colour; what a headless run shows.
+
+    ``axial`` is another slice of the scan in LPS order.
+    """
+    scan = reorient(scan, "LPS")
+    array = np.zeros(scan.array.shape, np.uint8) if labels is None else reorient(labels, "LPS").array
+    masks = {colour: array == LABEL_NUMBERS[name] for name, colour in LABEL_COLOURS.items()}
+    indices = central_slices(array != 0, array.shape)
+    sizes = [np.multiply(plane(array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
+    widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]
+    height = FIGURE_WIDTH / sum(widths) * max(height for height, _ in sizes)
+    drawn = Figure(figsize=(FIGURE_WIDTH, height + 0.75), layout="constrained")
+    for axes, name, index in zip(drawn.subplots(1, 3, width_ratios=widths), PLANES, indices):
+        index = axial if name == "axial" and axial is not None else index
+        draw_plane(axes, scan, name, index, masks, preset.window)
+        axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in LABEL_COLOURS.items() if masks[colour].any()]
+    if handles:
+        drawn.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    drawn.suptitle(title, fontsize=9)
+    return drawn
 
 
 # itkwidgets -------------------------------------------------------------------------------------------
@@ -188,21 +210,9 @@ def as_nifti(volume: Volume) -> bytes:
 
 
 def in_planes(image: Volume, labels: Volume | None, preset: Preset):
-    """Three planes, with a slider for the axial one."""
+    """The figure of three planes, with a slider for the axial one."""
     import ipywidgets
-    from matplotlib.figure import Figure
 
-    from magunet.report.figures import central_slices, draw_plane
-    from magunet.report.page import PLANES
-
-    masks = {} if labels is None else {c: labels.array == LABEL_NUMBERS[n] for n, c in LABEL_COLOURS.items()}
-    start = central_slices(None if labels is None else labels.array != 0, image.array.shape)
-
-    def draw(axial: int):
-        drawn = Figure(figsize=(10, 4), layout="constrained")
-        for axes, name, index in zip(drawn.subplots(1, 3), PLANES, (axial, *start[1:])):
-            draw_plane(axes, image, name, index, masks, preset.window)
-        return drawn
-
-    slider = ipywidgets.IntSlider(start[0], 0, len(image.array) - 1, description="axial slice")
-    return ipywidgets.interactive(draw, axial=slider)
+    first = central_slices(None if labels is None else labels.array != 0, image.array.shape)[0]
+    slider = ipywidgets.IntSlider(first, 0, len(image.array) - 1, description="axial slice", continuous_update=False)
+    return ipywidgets.interactive(lambda axial: figure(image, labels, preset, axial=axial), axial=slider)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from magunet.data.volume import Volume, reorient, write_volume
 from magunet.errors import InputError
@@ -33,24 +34,28 @@ ITKWIDGETS, NIIVUE, SLIDER, FIGURE = VIEWERS = ("itkwidgets", "niivue", "three p
 SAMPLE_DISTANCE = 0.5
 """Of rays through the volume, 0 (finest) to 1."""
 LABELLED_HU = 1000
+BACKGROUND = [0.2, 0.2, 0.2]
 HEIGHT = 600
 """Of niivue, pixels; itkwidgets has a height of its own."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A transfer function: the HU window of the slices, and opacity (0 to 1) of the volume at some HU."""
+    """A transfer function: HU drawn black and white, in planes and in the volume, and the volume's opacity at some HU."""
 
     window: tuple[float, float]
+    shades: tuple[float, float]
     opacity: tuple[tuple[float, float], ...]
 
 
 PRESETS = {
-    "bone": Preset(BONE_WINDOW, ((150, 0), (350, 0.25), (1000, 0.8))),
-    "joint": Preset(BONE_WINDOW, ((200, 0), (1000, 0.06))),
-    "soft tissue": Preset((-160, 240), ((-60, 0), (60, 0.15), (240, 0.6))),
+    "bone": Preset(BONE_WINDOW, (-400, 500), ((120, 0), (250, 0.35), (600, 1))),
+    "joint": Preset(BONE_WINDOW, (-400, 500), ((200, 0), (900, 0.08), (1000, 1))),
+    "soft tissue": Preset((-160, 240), (-160, 240), ((-60, 0), (60, 0.15), (240, 0.6))),
 }
 """The joint preset makes bone so thin that the labels stand out."""
+VIEW_MODES = {"volume": "Volume", "axial plane": "ZPlane", "coronal plane": "YPlane", "sagittal plane": "XPlane"}
+"""What itkwidgets calls them."""
 
 
 def in_browser() -> bool:
@@ -98,13 +103,13 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wante
 
 
 def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "", axial: int | None = None) -> Figure:
-    """Three planes through the middle of the labels, each label outlined in its colour; what a headless run shows.
+    """Three planes through the middle of the labels, labels in their colours; what a headless run shows.
 
     ``axial`` is another slice of the scan in LPS order.
     """
     scan = reorient(scan, "LPS")
     array = np.zeros(scan.array.shape, np.uint8) if labels is None else reorient(labels, "LPS").array
-    masks = {colour: array == LABEL_NUMBERS[name] for name, colour in LABEL_COLOURS.items()}
+    palette = np.array([(0, 0, 0, 0), *(to_rgba(colour, 0.75) for colour in LABEL_COLOURS.values())])
     indices = central_slices(array != 0, array.shape)
     sizes = [np.multiply(plane(array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
     widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]
@@ -112,9 +117,10 @@ def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "",
     drawn = Figure(figsize=(FIGURE_WIDTH, height + 0.75), layout="constrained")
     for axes, name, index in zip(drawn.subplots(1, 3, width_ratios=widths), PLANES, indices):
         index = axial if name == "axial" and axial is not None else index
-        draw_plane(axes, scan, name, index, masks, preset.window)
+        draw_plane(axes, scan, name, index, {}, preset.window)
+        axes.imshow(palette[plane(array, name, index)], extent=axes.images[0].get_extent(), interpolation="nearest")
         axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in LABEL_COLOURS.items() if masks[colour].any()]
+    handles = [Patch(color=colour, label=name) for name, colour in LABEL_COLOURS.items() if (array == LABEL_NUMBERS[name]).any()]
     if handles:
         drawn.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     drawn.suptitle(title, fontsize=9)
@@ -152,8 +158,28 @@ def import_itkwidgets():
     return itkwidgets
 
 
-def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
-    """A viewer of itkwidgets below the running cell, with the preset's window and opacity and slice planes at the labels.
+@dataclass(frozen=True)
+class InItkwidgets:
+    """A viewer of itkwidgets below the cell that made it, its preset, and that preset's opacity as it takes it."""
+
+    viewer: object
+    preset: Preset
+    opacity: list[list[float]]
+
+    def look(self, mode: str) -> None:
+        """One of `VIEW_MODES`. In a plane everything is opaque, for there the curve would blacken what is soft."""
+        volume = mode == "volume"
+        self.viewer.set_view_mode(VIEW_MODES[mode])
+        self.viewer.set_image_color_range(list(self.preset.shades if volume else self.preset.window))
+        self.viewer.set_image_piecewise_function_points(self.opacity if volume else [[0, 1], [1, 1]])
+
+    def rotate(self, on: bool) -> None:
+        """Turn the volume slowly, or stop."""
+        self.viewer.set_rotate(on)
+
+
+def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset) -> InItkwidgets:
+    """Open a viewer with slice planes through the labels.
 
     It draws a label only where the scan is opaque too, so the joint preset makes labelled voxels as dense as bone.
     """
@@ -161,9 +187,11 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
     marked = labels is not None and labels.array.any()
     if marked and preset is PRESETS["joint"]:
         image = image.with_array(np.where(labels.array != 0, LABELLED_HU, image.array).astype(np.int16))
-    viewer = itkwidgets.view(to_itkwasm(image, "CT"), **({"label_image": to_itkwasm(labels, "labels")} if marked else {}))
-    viewer.set_image_color_range(list(preset.window))
-    viewer.set_image_piecewise_function_points(opacity_points(image, preset))
+    viewer = itkwidgets.view(to_itkwasm(image, "CT"), **({"label_image": to_itkwasm(labels, "labels")} if marked else {}),
+                             cmap="Grayscale", bg_color=BACKGROUND)
+    made = InItkwidgets(viewer, preset, opacity_points(image, preset))
+    made.look("volume")
+    viewer.set_image_gradient_opacity(0.0)
     viewer.set_image_volume_sample_distance(SAMPLE_DISTANCE)
     for set_slice, position in zip((viewer.set_x_slice, viewer.set_y_slice, viewer.set_z_slice), centre_of(labels, image)):
         set_slice(position)
@@ -171,7 +199,7 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
     if marked:
         viewer.set_label_image_blend(0.7)
         viewer.set_label_image_label_names([[number, name] for name, number in LABEL_NUMBERS.items()])
-    return viewer
+    return made
 
 
 def opacity_points(image: Volume, preset: Preset) -> list[list[float]]:

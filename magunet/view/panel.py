@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from magunet.data.volume import Volume
-from magunet.view.inspect import FIGURE, ITKWIDGETS, PRESETS, best_viewer, show
+from magunet.view.inspect import FIGURE, ITKWIDGETS, PRESETS, VIEW_MODES, best_viewer, show
 from magunet.view.preview import SHOWN, label_map
-
-VIEW_MODES = {"volume": "Volume", "axial plane": "ZPlane", "coronal plane": "YPlane", "sagittal plane": "XPlane"}
 
 
 @dataclass(frozen=True)
@@ -50,20 +48,20 @@ def _panel(load: Callable[[str, str], Shown], choices: dict[str, Sequence[str]],
     place, current = ipywidgets.Output(), {}
 
     def draw(_=None):
+        mode.value, rotate.value = "volume", False
         place.clear_output()
         with place:
             found = load(menus["case"].value, menus["network"].value)
             current["viewer"] = show(found.scan, labels_of(found, menus["labels"].value), menus["preset"].value, viewer)
             if viewer != ITKWIDGETS:                                     # which has displayed itself
                 display(current["viewer"])
-        mode.value, rotate.value = "volume", False
 
     for menu in menus.values():
         menu.observe(draw, "value")
     rows = [ipywidgets.HBox(list(menus.values()))]
     if viewer == ITKWIDGETS:
-        mode.observe(lambda change: current["viewer"].set_view_mode(VIEW_MODES[change["new"]]), "value")
-        rotate.observe(lambda change: current["viewer"].set_rotate(change["new"]), "value")
+        mode.observe(lambda change: current["viewer"].look(change["new"]), "value")
+        rotate.observe(lambda change: current["viewer"].rotate(change["new"]), "value")
         rows.append(ipywidgets.HBox([mode, rotate]))
     display(ipywidgets.VBox([*rows, place]))
     draw()

@@ -119,4 +119,11 @@ CHANGES = (
     # a label's colour by its number, from our palette; the viewer goes by rank, so an absent label would change the others
     Change(_VIEWER, "const n=3*(e-a),r=o.slice(n,n+3);",
            f"const n=3*(t[e]-1),r=({json.dumps(_PALETTE)}).slice(n,n+3);r.length||r.push(...o.slice(n,n+3));"),
+    # a label as it is; between 0 and 3 the viewer would see a rim of 1 and 2
+    Change(_VIEWER, r"  vec4 tmp = texture(texture1, pos);\n", r"  vec4 tmp = texture(texture1, pos);\n"
+           r"#if vtkNumComponents == 2\n  vec3 voxels = vec3(textureSize(texture1, 0));\n"
+           r"  tmp.g = texture(texture1, (floor(pos * voxels) + 0.5) / voxels).g;\n#endif\n"),
+    # light that adds up to 1, in both places that set it: more would wash the labels' colours out
+    Change(_VIEWER, "o.setAmbient(.4),o.setDiffuse(1),o.setSpecular(.4)", "o.setAmbient(.3),o.setDiffuse(.7),o.setSpecular(.05)"),
+    Change(_VIEWER, "(t.setDiffuse(1),t.setAmbient(.4))", "(t.setDiffuse(.7),t.setAmbient(.3))"),
 )

@@ -197,7 +197,7 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset) -> InItk
         set_slice(position)
     viewer.set_units("mm")
     if marked:
-        viewer.set_label_image_blend(0.7)
+        viewer.set_label_image_blend(0.85)
         viewer.set_label_image_label_names([[number, name] for name, number in LABEL_NUMBERS.items()])
     return made
 
@@ -219,9 +219,12 @@ def in_niivue(image: Volume, labels: Volume | None, preset: Preset):
     volumes = [{"name": "ct.nii", "data": as_nifti(image), "colormap": "gray", "cal_min": low, "cal_max": high}]
     if labels is not None:
         volumes.append({"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6})
-    widget = ipyniivue.NiiVue(height=HEIGHT, is_radiological_convention=True, show_3d_crosshair=True,
+    widget = ipyniivue.NiiVue(height=HEIGHT, is_radiological_convention=True, sagittal_nose_left=True, crosshair_width=0.5,
                               multiplanar_show_render=ipyniivue.ShowRender.ALWAYS)
     widget.load_volumes(volumes)
+    extent = np.multiply(image.array.shape, image.spacing)[::-1]
+    left, posterior, up = (np.subtract(centre_of(labels, image), image.to_world((-0.5, -0.5, -0.5))) / extent).tolist()
+    widget.scene.crosshair_pos = [1 - left, 1 - posterior, up]                 # niivue counts to the right and to the front
     if labels is not None:
         colours = [bytes(3), *(bytes.fromhex(colour[1:]) for colour in LABEL_COLOURS.values())]
         channels = {name: [colour[i] for colour in colours] for i, name in enumerate("RGB")}

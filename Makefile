@@ -22,6 +22,8 @@ lint: install
 	$(RUN) ruff check .
 
 lab: install
+	@if command -v npm >/dev/null; then $(RUN) magunet viewer install; else $(RUN) magunet viewer check; fi || \
+	    echo "JupyterLab starts all the same; notebook 10 takes the next viewer, and says what to do for itkwidgets" >&2
 	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 install: .venv/installed

@@ -93,6 +93,14 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("table", type=int, choices=(1, 2, 3, 4), help="its number in the paper")
     study.add_argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text")
     verb("report", verbs.run_report, "print scores, figures and masks of a profile", profile=True)
+    viewer = verb("viewer", verbs.run_viewer, "make the 3D viewer of notebook 10 work without a network")
+    actions = viewer.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=OneLineParser)
+    install = actions.add_parser("install", help="put the viewer's programs beside JupyterLab's extension")
+    install.add_argument("--bundle", metavar="FILE", help="take them from this file, and nothing from a network")
+    actions.add_parser("uninstall", help="give the extension its own files back")
+    actions.add_parser("check", help="say what is wrong, if anything")
+    bundle = actions.add_parser("bundle", help="write the programs to one file, for a machine without a network")
+    bundle.add_argument("file", help="such as viewer.tar; about 52 MB")
     verb("audit", verbs.run_audit, "print the paper's parameter counts beside ours")
     return top
 

@@ -211,3 +211,24 @@ def run_report(arguments: argparse.Namespace) -> None:
     from magunet.report.overview import overview
 
     print(overview(settings_of(arguments)))
+
+
+def run_viewer(arguments: argparse.Namespace) -> None:
+    from magunet.view import offline
+
+    match arguments.action:
+        case "install":
+            folder, done = offline.install(arguments.bundle and Path(arguments.bundle))
+            print(f"{'installed' if done else 'already installed'}: {folder}")
+            if done:
+                print("reload JupyterLab's page, and itkwidgets draws in it without a network")
+        case "uninstall":
+            print("removed; JupyterLab's extension is as published" if offline.uninstall() else "nothing to remove")
+        case "bundle":
+            print(offline.write_bundle(Path(arguments.file)))
+        case "check":
+            problems = offline.problems()
+            print(*problems, sep="\n", end="\n" if problems else "", flush=True)
+            if problems:
+                raise InputError("itkwidgets cannot be used here, for the reasons above; notebook 10 takes the next viewer")
+            print(f"ready: {offline.extension_folder()}")

@@ -124,7 +124,7 @@ def test_without_a_browser_everything_is_a_figure():
     ("", True, [], True, "itkwidgets"),
     ("", True, ["not installed"], True, "niivue"),
     ("", False, [], True, "niivue"),                                        # an editor that runs its own kernel
-    ("", True, ["not installed"], False, "three planes with a slider"),
+    ("", True, ["not installed"], False, "three planes"),
 ])
 def test_the_best_viewer_that_works_is_taken(user, server, problems, niivue, expected, monkeypatch):
     shell = types.SimpleNamespace(parent_header={"header": {"username": user}})

@@ -33,6 +33,7 @@ def mask(*box: slice) -> Volume:
 
 
 TRUTH, PREDICTION = mask(slice(4, 8), slice(20, 30), slice(5, 15)), mask(slice(6, 10), slice(20, 30), slice(5, 15))
+MASKS = {"truth": TRUTH, "prediction": PREDICTION}
 
 
 # What is sent ------------------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ def test_dice_of_slices_against_counting():
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "SLA", "PIR"])
 def test_every_orientation_is_sent_alike(code):
-    viewer = slice_viewer(reorient(scan(), code), reorient(TRUTH, code), reorient(PREDICTION, code))
+    viewer = slice_viewer(reorient(scan(), code), {name: reorient(mask, code) for name, mask in MASKS.items()})
     voxels = np.frombuffer(viewer.voxels, "<i2").reshape(viewer.shape)
     assert np.array_equal(voxels, scan().array) and viewer.spacing == SPACING
     bits = np.frombuffer(viewer.masks, np.uint8).reshape(viewer.shape)
@@ -57,21 +58,21 @@ def test_every_orientation_is_sent_alike(code):
 
 
 def test_a_prediction_alone_has_its_own_colour_and_no_dice():
-    viewer = slice_viewer(scan(), prediction=PREDICTION)
+    viewer = slice_viewer(scan(), {"prediction": PREDICTION})
     assert viewer.outlines == [["prediction", PREDICTION_COLOUR]] and viewer.dice == []
     z, y, x = viewer.position
     assert PREDICTION.array[z, y, x], "it opens where the mask is"
-    assert json.dumps(viewer.dice) == "[]" and slice_viewer(scan()).position == [10, 20, 30]
+    assert json.dumps(viewer.dice) == "[]" and slice_viewer(scan(), {}).position == [10, 20, 30]
 
 
 def test_a_mask_on_another_grid_is_refused():
     other = Volume(TRUTH.array, (3.0, 1.0, 1.1))
-    refused(lambda: slice_viewer(scan(), other), "different grids")
+    refused(lambda: slice_viewer(scan(), {"truth": other}), "different grids")
 
 
 def test_large_scans_are_thinned_and_keep_their_size(monkeypatch):
     monkeypatch.setattr(slices, "MOST_VOXELS", scan().array.size // 3)
-    viewer = slice_viewer(scan(), TRUTH, PREDICTION)
+    viewer = slice_viewer(scan(), MASKS)
     assert viewer.step == 2 and viewer.shape == (20, 20, 30) and viewer.spacing == (3.0, 2.0, 2.0)
     assert np.array_equal(np.frombuffer(viewer.voxels, "<i2").reshape(viewer.shape), scan().array[:, ::2, ::2])
     z, y, x = viewer.position
@@ -81,7 +82,7 @@ def test_large_scans_are_thinned_and_keep_their_size(monkeypatch):
 
 def test_values_beyond_int16_are_clipped():
     wild = Volume(np.array([[[1e9, -1e9, 12.6]]], np.float32), (1, 1, 1))
-    assert np.frombuffer(slice_viewer(wild).voxels, "<i2").tolist() == [32767, -32768, 13]
+    assert np.frombuffer(slice_viewer(wild, {}).voxels, "<i2").tolist() == [32767, -32768, 13]
 
 
 # What is drawn -----------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ def page(chromium):
     page, wrong = chromium.new_page(viewport={"width": 1000, "height": 700}), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: request.url.startswith("data:") or wrong.append(request.url))
-    viewer = slice_viewer(scan(), TRUTH, PREDICTION, title="block")
+    viewer = slice_viewer(scan(), MASKS, "block")
     state = {name: getattr(viewer, name) for name in SENT}
     state |= {name: base64.b64encode(state[name]).decode() for name in ("voxels", "masks")}
     page.set_content(f"<style>{FRONT_END.with_suffix('.css').read_text()}</style><div id=place></div>")

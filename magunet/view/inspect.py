@@ -1,8 +1,8 @@
 """A case in 3D, in the best viewer that works where the notebook runs.
 
-In a browser: itkwidgets, if `magunet viewer install` made it work without a network; else niivue; else three planes with a
-slider. Anywhere else, as under papermill, nbval or nbconvert, a figure of three planes, and itkwidgets is not even imported:
-merely importing it makes papermill lose outputs, and nbval pass a notebook that fails.
+In a browser: itkwidgets, if `magunet viewer install` made it work without a network; else niivue; else three planes to
+step through. Anywhere else, as under papermill, nbval or nbconvert, a figure of three planes, and itkwidgets is not even
+imported: merely importing it makes papermill lose outputs, and nbval pass a notebook that fails.
 
 Who sent the cell decides. Every Jupyter message names its user: JupyterLab leaves the name empty, while the clients that run
 notebooks headless (jupyter_client, and so nbclient, papermill and nbval) write the name of whoever started them.
@@ -23,13 +23,13 @@ from matplotlib.patches import Patch
 
 from magunet.data.volume import Volume, reorient, write_volume
 from magunet.errors import InputError
-from magunet.report.figures import BONE_WINDOW, FIGURE_WIDTH, central_slices, draw_plane, pixel_size, plane
+from magunet.report.figures import BONE_WINDOW, FIGURE_WIDTH, central_slices, draw_plane, pixel_size, plane, three_planes
 from magunet.report.page import PLANES
 from magunet.view import offline
 from magunet.view.parts import LABEL_COLOURS
 from magunet.view.preview import LABEL_NUMBERS, centre_of, preview
 
-ITKWIDGETS, NIIVUE, SLIDER, FIGURE = VIEWERS = ("itkwidgets", "niivue", "three planes with a slider", "figure")
+ITKWIDGETS, NIIVUE, SLIDER, FIGURE = VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
 """Best first; the last one needs no browser."""
 SAMPLE_DISTANCE = 0.5
 """Of rays through the volume, 0 (finest) to 1."""
@@ -102,11 +102,8 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wante
     return draw(image, marks, PRESETS[preset])
 
 
-def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "", axial: int | None = None) -> Figure:
-    """Three planes through the middle of the labels, labels in their colours; what a headless run shows.
-
-    ``axial`` is another slice of the scan in LPS order.
-    """
+def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "") -> Figure:
+    """Three planes through the middle of the labels, labels in their colours; what a headless run shows."""
     scan = reorient(scan, "LPS")
     array = np.zeros(scan.array.shape, np.uint8) if labels is None else reorient(labels, "LPS").array
     palette = np.array([(0, 0, 0, 0), *(to_rgba(colour, 0.75) for colour in LABEL_COLOURS.values())])
@@ -116,7 +113,6 @@ def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "",
     height = FIGURE_WIDTH / sum(widths) * max(height for height, _ in sizes)
     drawn = Figure(figsize=(FIGURE_WIDTH, height + 0.75), layout="constrained")
     for axes, name, index in zip(drawn.subplots(1, 3, width_ratios=widths), PLANES, indices):
-        index = axial if name == "axial" and axial is not None else index
         draw_plane(axes, scan, name, index, {}, preset.window)
         axes.imshow(palette[plane(array, name, index)], extent=axes.images[0].get_extent(), interpolation="nearest")
         axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
@@ -241,9 +237,19 @@ def as_nifti(volume: Volume) -> bytes:
 
 
 def in_planes(image: Volume, labels: Volume | None, preset: Preset):
-    """The figure of three planes, with a slider for the axial one."""
-    import ipywidgets
+    """Three linked planes to step through, with the labels' outlines; they have windows of their own."""
+    from magunet.view.slices import slice_viewer
 
-    first = central_slices(None if labels is None else labels.array != 0, image.array.shape)[0]
-    slider = ipywidgets.IntSlider(first, 0, len(image.array) - 1, description="axial slice", continuous_update=False)
-    return ipywidgets.interactive(lambda axial: figure(image, labels, preset, axial=axial), axial=slider)
+    numbers = () if labels is None else np.unique(labels.array)
+    return slice_viewer(image, {name: labels.with_array(labels.array == number)
+                                for name, number in LABEL_NUMBERS.items() if number in numbers})
+
+
+def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, title: str = ""):
+    """Three linked planes of the scan itself in a browser; elsewhere the figure of Fig. 7. Any orientation, one grid."""
+    if not in_browser():
+        return three_planes(scan, prediction, truth, title)
+    from magunet.view.slices import slice_viewer
+
+    masks = {"truth": truth, "prediction": prediction}
+    return slice_viewer(scan, {name: mask for name, mask in masks.items() if mask is not None}, title)

@@ -91,7 +91,7 @@ function render({ model, el }) {
     else if (event.key === "End") go(panel.across, shape[panel.across] - 1);
     else if (["a", "c", "s"].includes(typed)) { active = Object.keys(AXES).find((name) => name[0] === typed); mark(); }
     else if (typed === "w") put("window", presets[(presets.findIndex(([name]) => name === get("window")) + 1) % presets.length][0]);
-    else if (["1", "2"].includes(typed) && boxes[typed - 1]) boxes[typed - 1].click();
+    else if (boxes[typed - 1]) boxes[typed - 1].click();
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -212,7 +212,7 @@ function render({ model, el }) {
     if (strip) drawStrip(position);
     const value = voxels[position[0] * stride[0] + position[1] * stride[1] + position[2]], here = dice[position[0]];
     const score = dice.length ? `  ·  Dice of this axial slice ${here === null ? "none: no joint in it" : here.toFixed(2)}` : "";
-    status.textContent = `${value} HU${score}  ·  window ${get("window")} (${low} to ${high} HU)  ·  click, then arrow keys, a c s planes, w window, 1 2 outlines`;
+    status.textContent = `${value} HU${score}  ·  window ${get("window")} (${low} to ${high} HU)  ·  click, then arrow keys, a c s planes, w window, ${boxes.map((_, i) => i + 1).join(" ")} outlines`;
     mark();
   }
 

@@ -3,6 +3,7 @@
 The browser draws from the voxels it was sent (``slices.js``), so that stepping needs no kernel.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import anywidget
@@ -11,9 +12,10 @@ import traitlets
 
 from magunet.data.volume import Volume, reorient, same_geometry
 from magunet.errors import InputError
-from magunet.report.figures import PREDICTION_COLOUR, TRUTH_COLOUR, central_slices
+from magunet.report.figures import central_slices
 from magunet.report.metrics import overlap
 from magunet.report.page import PLANES
+from magunet.view.parts import LABEL_COLOURS
 
 WINDOWS = {"bone": (-200.0, 1000.0), "soft tissue": (-160.0, 240.0), "wide": (-1000.0, 2000.0)}
 """HU that are drawn black and white."""
@@ -40,29 +42,28 @@ class SliceViewer(anywidget.AnyWidget):
     title = traitlets.Unicode().tag(sync=True)
 
 
-def slice_viewer(scan: Volume, truth: Volume | None = None, prediction: Volume | None = None, title: str = "",
-                 truth_name: str = "truth") -> SliceViewer:
-    """A scan in HU in axial, coronal and sagittal slices, with window presets, outlines and the Dice of every axial slice.
+def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> SliceViewer:
+    """A scan in HU in axial, coronal and sagittal slices, with window presets, outlines, and, where the masks are truth and
+    prediction, the Dice of every axial slice.
 
-    Volumes may have any orientation and are shown along their own axes, as `magunet.report.figures.three_planes` does; masks
-    must lie on the scan's grid, else InputError. Click to go to a place in all three planes; arrow keys step through the
-    plane last pointed at.
+    masks: names of LABEL_COLOURS and volumes whose non-zero voxels are outlined. Volumes may have any orientation and are
+    shown along their own axes, as `magunet.report.figures.three_planes` does; masks must lie on the scan's grid, else
+    InputError. Click to go to a place in all three planes; arrow keys step through the plane last pointed at.
     """
-    given = [(name, colour, mask) for name, colour, mask in
-             ((truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)) if mask is not None]
-    if not all(same_geometry(scan, mask) for *_, mask in given):
+    if not all(same_geometry(scan, mask) for mask in masks.values()):
         raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
-    array, spacing = reorient(scan, "LPS").array, reorient(scan, "LPS").spacing
-    masks = [reorient(mask, "LPS").array != 0 for *_, mask in given]
+    scan = reorient(scan, "LPS")
+    array, spacing = scan.array, scan.spacing
+    inside = {name: reorient(mask, "LPS").array != 0 for name, mask in masks.items()}
     step = 1
     while array.size / step**2 > MOST_VOXELS:
         step += 1
     thin = np.s_[:, ::step, ::step]
     bits = np.zeros(array.shape, np.uint8)
-    for bit, mask in enumerate(masks):
+    for bit, mask in enumerate(inside.values()):
         bits |= mask.astype(np.uint8) << bit
     shape = bits[thin].shape
-    centre = central_slices(next((mask for mask in masks if mask.any()), None), array.shape)
+    centre = central_slices(next((mask for mask in inside.values() if mask.any()), None), array.shape)
     return SliceViewer(
         voxels=np.clip(np.round(array[thin]), -32768, 32767).astype("<i2").tobytes(),
         masks=np.ascontiguousarray(bits[thin]).tobytes(),
@@ -71,8 +72,8 @@ def slice_viewer(scan: Volume, truth: Volume | None = None, prediction: Volume |
         step=step,
         planes={name: list(letters) for name, letters in PLANES.items()},
         windows={name: list(limits) for name, limits in WINDOWS.items()},
-        outlines=[[name, colour] for name, colour, _ in given],
-        dice=slice_dice(*masks) if len(masks) == 2 else [],
+        outlines=[[name, LABEL_COLOURS[name]] for name in masks],
+        dice=slice_dice(inside["truth"], inside["prediction"]) if {"truth", "prediction"} <= set(masks) else [],
         position=[min(round(i / s), n - 1) for i, s, n in zip(centre, (1, step, step), shape)],
         title=title,
     )

@@ -199,7 +199,8 @@ def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
 def test_the_installed_command_is_this_one():
     done = subprocess.run([sys.executable, "-m", "magunet", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("sample", "cohort", "check", "train", "predict", "study", "viewer", "audit", "report"))
+    verbs_named = ("sample", "cohort", "check", "train", "predict", "study", "viewer", "audit", "report")
+    assert all(verb in done.stdout for verb in verbs_named)
     assert __version__ == "0.1.0"
 
 

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import refused
+from conftest import ROOT, refused
 from test_cli import call
 
 from magunet.report.figures import PREDICTION_COLOUR, TRUTH_COLOUR
@@ -230,6 +230,29 @@ def test_check_says_what_is_wrong_and_fails_or_what_is_ready(extension, npm, cap
 
 def test_labels_have_the_colours_of_the_figures():
     assert parts.LABEL_COLOURS == COLOURS | {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
+
+
+@pytest.mark.parametrize("there, verb", [(True, "install"), (False, "check")])
+def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(there, verb, tmp_path):
+    """With stand-ins for npm and Python, of which every call of magunet fails."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "workflow/install.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    commands = {".venv/bin/python": f'echo "$*" >> {tmp_path}/calls; case "$*" in *magunet*) exit 2;; esac'}
+    commands |= {f"bin/{name}": f'exec {shutil.which(name)} "$@"' for name in ("sh", "id", "echo")}
+    for name, script in (commands | ({"bin/npm": ""} if there else {})).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv" / "installed").touch()
+    done = subprocess.run([shutil.which("make"), "lab"], cwd=tmp_path, capture_output=True, text=True,
+                          env={"PATH": str(tmp_path / "bin")})
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0] == f"-m magunet viewer {verb}" and calls[1].startswith("-m jupyter lab ") and len(calls) == 2
+    assert "notebook 10 takes the next viewer, and says what to do" in done.stderr
 
 
 @pytest.mark.network

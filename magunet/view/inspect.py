@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from magunet.data.volume import Volume, reorient, write_volume
+from magunet.data.volume import Volume, reorient, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.report.figures import BONE_WINDOW, FIGURE_WIDTH, central_slices, draw_plane, pixel_size, plane, three_planes
 from magunet.report.page import PLANES
@@ -49,8 +49,8 @@ class Preset:
 
 
 PRESETS = {
-    "bone": Preset(BONE_WINDOW, (-400, 500), ((120, 0), (250, 0.35), (600, 1))),
-    "joint": Preset(BONE_WINDOW, (-400, 500), ((200, 0), (900, 0.08), (1000, 1))),
+    "bone": Preset(BONE_WINDOW, (-300, 400), ((100, 0), (180, 0.6), (350, 1))),
+    "joint": Preset(BONE_WINDOW, (-300, 400), ((150, 0), (900, 0.1), (1000, 1))),
     "soft tissue": Preset((-160, 240), (-160, 240), ((-60, 0), (60, 0.15), (240, 0.6))),
 }
 """The joint preset makes bone so thin that the labels stand out."""
@@ -90,10 +90,13 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wante
     """Show a CT with labels of `magunet.view.preview.label_map` in the best viewer, or in the wanted one.
 
     Volumes may have any size and orientation; labels lie on the scan's grid. Returns the viewer's own object, displayed
-    already where that is how the viewer works, or a figure. Raises InputError for a preset or a viewer that is unknown.
+    already where that is how the viewer works, or a figure. Raises InputError for labels on another grid, and
+    for an unknown preset or viewer.
     """
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    if labels is not None and not same_geometry(scan, labels):
+        raise InputError("labels and scan lie on different grids; resample the labels onto the scan")
     viewer = best_viewer(wanted)
     if viewer == FIGURE:
         return figure(scan, labels, PRESETS[preset], title)

@@ -43,10 +43,8 @@ def preview(scan: Volume, labels: Volume | None = None, side: int = LARGEST_SIDE
     """Scan (int16 HU) and labels (uint8) along the patient's axes, at most ``side`` voxels a side, on one grid.
 
     Where the scan shrinks it is averaged; a label is the one at the centre of the new voxel, so that none is made up.
-    Raises InputError when the labels lie on another grid than the scan.
+    The labels lie on the scan's grid.
     """
-    if labels is not None and not same_geometry(scan, labels):
-        raise InputError("labels and scan lie on different grids; resample the labels onto the scan")
     small = _shrunk(reorient(scan, "LPS"), side, nearest=False)
     marks = None if labels is None else _shrunk(reorient(labels, "LPS"), side, nearest=True)
     if not np.allclose(small.direction, np.eye(3), atol=1e-3):

@@ -72,18 +72,23 @@ def test_a_choice_is_shown_at_once(viewer, monkeypatch):
         assert {"view", "rotate"}.isdisjoint(menus)
 
 
-def test_planes_with_a_slider_draw_the_slice_that_is_asked_for(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(inspect, "figure", lambda *_, axial: drawn.append(axial))
-    widget = inspect.in_planes(GRID, mask(slice(4, 5)), inspect.PRESETS["bone"])
-    slider = widget.children[0]
-    assert (slider.min, slider.max, slider.value) == (0, 5, 4)
-    slider.value = 2
-    assert drawn[-1] == 2
+def test_planes_outline_the_labels_and_open_where_they_are():
+    viewer = inspect.in_planes(GRID, mask(slice(4, 5)), inspect.PRESETS["bone"])
+    assert [name for name, _ in viewer.outlines] == ["correct"] and viewer.position[0] == 4
+    assert np.array_equal(np.frombuffer(viewer.masks, np.uint8).reshape(viewer.shape), mask(slice(4, 5)).array)
+    assert inspect.in_planes(GRID, None, inspect.PRESETS["bone"]).outlines == []
 
 
-def test_the_figure_shows_any_orientation_and_another_slice():
-    figure = inspect.figure(GRID, mask(slice(1, 2)), inspect.PRESETS["joint"], axial=3)
+def test_stepping_through_needs_a_browser_and_else_is_a_figure(monkeypatch):
+    assert isinstance(inspect.step_through(GRID, mask(slice(1, 3)), None, "a title"), Figure)
+    monkeypatch.setattr(inspect, "in_browser", lambda: True)
+    viewer = inspect.step_through(GRID, mask(slice(1, 3)), mask(slice(2, 4)), "a title")
+    assert [name for name, _ in viewer.outlines] == ["truth", "prediction"] and viewer.title == "a title"
+    assert viewer.dice == [None, 0, 1, 0, None, None]
+
+
+def test_the_figure_goes_through_the_labels():
+    figure = inspect.figure(GRID, mask(slice(3, 4)), inspect.PRESETS["joint"])
     assert figure.axes[0].get_title() == "axial, slice 4"
     assert not inspect.figure(GRID, None, inspect.PRESETS["bone"]).legends
     refused(lambda: inspect.show(GRID, Volume(np.zeros((2, 2, 2), np.uint8), (1, 1, 1))), "different grids")

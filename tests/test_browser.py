@@ -2,12 +2,11 @@
 
     python tests/test_browser.py figures/readme/viewer.png
 
-stores the README's picture: the notebook itself, with the smoke profile's networks, in the viewer that is installed here.
+stores the README's picture: the notebook itself, with the smoke profile's networks, and the real CT (`magunet sample`).
 """
 
 import contextlib
 import io
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -36,6 +35,7 @@ scans, runs, study = {"object": None}, {"MAG-UNet": Path("none")}, SimpleNamespa
 def load(case, network):
     return stored
 """
+BROWSE = "browse(load, list(scans), list(runs))"
 COLOURS = {"missed": lambda r, g, b: (r > g + 25) & (b > g + 8), "extra": lambda r, g, b: (g > b + 40) & (r > b + 40)}
 """Wine and yellow in any light; a test of an array of pixels."""
 
@@ -46,7 +46,7 @@ def notebook_with_the_object(path, viewer):
     code = {cell.source.split("\n")[0]: cell for cell in notebook.cells if cell.cell_type == "code"}
     code["own_scan, own_mask = None, None"].source = OBJECT
     code['fit("MAG-UNet", settings, settings.seeds[0], study)'].source = "print(*runs)"
-    browse = code["browse(load, list(scans), list(runs))"]
+    browse = code[BROWSE]
     browse.source = browse.source.replace("list(runs))", f"list(runs), wanted={viewer!r})")
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     nbformat.write(notebook, path)
@@ -130,19 +130,20 @@ def test_niivue_shows_the_same_and_asks_nobody_outside(installed, compendium):
 
 
 def store_picture(target: Path) -> None:
-    """Run notebook 10 as it is and store a picture of the viewer below its drop-downs, less than 200 KB."""
+    """Run notebook 10, the real CT first, and store a picture of the viewer below its drop-downs, less than 200 KB."""
     served = ROOT / "runs" / "browser"                  # a copy, for JupyterLab saves what it has run
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
         folder = copy_extension(Path(scratch))
         patch.setenv("JUPYTER_PATH", str(folder))
         offline.install()
         served.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "notebooks" / NOTEBOOK, served / NOTEBOOK)
+        text = (ROOT / "notebooks" / NOTEBOOK).read_text()
+        (served / NOTEBOOK).write_text(text.replace(BROWSE, r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'))
         with running_lab(served, folder, Path(scratch)) as address, open_notebook(address, NOTEBOOK, (1100, 900)) as (page, seen):
             run_all(page)
             element = viewer_frame(page).frame_element()
-            for _ in range(30):                         # until the volume is drawn with all its settings
-                page.wait_for_timeout(2000)
+            for _ in range(4):                          # each waits until the volume is drawn with its settings so far
+                page.wait_for_timeout(20_000)
                 picture_of(element)
             page.locator(".jp-OutputArea-output:has(.widget-dropdown)").first.screenshot(path=target)
             print("asked outside:", seen.external())

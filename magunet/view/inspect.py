@@ -49,8 +49,8 @@ class Preset:
 
 
 PRESETS = {
-    "bone": Preset(BONE_WINDOW, (-300, 400), ((100, 0), (180, 0.6), (350, 1))),
-    "joint": Preset(BONE_WINDOW, (-300, 400), ((150, 0), (900, 0.1), (1000, 1))),
+    "bone": Preset(BONE_WINDOW, (-300, 400), ((100, 0), (180, 1))),
+    "joint": Preset(BONE_WINDOW, (-300, 400), ((150, 0), (900, 0.15), (1000, 1))),
     "soft tissue": Preset((-160, 240), (-160, 240), ((-60, 0), (60, 0.15), (240, 0.6))),
 }
 """The joint preset makes bone so thin that the labels stand out."""
@@ -196,7 +196,7 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset) -> InItk
         set_slice(position)
     viewer.set_units("mm")
     if marked:
-        viewer.set_label_image_blend(0.85)
+        viewer.set_label_image_blend(0.6)
         viewer.set_label_image_label_names([[number, name] for name, number in LABEL_NUMBERS.items()])
     return made
 

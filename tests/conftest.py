@@ -1,5 +1,6 @@
 """Shared by all tests: fixed threads, an empty compendium to work in, what a refusal looks like."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from boxes import TINY, write_cohort
 
+from magunet import project
 from magunet.errors import InputError
+from magunet.learn import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)      # two stall each other where something else runs
@@ -21,6 +25,15 @@ def compendium(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "papermill_params", tmp_path / "papermill_params")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The folder of a run trained on boxes, in a compendium of its own."""
+    root = tmp_path_factory.mktemp("run")
+    (root / project.MARKER).mkdir()
+    with contextlib.chdir(root):
+        return root / runs.fit("3D U-Net", TINY, 0, write_cohort(root / "data" / "boxes"))
 
 
 def refused(call, *words):

@@ -22,6 +22,8 @@ BEYOND = {"InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 
           "SeriesDate": "20310406", "AcquisitionDate": "20310407", "ContentDate": "20310408", "ImageComments": "Bildkommentar",
           "RequestingPhysician": "Anforderer^Axel", "AdmissionID": "AUFNAHME-5", "InstitutionCodeSequence": None,
           "Manufacturer": "Scannerbauer GmbH", "ManufacturerModelName": "Scan-o-mat 9"}
+PATIENT = "Musterfrau_Erika_PID-4711-X"
+"""The folder that a hospital's system exports a series to."""
 
 
 def planted(names=None) -> list[bytes]:

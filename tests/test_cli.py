@@ -1,33 +1,18 @@
 """The command: results on stdout, one line on stderr and status 2 for anything wrong, nothing half-written."""
 
 import io
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from test_train import TINY, write_cohort
+from boxes import TINY, write_cohort
 
-from magunet import __version__, cli, project, verbs
+from magunet import __version__, cli, verbs
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
-from magunet.learn import runs
 from magunet.provenance import write_json
 from magunet.report.metrics import Overlap
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A trained run in a compendium of its own."""
-    root = tmp_path_factory.mktemp("run")
-    (root / project.MARKER).mkdir()
-    before = os.getcwd()
-    os.chdir(root)
-    try:
-        return runs.fit("3D U-Net", TINY, 0, write_cohort(root / "data" / "boxes"))
-    finally:
-        os.chdir(before)
 
 
 def call(capsys, *words):

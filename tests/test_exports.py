@@ -16,14 +16,12 @@ import SimpleITK
 import slicerio
 import trimesh
 from conftest import refused
-from dicom_series import STANDARD, planted, write_series
+from dicom_series import PATIENT, STANDARD, planted, write_series
 from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
 from test_cli import call
-from test_train import TINY, write_cohort
 
-from magunet import __version__, project
+from magunet import __version__
 from magunet.data.volume import Volume, read_volume, write_volume
-from magunet.learn import runs
 from magunet.learn.predict import Model
 from magunet.provenance import file_hash
 from magunet.view import FORMATS
@@ -34,19 +32,6 @@ from magunet.view.segments import write_segments
 
 ORIGIN = Origin("MAG-UNet-0123456789-s0", "MAG-UNet", "smoke", 0, "f" * 64, "0123456789")
 ALL = ",".join(FORMATS)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A trained run in a compendium of its own."""
-    root = tmp_path_factory.mktemp("run")
-    (root / project.MARKER).mkdir()
-    before = os.getcwd()
-    os.chdir(root)
-    try:
-        return root / runs.fit("3D U-Net", TINY, 0, write_cohort(root / "data" / "boxes"))
-    finally:
-        os.chdir(before)
 
 
 @pytest.fixture
@@ -297,10 +282,6 @@ def test_an_interrupted_segmentation_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 # The command ------------------------------------------------------------------------------------------
-
-PATIENT = "Musterfrau_Erika_PID-4711-X"
-"""The folder that a hospital's system exports to."""
-
 
 def dicom_folder(tmp_path, **options):
     scan = scan_of("oblique")

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from boxes import TINY, write_cohort
 from conftest import refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from printed import assert_readable, words
-from test_train import TINY, write_cohort
 
 from magunet import paper
 from magunet.data.phantom import make_phantom

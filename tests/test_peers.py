@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from boxes import TINY, write_cohort
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_train import TINY, write_cohort
 from torch import nn
 
 from magunet import provenance

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_train import TINY, write_cohort
+from boxes import TINY, write_cohort
 
 from magunet.data.cohort import Case, load_cohort
 from magunet.data.volume import Volume, read_volume, reorient

@@ -12,36 +12,17 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from boxes import TINY, write_cohort
 
-from magunet import profiles
 from magunet.data.cohort import load_cohort
 from magunet.data.prepare import Prepared
-from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
+from magunet.data.volume import read_volume, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.learn import checkpoint, losses, runs, train
 from magunet.learn.predict import load_model
 from magunet.nets.studies import build
 from magunet.provenance import file_hash, write_json
 from magunet.report.scores import score_run, summary
-
-TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16, epochs=6,
-               samples_per_case=2, cases=4)
-
-
-def write_cohort(root, cases=4):
-    """Scans of a bright box in air, its place random; quick to make and to learn."""
-    rng = np.random.default_rng(0)
-    for i in range(cases):
-        scan, mask = np.full((20, 32, 32), -1000, np.int16), np.zeros((20, 32, 32), np.uint8)
-        z, y, x = rng.integers(3, 8), *rng.integers(6, 16, 2)
-        box = slice(z, z + 9), slice(y, y + 10), slice(x, x + 10)
-        scan[box], mask[box] = 700, 1
-        scan = scan + rng.normal(0, 50, scan.shape).astype(np.int16)
-        write_volume(Volume(scan, (3.0, 2.0, 2.0)), root / f"imagesTr/box_{i}_0000.nii.gz")
-        write_volume(Volume(mask, (3.0, 2.0, 2.0)), root / f"labelsTr/box_{i}.nii.gz")
-    write_json(root / "dataset.json", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1},
-                                       "numTraining": cases, "file_ending": ".nii.gz"})
-    return load_cohort(root)
 
 
 @pytest.fixture
@@ -142,7 +123,7 @@ from dataclasses import replace
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_train import TINY
+from boxes import TINY
 from magunet.data.cohort import load_cohort
 from magunet.learn.runs import fit
 print(fit("MAG-UNet", TINY, 0, load_cohort("data/boxes")))

@@ -1,0 +1,29 @@
+"""A cohort of bright boxes in air, quick to make and to learn, and the settings to learn it with."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from magunet import profiles
+from magunet.data.cohort import load_cohort
+from magunet.data.volume import Volume, write_volume
+from magunet.provenance import write_json
+
+TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16, epochs=6,
+               samples_per_case=2, cases=4)
+
+
+def write_cohort(root, cases=4):
+    """Scans of a bright box in air, its place random; quick to make and to learn."""
+    rng = np.random.default_rng(0)
+    for i in range(cases):
+        scan, mask = np.full((20, 32, 32), -1000, np.int16), np.zeros((20, 32, 32), np.uint8)
+        z, y, x = rng.integers(3, 8), *rng.integers(6, 16, 2)
+        box = slice(z, z + 9), slice(y, y + 10), slice(x, x + 10)
+        scan[box], mask[box] = 700, 1
+        scan = scan + rng.normal(0, 50, scan.shape).astype(np.int16)
+        write_volume(Volume(scan, (3.0, 2.0, 2.0)), root / f"imagesTr/box_{i}_0000.nii.gz")
+        write_volume(Volume(mask, (3.0, 2.0, 2.0)), root / f"labelsTr/box_{i}.nii.gz")
+    write_json(root / "dataset.json", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1},
+                                       "numTraining": cases, "file_ending": ".nii.gz"})
+    return load_cohort(root)

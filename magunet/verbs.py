@@ -4,6 +4,7 @@ Imports stand in the functions, so that a verb loads only what it needs.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from magunet.errors import InputError
@@ -101,6 +102,8 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from magunet.view.export import Exported, Origin, case_name, export, find_source
 
     model, ct, out = load_model(arguments.model), Path(arguments.ct), export_folder(arguments.out)
+    if ct.is_dir() and out.resolve() == ct.resolve():
+        raise InputError(f"{out}: is the folder of the series, which must hold nothing else; give another --out")
     scan = read_volume(ct)
     source = find_source(ct, scan, arguments.formats)
     if not holds_air(scan):
@@ -148,6 +151,9 @@ def export_folder(out: str | Path) -> Path:
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder to write into")
+    there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there}: nothing can be written there; give another folder")
     return out
 
 

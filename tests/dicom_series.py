@@ -34,7 +34,7 @@ def planted(names=None) -> list[bytes]:
 
 
 def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *, reverse=False, tags=None, drop=(),
-                 private=True) -> Path:
+                 private=True, preamble=True) -> Path:
     """A CT series, one file a slice: array (d, h, w) in HU on a grid as in `Volume`, right-handed or not.
 
     The files' names, instance numbers and times run against the normal when ``reverse``. Returns the folder.
@@ -63,7 +63,7 @@ def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *,
         header.RescaleIntercept, header.RescaleSlope = 0, 1
         header.PixelData = array[k].astype("<i2").tobytes()
         for name, value in (STANDARD | BEYOND | (tags or {})).items():
-            if value is not None and name not in drop:
+            if (value is not None or name in (tags or {})) and name not in drop:
                 setattr(header, name, value)
         if private:
             block = header.private_block(0x0029, "HERSTELLER PRIVAT", create=True)
@@ -71,7 +71,9 @@ def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *,
         for name in drop:
             if name in header:
                 del header[name]
-        header.save_as(folder / f"IM{number:04d}.dcm", enforce_file_format=True)
+        if not preamble:
+            header.preamble = None
+        header.save_as(folder / f"IM{number:04d}.dcm", enforce_file_format=preamble)
     return folder
 
 

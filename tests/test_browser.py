@@ -105,13 +105,20 @@ def wait_for_colours(page, element):
     pytest.fail("the labels did not appear")
 
 
+def keep_screenshot(picture, name):
+    """In runs/screenshots, for people to look at."""
+    folder = ROOT / "runs" / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(folder / f"{name}.png")
+
+
 @pytest.mark.network
 def test_itkwidgets_shows_the_labels_where_they_lie_and_asks_nobody_outside(installed, compendium):
     with notebook_run(installed, compendium, None) as (page, seen):
         element = viewer_frame(page).frame_element()
         element.scroll_into_view_if_needed()
         picture = wait_for_colours(page, element)
-        Image.fromarray(picture).save(compendium / "itkwidgets.png")
+        keep_screenshot(picture, "itkwidgets")
         for colour, right, down in (("missed", True, False), ("extra", False, True)):   # the patient's left is on the right
             rows, columns = places(picture, colour).T
             assert ((columns > 0.5) == right).mean() > 0.95 and ((rows > 0.5) == down).mean() > 0.95, colour
@@ -124,7 +131,7 @@ def test_niivue_shows_the_same_and_asks_nobody_outside(installed, compendium):
         element = page.locator("canvas").first
         element.scroll_into_view_if_needed()
         picture = wait_for_colours(page, element)
-        Image.fromarray(picture).save(compendium / "niivue.png")
+        keep_screenshot(picture, "niivue")
         missed, extra = (places(picture, colour).mean(axis=0) for colour in COLOURS)    # in a coronal plane, and in the volume
         assert missed[0] < extra[0] - 0.1 and missed[1] > extra[1] + 0.1
 

@@ -24,7 +24,7 @@ from magunet import __version__
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.learn.predict import Model
 from magunet.provenance import file_hash
-from magunet.view import FORMATS
+from magunet.view import FORMATS, dicom_seg
 from magunet.view.case_report import touched_faces, voxel_hash
 from magunet.view.export import Exported, Origin, export
 from magunet.view.joints import JOINTS, left_and_right
@@ -233,7 +233,7 @@ class Recorder:
 def test_the_script_loads_everything_together_from_its_own_folder(formats, loads, tmp_path, monkeypatch):
     """Against a stand-in for 3D Slicer's module; the files' contents are tested above."""
     scan = scan_of("RAS")
-    files = export(Exported("ein Fall's \"1\"", scan, both(scan), both(scan)), ORIGIN, tmp_path / "out", formats)
+    files = export(Exported("ein Fall's \"\"\"1\\N", scan, both(scan), both(scan)), ORIGIN, tmp_path / "out", formats)
     (tmp_path / "out").rename(tmp_path / "moved")                           # to another computer
     calls = []
     monkeypatch.setitem(sys.modules, "slicer", types.SimpleNamespace(util=Recorder(calls)))
@@ -429,3 +429,43 @@ def test_bad_arguments_of_export(words, says, in_its_compendium, tmp_path, capsy
 def test_export_of_no_run(tmp_path, capsys):
     status, _, error = call(capsys, "export", tmp_path / "nowhere", "case")
     assert status == 2 and "nowhere/run.json: missing" in error
+
+
+def test_what_an_earlier_export_left_is_said(tmp_path, capsys):
+    exported(tmp_path)
+    capsys.readouterr()
+    scan = scan_of()
+    export(Exported("case", scan, both(scan)), ORIGIN, tmp_path, ("stl", "json"))
+    said = capsys.readouterr().err
+    assert "from an earlier export" in said and "case_sij.nii.gz" in said and "case_sij_left.vtp" in said
+    assert "case_sij.json" not in said and (tmp_path / "case_sij_left.vtp").exists()
+
+
+def test_the_series_own_folder_is_no_place_for_results(run, finds_the_object, tmp_path, capsys):
+    folder = dicom_folder(tmp_path)
+    before = sorted(folder.iterdir())
+    status, _, said = call(capsys, "predict", folder, "--model", run, "--out", folder)
+    assert status == 2 and "is the folder of the series" in said and sorted(folder.iterdir()) == before
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
+    write_volume(scan_of(), tmp_path / "a.nii.gz")
+    status, _, said = call(capsys, "predict", tmp_path / "a.nii.gz", "--model", run, "--out", tmp_path / "new" / "out")
+    assert status == 2 and f"{tmp_path}: nothing can be written there" in said and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("formats", [(), ("--formats", "dicom-seg")])
+def test_no_message_tells_what_a_header_holds(formats, run, finds_the_object, tmp_path, capsys, monkeypatch):
+    """Also where highdicom quotes what it does not like."""
+    folder = dicom_folder(tmp_path, tags={"PatientID": "PID-4711-X"})
+
+    def quoting(source, *words, **named):
+        raise RuntimeError(f"cannot use {source[0].PatientID!r} of {source[0].PatientName} born {source[0].PatientBirthDate}")
+
+    monkeypatch.setattr(dicom_seg, "Segmentation", quoting)
+    status, _, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "out", *formats)
+    assert status == (2 if formats else 0) and "no DICOM SEG can be made of this series" in said
+    said = said.replace(str(folder), "")
+    assert "PatientID" in said and not [word for word in planted(STANDARD) if word.decode() in said]

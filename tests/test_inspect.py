@@ -118,15 +118,20 @@ def test_without_a_browser_everything_is_a_figure():
     assert "itkwidgets" not in sys.modules
 
 
-@pytest.mark.parametrize("user, server, problems, niivue, expected", [
-    ("root", True, [], True, "figure"),                                     # nbclient, papermill, nbval
-    ("", True, [], True, "itkwidgets"),
-    ("", True, ["not installed"], True, "niivue"),
-    ("", False, [], True, "niivue"),                                        # an editor that runs its own kernel
-    ("", True, ["not installed"], False, "three planes"),
+BROWSER, CLIENT = "0f8b7a52-2d7c-4d34-9a4e-6b1f0c3d2e1a", "3c2b1a-9f8e7d_4711_12"
+"""Numbers of messages, as JupyterLab and as jupyter_client writes them."""
+
+
+@pytest.mark.parametrize("user, message, server, problems, niivue, expected", [
+    ("root", CLIENT, True, [], True, "figure"),                             # nbclient, papermill, nbval
+    ("", CLIENT, True, [], True, "figure"),                                 # the same, started with an empty USER
+    ("", BROWSER, True, [], True, "itkwidgets"),
+    ("", BROWSER, True, ["not installed"], True, "niivue"),
+    ("", BROWSER, False, [], True, "niivue"),                               # an editor that runs its own kernel
+    ("", BROWSER, True, ["not installed"], False, "three planes"),
 ])
-def test_the_best_viewer_that_works_is_taken(user, server, problems, niivue, expected, monkeypatch):
-    shell = types.SimpleNamespace(parent_header={"header": {"username": user}})
+def test_the_best_viewer_that_works_is_taken(user, message, server, problems, niivue, expected, monkeypatch):
+    shell = types.SimpleNamespace(parent_header={"header": {"username": user, "msg_id": message}})
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     monkeypatch.setattr(offline, "problems", lambda: problems)
     monkeypatch.setattr(inspect.importlib.util, "find_spec", lambda name: object() if niivue else None)
@@ -137,6 +142,8 @@ def test_the_best_viewer_that_works_is_taken(user, server, problems, niivue, exp
     reasons = inspect.viewers()
     assert list(reasons) == list(inspect.VIEWERS) and not reasons[expected]
     assert all(reasons[name] for name in inspect.VIEWERS[:inspect.VIEWERS.index(expected)])
+    if expected in ("niivue", "three planes"):
+        refused(lambda: inspect.best_viewer("itkwidgets"), "itkwidgets cannot be used here", *problems)
 
 
 def notebook(path, *sources):
@@ -149,7 +156,7 @@ def notebook(path, *sources):
 def test_a_notebook_with_an_error_fails_under_papermill_and_nbval_after_a_view(first, last, passes, tmp_path):
     """Also where itkwidgets is imported by force: then it must not stay between kernel and notebook."""
     notebook(tmp_path / "a.ipynb", first, "display(shown)", last, "print('after')")
-    settings = {"cwd": tmp_path, "capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    settings = {"cwd": tmp_path, "capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT), "USER": ""}}
     done = subprocess.run([sys.executable, "-m", "papermill", "a.ipynb", "out.ipynb", "--no-progress-bar"], **settings)
     assert (done.returncode == 0) == passes, done.stderr
     assert passes or "ZeroDivisionError" in done.stderr

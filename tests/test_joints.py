@@ -63,6 +63,16 @@ def test_two_joints_are_found_wherever_the_scan_lies():
     np.testing.assert_array_equal(labels.array == 1, parts(on)["left"])
 
 
+@pytest.mark.parametrize("radius", [11, 18])
+@pytest.mark.parametrize("side, hip", [("left", (100, -20, -40)), ("right", (-98, -20, -40))])
+def test_a_joint_and_a_piece_of_the_hip_beside_it_are_not_called_left_and_right(side, hip, radius):
+    on = grid(np.eye(3), shape=(44, 48, 170))
+    ball = np.linalg.norm(world(on) - hip, axis=-1) < radius
+    mask = on.with_array(parts(on)[side] | ball)
+    assert set(np.unique(left_and_right(mask).array)) == {0, 1 if side == "left" else 2}
+    assert not midline(mask).between_joints
+
+
 def test_a_piece_that_spans_both_sides_is_cut_between_them():
     on = grid(np.eye(3))
     at = world(on)

@@ -214,7 +214,27 @@ def test_npm_missing_or_without_a_network_is_one_line(extension, monkeypatch, ca
     failed = subprocess.CompletedProcess([], 1, "", "npm error code ENOTFOUND\nnpm error a long story\n")
     monkeypatch.setattr(offline.subprocess, "run", lambda *_, **__: failed)
     status, _, error = call(capsys, "viewer", "install")
-    assert status == 2 and error.count("\n") == 1 and "(npm error code ENOTFOUND)" in error and "--bundle" in error
+    fetching, error = error.splitlines()
+    assert status == 2 and "fetching" in fetching and "(npm error code ENOTFOUND)" in error and "--bundle" in error
+
+
+def test_a_registry_that_never_answers_ends_in_one_line(extension, monkeypatch, capsys):
+    def silent(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(offline.subprocess, "run", silent)
+    status, _, error = call(capsys, "viewer", "install")
+    assert status == 2 and "did not fetch the viewer's programs within 15 minutes" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", ["{", "", "[]", "\x00"])
+def test_a_damaged_extension_is_one_line(content, extension, capsys):
+    (extension / "package.json").write_text(content)
+    for verb in ("check", "install", "uninstall"):
+        status, out, error = call(capsys, "viewer", verb)
+        assert status == 2 and error.count("\n") == 1 and "package.json" in out + error and "--force-reinstall" in out + error
+    assert any("package.json" in line for line in offline.problems())
 
 
 def test_check_says_what_is_wrong_and_fails_or_what_is_ready(extension, npm, capsys):

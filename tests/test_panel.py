@@ -34,8 +34,11 @@ def test_without_a_browser_the_first_choice_is_a_figure():
 def test_a_scan_without_a_truth_shows_the_prediction():
     found = load("my scan", "MAG-UNet")
     for wanted in ("truth", "prediction", "error map"):
-        assert set(np.unique(labels_of(found, wanted).array)) == {0, 5}
-    assert labels_of(Shown(GRID, None, None), "truth") is None
+        name, labels = labels_of(found, wanted)
+        assert name == "prediction" and set(np.unique(labels.array)) == {0, 5}
+    assert labels_of(Shown(GRID, None, None), "truth") == ("no mask", None)
+    figure = browse(load, ["my scan"], ["MAG-UNet"])
+    assert figure.get_suptitle() == "my scan, MAG-UNet: prediction"
 
 
 @pytest.mark.parametrize("viewer", inspect.VIEWERS[:-1])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from magunet.report.figures import PREDICTION_COLOUR, TRUTH_COLOUR
 from magunet.view import slices
 from magunet.view.slices import slice_dice, slice_viewer
 
-CHROMIUM = Path("/usr/bin/chromium")
 FRONT_END = Path(slices.__file__).with_suffix(".js")
 SPACING = (3.0, 1.0, 1.0)
 SENT = ("voxels", "masks", "shape", "spacing", "step", "planes", "windows", "window", "outlines", "dice", "position", "title")
@@ -112,10 +112,10 @@ COLOUR_BOX = """([index, colour]) => {
 @pytest.fixture(scope="module")
 def chromium():
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    if shutil.which("chromium") is None:
+        pytest.skip("no browser: apt-get install chromium")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         yield browser
         browser.close()
 

@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from magunet.data.volume import Volume, reorient
 from magunet.view.meshes import surface_mesh
-from magunet.view.surface_map import VIEWS, distance_to, surface_figure, surface_map
+from magunet.view.surface_map import VIEWS, distance_to, joint_maps, surface_figure, surface_map
 
 OBLIQUE = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
 
@@ -117,3 +117,28 @@ def test_a_single_joint_leaves_a_panel_empty():
     figure = surface_figure(single, two_joints(shift=1))
     words = [[text.get_text() for text in axes.texts] for axes in figure.axes if axes.get_title()]
     assert words[1] == words[2] == ["no joint"] and "A" in words[3]
+
+
+@pytest.mark.parametrize("first, last", [(6, 16), (10, 20), (14, 24), (16, 26), (2, 8)])
+def test_a_single_joint_anywhere_is_drawn(first, last):
+    """Also where it ends in the middle of the scan, so that nothing of it lies on the other side."""
+    array = np.zeros((20, 32, 32), np.uint8)
+    array[5:14, 8:18, first:last] = 1
+    joint = Volume(array, (3.0, 2.0, 2.0))
+    titles = [axes.get_title() for axes in surface_figure(joint, joint).axes]
+    assert len([title for title in titles if title]) == 5
+
+
+def test_a_joint_that_was_not_predicted_is_grey_and_leaves_the_scale_alone():
+    truth, prediction = two_joints(), two_joints(shift=1)
+    prediction.array[..., 40:] = 0
+    _, maps = joint_maps(truth, prediction)
+    assert np.isnan(maps["left"].distance).all() and np.abs(maps["right"].distance).max() < 3
+    figure = surface_figure(truth, prediction)
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    (missed,) = [axes for title, axes in panels.items() if title.startswith("left joint, iliac")]
+    assert missed.get_title().endswith("not predicted")
+    colours = missed.collections[0].get_facecolors()[:, :3]
+    assert np.ptp(colours, axis=1).max() < 1e-6
+    (bar,) = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert bar.get_xlim()[1] < 3

@@ -13,7 +13,7 @@ from magunet.view.joints import JOINTS, midline
 
 FACES = ("inferior", "superior", "anterior", "posterior", "right", "left")
 """Ends of the axes of an LPS array (d, h, w): first and last slice, row, column."""
-MIDLINES = {True: "halfway between the two joints", False: "middle of the scan, for there are not two joints"}
+MIDLINES = {True: "halfway between the two joints", False: "middle of the scan, for no two joints were found"}
 
 
 def voxel_hash(volume: Volume) -> str:

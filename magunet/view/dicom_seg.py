@@ -4,6 +4,7 @@ Of the source is read only what ``KEPT`` names, so nothing else can reach the fi
 comments, or private tags.
 """
 
+import re
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pydicom
 from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
@@ -32,6 +34,8 @@ OPTIONAL = ("SpecificCharacterSet", "PositionReferenceIndicator", "SliceThicknes
             "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 KEPT = (*PATIENT_AND_STUDY, *UIDS, *GEOMETRY, *OPTIONAL, "SOPClassUID", "Modality")
 SEXES = ("M", "F", "O", "")
+DATE = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
 CATEGORY, TYPE = codes.cid7150.AnatomicalStructure, codes.cid7151.SacroiliacJoint
 """SNOMED CT 91723000 and 39723000. The category is the standard's present one; before, and in 3D Slicer, 123037004."""
 ANONYMOUS, CREATOR = "anonymous", "magunet^"
@@ -65,8 +69,11 @@ def _header(path: Path) -> pydicom.Dataset | None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(KEPT))
     except InvalidDicomError:
-        return None
-    return header if "ImagePositionPatient" in header else None
+        try:                                                                # old slices begin without a preamble
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(KEPT), force=True)
+        except Exception:                                                   # of whatever else lies in the folder
+            return None
+    return header if "ImagePositionPatient" in header and "SOPClassUID" in header else None
 
 
 def _along_normal(header: pydicom.Dataset) -> float:
@@ -89,7 +96,7 @@ def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | 
     if not held:
         raise InputError("the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
-        _complete(header)
+        _complete(header, labels.spacing[0])
         if anonymise:
             _anonymise(header)
     numbers = np.zeros(labels.array.shape, np.uint8)                        # segments count from 1 without a gap
@@ -101,13 +108,13 @@ def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | 
             warnings.simplefilter("ignore")                                 # of odd names, which they would print
             made = Segmentation(
                 source, numbers, "BINARY", segments, series_instance_uid=generate_uid(), series_number=1,
-                sop_instance_uid=generate_uid(), instance_number=1, manufacturer="magunet", manufacturer_model_name=network,
-                software_versions=__version__, device_serial_number=run, content_label="SIJ",
+                sop_instance_uid=generate_uid(), instance_number=1, manufacturer="magunet", manufacturer_model_name=network[:64],
+                software_versions=__version__, device_serial_number=run[:64], content_label="SIJ",
                 content_description="Sacroiliac joints", content_creator_name=CREATOR,
                 series_description="Sacroiliac joints by magunet")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"no DICOM SEG can be made of this series ({reason}); choose other formats") from error
+    except Exception as error:                                              # of any kind, by how odd the headers are
+        reason = _without_patient(" ".join(str(error).split()), source[0])
+        raise InputError(f"no DICOM SEG can be made of this series ({reason}); choose other formats") from None
     if anonymise:
         made.PatientIdentityRemoved, made.DeidentificationMethod = "YES", METHOD
     with whole_file(Path(path)) as part:
@@ -126,13 +133,27 @@ def _segment(number: int, joint: Joint, network: str) -> SegmentDescription:
     return segment
 
 
-def _complete(header: pydicom.Dataset) -> None:
-    """Adds what the standard requires and sources leave out, empty, and empties what it does not allow."""
+def _complete(header: pydicom.Dataset, slice_mm: float) -> None:
+    """Adds what the standard requires and sources leave out, empty, and empties what it does not allow; text in UTF-8."""
     for name in PATIENT_AND_STUDY:
-        if header.get(name) is None:
-            setattr(header, name, "")
-    if header.PatientSex not in SEXES:
-        header.PatientSex = ""
+        value = header.get(name)
+        value = value[0] if isinstance(value, MultiValue) and value else value
+        setattr(header, name, str(value or "").strip())
+    header.SpecificCharacterSet = "ISO_IR 192"
+    header.PatientSex = header.PatientSex if header.PatientSex in SEXES else ""
+    for name, form in (("PatientBirthDate", DATE), ("StudyDate", DATE), ("StudyTime", TIME)):
+        setattr(header, name, header[name].value if form.fullmatch(str(header[name].value)) else "")
+    if not header.get("SliceThickness"):
+        header.SliceThickness = f"{slice_mm:.6g}"
+    header.SpacingBetweenSlices = f"{slice_mm:.6g}"                         # negative in some sources
+
+
+def _without_patient(text: str, header: pydicom.Dataset) -> str:
+    """The text with the names of the patient's and the study's attributes in place of their values."""
+    for name in PATIENT_AND_STUDY:
+        value = str(header.get(name) or "")
+        text = text.replace(value, name) if len(value) > 2 else text
+    return text
 
 
 def _anonymise(header: pydicom.Dataset) -> None:

@@ -4,6 +4,7 @@ No file holds anything of a DICOM header, but the DICOM SEG what the standard re
 no path, and of a DICOM series not even the folder's name, for that often is the patient's.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ DEFAULT = tuple(name for name in FORMATS if name != "vtp")
 MESHES = {"stl": write_stl, "vtp": write_vtp}
 PREDICTION, TRUTH = "sij", "truth"
 """What masks are called in file names."""
+KINDS = (*itertools.product((PREDICTION, TRUTH), (".nii.gz", ".seg.nrrd")), *((PREDICTION, e) for e in (".png", ".dcm", ".json")),
+         *itertools.product((f"{mask}_{joint.side}" for mask in (PREDICTION, TRUTH) for joint in JOINTS), (".stl", ".vtp")),
+         ("ct", ".nii.gz"), ("slicer", ".py"))
+"""Every file that a case can have: what stands behind its name, and the ending."""
 DISTANCE = "distance to the prediction in mm"
 """At each point of the truth's surface in a VTP; positive where the prediction reaches too far."""
 
@@ -105,9 +110,10 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     """Write a case in ``formats`` (without them: DEFAULT) into the folder ``out``, each file whole or not at all; returns
     their paths.
 
-    A joint without voxels gets no mesh, and an empty mask no DICOM SEG; a note says so, and files of an earlier export that
-    would now be wrong are removed. Raises InputError when a mask lies on another grid than the scan, and when a DICOM SEG is
-    asked for and the series makes none; by default that is a note.
+    A joint without voxels gets no mesh, and an empty mask no DICOM SEG; a note says so, and removes that file of an earlier
+    export. Files of the case in other formats stay, for they may be wanted; a note names them. Raises InputError when a
+    mask lies on another grid than the scan, and when a DICOM SEG is asked for and the series makes none; by default that is
+    a note.
     """
     wanted = [name for name in FORMATS if name in (formats or DEFAULT)]
     masks = {PREDICTION: case.prediction} | ({TRUTH: case.truth} if case.truth is not None else {})
@@ -149,6 +155,8 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
             "masks": {name: describe_mask(case.scan, both) for name, both in labels.items()},
             "sha256_of_files": {file.name: file_hash(file) for file in files.written}}
         write_json(files.new(PREDICTION, ".json"), content)
+    if old := files.older():
+        say(f"note: not written anew, from an earlier export, perhaps of another prediction: {', '.join(old)}")
     return files.written
 
 
@@ -175,6 +183,10 @@ class _Files:
 
     def names(self) -> list[str]:
         return [path.name for path in self.written]
+
+    def older(self) -> list[str]:
+        """Names of the case's files that lie there and are not written now."""
+        return [path.name for kind, ending in KINDS if (path := self.path(kind, ending)).exists() and path not in self.written]
 
 
 def _write_meshes(labels: dict[str, Volume], form: str, files: _Files) -> dict[str, tuple[str, tuple[float, float, float]]]:

@@ -5,7 +5,8 @@ step through. Anywhere else, as under papermill, nbval or nbconvert, a figure of
 imported: merely importing it makes papermill lose outputs, and nbval pass a notebook that fails.
 
 Who sent the cell decides. Every Jupyter message names its user: JupyterLab leaves the name empty, while the clients that run
-notebooks headless (jupyter_client, and so nbclient, papermill and nbval) write the name of whoever started them.
+notebooks headless (jupyter_client, and so nbclient, papermill and nbval) write the name of whoever started them. Where that
+is empty too, their messages' numbers tell them: JupyterLab's are UUIDs, theirs a session, a process and a count joined by "_".
 """
 
 import importlib.util
@@ -62,8 +63,8 @@ def in_browser() -> bool:
     """Whether a person's browser sent the cell that is running."""
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
-    header = getattr(shell, "parent_header", None) or {}
-    return header.get("header", {}).get("username") == ""
+    header = (getattr(shell, "parent_header", None) or {}).get("header", {})
+    return header.get("username") == "" and "_" not in header.get("msg_id", "")
 
 
 def viewers() -> dict[str, str]:
@@ -76,14 +77,18 @@ def viewers() -> dict[str, str]:
 
 
 def best_viewer(wanted: str | None = None) -> str:
-    """The first of `VIEWERS` that works here, or the wanted one. Raises InputError when there is no viewer of that name.
+    """The first of `VIEWERS` that works here, or the wanted one. Raises InputError when that is unknown or does not work.
 
     Without a browser it is always the figure, whatever is wanted.
     """
     if wanted is not None and wanted not in VIEWERS:
         raise InputError(f"no viewer {wanted!r}; there are {', '.join(VIEWERS)}")
-    usable = [name for name, reason in viewers().items() if not reason]
-    return wanted if wanted is not None and in_browser() else usable[0]
+    reasons = viewers()
+    if wanted is None or not in_browser():
+        return next(name for name, reason in reasons.items() if not reason)
+    if reasons[wanted]:
+        raise InputError(f"{wanted} cannot be used here: {reasons[wanted]}")
+    return wanted
 
 
 def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wanted: str | None = None, title: str = ""):

@@ -21,12 +21,15 @@ from jupyter_core.paths import jupyter_path
 
 from magunet import provenance
 from magunet.errors import InputError
+from magunet.progress import say
 from magunet.view import parts
 
 MANIFEST = "manifest.json"
 """In the added folder: what made it, and the sha256 of every file."""
 BY_HAND = "bring a file from another machine: 'magunet viewer bundle FILE' there, 'magunet viewer install --bundle FILE' here"
 """What to do where npm cannot fetch anything."""
+PATIENCE, LONGEST = 30, 900
+"""Seconds that npm waits for a registry that is silent, and that all of it may take."""
 LARGEST_ARCHIVE = 128 * 2**20
 """Bytes of a package that are read at most."""
 ORIGINAL, OURS = (f'"load": "{folder}/{parts.REMOTE_ENTRY}"' for folder in ("static", parts.FOLDER))
@@ -43,7 +46,11 @@ def extension_folder() -> Path:
     if folder is None:
         raise InputError(f"the JupyterLab extension {parts.EXTENSION} is not installed; python -m pip install "
                          f"imjoy_jupyterlab_extension=={parts.EXTENSION_VERSION}")
-    version = json.loads((folder / "package.json").read_text(encoding="utf-8")).get("version")
+    try:
+        version = json.loads((folder / "package.json").read_text(encoding="utf-8")).get("version")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'package.json'}: is damaged; python -m pip install --force-reinstall --no-deps "
+                         f"imjoy_jupyterlab_extension=={parts.EXTENSION_VERSION}") from error
     if version != parts.EXTENSION_VERSION:
         raise InputError(f"{folder}: version {version} of the extension is not known to magunet; python -m pip install "
                          f"imjoy_jupyterlab_extension=={parts.EXTENSION_VERSION}")
@@ -214,12 +221,17 @@ def _from_npm(scratch: Path) -> Callable[[parts.Package], bytes]:
     if npm is None:
         raise InputError(f"npm, which fetches the viewer's programs, is not installed (Debian: apt-get install npm); {BY_HAND}")
     _run_npm([npm, "pack", *(f"{p.name}@{p.version}" for p in parts.PACKAGES), "--pack-destination", str(scratch),
-              "--fetch-retries=1", "--fetch-retry-mintimeout=2000", "--loglevel=error"])
+              "--fetch-retries=1", "--fetch-retry-mintimeout=2000", f"--fetch-timeout={1000 * PATIENCE}", "--loglevel=error"])
     return lambda package: _verified(package, _read(scratch / package.archive), "npm")
 
 
 def _run_npm(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    say("fetching the viewer's programs with npm, about 52 MB")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"npm did not fetch the viewer's programs within {LONGEST // 60} minutes; check the network, or "
+                         f"{BY_HAND}") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip() and "complete log" not in line] or ["no reason given"]
         raise InputError(f"npm could not fetch the viewer's programs ({lines[0].strip()[:160]}); check the network, or {BY_HAND}")

@@ -17,10 +17,10 @@ class Shown:
     prediction: Volume | None
 
 
-def labels_of(found: Shown, what: str) -> Volume | None:
-    """The wanted labels, or the first that there are; None for a scan without masks."""
-    order = (what, *SHOWN)
-    return next((labels for name in order if (labels := label_map(name, found.truth, found.prediction)) is not None), None)
+def labels_of(found: Shown, what: str) -> tuple[str, Volume | None]:
+    """The wanted labels with their name, or the first that the masks allow; "no mask" and None where there is none."""
+    maps = {name: label_map(name, found.truth, found.prediction) for name in dict.fromkeys((what, *SHOWN))}
+    return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 
 
 def browse(load: Callable[[str, str], Shown], cases: Sequence[str], networks: Sequence[str], labels: str = "error map",
@@ -32,7 +32,8 @@ def browse(load: Callable[[str, str], Shown], cases: Sequence[str], networks: Se
     viewer = best_viewer(wanted)
     if viewer == FIGURE:
         found = load(cases[0], networks[0])
-        return show(found.scan, labels_of(found, labels), preset, title=f"{cases[0]}, {networks[0]}: {labels}")
+        name, drawn = labels_of(found, labels)
+        return show(found.scan, drawn, preset, title=f"{cases[0]}, {networks[0]}: {name}")
     return _panel(load, {"case": cases, "network": networks, "labels": SHOWN, "preset": list(PRESETS)},
                   {"labels": labels, "preset": preset}, viewer)
 
@@ -52,7 +53,10 @@ def _panel(load: Callable[[str, str], Shown], choices: dict[str, Sequence[str]],
         place.clear_output()
         with place:
             found = load(menus["case"].value, menus["network"].value)
-            current["viewer"] = show(found.scan, labels_of(found, menus["labels"].value), menus["preset"].value, viewer)
+            name, labels = labels_of(found, menus["labels"].value)
+            if name != menus["labels"].value:
+                print(f"This scan has no {menus['labels'].value}; shown: {name}")
+            current["viewer"] = show(found.scan, labels, menus["preset"].value, viewer)
             if viewer != ITKWIDGETS:                                     # which has displayed itself
                 display(current["viewer"])
 

@@ -7,10 +7,10 @@ from magunet.provenance import whole_file
 
 SCRIPT = '''"""Loads a CT, its sacroiliac joints and their surfaces into 3D Slicer 5:
 
-    Slicer --python-script {script}
+    Slicer --python-script FILE
 
-or, in Slicer's Python console, exec(open(PATH OF THIS FILE).read(), {{"__file__": PATH OF THIS FILE}}).
-Keep this file in one folder with the files it names.
+or, in Slicer's Python console, exec(open(FILE).read(), {{"__file__": FILE}}), where FILE is the path of
+this file. Keep it in one folder with the files it names.
 """
 
 from pathlib import Path
@@ -44,6 +44,6 @@ def write_script(path: Path, ct: str, segmentations: Sequence[str], masks: Seque
                  meshes: Mapping[str, tuple[str, tuple[float, float, float]]]) -> None:
     """Write the script, whole or not at all. All files are names in the script's own folder; masks are label volumes, and
     meshes map a file to its name and colour."""
-    text = SCRIPT.format(script=path.name, ct=ct, segmentations=list(segmentations), masks=list(masks), meshes=dict(meshes))
+    text = SCRIPT.format(ct=ct, segmentations=list(segmentations), masks=list(masks), meshes=dict(meshes))
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")

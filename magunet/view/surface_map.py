@@ -16,13 +16,15 @@ from magunet.data.volume import Volume, same_geometry
 from magunet.errors import InputError
 from magunet.report.figures import FIGURE_WIDTH
 from magunet.report.page import SCALE_BARS_MM
-from magunet.view.joints import midline
+from magunet.view.joints import JOINTS, left_and_right, midline
 from magunet.view.meshes import Mesh, surface_mesh
 
 NEAREST, AT_ONCE = 12, 10_000
 """Triangles that are tried for a point, and points at a time."""
 COLOURS = "PuOr_r"
 """Orange where the prediction reaches too far, purple where it falls short; told apart by every common colour vision."""
+MISSED = "0.6"
+"""Grey of a joint that was not predicted."""
 LIGHT = np.array([0.3, 0.5, 0.8])
 """Towards the light in a view: right, up, to the observer."""
 VIEWS = {  # across and up the picture, in LPS
@@ -83,17 +85,42 @@ def distance_to(mesh: Mesh, points: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
+def joint_maps(truth: Volume, prediction: Volume) -> tuple[SurfaceMap, dict[str, SurfaceMap | None]]:
+    """The map of both joints, and of each side; None for a side without truth, distances NaN for one without a prediction.
+
+    Raises InputError as `surface_map`, and for an empty truth.
+    """
+    if not truth.array.any():
+        raise InputError("the truth is empty, so it has no surface; choose another case")
+    plane = midline(truth).x
+    true, predicted = (left_and_right(mask, plane).array for mask in (truth, prediction))
+    maps = {}
+    for joint in JOINTS:
+        here = true == joint.label
+        maps[joint.side] = surface_map(truth.with_array(here), prediction) if here.any() else None
+        if here.any() and not (predicted == joint.label).any():
+            maps[joint.side] = SurfaceMap(maps[joint.side].mesh, np.full_like(maps[joint.side].distance, np.nan))
+    return _together([found for found in maps.values() if found is not None]), maps
+
+
+def _together(maps: list[SurfaceMap]) -> SurfaceMap:
+    starts = np.cumsum([0] + [len(found.mesh.points) for found in maps])
+    points, triangles = (np.concatenate(parts) for parts in zip(*(
+        (found.mesh.points, found.mesh.triangles + start) for found, start in zip(maps, starts))))
+    return SurfaceMap(Mesh(points, triangles), np.concatenate([found.distance for found in maps]))
+
+
 def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: float | None = None) -> Figure:
     """Both joints from the front, and each from its iliac and its sacral side, coloured by signed distance in mm.
 
-    limit: mm at which the colours end; by default what 99 % of the points do not exceed, at least 1. Raises InputError as
-    `surface_map`; a side without a true joint stays an empty panel.
+    limit: mm at which the colours end; by default what 99 % of the points do not exceed, at least 1. A joint on whose side
+    nothing was predicted is grey: its distance to the other joint would say nothing. Raises InputError as `surface_map`; a
+    side without a true joint stays an empty panel.
     """
-    whole = surface_map(truth, prediction)
-    limit = max(1.0, float(np.quantile(np.abs(whole.distance), 0.99))) if limit is None else limit
-    on_left = (whole.mesh.points[:, 0] >= midline(truth).x)[whole.mesh.triangles].all(axis=1)
-    maps = {name: SurfaceMap(Mesh(whole.mesh.points, whole.mesh.triangles[part]), whole.distance) if part.any() else None
-            for name, part in (("left", on_left), ("right", ~on_left))}
+    whole, maps = joint_maps(truth, prediction)
+    if limit is None:
+        known = np.abs(whole.distance[np.isfinite(whole.distance)])
+        limit = max(1.0, float(np.quantile(known, 0.99))) if len(known) else 1.0
     shown = [("both joints", whole, "from the front")]
     for name, faces in (("right", ("iliac", "sacral")), ("left", ("sacral", "iliac"))):
         views = ("from the right", "from the left")
@@ -106,7 +133,8 @@ def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: fl
     axes = figure.subplots(1, len(shown), width_ratios=widths)
     for place, (name, found, view), (across, _) in zip(axes, shown, spans):
         draw_surface(place, found, view, norm, across, height)
-        place.set_title(f"{name}\n{view}", fontsize=7)
+        missed = "\nnot predicted" if found is not None and np.isnan(found.distance).all() else ""
+        place.set_title(f"{name}\n{view}{missed}", fontsize=7)
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, location="bottom", aspect=60, shrink=0.6, pad=0.02,
                           extend="both")
     bar.set_label("prediction falls short (–) or reaches too far (+), mm", fontsize=8)
@@ -139,7 +167,7 @@ def draw_surface(axes: Axes, found: SurfaceMap | None, view: str, norm: TwoSlope
     corners, normals = corners[front][order], normals[front][order]
     value = found.distance[mesh.triangles[front][order]].mean(axis=1)
     shade = 0.55 + 0.45 * np.clip(normals @ (LIGHT @ [across, up, towards]) / np.linalg.norm(LIGHT), 0, 1)
-    colours = matplotlib.colormaps[COLOURS](norm(value))
+    colours = matplotlib.colormaps[COLOURS].with_extremes(bad=MISSED)(norm(np.ma.masked_invalid(value)))
     colours[:, :3] *= shade[:, None]
     flat = np.stack([corners @ across, corners @ up], axis=-1)
     axes.add_collection(PolyCollection(flat, facecolors=colours, edgecolors=colours, linewidths=0.2, rasterized=True))

@@ -101,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("check", help="say what is wrong, if anything")
     bundle = actions.add_parser("bundle", help="write the programs to one file, for a machine without a network")
     bundle.add_argument("file", help="such as viewer.tar; about 52 MB")
+    bench = verb("bench", verbs.run_bench, "measure speed and memory beside other ways of doing the same")
+    bench.add_argument("contest", nargs="*", help="which; default: all")
+    bench.add_argument("--json", metavar="FILE", help="keep the results here, and go on from them after an interruption")
     verb("audit", verbs.run_audit, "print the paper's parameter counts beside ours")
     return top
 

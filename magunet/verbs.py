@@ -238,3 +238,16 @@ def run_viewer(arguments: argparse.Namespace) -> None:
             if problems:
                 raise InputError("itkwidgets cannot be used here, for the reasons above; notebook 10 takes the next viewer")
             print(f"ready: {offline.extension_folder()}")
+
+
+def run_bench(arguments: argparse.Namespace) -> None:
+    from magunet.bench.contests import CONTESTS
+    from magunet.bench.suite import measure, table
+
+    if unknown := [name for name in arguments.contest if name not in CONTESTS]:
+        raise InputError(f"no contest {unknown[0]!r}; there are {', '.join(CONTESTS)}")
+    results, left_out = measure(arguments.contest or list(CONTESTS), arguments.json and Path(arguments.json))
+    if results:
+        print(table(results).to_string(index=False))
+    print(*(f"{result.work}: {result.note}" for result in results.values() if result.note),
+          *(f"left out: {name}: {reason}" for name, reason in left_out.items()), sep="\n")

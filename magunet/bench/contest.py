@@ -1,0 +1,129 @@
+"""Two ways to do one thing, measured in turns: ratios, because machines are noisy and differ."""
+
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from magunet.errors import InputError
+from magunet.progress import track
+from magunet.report.cost import PeakMemory
+
+SECONDS, MEGABYTES = "s", "MB"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is measured: ``ours`` beside ``theirs``, each a function without arguments that does the work once.
+
+    unit: SECONDS, of wall clock; or MEGABYTES, the most memory a process held, each way in a fresh one (both functions must
+    be importable then). target: the ratio ours / theirs aimed at, None where none is. floor: seconds that the machine's
+    measured ceilings allow, None where nobody counted. rounds: how often both take their turn, after one round to warm up.
+    """
+
+    work: str
+    beside: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+    target: float | None = None
+    unit: str = SECONDS
+    floor: float | None = None
+    rounds: int = 5
+    warm_up: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out: seconds or megabytes of each round."""
+
+    work: str
+    beside: str
+    target: float | None
+    unit: str
+    floor: float | None
+    note: str
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours / theirs, round by round: what slows the machine down for a while slows both."""
+        return [a / b for a, b in zip(self.ours, self.theirs)]
+
+    @property
+    def ratio(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.ratios)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median reaches the target; None where there is none."""
+        return None if self.target is None else self.ratio <= self.target
+
+    def as_dict(self) -> dict:
+        """Everything, for JSON."""
+        return asdict(self) | {"ratio": self.ratio, "lowest": min(self.ratios), "highest": max(self.ratios), "met": self.met}
+
+
+def run(contest: Contest) -> Result:
+    """Measure both ways in turns, the order swapped from round to round."""
+    measure = seconds_of if contest.unit == SECONDS else megabytes_of
+    found = {"ours": [], "theirs": []}
+    rounds = range(-1 if contest.warm_up and contest.unit == SECONDS else 0, contest.rounds)
+    for number in track(rounds, contest.work, lines=False):
+        for way in ("ours", "theirs")[:: 1 if number % 2 else -1]:
+            value = measure(getattr(contest, way))
+            if number >= 0:
+                found[way].append(value)
+    return Result(contest.work, contest.beside, contest.target, contest.unit, contest.floor, contest.note, **found)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call; waits for the GPU where there is one."""
+    gc.collect()
+    wait()
+    began = time.perf_counter()
+    result = work()
+    wait()
+    seconds = time.perf_counter() - began
+    del result
+    return seconds
+
+
+def wait() -> None:
+    """Until the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def megabytes_of(work: Callable[[], object]) -> float:
+    """Most resident memory, in 10^6 bytes, of a fresh process that does the work once, Python and libraries included.
+
+    Raises InputError when the process dies, as it does without memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(work, torch.get_num_threads(), sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        name = getattr(work, "func", work).__name__
+        raise InputError(f"{name}: its process ended with {process.exitcode} before it was done; "
+                         "there may be too little memory") from None
+    finally:
+        process.join()
+
+
+def _child(work, threads, sender) -> None:
+    torch.set_num_threads(threads)
+    with PeakMemory(torch.device("cpu")) as peak:
+        work()
+    sender.send(peak.mb)

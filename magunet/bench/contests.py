@@ -1,0 +1,250 @@
+"""The contests of ``magunet bench``: each is a context that sets one up and cleans up after it.
+
+Sizes are arguments, so that tests can run every contest in seconds; their defaults are those of the table.
+"""
+
+import copy
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
+from functools import cache, partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import psutil
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from magunet import profiles, provenance
+from magunet.bench import others
+from magunet.bench.ceilings import flop_per_second
+from magunet.bench.contest import MEGABYTES, Contest
+from magunet.bench.first_phantom import FirstPhantom
+from magunet.data import augment
+from magunet.data.phantom import Phantom, make_phantom
+from magunet.data.prepare import Prepared, prepare
+from magunet.data.volume import Volume, read_volume, write_volume
+from magunet.errors import InputError
+from magunet.learn import losses, train
+from magunet.learn.device import autocast, choose_device, choose_precision
+from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.studies import build
+from magunet.paper import INPUT_SIZE
+from magunet.profiles import Settings
+from magunet.report.cost import count_flop
+from magunet.report.metrics import overlap
+from magunet.report.surfaces import TOLERANCE_MM, surface_scores
+
+NETWORK = "MAG-UNet"
+CLINICAL = (512, 150)
+"""Matrix and slices of a CT as hospitals take it."""
+TRAINING_PASSES = 3
+"""Operations of a training step, as a multiple of the forward pass's."""
+
+
+@cache
+def phantom(matrix: int, slices: int) -> Phantom:
+    """A phantom of this size, made once."""
+    return make_phantom(0, matrix=matrix, slices=(slices, slices))
+
+
+def scan_and_mask(matrix: int, slices: int) -> tuple[Volume, Volume]:
+    """The phantom as a CT and its mask."""
+    made = phantom(matrix, slices)
+    return Volume(made.image, made.spacing), Volume(made.mask, made.spacing)
+
+
+def default_precision() -> torch.dtype:
+    return choose_precision("auto", choose_device())
+
+
+def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
+    """The network as magunet lays it out in memory, and as torch does."""
+    network = build(NETWORK, divisor).to(choose_device(), memory_format=torch.channels_last_3d)
+    return network, copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+
+
+def floor_seconds(divisor: int, size: tuple[int, int, int], passes: int = 1) -> float:
+    """Seconds that its operations take at the speed of a large matrix product in the default precision."""
+    with torch.device("meta"):
+        network = build(NETWORK, divisor)
+    return passes * count_flop(network, size) / flop_per_second(choose_device(), default_precision())
+
+
+def pass_through(network: nn.Module, image: Tensor, precision: torch.dtype) -> Tensor:
+    """Logits of a window, without gradients."""
+    with torch.inference_mode(), autocast(image.device, precision):
+        return network(image)
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, mask: Tensor, precision: torch.dtype) -> None:
+    """One training step."""
+    with autocast(image.device, precision):
+        logits = network(image)
+    loss = losses.dice_ce_loss(logits.float(), mask)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+@contextmanager
+def forward(size: tuple[int, int, int] = INPUT_SIZE, divisor: int = 1) -> Iterator[Contest]:
+    networks = both_networks(divisor)
+    for network in networks:
+        evaluate_by_input(network)
+    image = torch.rand(1, 1, *size, device=choose_device())
+    ours, theirs = (partial(pass_through, network, image, precision)
+                    for network, precision in zip(networks, (default_precision(), torch.float32)))
+    yield Contest(f"{NETWORK} forward, 1 x {'x'.join(map(str, size))}", "own, float32", ours, theirs,
+                  target=0.33, floor=floor_seconds(divisor, size), rounds=3)
+
+
+@contextmanager
+def training_step(profile: str = "cpu", target: float = 0.5) -> Iterator[Contest]:
+    settings = profiles.load(profile)
+    size, device = (settings.depth, settings.size, settings.size), choose_device()
+    image = torch.rand(1, 1, *size, device=device)
+    mask = (image > 0.9).to(torch.uint8)
+    ways = []
+    for network, precision in zip(both_networks(settings.width_divisor), (default_precision(), torch.float32)):
+        optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.learning_rate)
+        ways.append(partial(step, network, optimizer, image, mask, precision))
+    yield Contest(f"{NETWORK} training step, profile {profile}", "own, float32", *ways, target=target,
+                  floor=floor_seconds(settings.width_divisor, size, TRAINING_PASSES))
+
+
+def untrained_run(folder: Path, settings: Settings) -> Path:
+    """A run's folder with random weights: they take as long as learnt ones."""
+    torch.manual_seed(0)
+    folder.mkdir()
+    safetensors.torch.save_file(build(NETWORK, settings.width_divisor).state_dict(), folder / WEIGHTS_FILE)
+    provenance.write_json(folder / RECORD_FILE, {"network": NETWORK, "settings": asdict(settings)})
+    return folder
+
+
+def segment_file(run: Path, source: Path, target: Path) -> None:
+    """What ``magunet predict --formats nifti`` does."""
+    write_volume(load_model(run).segment(read_volume(source)), target)
+
+
+@contextmanager
+def prediction(matrix: int = CLINICAL[0], slices: int = CLINICAL[1], unit: str = "s", target: float = 0.35) -> Iterator[Contest]:
+    settings = replace(profiles.load("paper"), profile="bench")
+    with tempfile.TemporaryDirectory(prefix="magunet-bench-") as name:
+        folder = Path(name)
+        write_volume(scan_and_mask(matrix, slices)[0], folder / "ct.nii.gz")
+        run = untrained_run(folder / "run", settings)
+        yield Contest(f"prediction, file to file, {slices}x{matrix}x{matrix}", "MONAI's AttentionUnet, float32, sliding window",
+                      partial(segment_file, run, folder / "ct.nii.gz", folder / "ours.nii.gz"),
+                      partial(others.segment_with_monai, folder / "ct.nii.gz", folder / "theirs.nii.gz"),
+                      target=target, unit=unit, rounds=1, warm_up=False,
+                      note="MONAI's windows tile the scan's own grid, ours its preparation")
+
+
+prediction_memory = partial(prediction, unit=MEGABYTES, target=0.5)
+
+
+@contextmanager
+def preparation(matrix: int = CLINICAL[0], slices: int = CLINICAL[1]) -> Iterator[Contest]:
+    scan, mask = scan_and_mask(matrix, slices)
+    settings = profiles.load("paper")
+    yield Contest(f"preparation, {slices}x{matrix}x{matrix}", "MONAI's transforms", partial(prepare, scan, mask, settings),
+                  partial(others.prepare_with_monai, scan, mask, settings.size, settings.margin_mm), target=0.35)
+
+
+@contextmanager
+def augmentation(size: tuple[int, int, int] = INPUT_SIZE, torchio: bool = False) -> Iterator[Contest]:
+    device, spacing = choose_device(), (3.0, 1.4, 1.4)
+    image = torch.rand(1, *size, device=device)
+    mask = (image > 0.9).to(torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    theirs = others.torchio_augmentation(image, mask) if torchio else partial(others.augment_with_monai, image, mask)
+    with patch.object(augment, "AUGMENTATION_PROBABILITY", 1.0):
+        yield Contest(f"augmentation, {'x'.join(map(str, size))}", "TorchIO" if torchio else "MONAI",
+                      partial(augment.augment, image[None], mask[None], spacing, generator), theirs, target=0.8, rounds=15)
+
+
+def our_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> tuple[float, ...]:
+    """Dice, HD95, ASSD and NSD."""
+    scores = surface_scores(prediction, truth, spacing)
+    return overlap(prediction, truth).dice, scores.hd95, scores.assd, scores.nsd
+
+
+@contextmanager
+def metrics(matrix: int = CLINICAL[0], slices: int = CLINICAL[1]) -> Iterator[Contest]:
+    made = phantom(matrix, slices)
+    moved = np.roll(made.mask, (1, 3), (0, 2))
+    pair = (moved, made.mask, made.spacing)
+    ours, theirs = our_metrics(*pair), others.metrics_with_monai(*pair, TOLERANCE_MM)
+    values = "; ".join(f"{name} {a:.3f} and {b:.3f}" for name, a, b in zip(("Dice", "HD95", "ASSD", "NSD"), ours, theirs))
+    yield Contest(f"Dice, HD95, ASSD, NSD, {slices}x{matrix}x{matrix}", "MONAI", partial(our_metrics, *pair),
+                  partial(others.metrics_with_monai, *pair, TOLERANCE_MM), target=0.1,
+                  note=f"ours and MONAI's: {values}; surfaces are defined differently")
+
+
+def attend(naive: bool, positions: tuple[int, int, int], channels: int = 64) -> None:
+    """Position attention over a map of this size."""
+    with torch.inference_mode():
+        pam, x = PAM(channels), torch.rand(1, channels, *positions)
+        (partial(others.naive_position_attention, pam) if naive else pam)(x)
+
+
+@contextmanager
+def position_attention(positions: tuple[int, int, int] = (12, 64, 64)) -> Iterator[Contest]:
+    """Raises InputError, which names the bytes, where the matrix and its softmax do not fit into memory."""
+    needed = 2 * 4 * int(np.prod(positions)) ** 2
+    if needed > psutil.virtual_memory().available:
+        raise InputError(f"the naive matrix of PAM at {'x'.join(map(str, positions))} positions and its softmax take "
+                         f"{needed / 1e9:.1f} GB, more than is free")
+    yield Contest(f"PAM, {'x'.join(map(str, positions))} positions", "the naive matrix", partial(attend, False, positions),
+                  partial(attend, True, positions), unit=MEGABYTES, rounds=1)
+
+
+@contextmanager
+def phantom_generation(matrix: int = 256, slices: int = 50) -> Iterator[Contest]:
+    ours, theirs = itertools.count(), itertools.count()
+    with FirstPhantom() as first:
+        yield Contest(f"phantom, {slices}x{matrix}x{matrix}, one core", "its first version",
+                      lambda: make_phantom(next(ours), matrix=matrix, slices=(slices, slices)),
+                      lambda: first.make(matrix, slices, next(theirs)), target=0.5)
+
+
+@contextmanager
+def epoch(profile: str = "cpu", cases: int = 4) -> Iterator[Contest]:
+    settings, device, precision = profiles.load(profile), choose_device(), default_precision()
+    rng, shape = np.random.default_rng(0), (2 * settings.depth, settings.size, settings.size)
+    made = {}
+    for number in range(cases):
+        image = rng.random(shape, dtype=np.float32)
+        made[str(number)] = Prepared(image, (image > 0.9).astype(np.uint8), (2.0, 2.0, 2.0))
+    state, plain = (train.new_state(NETWORK, settings, 0, 10**6, device) for _ in range(2))
+    image, mask = train.window(made["0"], settings.depth, state.generator)
+    image, mask = image.to(device, memory_format=torch.channels_last_3d), mask.to(device)
+    plain.network.train()
+
+    def compute() -> None:
+        for _ in range(cases * settings.samples_per_case):
+            step(plain.network, plain.optimizer, image, mask, precision)
+
+    yield Contest(f"epoch of {cases} cases, profile {profile}", "its training steps alone",
+                  partial(train.train_epoch, state, made, settings, device, precision), compute, target=1.05, rounds=3)
+
+
+CONTESTS: dict[str, Callable[[], AbstractContextManager[Contest]]] = {
+    "forward": forward,
+    "prediction": prediction,
+    "training-step": training_step,
+    "preparation": preparation,
+    "augmentation": augmentation,
+    "augmentation-torchio": partial(augmentation, torchio=True),
+    "metrics": metrics,
+    "pam": position_attention,
+    "phantom": phantom_generation,
+    "epoch": epoch,
+    "prediction-memory": prediction_memory,
+}

@@ -1,0 +1,70 @@
+"""All contests in a row, their results in a table and in a JSON file that grows as they finish."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+
+from magunet import project, provenance
+from magunet.bench.contest import Result, run
+from magunet.bench.contests import CONTESTS
+from magunet.errors import InputError
+from magunet.learn.device import choose_device
+from magunet.progress import say
+
+
+def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result], dict[str, str]]:
+    """Run contests by name. Returns name -> result, and name -> reason of those that cannot run here.
+
+    With a file, what it holds of this revision and machine is not measured again, and every result is added at once.
+    """
+    machine = {"git": provenance.git_revision(project.root()), **provenance.environment(choose_device())}
+    done, left_out = stored(file, machine), {}
+    for name in names:
+        if name in done:
+            continue
+        say(f"bench: {name}")
+        try:
+            with CONTESTS[name]() as contest:
+                done[name] = run(contest)
+        except InputError as error:
+            left_out[name] = str(error)
+            continue
+        if file:
+            results = {known: result.as_dict() for known, result in done.items()}
+            provenance.write_json(file, {"machine": machine, "results": results})
+    return {name: done[name] for name in names if name in done}, left_out
+
+
+def stored(file: Path | None, machine: dict) -> dict[str, Result]:
+    """Results that a file holds of this machine and revision; none of a revision with changes, which could be any.
+
+    Raises InputError when it is something else than such a file.
+    """
+    if file is None or not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+        names = [field.name for field in fields(Result)]
+        found = {name: Result(**{key: values[key] for key in names}) for name, values in content["results"].items()}
+        same = content["machine"] == machine and not machine["git"].endswith("+changes")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: is not from 'magunet bench' ({error}); give another file") from error
+    return found if same else {}
+
+
+def table(results: dict[str, Result]) -> pd.DataFrame:
+    """One row a contest: medians, the ratio with its spread, target and floor."""
+    rows = {}
+    for name, result in results.items():
+        ours, theirs = (pd.Series(values).median() for values in (result.ours, result.theirs))
+        rows[name] = {
+            "work": result.work, "beside": result.beside,
+            "ours": f"{ours:.3g} {result.unit}", "theirs": f"{theirs:.3g} {result.unit}",
+            "ratio": f"{result.ratio:.3f} ({min(result.ratios):.3f} to {max(result.ratios):.3f})",
+            "target": "" if result.target is None else f"{result.target:g}",
+            "met": {True: "yes", False: "no", None: ""}[result.met],
+            "ours / floor": "" if result.floor is None else f"{ours / result.floor:.1f}"}
+    return pd.DataFrame.from_dict(rows, orient="index")

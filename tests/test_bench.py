@@ -1,0 +1,171 @@
+"""Contests compare like with like, take turns, and keep what they measured."""
+
+import json
+import os
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import refused
+from test_cli import call
+
+from magunet import profiles
+from magunet.bench import ceilings, contests, others, suite
+from magunet.bench.contest import MEGABYTES, Contest, megabytes_of, run
+from magunet.data.prepare import prepare
+from magunet.errors import InputError
+from magunet.nets.blocks import PAM
+
+SMALL = {
+    "forward": partial(contests.forward, (16, 16, 16), 16),
+    "training-step": partial(contests.training_step, "smoke"),
+    "preparation": partial(contests.preparation, 64, 40),
+    "augmentation": partial(contests.augmentation, (16, 24, 24)),
+    "metrics": partial(contests.metrics, 64, 40),
+    "pam": partial(contests.position_attention, (2, 8, 8)),
+    "phantom": partial(contests.phantom_generation, 32, 40),
+    "epoch": partial(contests.epoch, "smoke", 1),
+}
+"""Contests at sizes for tests. Prediction alone takes the paper's size."""
+
+
+@pytest.fixture(autouse=True)
+def quick_ceilings(monkeypatch):
+    monkeypatch.setattr(ceilings, "SIDE", {"cpu": 64, "cuda": 64})
+    ceilings.flop_per_second.cache_clear()
+    yield
+    ceilings.flop_per_second.cache_clear()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_contest_measures_both_ways(name):
+    with SMALL[name]() as contest:
+        for way in (contest.ours, contest.theirs):
+            way()
+        assert contest.floor is None or contest.floor > 0
+    assert name in contests.CONTESTS
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    result = run(Contest("a", "b", lambda: calls.append("ours"), lambda: calls.append("theirs"), target=1.0, rounds=2))
+    assert sorted(calls[:2]) == ["ours", "theirs"] and calls[2:] == ["theirs", "ours", "ours", "theirs"]
+    assert len(result.ours) == len(result.theirs) == 2 and result.ratio > 0
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    result = suite.Result("a", "b", 0.5, "s", None, "", [1.0, 1.0, 9.0], [4.0, 2.0, 3.0])
+    assert result.ratios == [0.25, 0.5, 3.0] and result.ratio == 0.5 and result.met
+    assert result.as_dict()["lowest"] == 0.25 and result.as_dict()["highest"] == 3.0
+
+
+def hold(megabytes):
+    np.ones(int(megabytes * 1e6), np.uint8).sum()
+
+
+def die():
+    os._exit(9)
+
+
+def test_memory_is_that_of_a_fresh_process_each():
+    few, many = (megabytes_of(partial(hold, amount)) for amount in (1, 301))
+    assert 270 < many - few < 330
+    refused(lambda: megabytes_of(die), "die", "ended with 9")
+
+
+def test_the_naive_matrix_computes_what_pam_computes():
+    torch.manual_seed(0)
+    pam, x = PAM(16, reduction=2), torch.randn(1, 16, 3, 4, 5)
+    with torch.no_grad():
+        pam.alpha.fill_(0.7)
+        torch.testing.assert_close(others.naive_position_attention(pam, x), pam(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_matrix_beyond_the_memory_is_refused():
+    refused(lambda: contests.position_attention((400, 400, 400)).__enter__(), "GB", "400x400x400")
+
+
+def test_monai_prepares_the_same_case():
+    scan, mask = contests.scan_and_mask(64, 40)
+    settings = profiles.load("paper")
+    ours, _ = prepare(scan, mask, settings)
+    theirs = others.prepare_with_monai(scan, mask, settings.size, settings.margin_mm)
+    image = theirs["image"][0].numpy()
+    assert abs(len(image) - len(ours.image)) <= 2 and image.shape[1:] == ours.image.shape[1:]
+    assert abs(image.mean() - ours.image.mean()) < 0.02 and image.max() <= 1
+
+
+def test_metrics_of_both_lie_close():
+    made = contests.phantom(64, 40)
+    pair = (np.roll(made.mask, 1, 0), made.mask, made.spacing)
+    ours, theirs = contests.our_metrics(*pair), others.metrics_with_monai(*pair, 1.0)
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert ours[1:3] == pytest.approx(theirs[1:3], abs=max(made.spacing) / 2)
+
+
+def test_augmentation_by_monai_moves_image_and_mask():
+    image = torch.rand(1, 16, 24, 24)
+    done = others.augment_with_monai(image, (image > 0.5).float())
+    assert done["image"].shape == image.shape and not torch.equal(torch.as_tensor(done["image"]), image)
+    assert set(np.unique(done["mask"])) == {0, 1}
+
+
+@pytest.fixture
+def quick_contests(monkeypatch):
+    """Two contests that take no time; the list of what they measured."""
+    measured = []
+
+    @contextmanager
+    def contest(name, fails=False):
+        if fails:
+            raise InputError("nothing to measure")
+        yield Contest(name, "nothing", lambda: measured.append(name), lambda: None, target=2.0, rounds=1, note="a note")
+
+    monkeypatch.setattr(suite, "CONTESTS", {"a": partial(contest, "a"), "b": partial(contest, "b"),
+                                            "c": partial(contest, "c", fails=True)})
+    return measured
+
+
+def test_results_are_kept_and_not_measured_again(quick_contests, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite.provenance, "git_revision", lambda root: "0123456789ab")
+    file = tmp_path / "bench.json"
+    suite.measure(["a"], file)
+    first = json.loads(file.read_text())
+    quick_contests.clear()
+    results, left_out = suite.measure(["a", "b", "c"], file)
+    assert set(quick_contests) == {"b"} and list(results) == ["a", "b"] and left_out == {"c": "nothing to measure"}
+    second = json.loads(file.read_text())
+    assert second["results"]["a"] == first["results"]["a"] and list(second["results"]) == ["a", "b"]
+    assert second["machine"]["git"] == "0123456789ab" and "torch" in second["machine"]["libraries"]
+
+
+def test_results_of_another_revision_or_of_changed_files_are_measured_again(quick_contests, tmp_path, monkeypatch):
+    file = tmp_path / "bench.json"
+    for revision in ("0123456789ab", "ba9876543210", "ba9876543210+changes", "ba9876543210+changes"):
+        monkeypatch.setattr(suite.provenance, "git_revision", lambda root, revision=revision: revision)
+        quick_contests.clear()
+        suite.measure(["a"], file)
+        assert quick_contests
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": {"git": ""}, "results": {"a": {}}}'])
+def test_another_file_is_refused(content, quick_contests, tmp_path):
+    file = tmp_path / "notes.json"
+    file.write_text(content)
+    refused(lambda: suite.measure(["a"], file), "notes.json", "is not from 'magunet bench'")
+    assert file.read_text() == content
+
+
+def test_the_verb_prints_ratios_notes_and_what_was_left_out(quick_contests, monkeypatch, capsys):
+    monkeypatch.setattr(contests, "CONTESTS", suite.CONTESTS)
+    status, out, _ = call(capsys, "bench")
+    assert status == 0 and "ratio" in out and "a: a note" in out and "left out: c: nothing to measure" in out
+    status, out, said = call(capsys, "bench", "nope")
+    assert status == 2 and "no contest 'nope'" in said and "a, b, c" in said
+
+
+def test_memory_contests_pass_functions_that_a_process_can_import():
+    with SMALL["pam"]() as contest:
+        assert contest.unit == MEGABYTES and run(contest).ratio > 0

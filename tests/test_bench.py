@@ -41,11 +41,16 @@ def quick_ceilings(monkeypatch):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_contest_measures_both_ways(name):
-    with SMALL[name]() as contest:
-        for way in (contest.ours, contest.theirs):
-            way()
-        assert contest.floor is None or contest.floor > 0
     assert name in contests.CONTESTS
+    try:
+        with SMALL[name]() as contest:
+            for way in (contest.ours, contest.theirs):
+                way()
+            assert contest.floor is None or contest.floor > 0
+    except InputError as error:
+        if "clone the whole history" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def test_ways_take_turns_and_the_first_round_does_not_count():

@@ -1,6 +1,7 @@
 """All contests in a row, their results in a table and in a JSON file that grows as they finish."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from magunet import project, provenance
-from magunet.bench.contest import Result, run
+from magunet.bench.contest import MEGABYTES, Result, run
 from magunet.bench.contests import CONTESTS
 from magunet.errors import InputError
 from magunet.learn.device import choose_device
@@ -59,10 +60,11 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
     """One row a contest: medians, the ratio with its spread, target and floor."""
     rows = {}
     for name, result in results.items():
-        ours, theirs = (pd.Series(values).median() for values in (result.ours, result.theirs))
+        ours, theirs = (statistics.median(values) for values in (result.ours, result.theirs))
+        digits = "{:.0f} MB" if result.unit == MEGABYTES else "{:.3g} s"
         rows[name] = {
             "work": result.work, "beside": result.beside,
-            "ours": f"{ours:.3g} {result.unit}", "theirs": f"{theirs:.3g} {result.unit}",
+            "ours": digits.format(ours), "theirs": digits.format(theirs),
             "ratio": f"{result.ratio:.3f} ({min(result.ratios):.3f} to {max(result.ratios):.3f})",
             "target": "" if result.target is None else f"{result.target:g}",
             "met": {True: "yes", False: "no", None: ""}[result.met],

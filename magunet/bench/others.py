@@ -72,7 +72,7 @@ def torchio_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[]
     try:
         import torchio
     except ImportError:
-        raise InputError("TorchIO is not installed; pip install torchio") from None
+        raise InputError("TorchIO is not installed; pip install torchio==1.2.1") from None
     transform = torchio.Compose([
         torchio.RandomFlip(axes=2, flip_probability=1),
         torchio.RandomAffine(scales=SCALING, degrees=ROTATION_DEGREES, isotropic=True, default_pad_value=0,

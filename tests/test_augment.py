@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from magunet.data import augment as module
-from magunet.data.augment import augment, happens, random_affine, resample, rotation_matrix, uniform
+from magunet.data.augment import augment, happens, random_affine, resample, rotation_matrix, sampling_grid, uniform, where_seen
 
 SHAPE, SPACING = (24, 64, 48), (3.0, 1.0, 1.5)             # 72 x 64 x 72 mm
 
@@ -105,6 +106,37 @@ def test_resample_is_scipys_linear_interpolation_with_air_outside(seed):
     assert seen[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
     certain = np.abs(cover - 0.5) > 1e-6
     assert np.array_equal(seen_mask[0, 0].numpy()[certain], (cover > 0.5)[certain])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_box_holds_all_that_is_seen_of_the_mask(seed):
+    """Against the whole window sampled with torch's own grid."""
+    rng = np.random.default_rng(seed)
+    mask = torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
+    for _ in range(rng.integers(1, 4)):
+        low = [int(rng.integers(0, n)) for n in SHAPE]
+        mask[0, 0, *(slice(a, a + int(rng.integers(1, 12))) for a in low)] = 1
+    affine = random_affine(seeded(seed), SHAPE, SPACING)
+    grid = F.affine_grid(affine[None], [1, 1, *SHAPE], align_corners=False)
+    torch.testing.assert_close(sampling_grid(affine, SHAPE), grid, rtol=0, atol=1e-6)
+    whole = F.grid_sample(mask.float(), sampling_grid(affine, SHAPE), align_corners=False)
+    assert torch.equal(resample(mask.float(), mask, affine)[1], (whole > 0.5).to(torch.uint8))
+    outside = torch.ones_like(mask)
+    outside[..., *where_seen(mask, affine)] = 0
+    assert not (whole * outside).any()
+
+
+def test_the_box_is_no_larger_than_it_must():
+    mask = torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
+    mask[0, 0, 10:14, 30:40, 20:30] = 1
+    still = torch.eye(3, 4)
+    assert where_seen(mask, still) == (slice(9, 15), slice(29, 41), slice(19, 31))
+
+
+def test_an_empty_mask_stays_empty():
+    image, mask = torch.rand(1, 1, *SHAPE), torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
+    affine = random_affine(seeded(0), SHAPE, SPACING)
+    assert where_seen(mask, affine) is None and not resample(image, mask, affine)[1].any()
 
 
 def test_the_identity_changes_nothing():

@@ -51,15 +51,47 @@ def random_affine(generator: torch.Generator, shape: tuple[int, int, int],
     return torch.cat([matrix, shift[:, None]], dim=1)
 
 
+def sampling_grid(matrix: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Where each voxel is seen, x-y-z in [-1, 1] over the window's outer faces: (1, d, h, w, 3).
+
+    As `torch.nn.functional.affine_grid` (align_corners False), by sums in place of its slower matrix product.
+    """
+    z, y, x = (((2 * torch.arange(n, device=matrix.device) + 1) / n - 1)[:, None] for n in shape)
+    across = x * matrix[:, 0] + matrix[:, 3]                            # (w, 3)
+    slices = (z * matrix[:, 2])[:, None] + y * matrix[:, 1]             # (d, h, 3)
+    return (slices[:, :, None] + across)[None]
+
+
+def where_seen(mask: Tensor, matrix: Tensor) -> tuple[slice, slice, slice] | None:
+    """The box of voxels that see any of the mask through an affine map; None for an empty mask.
+
+    mask: (1, 1, d, h, w). Outside of the box linear interpolation gives 0.
+    """
+    shape, inside = mask.shape[2:], mask[0, 0] != 0
+    held = [inside.any(axis=axes).nonzero() for axes in ((1, 2), (0, 2), (0, 1))]
+    if not len(held[0]):
+        return None
+    ends = [[(2 * float(end) + 1) / n - 1 for end in (at.min() - 1, at.max() + 1)] for at, n in zip(held, shape)]
+    corners = torch.cartesian_prod(*(torch.tensor(pair, dtype=torch.float64) for pair in ends[::-1]))        # (8, 3), x-y-z
+    exact = matrix.double().cpu()
+    seen_from = (corners - exact[:, 3]) @ torch.linalg.inv(exact[:, :3]).T
+    index = ((seen_from.flip(1) + 1) * torch.tensor(shape) - 1) / 2                                          # (8, 3), z-y-x
+    first, last = index.amin(0).floor().long(), index.amax(0).ceil().long()
+    return tuple(slice(max(0, int(a)), min(n, int(b) + 1)) for a, b, n in zip(first, last, shape))
+
+
 def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Image and mask seen through one affine map; outside the window is air (0) and no target.
 
-    image: float (1, 1, d, h, w), mask: the same shape of 0 and 1. Linear, the mask cut at one half.
+    image: float (1, 1, d, h, w), mask: the same shape of 0 and 1. Linear, the mask cut at one half, and computed only
+    where any of it is seen.
     """
-    both = torch.cat([image, mask.to(image.dtype)], dim=1)
-    grid = F.affine_grid(matrix[None].to(image), list(both.shape), align_corners=False)
-    image, mask_map = F.grid_sample(both, grid, mode="bilinear", align_corners=False).split(1, dim=1)
-    return image, (mask_map > 0.5).to(mask.dtype)
+    grid, moved = sampling_grid(matrix.to(image), image.shape[2:]), torch.zeros_like(mask)
+    box = where_seen(mask, matrix)
+    if box is not None:
+        part = F.grid_sample(mask.to(image.dtype), grid[:, *box], mode="bilinear", align_corners=False)
+        moved[..., *box] = (part > 0.5).to(mask.dtype)
+    return F.grid_sample(image, grid, mode="bilinear", align_corners=False), moved
 
 
 def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],

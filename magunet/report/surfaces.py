@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 from scipy.spatial import KDTree
 
 from magunet.errors import InputError
@@ -113,7 +112,7 @@ def surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.nda
 
     mask: (d, h, w), non-zero is foreground, not empty. spacing: mm, (z, y, x).
     """
-    (box,) = ndimage.find_objects((mask != 0).view(np.uint8))
+    box = bounding_box(mask)
     inside = np.pad(mask[box] != 0, 1)
     cells = [n - 1 for n in inside.shape]
     filled = sum(inside[tuple(slice(c, c + n) for c, n in zip(corner, cells))].view(np.int8) for corner in CORNERS)
@@ -125,6 +124,15 @@ def surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.nda
     gradient = np.stack([np.diff(cube, axis=axis + 1).mean((1, 2, 3)) / spacing[axis] for axis in range(3)], axis=1)
     first = np.array([b.start for b in box]) - 1                                    # of the padded box
     return (place + first) * spacing, np.linalg.norm(gradient, axis=1) * np.prod(spacing)
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds all non-zero voxels of a mask (d, h, w), which is not empty."""
+    box = []
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        held = np.flatnonzero(mask.any(axis=axes))
+        box.append(slice(int(held[0]), int(held[-1]) + 1))
+    return tuple(box)
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:

@@ -11,12 +11,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from magunet.data.volume import Volume
 from magunet.errors import InputError
 from magunet.provenance import whole_file
+from magunet.report.surfaces import bounding_box
 
 STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 """One triangle of a binary STL file: 50 bytes."""
@@ -58,7 +58,7 @@ def surface_mesh(mask: Volume) -> Mesh:
     inside = mask.array != 0
     if not inside.any():
         raise InputError("the mask is empty, so it has no surface; export another case, or leave the meshes out")
-    (box,) = ndimage.find_objects(inside.view(np.uint8))
+    box = bounding_box(inside)
     index, triangles, _, _ = marching_cubes(np.pad(inside[box], 1).astype(np.float32), 0.5)
     index = index + [b.start - 1 for b in box]                                  # z-y-x, of the whole grid
     step = mask.direction * np.asarray(mask.spacing[::-1])                      # columns: one voxel along x, y, z

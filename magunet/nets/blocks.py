@@ -22,20 +22,42 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
 
 
-class Conv3d(nn.Conv3d):
-    """Convolution that on the CPU stays in float32 where the map is smaller than the kernel, and where it is grouped.
+GROUP_WIDTH = 8
+"""Input channels a group that the CPU's bfloat16 convolutions need to be fast."""
 
-    On the small maps the bfloat16 weight gradient of torch 2.13's CPU library is wrong (it reads memory it never
-    wrote: NaN, garbage, now and then a crash), without a word; ``tests/test_network.py`` compares them. In groups of
-    one channel, as at an eighth or a quarter of the widths, it is about three times slower than in float32, though in
-    groups of sixteen it is faster (``benchmarks/grouped_convolution.py``).
-    x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
+
+def merge_groups(weight: Tensor, groups: int) -> tuple[Tensor, int]:
+    """Neighbouring groups of a convolution joined to one of at least GROUP_WIDTH input channels, if they divide so.
+
+    weight: (c_out, c_in / groups, k, k, k), of a convolution in ``groups`` groups. Returns the weight, with zeros where
+    a channel met none of another group, and the number of groups left: the same function.
+    """
+    joined = math.gcd(groups, math.ceil(GROUP_WIDTH / weight.shape[1]))
+    if joined == 1:
+        return weight, groups
+    own = torch.eye(joined, dtype=weight.dtype, device=weight.device).view(1, joined, 1, joined, 1, 1, 1, 1)
+    blocks = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own     # (g, j, c_out / g j, j, c_in / g j, k, k, k)
+    return blocks.flatten(3, 4).flatten(0, 2), groups // joined
+
+
+class Conv3d(nn.Conv3d):
+    """Convolution that knows the weak spots of the CPU's bfloat16 in torch 2.13.
+
+    Where the map is smaller than the kernel it stays in float32: there the bfloat16 weight gradient is wrong (it reads
+    memory it never wrote: NaN, garbage, now and then a crash), without a word; ``tests/test_network.py`` compares them.
+    Narrow groups are joined: in groups of one or two channels bfloat16 takes up to four times as long
+    (``benchmarks/grouped_convolution.py``). x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and (self.groups > 1 or min(x.shape[2:]) < max(self.kernel_size)):
+        if x.device.type != "cpu":
+            return super().forward(x)
+        if min(x.shape[2:]) < max(self.kernel_size):
             with no_autocast(x):
                 return super().forward(in_float32(x))
+        if self.groups > 1 and torch.is_autocast_enabled("cpu"):
+            weight, groups = merge_groups(self.weight, self.groups)
+            return F.conv3d(x, weight, self.bias, self.stride, self.padding, self.dilation, groups)
         return super().forward(x)
 
 
@@ -43,17 +65,25 @@ class BatchNorm(nn.BatchNorm3d):
     """Batch normalisation that also trains on one value per channel.
 
     A 16x16x16 input shrinks to a single position at the bottleneck. One value has no variance, so for
-    that case alone the running statistics are used, as in evaluation. x: (b, c, d, h, w).
+    that case alone the running statistics are used, as in evaluation. in_place: evaluation by the input's own
+    statistics overwrites x, which saves its memory where nobody else reads x, as after a convolution. x: (b, c, d, h, w).
     """
 
-    by_input = False
-    """Whether evaluation, too, normalises by the input's own statistics: see `evaluate_by_input`."""
+    by_input = in_place = False
+    """by_input: whether evaluation, too, normalises by the input's own statistics: see `evaluate_by_input`."""
+
+    def __init__(self, channels: int, in_place: bool = False):
+        super().__init__(channels)
+        self.in_place = in_place
 
     def forward(self, x: Tensor) -> Tensor:
         single = x.shape[0] * x.shape[2:].numel() == 1
         if self.training and single:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if self.by_input and not self.training and not single:
+            if self.in_place and x.device.type == "cpu" and not torch.is_grad_enabled():
+                mean, scale = torch.empty_like(self.weight), torch.empty_like(self.weight)
+                return torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0, self.eps, out=(x, mean, scale))[0]
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         return super().forward(x)
 
@@ -72,13 +102,27 @@ def evaluate_by_input(network: nn.Module) -> None:
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
     """Convolution that keeps the grid, batch normalisation, ReLU (Sec. 1.1: BN after every convolution)."""
     return nn.Sequential(
-        Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm(c_out), nn.ReLU(inplace=True)
+        Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm(c_out, in_place=True), nn.ReLU(inplace=True)
     )
 
 
 def double_conv(c_in: int, c_out: int) -> nn.Sequential:
     """Two 3^3 convolutions, each with BN and ReLU: one level of a U-Net."""
     return nn.Sequential(conv_bn_relu(c_in, c_out), conv_bn_relu(c_out, c_out))
+
+
+class MaxPool(nn.MaxPool3d):
+    """Max pooling in the precision of x: on the CPU autocast would widen x to float32, which changes no maximum.
+
+    x: (b, c, d, h, w) -> (b, c, d // 2, h // 2, w // 2).
+    """
+
+    def __init__(self):
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with no_autocast(x):
+            return super().forward(x)
 
 
 class MFF(nn.Module):
@@ -95,7 +139,7 @@ class MFF(nn.Module):
         super().__init__()
         self.shared = conv_bn_relu(c_in, c_in)
         self.branches = nn.ModuleList(conv_bn_relu(c_in, c_out, kernel) for kernel in kernels)
-        self.pool = nn.MaxPool3d(2)
+        self.pool = MaxPool()
         self.fuse = conv_bn_relu(c_out * len(kernels), c_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,17 +250,17 @@ class LGAG(nn.Module):
 
         def grouped() -> nn.Sequential:
             return nn.Sequential(
-                Conv3d(channels, channels, 3, padding=1, groups=groups), BatchNorm(channels)
+                Conv3d(channels, channels, 3, padding=1, groups=groups), BatchNorm(channels, in_place=True)
             )
 
         self.g = grouped()
         self.x = grouped()
-        self.gate = nn.Sequential(Conv3d(channels, 1, 1), BatchNorm(1))
+        self.gate = nn.Sequential(Conv3d(channels, 1, 1), BatchNorm(1, in_place=True))
         self.projection = Conv3d(channels, channels, 1) if projection else nn.Identity()
 
     def attention(self, g: Tensor, x: Tensor) -> Tensor:
         """The gate's coefficients in (0, 1), (b, 1, d, h, w)."""
-        return torch.sigmoid(self.gate(F.relu(self.g(g) + self.x(x))))
+        return torch.sigmoid(self.gate(F.relu(self.g(g).add_(self.x(x)), inplace=True)))
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
         return self.projection(x * self.attention(g, x))

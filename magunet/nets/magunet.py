@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from magunet.errors import InputError
 from magunet.nets.attention import CBAM, ECA, SE, NonLocal
-from magunet.nets.blocks import LGAG, MFF, BatchNorm, Conv3d, DualAttention, conv_bn_relu, double_conv
+from magunet.nets.blocks import LGAG, MFF, BatchNorm, Conv3d, DualAttention, MaxPool, conv_bn_relu, double_conv, no_autocast
 
 ATTENTIONS = ("none", "da", "se", "cbam", "non_local", "eca")
 DECODERS = ("merge", "add", "trilinear", "classic")
@@ -88,7 +88,7 @@ class DecoderStep(nn.Module):
         match config.decoder:
             case "merge":
                 up = nn.ConvTranspose3d(c_deep, c, 3, stride=2, padding=1, output_padding=1)
-                self.up = nn.Sequential(up, BatchNorm(c), nn.ReLU(inplace=True))
+                self.up = nn.Sequential(up, BatchNorm(c, in_place=True), nn.ReLU(inplace=True))
                 self.merge = conv_bn_relu(2 * c, c)
             case "add":
                 self.up = nn.ConvTranspose3d(c_deep, c, 3, stride=2, padding=1, output_padding=1)
@@ -106,7 +106,8 @@ class DecoderStep(nn.Module):
         missing = [s - n for s, n in zip(skip.shape[2:], g.shape[2:])]
         if any(missing):
             d, h, w = missing
-            g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")
+            with no_autocast(g):                                # on the CPU autocast would widen g
+                g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")
         if self.gate is not None:
             skip = self.gate(g, skip)
         return self.merge(g + skip if self.sums else torch.cat([skip, g], dim=1))
@@ -126,7 +127,7 @@ class MAGUNet(nn.Module):
         if config.lgag and config.decoder == "trilinear":
             raise InputError("lgag needs a decoder whose upsampled map has the skip's channels; "
                              "use decoder='merge', 'add' or 'classic'")
-        downs = [nn.MaxPool3d(2) for _ in w[1:]]
+        downs = [MaxPool() for _ in w[1:]]
         inputs = [config.in_channels, *w[:-1]]
         if config.mff_kernels is not None:
             downs[0] = MFF(w[0], w[1], config.mff_kernels)

@@ -81,7 +81,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
     seed = settings.seeds[0] if arguments.seed is None else arguments.seed
-    print(fit(arguments.network, settings, seed, cohort_of(settings, track)))
+    recompute = {"auto": None, "always": True, "never": False}[arguments.recompute]
+    print(fit(arguments.network, settings, seed, cohort_of(settings, track), recompute))
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -109,10 +110,11 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
     try:
-        mask = model.segment(scan)
+        mask = model.segment(scan, arguments.quick)
     except InputError as error:
         raise InputError(f"{ct}: {error}") from error
-    case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source)
+    note = "quick: only slices around what a look at low resolution found were segmented" if arguments.quick else ""
+    case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source, note=note)
     files = export(case, Origin.of(Path(arguments.model), model), out, arguments.formats, arguments.anonymise)
     if not mask.array.any():
         say("note: the network found no joint in this scan; the mask is empty")
@@ -238,6 +240,15 @@ def run_viewer(arguments: argparse.Namespace) -> None:
             if problems:
                 raise InputError("itkwidgets cannot be used here, for the reasons above; notebook 10 takes the next viewer")
             print(f"ready: {offline.extension_folder()}")
+
+
+def run_doctor(arguments: argparse.Namespace) -> None:
+    from magunet.learn.device import choose_device
+    from magunet.report.doctor import machine, memory_table
+
+    device = choose_device()
+    print(machine(device))
+    print(memory_table(device).to_string())
 
 
 def run_bench(arguments: argparse.Namespace) -> None:

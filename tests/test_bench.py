@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,7 +27,7 @@ SMALL = {
     "metrics": partial(contests.metrics, 64, 40),
     "pam": partial(contests.position_attention, (2, 8, 8)),
     "phantom": partial(contests.phantom_generation, 32, 40),
-    "epoch": partial(contests.epoch, "smoke", 1),
+    "epoch": partial(contests.epoch, replace(profiles.load("smoke"), samples_per_case=1), 1),
 }
 """Contests at sizes for tests. Prediction alone takes the paper's size."""
 

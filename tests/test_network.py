@@ -7,7 +7,7 @@ import torch
 from magunet import paper
 from magunet.errors import InputError
 from magunet.learn.device import autocast, has_bfloat16
-from magunet.nets.blocks import BatchNorm, Conv3d, evaluate_by_input
+from magunet.nets.blocks import BatchNorm, Conv3d, MaxPool, evaluate_by_input, merge_groups
 from magunet.nets.magunet import ATTENTIONS, DECODERS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import ALIASES, NETWORKS, VARIANTS, build, build_on_meta, code_of, configuration
 from magunet.report.audit import parameter_audit
@@ -109,6 +109,44 @@ def test_unknown_rows_and_widths_are_refused(call):
         for name in ("MAG-UNet", "UNETR"):
             with pytest.raises(InputError, match="width_divisor must divide 32"):
                 call(name, divisor)
+
+
+@pytest.mark.parametrize("channels, outputs, groups, left",
+                         [(8, 8, 8, 1), (32, 32, 16, 4), (64, 128, 16, 8), (12, 12, 6, 3), (128, 64, 16, 16)])
+def test_joined_groups_compute_the_same(channels, outputs, groups, left):
+    torch.manual_seed(0)
+    conv = Conv3d(channels, outputs, 3, padding=1, groups=groups)
+    x = torch.randn(2, channels, 5, 6, 7)
+    weight, joined = merge_groups(conv.weight, groups)
+    assert joined == left and weight.shape == (outputs, channels // left, 3, 3, 3)
+    same = torch.nn.functional.conv3d(x, weight, conv.bias, padding=1, groups=joined)
+    torch.testing.assert_close(same, conv(x), rtol=1e-5, atol=1e-5)
+    (same * x[:, :1]).sum().backward()
+    gradient, conv.weight.grad = conv.weight.grad, None
+    (conv(x) * x[:, :1]).sum().backward()
+    torch.testing.assert_close(gradient, conv.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pooling_under_autocast_is_max_pooling_in_the_maps_own_precision(precision):
+    x = torch.randn(1, 3, 7, 8, 9).to(precision)
+    with autocast(torch.device("cpu"), torch.bfloat16):
+        pooled = MaxPool()(x)
+    assert pooled.dtype == precision
+    assert torch.equal(pooled, torch.nn.functional.max_pool3d(x.float(), 2).to(precision))
+
+
+@pytest.mark.parametrize("size", [(16, 32, 32), (25, 33, 18)])
+@pytest.mark.parametrize("name", ["MAG-UNet", "3D U-Net", "+MFF+LGAG"])
+def test_normalisation_in_place_changes_nothing(name, size):
+    """Without gradients maps are overwritten; with gradients, which need them, they are not."""
+    torch.manual_seed(0)
+    network, x = build(name, width_divisor=8), torch.randn(1, 1, *size)
+    evaluate_by_input(network)
+    kept = x.clone()
+    with torch.inference_mode():
+        in_place = network(x)
+    assert torch.equal(in_place, network(x)) and torch.equal(x, kept)
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")

@@ -9,7 +9,17 @@ from scipy.spatial.transform import Rotation
 
 from magunet import profiles, provenance
 from magunet.data import prepare as module
-from magunet.data.prepare import clip_and_scale, kept_slices, pad_to_square, prepare, prepare_case, resize, resized_shape, restore
+from magunet.data.prepare import (
+    clip_and_scale,
+    kept_slices,
+    pad_to_square,
+    prepare,
+    prepare_case,
+    resize,
+    resized_shape,
+    restore,
+    restore_mask,
+)
 from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 from magunet.errors import InputError
 
@@ -171,6 +181,17 @@ def test_nothing_changes_when_the_sizes_already_agree(code):
     assert restore(resize(array, array.shape), frame).array == pytest.approx(scan.array, abs=1e-3)
 
 
+@pytest.mark.parametrize("slice_mm", [None, 2.0])
+def test_a_mask_by_slabs_is_the_restored_probability_cut_at_the_threshold(slice_mm):
+    rng = np.random.default_rng(0)
+    scan = Volume(rng.normal(0, 300, (37, 50, 44)).astype(np.float32), (3.0, 1.5, 1.5))
+    prepared, frame = prepare(reorient(scan, "SAR"), None, replace(SETTINGS, slice_mm=slice_mm))
+    whole, mask = restore(prepared.image, frame), restore_mask(prepared.image, frame, 0.2)
+    assert mask.array.dtype == np.uint8 and same_geometry(mask, whole)
+    np.testing.assert_array_equal(mask.array, whole.array > 0.2)
+    assert 0 < mask.array.mean() < 1
+
+
 def test_slices_that_were_not_kept_are_zero_after_restoring():
     scan, mask = sphere_scan(DIRECTIONS["RAS"], radius=8.0)
     prepared, frame = prepare(scan, mask, replace(SETTINGS, margin_mm=3.0))
@@ -255,7 +276,7 @@ def test_a_case_is_prepared_once(files, monkeypatch):
 def test_the_stored_case_is_what_prepare_returns(files):
     stored, _ = prepare_case("case", *files, SETTINGS)
     fresh, _ = prepare(*map(read_volume, files), SETTINGS)
-    assert stored.image.dtype == np.float32 and stored.image == pytest.approx(fresh.image, abs=2**-11)
+    assert stored.image.dtype == np.float16 and stored.image == pytest.approx(fresh.image, abs=2**-11)
     assert stored.mask.dtype == np.uint8 and np.array_equal(stored.mask, fresh.mask)
     assert stored.spacing == pytest.approx(fresh.spacing)
 
@@ -303,16 +324,16 @@ def test_an_error_names_the_file_and_stores_nothing(files, compendium):
     write_volume(mask.with_array(np.zeros_like(mask.array)), files[1])
     with pytest.raises(InputError, match=r"case\.nii\.gz: the mask is empty"):
         prepare_case("case", *files, SETTINGS)
-    assert not list((compendium / "data").rglob("*.npz"))
+    assert not list((compendium / "data").rglob("*.safetensors"))
 
 
 def test_an_interrupted_write_stores_nothing(files, compendium, monkeypatch):
-    def killed(stream, **_):
-        stream.write_bytes(b"half")
+    def killed(_, part):
+        part.write_bytes(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "savez_compressed", killed)
+        patched.setattr(module.safetensors.numpy, "save_file", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare_case("case", *files, SETTINGS)
     assert not [p for p in (compendium / "data").rglob("*") if p.is_file()]

@@ -32,7 +32,7 @@ from magunet.errors import InputError
 from magunet.learn import losses, train
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
-from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.blocks import PAM, BatchNorm, evaluate_by_input
 from magunet.nets.studies import build
 from magunet.paper import INPUT_SIZE
 from magunet.profiles import Settings
@@ -64,9 +64,13 @@ def default_precision() -> torch.dtype:
 
 
 def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
-    """The network as magunet lays it out in memory, and as torch does."""
+    """The network as magunet runs it, and with torch's layout in memory and no normalisation in place."""
     network = build(NETWORK, divisor).to(choose_device(), memory_format=torch.channels_last_3d)
-    return network, copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    for module in plain.modules():
+        if isinstance(module, BatchNorm):
+            module.in_place = False
+    return network, plain
 
 
 def floor_seconds(divisor: int, size: tuple[int, int, int], passes: int = 1) -> float:
@@ -215,12 +219,12 @@ def phantom_generation(matrix: int = 256, slices: int = 50) -> Iterator[Contest]
 
 
 @contextmanager
-def epoch(profile: str = "cpu", cases: int = 4) -> Iterator[Contest]:
-    settings, device, precision = profiles.load(profile), choose_device(), default_precision()
+def epoch(settings: Settings | None = None, cases: int = 4) -> Iterator[Contest]:
+    settings, device, precision = settings or profiles.load("cpu"), choose_device(), default_precision()
     rng, shape = np.random.default_rng(0), (2 * settings.depth, settings.size, settings.size)
     made = {}
     for number in range(cases):
-        image = rng.random(shape, dtype=np.float32)
+        image = rng.random(shape, dtype=np.float32).astype(np.float16)
         made[str(number)] = Prepared(image, (image > 0.9).astype(np.uint8), (2.0, 2.0, 2.0))
     state, plain = (train.new_state(NETWORK, settings, 0, 10**6, device) for _ in range(2))
     image, mask = train.window(made["0"], settings.depth, state.generator)
@@ -231,7 +235,7 @@ def epoch(profile: str = "cpu", cases: int = 4) -> Iterator[Contest]:
         for _ in range(cases * settings.samples_per_case):
             step(plain.network, plain.optimizer, image, mask, precision)
 
-    yield Contest(f"epoch of {cases} cases, profile {profile}", "its training steps alone",
+    yield Contest(f"epoch of {cases} cases, profile {settings.profile}", "its training steps alone",
                   partial(train.train_epoch, state, made, settings, device, precision), compute, target=1.05, rounds=3)
 
 

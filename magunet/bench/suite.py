@@ -46,14 +46,30 @@ def stored(file: Path | None, machine: dict) -> dict[str, Result]:
     """
     if file is None or not file.exists():
         return {}
+    measured_on, found = _content(file)
+    return found if measured_on == machine and not machine["git"].endswith("+changes") else {}
+
+
+def read(file: Path) -> dict[str, Result]:
+    """Contest -> result, of any machine and revision. Raises InputError when the file is not from ``magunet bench``."""
+    return _content(file)[1]
+
+
+def described(file: Path) -> str:
+    """The machine and the revision that a file's results are of, in a line."""
+    machine, _ = _content(file)
+    return (f"{machine['device']}, {machine['threads']} threads, Python {machine['python']}, "
+            f"torch {machine['libraries']['torch']}, MONAI {machine['libraries']['monai']}, revision {machine['git']}")
+
+
+def _content(file: Path) -> tuple[dict, dict[str, Result]]:
     try:
         content = json.loads(file.read_text())
         names = [field.name for field in fields(Result)]
-        found = {name: Result(**{key: values[key] for key in names}) for name, values in content["results"].items()}
-        same = content["machine"] == machine and not machine["git"].endswith("+changes")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return content["machine"], {name: Result(**{key: values[key] for key in names})
+                                    for name, values in content["results"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is not from 'magunet bench' ({error}); give another file") from error
-    return found if same else {}
 
 
 def table(results: dict[str, Result]) -> pd.DataFrame:

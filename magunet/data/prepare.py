@@ -7,12 +7,14 @@ no slice distance; ``slice_mm`` None keeps the scan's own, as its "N x 256 x 256
 others are padded with air, so that anatomy keeps its proportions.
 """
 
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 
@@ -41,7 +43,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Prepared:
-    """image: float32 (d, size, size) in [0, 1]. mask: uint8 of that shape, or None. spacing: mm (z, y, x)."""
+    """image: (d, size, size) in [0, 1], float32 or, cached, float16. mask: uint8 alike, or None. spacing: mm (z, y, x)."""
 
     image: np.ndarray
     mask: np.ndarray | None
@@ -134,12 +136,38 @@ def restore(values: np.ndarray, frame: Frame) -> Volume:
 
     Slices that were not kept are 0.
     """
-    full = np.zeros(frame.resized_shape, np.float32)
-    full[slice(*frame.kept)] = values
-    square = resize(full, frame.padded_shape)
-    lps = reorient(frame.scan, "LPS").with_array(square[(slice(None), *frame.inside)])
-    back = reorient(lps, orientation(frame.scan))
-    return frame.scan.with_array(back.array)
+    return _on_scan(_resized_by_slabs(values, frame, np.float32, lambda slab: slab), frame)
+
+
+def restore_mask(probability: np.ndarray, frame: Frame, threshold: float) -> Volume:
+    """Where a probability on the prepared grid (d, size, size) is above ``threshold`` on the scan's own grid, uint8.
+
+    `restore`, but with a few slices of the scan at a time as float32.
+    """
+    return _on_scan(_resized_by_slabs(probability, frame, np.uint8, lambda slab: slab > threshold), frame)
+
+
+SLAB = 16
+"""Slices of the scan that are resized in plane at a time."""
+
+
+def _resized_by_slabs(values: np.ndarray, frame: Frame, dtype: type, keep: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What ``keep`` makes of a prepared map, slab by slab, on the scan's grid in LPS order."""
+    (d, h, w), (rows, columns) = frame.padded_shape, frame.inside
+    spaced = np.zeros((frame.resized_shape[0], *values.shape[1:]), np.float32)
+    spaced[slice(*frame.kept)] = values
+    spaced = resize(spaced, (d, *values.shape[1:]))
+    out = np.empty((d, rows.stop - rows.start, columns.stop - columns.start), dtype)
+    for start in range(0, d, SLAB):
+        slab = spaced[start:start + SLAB]
+        out[start:start + SLAB] = keep(resize(slab, (len(slab), h, w))[:, rows, columns])
+    return out
+
+
+def _on_scan(lps: np.ndarray, frame: Frame) -> Volume:
+    """An array in LPS order, as a volume in the scan's orientation."""
+    grid = reorient(frame.scan, "LPS")
+    return frame.scan.with_array(reorient(grid.with_array(lps), orientation(frame.scan)).array)
 
 
 def cache_key(image: Path, label: Path, settings: Settings) -> str:
@@ -155,7 +183,7 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
     Raises InputError, naming the file, when image and mask do not make a training case.
     """
     key = cache_key(image, label, settings)
-    path = project.data() / "prepared" / f"{name}-{key}.npz"
+    path = project.data() / "prepared" / f"{name}-{key}.safetensors"
     if not path.exists():
         scan, mask = read_checked(image, label)
         try:
@@ -163,7 +191,8 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
         except InputError as error:
             raise InputError(f"{image}: {error}") from error
         with provenance.whole_file(path) as part:
-            np.savez_compressed(part, image=prepared.image.astype(np.float16), mask=prepared.mask,
-                                spacing=json.dumps(prepared.spacing))
-    with np.load(path, allow_pickle=False) as stored:
-        return Prepared(stored["image"].astype(np.float32), stored["mask"], tuple(json.loads(str(stored["spacing"])))), key
+            safetensors.numpy.save_file({"image": prepared.image.astype(np.float16), "mask": prepared.mask,
+                                         "spacing": np.array(prepared.spacing)}, part)
+    stored = safetensors.torch.load_file(path)                          # maps the file, reads what is touched
+    image, mask, spacing = (stored[name].numpy() for name in ("image", "mask", "spacing"))
+    return Prepared(image, mask, tuple(spacing.tolist())), key

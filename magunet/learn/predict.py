@@ -9,15 +9,22 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from magunet.data.prepare import prepare, restore
+from magunet.data.prepare import prepare, resize, restore_mask
 from magunet.data.volume import Volume
 from magunet.errors import InputError
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.nets.blocks import evaluate_by_input
+from magunet.nets.magunet import SMALLEST_SIDE
 from magunet.nets.studies import build
 from magunet.profiles import Settings, from_mapping
 from magunet.progress import track
 
+COARSE = 2 / 3
+"""Resolution of the quick look for the joints, as a fraction of the network's own."""
+OUTSIDE = 0.01
+"""Share of what the quick look found that may lie below, and above, the joints: single false voxels far away."""
+MARGIN_MM = 20.0
+"""Below and above the joints found in the quick look."""
 OVERLAP = 0.5
 """Of neighbouring windows, as a fraction of their depth."""
 SIGMA = 0.25
@@ -63,7 +70,7 @@ def probability(network: torch.nn.Module, window: np.ndarray, device: torch.devi
                 precision: torch.dtype) -> np.ndarray:
     """The network's foreground probability for one prepared window (d, h, w), float32. Sets evaluation mode."""
     evaluate_by_input(network)
-    x = torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device)
+    x = torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device).float()
     with torch.inference_mode(), autocast(device, precision):
         logits = network(x.to(memory_format=torch.channels_last_3d))
     return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
@@ -79,23 +86,43 @@ class Model:
     device: torch.device
     precision: torch.dtype
 
+    def _answer(self, window: np.ndarray) -> np.ndarray:
+        return probability(self.network, window, self.device, self.precision)
+
     def probability(self, image: np.ndarray) -> np.ndarray:
         """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
 
         Each window is also seen mirrored left to right, as in training, and the two answers are averaged: left and
         right are told apart afterwards, by position.
         """
-        def answer(window: np.ndarray) -> np.ndarray:
-            return probability(self.network, window, self.device, self.precision)
-
         return predict_windows(image, self.settings.depth,
-                               lambda window: (answer(window) + answer(window[..., ::-1])[..., ::-1]) / 2)
+                               lambda window: (self._answer(window) + self._answer(window[..., ::-1])[..., ::-1]) / 2)
 
-    def segment(self, scan: Volume) -> Volume:
-        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
+    def joint_slices(self, image: np.ndarray, slice_mm: float) -> slice:
+        """The slices of a prepared image (n, size, size) that hold the joints, from a quick look at low resolution.
+
+        With MARGIN_MM on both sides; all slices, where it finds nothing. Slices are kept as wide as they are, since
+        the network normalises by what it sees.
+        """
+        coarse = tuple(max(SMALLEST_SIDE, round(COARSE * n)) for n in image.shape)
+        found = (predict_windows(resize(image, coarse), self.settings.depth, self._answer) > THRESHOLD).sum(axis=(1, 2))
+        if not found.any():
+            return slice(0, len(image))
+        share = found.cumsum() / found.sum()
+        first, last = np.searchsorted(share, (OUTSIDE, 1 - OUTSIDE)) * len(image) / coarse[0]
+        margin = MARGIN_MM / slice_mm
+        return slice(max(0, int(first - margin)), int(np.ceil(last + len(image) / coarse[0] + margin)))
+
+    def segment(self, scan: Volume, quick: bool = False) -> Volume:
+        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation.
+
+        quick: only where `joint_slices` sees the joints; elsewhere the mask is empty.
+        """
         prepared, frame = prepare(scan, None, self.settings)
-        on_scan = restore(self.probability(prepared.image), frame)
-        return on_scan.with_array((on_scan.array > THRESHOLD).astype(np.uint8))
+        seen = self.joint_slices(prepared.image, prepared.spacing[0]) if quick else slice(0, len(prepared.image))
+        p = np.zeros_like(prepared.image)
+        p[seen] = self.probability(prepared.image[seen])
+        return restore_mask(p, frame, THRESHOLD)
 
 
 def load_model(run: Path | str) -> Model:

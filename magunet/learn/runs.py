@@ -18,6 +18,7 @@ from magunet.data.prepare import cache_key, prepare_case
 from magunet.errors import InputError
 from magunet.learn import losses, train
 from magunet.learn.device import choose_device, choose_precision
+from magunet.learn.memory import choose_recompute
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.nets.studies import checked, code_of, configuration
 from magunet.profiles import Settings
@@ -55,11 +56,12 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).exists()
 
 
-def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
+def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None) -> Path:
     """Train a network of ``magunet.nets.studies`` and return its run folder.
 
     A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
-    seed, settings, data and thread count give the same weights, bit for bit.
+    seed, settings, data and thread count give the same weights, bit for bit. recompute: whether MAG-UNet computes maps a
+    second time for the gradient instead of keeping them, which changes no weight; None does where memory demands it.
     """
     if not cohort.train:
         raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; add other patients")
@@ -69,6 +71,8 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
         return folder
     device = choose_device()
     precision = choose_precision(settings.precision, device)
+    if recompute is None:
+        recompute = choose_recompute(network, settings, device)
     prepared = {}
     for name in track(cohort.train + cohort.val, "prepared"):
         case = cohort.cases[name]
@@ -81,7 +85,7 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort) -> Path:
               **provenance.environment(device)}
     sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
     with torch.random.fork_rng():
-        state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision)
+        state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision, recompute)
     weights = folder / WEIGHTS_FILE
     with provenance.whole_file(weights) as part:
         safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.network.state_dict().items()}, part)

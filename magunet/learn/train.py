@@ -40,7 +40,7 @@ def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[
     before = (depth - len(image)) // 2
     pad = ((before, depth - len(image) - before), (0, 0), (0, 0))
     image, mask = np.pad(image, pad, mode="edge"), np.pad(mask, pad)
-    return torch.from_numpy(image)[None, None], torch.from_numpy(mask)[None, None]
+    return torch.from_numpy(image)[None, None].float(), torch.from_numpy(mask)[None, None]
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -98,13 +98,15 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
 
 
 def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
-          held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype) -> TrainingState:
+          held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype,
+          recompute: bool = False) -> TrainingState:
     """Run the epochs that are still to do, with a checkpoint and a log line after each.
 
-    cases are learned from, held_out only drawn as a curve.
+    cases are learned from, held_out only drawn as a curve. recompute: as in `magunet.nets.magunet.MAGUNet`.
     """
     steps = settings.epochs * settings.samples_per_case * len(cases)
     state = new_state(network, settings, seed, steps, device)
+    state.network.recompute = recompute
     path = folder / CHECKPOINT_FILE
     if path.exists():
         checkpoint.restore(state, path, settings_hash)

@@ -4,7 +4,9 @@ Symbols follow the paper: A is a feature map with C channels and N = D*H*W posit
 is silent or contradicts itself, the docstring names the reading taken.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,7 @@ def merge_groups(weight: Tensor, groups: int) -> tuple[Tensor, int]:
     if joined == 1:
         return weight, groups
     own = torch.eye(joined, dtype=weight.dtype, device=weight.device).view(1, joined, 1, joined, 1, 1, 1, 1)
-    blocks = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own     # (g, j, c_out / g j, j, c_in / g j, k, k, k)
+    blocks = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own       # (g, j, o, j, i, k, k, k)
     return blocks.flatten(3, 4).flatten(0, 2), groups // joined
 
 
@@ -97,6 +99,19 @@ def evaluate_by_input(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.by_input = True
+
+
+@contextlib.contextmanager
+def statistics_left_alone(module: nn.Module) -> Iterator[None]:
+    """Context in which training leaves the running statistics as they are: for computing a map a second time."""
+    kept = [(m, m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, BatchNorm)]
+    for m, *_ in kept:
+        m.momentum, m.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for m, momentum, count in kept:
+            m.momentum, m.num_batches_tracked = momentum, count
 
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:

@@ -4,15 +4,28 @@ The reading that reproduces the paper's parameter counts is the default; ``MAGUN
 alternative. Three switches off give the paper's 3D U-Net (22.45 Mi parameters, Mi = 2^20).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from magunet.errors import InputError
 from magunet.nets.attention import CBAM, ECA, SE, NonLocal
-from magunet.nets.blocks import LGAG, MFF, BatchNorm, Conv3d, DualAttention, MaxPool, conv_bn_relu, double_conv, no_autocast
+from magunet.nets.blocks import (
+    LGAG,
+    MFF,
+    BatchNorm,
+    Conv3d,
+    DualAttention,
+    MaxPool,
+    conv_bn_relu,
+    double_conv,
+    no_autocast,
+    statistics_left_alone,
+)
 
 ATTENTIONS = ("none", "da", "se", "cbam", "non_local", "eca")
 DECODERS = ("merge", "add", "trilinear", "classic")
@@ -138,19 +151,29 @@ class MAGUNet(nn.Module):
         self.decoder = nn.ModuleList(DecoderStep(w[i + 1], w[i], config) for i in (3, 2, 1, 0))
         self.head = Conv3d(w[0], config.out_channels, 1)
 
+    recompute = False
+    """Whether training keeps of each level only what goes in, and computes it again for the gradient: the same
+    weights for less memory and more time."""
+
+    def _level(self, part: nn.Module, *inputs: Tensor) -> Tensor:
+        if not (self.recompute and self.training):
+            return part(*inputs)
+        return checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False,
+                          context_fn=lambda: (nullcontext(), statistics_left_alone(part)))
+
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < SMALLEST_SIDE:
             size = " x ".join(map(str, x.shape[2:]))
             raise InputError(f"MAG-UNet halves its input four times and needs at least {SMALLEST_SIDE} voxels "
                              f"a side; got {size}. Pad or resample the volume.")
         skips = []
-        x = self.encoder[0](x)                              # (b, w0, d, h, w)
+        x = self._level(self.encoder[0], x)                 # (b, w0, d, h, w)
         for down, encode in zip(self.down, self.encoder[1:]):
             skips.append(x)
-            x = encode(down(x))                             # (b, w_i, d / 2^i, h / 2^i, w / 2^i)
-        x = self.attention(x)                               # (b, w4, d / 16, h / 16, w / 16)
+            x = self._level(encode, self._level(down, x))   # (b, w_i, d / 2^i, h / 2^i, w / 2^i)
+        x = self._level(self.attention, x)                  # (b, w4, d / 16, h / 16, w / 16)
         for step in self.decoder:
-            x = step(x, skips.pop())
+            x = self._level(step, x, skips.pop())
         return self.head(x)                                 # (b, out, d, h, w)
 
 

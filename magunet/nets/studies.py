@@ -121,10 +121,10 @@ def build(name: str, width_divisor: int = 1) -> nn.Module:
     return PEERS[known].build(width_divisor) if known in PEERS else MAGUNet(variant(known, width_divisor))
 
 
-def build_on_meta(name: str) -> nn.Module:
-    """The full-width network without memory for its weights: for counting and for tracing shapes."""
+def build_on_meta(name: str, width_divisor: int = 1) -> nn.Module:
+    """The network without memory for its weights: for counting and for tracing shapes."""
     with torch.device("meta"):
-        return build(name)
+        return build(name, width_divisor)
 
 
 def configuration(name: str, width_divisor: int) -> dict:

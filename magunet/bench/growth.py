@@ -1,0 +1,109 @@
+"""How time and memory grow with volume, cases and workers."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from magunet import parallel, profiles
+from magunet.bench import contests, others
+from magunet.bench.contest import megabytes_of, seconds_of
+from magunet.data.phantom import make_phantom
+from magunet.data.prepare import prepare
+from magunet.data.volume import Volume
+from magunet.learn.memory import OWN_BYTES, counting, training_bytes
+from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.studies import build
+from magunet.profiles import Settings
+
+REPEATS = 3
+
+
+def exponent(x: Iterable[float], y: Iterable[float]) -> float:
+    """The power p of y ~ x^p, by least squares on logarithms: 1 is linear."""
+    return float(np.polyfit(np.log(list(x)), np.log(list(y)), 1)[0])
+
+
+def fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of REPEATS calls: what disturbs only ever adds."""
+    return min(seconds_of(work) for _ in range(REPEATS))
+
+
+def volume_seconds(matrices: Iterable[int], divisor: int) -> pd.DataFrame:
+    """Seconds of each kind of work on one scan with cubic voxels, by its side in voxels; one row a side.
+
+    The network is MAG-UNet with its widths divided, in the default precision.
+    """
+    rows, settings = {}, profiles.load("paper")
+    network = build(contests.NETWORK, divisor).to(memory_format=torch.channels_last_3d)
+    evaluate_by_input(network)
+    for side in matrices:
+        made = make_phantom(0, matrix=side, slices=(side, side))
+        scan, mask = Volume(made.image, made.spacing), Volume(made.mask, made.spacing)
+        moved = np.roll(made.mask, 1, 2)
+        window = torch.rand(1, 1, side, side, side).contiguous(memory_format=torch.channels_last_3d)
+        rows[side**3] = {
+            "forward pass": fastest(partial(contests.pass_through, network, window, contests.default_precision())),
+            "preparation": fastest(partial(prepare, scan, mask, settings)),
+            "metrics": fastest(partial(contests.our_metrics, moved, made.mask, made.spacing)),
+            "phantom": fastest(partial(make_phantom, 0, matrix=side, slices=(side, side)))}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voxels")
+
+
+def attention_megabytes(positions: Iterable[tuple[int, int, int]], channels: int = 64) -> pd.DataFrame:
+    """MB of tensors in position attention by positions (d, h, w): ours, and with the naive matrix. Counted, not computed."""
+    rows = {}
+    for grid in positions:
+        found = {}
+        for name, attend in (("PAM", lambda pam, x: pam(x)), ("naive matrix", others.naive_position_attention)):
+            with torch.inference_mode(), counting() as counted:
+                attend(PAM(channels), torch.zeros(1, channels, *grid))
+            found[name] = counted.peak / 1e6
+        rows[int(np.prod(grid))] = found
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("positions")
+
+
+def epoch_seconds(counts: Iterable[int], settings: Settings) -> pd.Series:
+    """Seconds of an epoch of MAG-UNet by the number of cases."""
+    found = {}
+    for count in counts:
+        with contests.epoch(settings, count) as contest:
+            found[count] = fastest(contest.ours)
+    return pd.Series(found, name="epoch").rename_axis("cases")
+
+
+def worker_seconds(workers: Iterable[int], phantoms: int, matrix: int) -> pd.Series:
+    """Seconds that making a number of phantoms takes, by processes at work."""
+    jobs = [(seed, matrix) for seed in range(phantoms)]
+    found = {count: seconds_of(partial(parallel.run_all, _phantom, jobs, count, lambda items, what: iter(items), "phantoms"))
+             for count in workers}
+    return pd.Series(found, name="phantoms").rename_axis("processes")
+
+
+def _phantom(seed: int, matrix: int) -> None:
+    make_phantom(seed, matrix=matrix, slices=(matrix // 2, matrix // 2))
+
+
+def one_step(size: tuple[int, int, int], divisor: int, precision: torch.dtype) -> None:
+    """Two training steps of MAG-UNet, after which Adam has its moments."""
+    network = build(contests.NETWORK, divisor).to(memory_format=torch.channels_last_3d).train()
+    optimizer = torch.optim.Adam(network.parameters())
+    image = torch.rand(1, 1, *size)
+    for _ in range(2):
+        contests.step(network, optimizer, image, (image > 0.9).to(torch.uint8), precision)
+
+
+def memory_check(sizes: Iterable[tuple[tuple[int, int, int], int]]) -> pd.DataFrame:
+    """MB of a training step on the CPU, counted beforehand and measured in a fresh process.
+
+    sizes: windows (d, h, w) and what the widths are divided by.
+    """
+    rows, precision = {}, contests.default_precision()
+    for size, divisor in sizes:
+        counted = (training_bytes(contests.NETWORK, divisor, size, precision) + OWN_BYTES["cpu"]) / 1e6
+        measured = megabytes_of(partial(one_step, size, divisor, precision))
+        rows[f"{'x'.join(map(str, size))}, widths / {divisor}"] = {
+            "counted": counted, "measured": measured, "counted / measured": counted / measured}
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,0 +1,105 @@
+"""Memory is counted before anything is computed, and used to say what fits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from magunet import profiles
+from magunet.bench import growth
+from magunet.learn import losses, memory
+from magunet.learn.device import autocast
+from magunet.nets.blocks import BatchNorm
+from magunet.nets.studies import build
+from magunet.report.doctor import machine, memory_table
+
+CPU, MB = torch.device("cpu"), 10**6
+PAPER = profiles.load("paper")
+
+
+def test_bytes_are_counted_while_tensors_live():
+    with memory.counting() as counted:
+        a = torch.zeros(25 * MB)                    # 100 MB
+        b = a + 1                                   # 200
+        del a
+        c = b[::2].clone()                          # 150: b and half of it
+        b += 1
+        del b, c
+        torch.zeros(10 * MB)
+    assert counted.peak == 200 * MB
+
+
+def test_a_step_of_one_convolution_takes_what_it_must():
+    """At the fullest the input (1 map), the output, its gradient and two maps between them (8 each)."""
+    with memory.counting() as counted:
+        conv = torch.nn.Conv3d(1, 8, 3, padding=1)
+        conv(torch.zeros(1, 1, 32, 64, 64)).square().sum().backward()
+    assert counted.peak == pytest.approx((1 + 4 * 8) * 4 * 32 * 64 * 64, rel=0.01)
+
+
+@settings(max_examples=20)
+@given(power=st.floats(0.2, 3.0), factor=st.floats(0.01, 100.0))
+def test_the_exponent_of_a_power_law_is_found(power, factor):
+    x = [10, 100, 250, 4000]
+    assert growth.exponent(x, [factor * n**power for n in x]) == pytest.approx(power)
+
+
+@pytest.mark.parametrize("size, divisor", [((32, 64, 64), 8), ((32, 96, 96), 4)])
+def test_counted_memory_is_within_a_fifth_of_measured(size, divisor):
+    assert growth.memory_check([(size, divisor)])["counted / measured"].iloc[0] == pytest.approx(1, abs=0.2)
+
+
+def test_attention_takes_memory_that_grows_with_positions_and_not_their_square():
+    grids = [(3, 16, 16), (6, 32, 32), (12, 64, 64)]
+    table = growth.attention_megabytes(grids)
+    assert growth.exponent(table.index, table["PAM"]) == pytest.approx(1, abs=0.05)
+    assert growth.exponent(table.index[1:], table["naive matrix"].iloc[1:]) == pytest.approx(2, abs=0.05)
+    assert table["naive matrix"].iloc[-1] * MB > 2 * 4 * (12 * 64 * 64) ** 2
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_computing_maps_again_changes_neither_gradients_nor_statistics(precision):
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = build("MAG-UNet", width_divisor=8).train()
+        network.recompute = recompute
+        x = torch.rand(1, 1, 25, 32, 48)
+        with autocast(CPU, precision):
+            logits = network(x)
+        losses.dice_ce_loss(logits.float(), x > 0.9).backward()
+        found.append([p.grad for p in network.parameters()] + list(network.buffers()))
+        assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, BatchNorm))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+def test_recomputing_takes_less_memory():
+    plain, lean = (memory.training_bytes("MAG-UNet", 8, (32, 64, 64), torch.bfloat16, recompute) for recompute in (False, True))
+    assert lean < 0.75 * plain
+
+
+@pytest.mark.parametrize("gigabytes, recompute, words", [
+    (64, False, ""),
+    (7, True, "7.0 GB are free; maps are computed a second time"),
+    (4, True, "what would fit: depth: 25 or size: 128"),
+    (0.4, True, "what would fit: a smaller window and a larger width_divisor")])
+def test_a_training_that_does_not_fit_is_said_early_with_what_does(gigabytes, recompute, words, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)
+    settings = replace(PAPER, precision="float32" if gigabytes == 64 else "auto")
+    assert memory.choose_recompute("MAG-UNet", settings, CPU) == recompute
+    said = capsys.readouterr().err
+    assert words in said and bool(said) == bool(words)
+
+
+@pytest.mark.parametrize("name, divisor", [("MAG-UNet", 1), ("SwinUNETR", 8), ("UNETR", 4)])
+def test_a_glance_is_far_above_what_is_counted(name, divisor):
+    assert memory.training_bytes(name, divisor, (32, 64, 64), torch.float32) < 0.75 * memory.GLANCE_BYTES * 32 * 64 * 64
+
+
+def test_the_doctor_knows_every_profile_and_this_machine():
+    table = memory_table(CPU)
+    assert {"smoke", "cpu", "gpu", "paper"} <= set(table.index)
+    assert (table["recomputing, GB"] <= table["training, GB"]).all()
+    assert "GB" in machine(CPU) and f"{torch.get_num_threads()} threads" in machine(CPU)

@@ -61,14 +61,14 @@ def run_check(arguments: argparse.Namespace) -> None:
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:
+    from magunet.data.cache import prepared_case
     from magunet.data.cohort import cohort_of
-    from magunet.data.prepare import prepare_case
     from magunet.progress import track
 
     settings = settings_of(arguments)
     cohort = cohort_of(settings, track)
     for case in track(list(cohort.cases.values()), "prepared"):
-        prepared, key = prepare_case(case.name, case.image, case.label, settings)
+        prepared, key = prepared_case(case, settings)
         print(case.name, key, *prepared.image.shape)
 
 

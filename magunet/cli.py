@@ -112,24 +112,34 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+class Ended(KeyboardInterrupt):
+    """By a signal. Python ends itself by SIGINT, whatever status it was told, once a plain KeyboardInterrupt has passed an
+    ``exec`` of text, as dataclasses do on import."""
+
+
+def _end(number: int, frame: object) -> None:
+    raise Ended
+
+
 @contextlib.contextmanager
-def ended_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM, as `kill` and schedulers send it, ends what runs inside like Ctrl-C: nothing half-written, status 130."""
+def ended_by_signals() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM as `kill` and schedulers send it, end what runs inside by an exception: nothing half-written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = parser().parse_args(words)
     try:
-        with ended_like_ctrl_c():
+        with ended_by_signals():
             arguments.call(arguments)
     except InputError as error:
         print(f"magunet {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)

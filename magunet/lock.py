@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from magunet.progress import say
 from magunet.provenance import explained
@@ -26,8 +26,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     with file:
         with contextlib.suppress(OSError):                  # a full disk does not matter yet
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
         try:
             yield
         finally:
@@ -36,21 +35,21 @@ def alone_in(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _locked(path: Path) -> IO:
+def _locked(path: Path) -> BinaryIO:
     """The file at this path, locked by this process; waits while another one has it."""
     try:
         import fcntl
     except ImportError:                                     # Windows
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(os.devnull, "a+")
+        return open(os.devnull, "ab+")
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            say(f"{path.parent}: {file.read() or 'another process'} works here; waiting until it ends")
+            say(f"{path.parent}: {file.read().decode() or 'another process'} works here; waiting until it ends")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:                                     # storage without locks
             return file

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 
 import psutil
-import safetensors
 import torch
 
 from magunet.data.nifti import is_truncated
@@ -33,10 +32,9 @@ def explained(path: Path) -> Iterator[None]:
     """Whatever keeps ``path`` from being written inside becomes an OSError that names the file and says what to do."""
     try:
         yield
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise OSError(getattr(error, "errno", None), f"cannot be written ({reason}); see that there is room and that you "
-                      "may write there, then run this again", str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror or error}); see that there is room and that you may "
+                      "write there, then run this again", str(path)) from error
 
 
 @contextlib.contextmanager

@@ -40,11 +40,11 @@ def words_of(job, root):
             return [job, made("runs/MAG-UNet*"), "phantom_002", "--out", "exports", "--formats", "nifti,stl,slicer,json"]
 
 
-def start(root, job, **options):
-    """The job as a process of its own; everything it prints goes to a pipe."""
+def start(root, job, preexec_fn=None, **variables):
+    """The job as a process of its own, with these environment variables; everything it prints goes to pipes."""
     return subprocess.Popen([sys.executable, "-m", "magunet", *words_of(job, root)], cwd=root, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                            env=os.environ | {"PYTHONPATH": str(ROOT)}, **options)
+                            preexec_fn=preexec_fn, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables)
 
 
 def finish(root, job):
@@ -136,4 +136,4 @@ def assert_done(root, reference):
     for report in root.glob("*/*_sij.json"):
         for name, written in json.loads(report.read_text())["sha256_of_files"].items():
             assert file_hash(report.with_name(name)) == written, name
-    assert not [path for path in names(root) if os.path.basename(path).startswith(".")]
+    assert [path for path in names(root) if os.path.basename(path).startswith(".")] == []

@@ -89,7 +89,7 @@ def check_ending(process, said, sent):
     if sent == signal.SIGKILL:
         assert process.returncode == -sent
     else:
-        assert process.returncode == 130
+        assert process.returncode == 130, said
         assert said.splitlines()[-1].endswith("interrupted; the same command goes on from the last finished step")
 
 
@@ -346,11 +346,12 @@ def test_a_clock_that_jumps_by_years_changes_nothing(references, tmp_path):
     subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", tmp_path / "jump.so", "-ldl"], input=JUMPING, text=True,
                    check=True)
     check = "import time; dates = [time.time() for _ in range(99)]; print(max(dates) - min(dates) > 86400)"
-    jumping = os.environ | {"LD_PRELOAD": str(tmp_path / "jump.so"), "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", check], env=jumping, capture_output=True, text=True).stdout == "True\n"
+    jumping = {"LD_PRELOAD": str(tmp_path / "jump.so")}
+    done = subprocess.run([sys.executable, "-c", check], env=os.environ | jumping, capture_output=True, text=True)
+    assert done.stdout == "True\n"
     for job in JOBS:
         root = before(references, job, tmp_path / job)
-        process = start(root, job, env=jumping)
+        process = start(root, job, **jumping)
         assert process.communicate() and process.returncode == 0
         assert_done(root, after(references, job))
         for log in root.glob("runs/*/metrics.jsonl"):
@@ -366,8 +367,9 @@ def workflow(root):
     """The project's workflow up to one network's scores, as ``make reproduce`` calls it."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--scheduler", "greedy",
                "--keep-going", "--rerun-incomplete", "--nolock", "--config", "profile=tiny", "--", RECEIPT]
-    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    with open(root / "said.txt", "w") as said:
+        return subprocess.Popen(command, cwd=root, stdout=said, stderr=said, start_new_session=True,
+                                env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 @torture
@@ -379,15 +381,10 @@ def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, refere
     root = before(references, "cohort", tmp_path)
     shutil.copytree(ROOT / "workflow", root / "workflow")
     process = workflow(root)
-    assert wait_for(process, lambda: list(root.glob(f"{moment}/*/.lock"))), process.communicate()[0]
+    assert wait_for(process, lambda: list(root.glob(f"{moment}/*/.lock"))), (root / "said.txt").read_text()
     (os.killpg if everything else os.kill)(process.pid, sent)
-    if everything or sent == signal.SIGTERM:
-        process.communicate()
-    else:
-        process.wait()                                      # its jobs hold the pipe
-    done = workflow(root)
-    said, _ = done.communicate()
-    assert done.returncode == 0, said
+    process.wait()
+    assert workflow(root).wait() == 0, (root / "said.txt").read_text()
     folder = next(root.glob("runs/MAG-UNet*"))
     straight = after(references, "train") / folder.relative_to(root)
     assert (folder / "weights.safetensors").read_bytes() == (straight / "weights.safetensors").read_bytes()
@@ -436,6 +433,17 @@ def test_training_that_does_not_fit_says_what_would(error, large, capsys):
     assert here(root, "train") == 2
     assert f"not enough memory ({TOO_LARGE}; depth 20 and size 16 would)" in capsys.readouterr().err.splitlines()[-1]
     assert not list(root.glob("runs/*"))
+
+
+@torture
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
+def test_memory_that_is_really_too_little_is_said_with_what_would_fit(references, tmp_path):
+    root = before(references, "train", tmp_path)
+    (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE | {"depth": 64, "size": 512, "epochs": 1}))
+    process = start(root, "train", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
+    _, said = process.communicate()
+    assert process.returncode == 2 and "Traceback" not in said, said
+    assert "not enough memory (training MAG-UNet on windows of 64 x 512 x 512 voxels does not fit; depth " in said
 
 
 def test_training_that_never_fits_says_so(large, capsys):

@@ -51,9 +51,14 @@ def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     tensors |= random_states(state.generator)
     header = {"settings": settings_hash, "log": state.log, "scheduler": state.scheduler.state_dict(),
               "learning_rates": [group["lr"] for group in state.optimizer.param_groups]}
+    write_tensors(tensors, path, {"state": json.dumps(header)})
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all. Its own writer would leave a file beside it when killed."""
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with whole_file(path) as part:
-        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part,
-                                    metadata={"state": json.dumps(header)})
+        part.write_bytes(safetensors.torch.save(stored, texts))
 
 
 def restore(state: TrainingState, path: Path, settings_hash: str) -> None:

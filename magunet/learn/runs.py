@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from magunet import project, provenance
@@ -18,7 +17,7 @@ from magunet.data.cache import prepared_case
 from magunet.data.cohort import Cohort
 from magunet.data.prepare import cache_key
 from magunet.errors import InputError, is_out_of_memory
-from magunet.learn import losses, train
+from magunet.learn import checkpoint, losses, train
 from magunet.learn.device import choose_device, choose_precision
 from magunet.learn.memory import what_fits
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
@@ -100,8 +99,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
             raise MemoryError(what_fits(network, settings, device, precision)) from error
     train.write_log(folder / train.LOG_FILE, state.log)     # killed after its last checkpoint, a run has a line too few
     weights = folder / WEIGHTS_FILE
-    with provenance.whole_file(weights) as part:
-        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.network.state_dict().items()}, part)
+    checkpoint.write_tensors(state.network.state_dict(), weights)
     record |= {"epochs": len(state.log), "seconds": round(sum(e["seconds"] for e in state.log), 1),
                "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
     provenance.write_json(folder / RECORD_FILE, record)

@@ -6,7 +6,7 @@ RUN := .venv/bin/python -m
 SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
     --rerun-incomplete --nolock --quiet host progress reason rules --config
 
-.PHONY: reproduce test lint lab install clean
+.PHONY: reproduce test torture lint lab install clean
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
@@ -17,6 +17,10 @@ test: install
 	$(RUN) pytest tests
 	@$(SNAKEMAKE) profile=smoke -- grid
 	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
+
+# Every fault: jobs ended at random moments, disks that fill up, clocks that jump. About half an hour.
+torture: install
+	$(RUN) pytest tests/test_faults.py --torture
 
 lint: install
 	$(RUN) ruff check .

@@ -1,14 +1,18 @@
 """The ``magunet`` command: one verb per step from a CT to a table.
 
 Results go to stdout, progress to stderr. Exit status: 0 done, 2 something given is wrong (one line says
-what), 130 interrupted.
+what), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 import argparse
+import contextlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 
 from magunet import verbs
-from magunet.errors import InputError
+from magunet.errors import InputError, is_out_of_memory
 from magunet.view import FORMATS
 
 
@@ -112,17 +116,35 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy or torch could not get the memory it asked for."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+class Ended(KeyboardInterrupt):
+    """By a signal. Python ends itself by SIGINT, whatever status it was told, once a plain KeyboardInterrupt has passed an
+    ``exec`` of text, as dataclasses do on import."""
+
+
+def _end(number: int, frame: object) -> None:
+    raise Ended
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM as `kill` and schedulers send it, end what runs inside by an exception: nothing half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(words: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = parser().parse_args(words)
     try:
-        arguments.call(arguments)
+        with ended_by_signals():
+            arguments.call(arguments)
     except InputError as error:
         print(f"magunet {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -135,7 +157,8 @@ def main(words: list[str] | None = None) -> int:
         return 2
     except (KeyboardInterrupt, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            print(f"magunet {arguments.verb}: not enough memory; close other programs, or lower size, depth "
+            reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
+            print(f"magunet {arguments.verb}: not enough memory{reason}; close other programs, or lower size, depth "
                   "or width (raise width_divisor)",
                   file=sys.stderr)
             return 2

@@ -1,4 +1,4 @@
-"""The one exception that magunet raises for a user's mistake."""
+"""The one exception that magunet raises for a user's mistake, and how too little memory is told from a defect."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,10 @@ class InputError(ValueError):
     The message is one line that says what is wrong, in which file, and what to do. The command line
     prints it on stderr and exits with status 2; in a notebook it is an ordinary exception.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or torch, on a GPU or not, could not get the memory it asked for."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError)
+                                              and any(words in str(error).lower() for words in said))

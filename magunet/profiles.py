@@ -21,6 +21,8 @@ from magunet.errors import InputError
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 LARGEST_SEED = 2**63
+SMALLEST_SIDE = 16
+"""Of the network's input, in voxels: four times halved there is one left."""
 PARAMETERS_CELL = "# Parameters"
 """First line of a notebook's parameters cell, and of the cell that papermill inserts after it."""
 
@@ -66,7 +68,8 @@ class Settings:
 
     def __post_init__(self):
         _require(self.cases >= 3, "cases", self.cases, "at least 3, to train on some and score others")
-        _require(self.depth >= 16 and self.size >= 16, "depth and size", (self.depth, self.size), "at least 16")
+        _require(min(self.depth, self.size) >= SMALLEST_SIDE, "depth and size", (self.depth, self.size),
+                 f"at least {SMALLEST_SIDE}")
         _require(self.scan_matrix >= 32, "scan_matrix", self.scan_matrix, "at least 32")
         low, high = self.scan_slices
         _require(16 <= low <= high, "scan_slices", self.scan_slices, "a pair, fewest and most, from 16 up")

@@ -5,6 +5,7 @@ Everything that is cached or reported carries these, so that a stale file cannot
 
 import ast
 import contextlib
+import glob
 import hashlib
 import importlib.metadata
 import inspect
@@ -16,7 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import torch
+
+from magunet.data.nifti import is_truncated
 
 HASH_DIGITS = 10
 PARTS: set[Path] = set()
@@ -24,19 +28,38 @@ PARTS: set[Path] = set()
 
 
 @contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Whatever keeps ``path`` from being written inside becomes an OSError that names the file and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror or error}); see that there is room and that you may "
+                      "write there, then run this again", str(path)) from error
+
+
+@contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it is renamed to ``path``, else removed.
 
-    No reader ever sees half a file, and an interrupted write leaves the earlier file as it was.
+    No reader ever sees half a file, and an interrupted write leaves the earlier file as it was. What a killed
+    process left of the same file is removed. Raises OSError as `explained`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    mine = f".part-{content_hash(platform.node())}-"        # processes of two machines may have one number
+    part = path.with_name(f"{mine}{os.getpid()}-{path.name}")
     PARTS.add(part)
     try:
-        yield part
-        os.replace(part, path)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f"{mine}*-{glob.escape(path.name)}"):
+                if not psutil.pid_exists(int(left.name.removeprefix(mine).split("-")[0])):
+                    left.unlink(missing_ok=True)
+            yield part
+            if is_truncated(part):                          # SimpleITK says nothing when a disk is full
+                raise OSError("no space left on the device, most likely")
+            os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):                  # the folder itself may be what is missing
+            part.unlink(missing_ok=True)
         PARTS.discard(part)
 
 

@@ -19,6 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)      # two stall each other where something else runs
 
 
+def pytest_addoption(parser):
+    parser.addoption("--torture", action="store_true", help="also the faults that take long; see 'make torture'")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--torture"):
+        for item in items:
+            if item.get_closest_marker("torture"):
+                item.add_marker(pytest.mark.skip(reason="make torture"))
+
+
 @pytest.fixture
 def compendium(tmp_path, monkeypatch):
     """An empty compendium to work in: the settings are there, data and runs are not."""

@@ -1,6 +1,7 @@
 """The command: results on stdout, one line on stderr and status 2 for anything wrong, nothing half-written."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -181,6 +182,19 @@ def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
     assert "the same command goes on" in error
 
 
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_the_status_after_a_signal_is_130_even_within_an_exec_of_text(sent, tmp_path):
+    """As dataclasses do on import; Python would then end itself by SIGINT after a plain KeyboardInterrupt."""
+    (tmp_path / "ended.py").write_text(
+        "import signal, sys\nfrom magunet import cli, verbs\n"
+        f"verbs.run_audit = lambda arguments: exec('signal.raise_signal(signal.{sent})', {{'signal': signal}})\n"
+        "sys.exit(cli.main(['audit']))")
+    done = subprocess.run([sys.executable, "-m", "ended"], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    assert done.returncode == 130
+    assert done.stderr == "magunet audit: interrupted; the same command goes on from the last finished step\n"
+
+
 def test_the_installed_command_is_this_one():
     done = subprocess.run([sys.executable, "-m", "magunet", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
@@ -223,7 +237,8 @@ def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
     monkeypatch.setattr(verbs, "run_cohort", fail)
     status, _, said = call(capsys, "cohort")
     assert status == 2
-    assert "not enough memory; close other programs, or lower size" in said and said.count("\n") == 1
+    assert f"not enough memory{f' ({error})' if str(error) else ''}; close other programs, or lower size" in said
+    assert said.count("\n") == 1
 
 
 def test_other_errors_are_not_swallowed(compendium, monkeypatch):

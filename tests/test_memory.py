@@ -83,8 +83,8 @@ def test_recomputing_takes_less_memory():
 @pytest.mark.parametrize("gigabytes, recompute, words", [
     (64, False, ""),
     (7, True, "7.0 GB are free; maps are computed a second time"),
-    (4, True, "what would fit: depth: 25 or size: 128"),
-    (0.4, True, "what would fit: a smaller window and a larger width_divisor")])
+    (4, True, "depth 50 and size 128 would fit"),
+    (0.4, True, "raise width_divisor")])
 def test_a_training_that_does_not_fit_is_said_early_with_what_does(gigabytes, recompute, words, monkeypatch, capsys):
     monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)
     settings = replace(PAPER, precision="float32" if gigabytes == 64 else "auto")

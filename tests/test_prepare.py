@@ -328,12 +328,13 @@ def test_an_error_names_the_file_and_stores_nothing(files, compendium):
 
 
 def test_an_interrupted_write_stores_nothing(files, compendium, monkeypatch):
-    def killed(_, part):
-        part.write_bytes(b"half")
+    def killed(part, content):
+        with part.open("wb") as stream:
+            stream.write(content[:9])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.safetensors.numpy, "save_file", killed)
+        patched.setattr(module.Path, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare_case("case", *files, SETTINGS)
     assert not [p for p in (compendium / "data").rglob("*") if p.is_file()]

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
@@ -254,6 +257,21 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, error, old):
         part.write_text("half")
         raise error
     assert [p.read_text() for p in tmp_path.iterdir()] == ([old] if old else [])
+
+
+def test_what_a_killed_process_left_of_a_file_goes_and_what_others_write_stays(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with provenance.whole_file(tmp_path / "a.txt") as part:
+        before, after = part.name.split(str(os.getpid()))
+        part.write_text("")
+    names = [f"{before}{ended.pid}{after}", f"{before}{os.getppid()}{after}", f".part-othermachine-{ended.pid}{after}"]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    provenance.write_json(tmp_path / "b.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.json", *names}
+    provenance.write_json(tmp_path / "a.txt", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.json", *names[1:]}
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):

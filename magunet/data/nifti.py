@@ -1,6 +1,7 @@
 """What a NIfTI file must be before SimpleITK may read it."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -44,6 +45,25 @@ def check_nifti(path: Path) -> None:
         values = np.frombuffer(content, FLOATS[kind].newbyteorder(order), voxels, offset)
         if not np.isfinite(values).all():
             raise InputError(f"{path}: holds NaN or infinite values; export it again")
+
+
+def is_truncated(path: Path) -> bool:
+    """Whether a NIfTI-1 file that SimpleITK has just written ends early; False for files of other names.
+
+    Its NIfTI writer reports no error when a disk is full. Files that it wrote have this machine's byte order.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
+            header = stream.read(352)
+            dims, (bits,) = struct.unpack_from("8h", header, 40), struct.unpack_from("h", header, 72)
+            missing = int(struct.unpack_from("f", header, 108)[0]) - len(header) + math.prod(dims[1:1 + dims[0]]) * bits // 8
+            while got := len(stream.read(2**24)):           # to the very end, where gzip keeps its checksum
+                missing -= got
+    except (EOFError, zlib.error, struct.error, gzip.BadGzipFile):
+        return True
+    return missing > 0
 
 
 def _sheared(axes: np.ndarray) -> bool:

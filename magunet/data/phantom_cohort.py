@@ -24,6 +24,7 @@ from magunet.data import (
 )
 from magunet.data.volume import ENDING, Volume, write_volume
 from magunet.errors import InputError
+from magunet.lock import alone_in
 from magunet.profiles import Settings
 
 PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_sizes, pelvis_tables, phantom, projection,
@@ -65,8 +66,15 @@ def write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
     """Generate phantoms, seed -> options, into a cohort in nnU-Net raw layout, on all cores.
 
     A case is complete when its file in ``parameters/`` says that it was made with these options, by this code;
-    ``dataset.json`` comes last. Phantoms of an earlier call that are not wanted now are removed.
+    ``dataset.json`` comes last. Phantoms of an earlier call that are not wanted now are removed. Another process that
+    is at work in the folder is waited for.
     """
+    with alone_in(root):
+        _write_phantoms(root, wanted, title, progress)
+
+
+def _write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
+                    progress: Callable[[Sequence, str], Iterator]) -> None:
     missing = [(root, seed, options) for seed, options in wanted.items() if not _is_made(root, seed, options)]
     names = {_record(root, seed).stem for seed in wanted}
     stray = [path for path in root.rglob("phantom_*") if path.name.split(".")[0].removesuffix("_0000") not in names]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
@@ -25,6 +26,7 @@ from magunet.data.volume import Volume, orientation, reorient, same_geometry
 from magunet.errors import InputError
 from magunet.paper import HU_WINDOW
 from magunet.profiles import Settings
+from magunet.progress import say
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
 def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tuple[Prepared, str]:
     """The prepared training case and its cache key; computed once, then read from ``data/prepared``.
 
-    Raises InputError, naming the file, when image and mask do not make a training case.
+    A stored case that is damaged is said, removed and made anew. Raises InputError, naming the file, when image and mask
+    do not make a training case.
     """
     key = cache_key(image, label, settings)
     path = project.data() / "prepared" / f"{name}-{key}.safetensors"
@@ -191,8 +194,13 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
         except InputError as error:
             raise InputError(f"{image}: {error}") from error
         with provenance.whole_file(path) as part:
-            safetensors.numpy.save_file({"image": prepared.image.astype(np.float16), "mask": prepared.mask,
-                                         "spacing": np.array(prepared.spacing)}, part)
-    stored = safetensors.torch.load_file(path)                          # maps the file, reads what is touched
-    image, mask, spacing = (stored[name].numpy() for name in ("image", "mask", "spacing"))
-    return Prepared(image, mask, tuple(spacing.tolist())), key
+            part.write_bytes(safetensors.numpy.save({"image": prepared.image.astype(np.float16), "mask": prepared.mask,
+                                                     "spacing": np.array(prepared.spacing)}))
+    try:
+        stored = safetensors.torch.load_file(path)                      # maps the file, reads what is touched
+        image_, mask_, spacing = (stored[part].numpy() for part in ("image", "mask", "spacing"))
+        return Prepared(image_, mask_, tuple(spacing.tolist())), key
+    except (safetensors.SafetensorError, KeyError) as error:
+        say(f"note: {path}: damaged ({' '.join(str(error).split())[:120]}), removed; preparing the case anew")
+    path.unlink()
+    return prepare_case(name, image, label, settings)

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from magunet.errors import InputError
+from magunet.progress import say
 from magunet.provenance import whole_file
 
 
@@ -36,30 +37,44 @@ def random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
 
 
 def save(state: TrainingState, path: Path, settings_hash: str) -> None:
-    """Write the state, whole or not at all."""
+    """Write the state, whole or not at all.
+
+    Raises InputError, and keeps the state of the epoch before, when a weight is no longer a number: a last step may
+    have done that, which no loss has seen yet.
+    """
     tensors = {f"model.{k}": v for k, v in state.network.state_dict().items()}
+    if bad := [k for k, v in tensors.items() if not v.isfinite().all()]:
+        raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch {len(state.log)}; lower "
+                         "learning_rate. The last checkpoint is from the epoch before")
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
     tensors |= random_states(state.generator)
     header = {"settings": settings_hash, "log": state.log, "scheduler": state.scheduler.state_dict(),
               "learning_rates": [group["lr"] for group in state.optimizer.param_groups]}
+    write_tensors(tensors, path, {"state": json.dumps(header)})
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all. Its own writer would leave a file beside it when killed."""
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with whole_file(path) as part:
-        safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part,
-                                    metadata={"state": json.dumps(header)})
+        part.write_bytes(safetensors.torch.save(stored, texts))
 
 
 def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
     """Put a saved state back, so that training goes on as if it had not stopped.
 
-    Raises InputError when the file is damaged or belongs to other settings.
+    A damaged file is said, removed, and leaves the state as it was, at the start. Raises InputError when the file
+    belongs to other settings.
     """
     try:
         with safetensors.safe_open(path, "pt") as stored:
             header = json.loads(stored.metadata()["state"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged checkpoint ({' '.join(str(error).split())[:120]}); remove it to train from "
-                         "the start") from error
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        path.unlink(missing_ok=True)
+        say(f"note: {path}: damaged checkpoint ({' '.join(str(error).split())[:120]}), removed; training from the start")
+        return
     if header["settings"] != settings_hash:
         raise InputError(f"{path}: belongs to other settings ({header['settings']}, not {settings_hash}); "
                          "remove it to train from the start")

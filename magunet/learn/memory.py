@@ -1,10 +1,11 @@
-"""What training and prediction take in memory, counted from shapes before anything is computed."""
+"""What training and prediction take in memory, counted from shapes beforehand, and what fits where it does not suffice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -12,13 +13,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from magunet.learn import losses
+from magunet.data.prepare import Prepared
+from magunet.errors import is_out_of_memory
+from magunet.learn import losses, train
 from magunet.learn.device import autocast, choose_precision
 from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.magunet import MAGUNet
 from magunet.nets.studies import build_on_meta
 from magunet.parallel import free_memory
-from magunet.profiles import Settings
+from magunet.profiles import SMALLEST_SIDE, Settings
 from magunet.progress import say
 
 CPU = torch.device("cpu")
@@ -108,8 +111,18 @@ def needed(network: str, settings: Settings, device: torch.device, recompute: bo
     return training_bytes(network, settings.width_divisor, size, precision, recompute) + OWN_BYTES[device.type]
 
 
+def smaller_windows(settings: Settings) -> Iterator[Settings]:
+    """The settings with size and depth halved in turns, down to the smallest that are allowed."""
+    while max(settings.size, settings.depth) > SMALLEST_SIDE:
+        for name in ("size", "depth"):
+            halved = replace(settings, **{name: max(SMALLEST_SIDE, getattr(settings, name) // 2)})
+            if halved != settings:
+                settings = halved
+                yield settings
+
+
 def choose_recompute(network: str, settings: Settings, device: torch.device) -> bool:
-    """Whether training has to compute maps a second time to fit into memory; says so, and what else would fit.
+    """Whether training has to compute maps a second time to fit into memory; says so, and what would fit if neither does.
 
     Nothing is counted where a glance shows that there is room.
     """
@@ -124,11 +137,24 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
     if lean < free:
         say(f"{text}; maps are computed a second time for the gradient instead of kept, which takes {lean / 1e9:.1f} GB")
         return True
-    smaller = [replace(settings, **change) for change in (
-        {"depth": max(16, settings.depth // 2)}, {"size": max(16, settings.size // 2)},
-        {"width_divisor": 2 * settings.width_divisor}, {"width_divisor": 4 * settings.width_divisor})]
-    fits = [(name, getattr(s, name)) for s in smaller for name in ("depth", "size", "width_divisor")
-            if getattr(s, name) != getattr(settings, name) and needed(network, s, device, recompute=True) < free]
-    advice = " or ".join(f"{name}: {value}" for name, value in fits) or "a smaller window and a larger width_divisor"
-    say(f"{text}; {lean / 1e9:.1f} GB with maps computed a second time; what would fit: {advice}")
+    fits = next((s for s in smaller_windows(settings) if needed(network, s, device, recompute=True) < free), None)
+    advice = f"depth {fits.depth} and size {fits.size} would fit" if fits else \
+        "smaller windows would not fit either; raise width_divisor"
+    say(f"{text}, or {lean / 1e9:.1f} GB with maps computed a second time; {advice}")
     return True
+
+
+def what_fits(network: str, settings: Settings, device: torch.device, precision: torch.dtype) -> str:
+    """One line: the largest windows, halved in turns, with which a training step fits; found by trying. Seeds torch."""
+    tried = f"training {network} on windows of {settings.depth} x {settings.size} x {settings.size} voxels does not fit"
+    for smaller in smaller_windows(replace(settings, samples_per_case=1)):
+        shape = smaller.depth, smaller.size, smaller.size
+        case = Prepared(np.zeros(shape, np.float32), np.zeros(shape, np.uint8), (1.0, 1.0, 1.0))
+        try:
+            train.train_epoch(train.new_state(network, smaller, 0, 1, device), {"trial": case}, smaller, device, precision)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return f"{tried}; depth {smaller.depth} and size {smaller.size} would"
+    return f"{tried}, nor do smaller ones; raise width_divisor"

@@ -1,6 +1,7 @@
 """From a CT to a mask on the CT's own grid, with a trained run."""
 
 import json
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,12 @@ import torch
 
 from magunet.data.prepare import prepare, resize, restore_mask
 from magunet.data.volume import Volume
-from magunet.errors import InputError
+from magunet.errors import InputError, is_out_of_memory
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.nets.blocks import evaluate_by_input
-from magunet.nets.magunet import SMALLEST_SIDE
 from magunet.nets.studies import build
-from magunet.profiles import Settings, from_mapping
-from magunet.progress import track
+from magunet.profiles import SMALLEST_SIDE, Settings, from_mapping
+from magunet.progress import say, track
 
 COARSE = 2 / 3
 """Resolution of the quick look for the joints, as a fraction of the network's own."""
@@ -93,10 +93,26 @@ class Model:
         """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
 
         Each window is also seen mirrored left to right, as in training, and the two answers are averaged: left and
-        right are told apart afterwards, by position.
+        right are told apart afterwards, by position. Where memory does not suffice, windows are made shallower, and that
+        is said. Raises MemoryError when even the shallowest do not fit.
         """
-        return predict_windows(image, self.settings.depth,
-                               lambda window: (self._answer(window) + self._answer(window[..., ::-1])[..., ::-1]) / 2)
+        def both_ways(window: np.ndarray) -> np.ndarray:
+            return (self._answer(window) + self._answer(window[..., ::-1])[..., ::-1]) / 2
+
+        depth = self.settings.depth
+        while True:
+            try:
+                return predict_windows(image, depth, both_ways)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if depth == SMALLEST_SIDE:
+                    raise MemoryError(f"windows of {depth} x {image.shape[1]} x {image.shape[2]} voxels do not fit; a run with "
+                                      "smaller size or larger width_divisor would") from error
+                traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
+            depth = max(SMALLEST_SIDE, depth // 2)
+            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} slices, from "
+                "which the mask may differ a little")
 
     def joint_slices(self, image: np.ndarray, slice_mm: float) -> slice:
         """The slices of a prepared image (n, size, size) that hold the joints, from a quick look at low resolution.
@@ -143,7 +159,7 @@ def load_model(run: Path | str) -> Model:
     except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{run}: record and weights cannot be read or do not fit together ({reason}); "
-                         "train the run again") from error
+                         "remove the folder and train the run again") from error
     device = choose_device()
     network = network.to(device, memory_format=torch.channels_last_3d).eval()
     return Model(network, settings, record, device, choose_precision(settings.precision, device))

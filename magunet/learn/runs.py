@@ -5,21 +5,22 @@ code. So a changed anything is another run, and a finished run is never trained 
 """
 
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from magunet import project, provenance
 from magunet.data import augment
 from magunet.data.cohort import Cohort
 from magunet.data.prepare import cache_key, prepare_case
-from magunet.errors import InputError
-from magunet.learn import losses, train
+from magunet.errors import InputError, is_out_of_memory
+from magunet.learn import checkpoint, losses, train
 from magunet.learn.device import choose_device, choose_precision
-from magunet.learn.memory import choose_recompute
+from magunet.learn.memory import choose_recompute, what_fits
 from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE
+from magunet.lock import alone_in
 from magunet.nets.studies import checked, code_of, configuration
 from magunet.profiles import Settings
 from magunet.progress import track
@@ -59,16 +60,24 @@ def is_finished(folder: Path) -> bool:
 def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None) -> Path:
     """Train a network of ``magunet.nets.studies`` and return its run folder.
 
-    A finished run is returned as it is; an unfinished one goes on from its last epoch. On the CPU the same
-    seed, settings, data and thread count give the same weights, bit for bit. recompute: whether MAG-UNet computes maps a
-    second time for the gradient instead of keeping them, which changes no weight; None does where memory demands it.
+    A finished run is returned as it is; an unfinished one goes on from its last epoch, when no other process is
+    training it any more. On the CPU the same seed, settings, data and thread count give the same weights, bit for bit.
+    recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which changes no
+    weight; None does where memory demands it. Raises MemoryError, which says what would fit.
     """
     if not cohort.train:
         raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; add other patients")
     data = data_hash(cohort, settings)
     folder = run_folder(network, settings, seed, data)
-    if is_finished(folder):
-        return folder
+    if not is_finished(folder):
+        with alone_in(folder):
+            if not is_finished(folder):                     # now, after waiting
+                _fit(network, settings, seed, cohort, data, folder, recompute)
+    return folder
+
+
+def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str, folder: Path,
+         recompute: bool | None) -> None:
     device = choose_device()
     precision = choose_precision(settings.precision, device)
     if recompute is None:
@@ -85,14 +94,19 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: 
               **provenance.environment(device)}
     sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
     with torch.random.fork_rng():
-        state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision, recompute)
+        try:
+            state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision, recompute)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
+            raise MemoryError(what_fits(network, settings, device, precision)) from error
+    train.write_log(folder / train.LOG_FILE, state.log)     # killed after its last checkpoint, a run has a line too few
     weights = folder / WEIGHTS_FILE
-    with provenance.whole_file(weights) as part:
-        safetensors.torch.save_file({k: v.cpu().contiguous() for k, v in state.network.state_dict().items()}, part)
+    checkpoint.write_tensors(state.network.state_dict(), weights)
     record |= {"epochs": len(state.log), "seconds": round(sum(e["seconds"] for e in state.log), 1),
                "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
     provenance.write_json(folder / RECORD_FILE, record)
-    return folder
 
 
 def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:

@@ -1,6 +1,5 @@
 """All contests in a row, their results in a table and in a JSON file that grows as they finish."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import fields
@@ -47,7 +46,7 @@ def stored(file: Path | None, machine: dict) -> dict[str, Result]:
     if file is None or not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text())
+        content = provenance.read_json(file)
         names = [field.name for field in fields(Result)]
         found = {name: Result(**{key: values[key] for key in names}) for name, values in content["results"].items()}
         same = content["machine"] == machine and not machine["git"].endswith("+changes")

@@ -19,6 +19,8 @@ ENDING = ".nii.gz"
 """Of the files in a cohort."""
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 FILE_ENDINGS = (*WRITTEN_ENDINGS, ".mhd")
+LARGEST_VALUE = 10**6
+"""Of a voxel; metal is 30,000 HU."""
 SPACINGS = (0.001, 1000)
 """Smallest and largest in mm."""
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
@@ -153,8 +155,11 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
     labels = np.zeros(layers.shape[:3], np.uint8)
     for number, name in enumerate(names, 1):
         if key := stored.get(name):
-            layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
-            labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
+            try:
+                layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
+                labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise InputError(f"{path}: does not say which voxels are {name}; save it again in 3D Slicer") from error
     if not set(names) & set(stored):
         raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")
     return Volume(labels, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
@@ -182,6 +187,8 @@ def _from_sitk(image, path: Path) -> Volume:
     if image.GetDimension() != 3:
         raise InputError(f"{path}: has {image.GetDimension()} dimensions {image.GetSize()}; give a single 3D volume")
     array = itk.load().GetArrayFromImage(image)
+    if array.dtype.kind in "iuf" and array.size and not (-LARGEST_VALUE <= array.min() and array.max() <= LARGEST_VALUE):
+        raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT has; export it again")
     try:
         return Volume(array, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
     except InputError as error:

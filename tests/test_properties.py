@@ -17,7 +17,8 @@ from magunet import profiles, provenance
 from magunet.data.phantom_cohort import phantom_folder
 from magunet.data.prepare import cache_key, clip_and_scale, prepare, restore
 from magunet.data.volume import WRITTEN_ENDINGS, Volume, orientation, read_volume, reorient, same_geometry, write_volume
-from magunet.learn.runs import TRAINING_SETTINGS, run_hash
+from magunet.learn.runs import run_hash
+from magunet.nets.studies import VARIANTS
 from magunet.report.metrics import overlap
 from magunet.report.surfaces import surface_distances, surface_scores
 
@@ -122,6 +123,16 @@ def test_masks_may_lie_anywhere_in_the_scan(pair, around):
 
 
 @BOUNDED
+@given(pairs(), st.integers(0, 2), st.integers(1, 4))
+def test_a_mask_is_as_far_from_itself_as_it_was_moved(pair, axis, steps):
+    mask, _, spacing = pair
+    around = [(0, steps) if k == axis else (0, 0) for k in range(3)]
+    there = np.pad(mask, around)
+    if distances := surface_distances(there, np.roll(there, steps, axis), spacing):
+        assert distances.hausdorff(1.0) == pytest.approx(steps * spacing[axis])
+
+
+@BOUNDED
 @given(pairs(), st.tuples(*[st.floats(0.25, 4)] * 3), st.permutations(range(3)))
 def test_distances_grow_with_the_spacing_along_each_axis(pair, factors, order):
     x, y, spacing = pair
@@ -140,19 +151,16 @@ def test_distances_grow_with_the_spacing_along_each_axis(pair, factors, order):
 code_hash = provenance.code_hash
 VALUES = {
     "size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0), "epochs": (1, 2), "cases": (3, 4),
-    "depth": (16, 32), "cohort_seed": (0, 7), "scan_matrix": (64, 96), "scan_slices": ((36, 48), (36, 40)), "target_mm": (5.0, 6.0),
-    "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4), "schedule": ("constant", "cosine"), "samples_per_case": (1, 20),
-    "width_divisor": (8, 16), "seeds": ((0,), (0, 1)), "profile": ("smoke", "mine")}
-chosen = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}).map(
+    "depth": (16, 32), "cohort_seed": (0, 7), "scan_matrix": (64, 96), "scan_slices": ((36, 48), (36, 40)),
+    "target_mm": (5.0, 6.0), "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4), "schedule": ("constant", "cosine"),
+    "samples_per_case": (1, 20), "width_divisor": (8, 16), "seeds": ((0,), (0, 1)), "profile": ("smoke", "mine"),
+    "cohort": (None, "data/mine")}
+PREPARES = {"size", "slice_mm", "margin_mm"}
+DRAWS = {"profile", "cases", "cohort_seed", "scan_matrix", "scan_slices", "target_mm"}
+TRAINS = {*PREPARES, "depth", "width_divisor", "epochs", "samples_per_case", "learning_rate", "weight_decay", "schedule"}
+some_settings = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}).map(
     lambda values: replace(SMOKE, **values))
-
-
-@st.composite
-def alike(draw):
-    """Two settings that differ in none, one or more names."""
-    first, second = draw(chosen), draw(chosen)
-    names = draw(st.sets(st.sampled_from(sorted(VALUES)), max_size=3))
-    return first, replace(first, **{name: getattr(second, name) for name in names})
+few = settings(BOUNDED, max_examples=8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,41 +170,49 @@ def code_is_read_once():
         yield
 
 
-def differ(pair, names) -> bool:
-    return any(getattr(pair[0], name) != getattr(pair[1], name) for name in names)
+def others(one: profiles.Settings, name: str) -> list[profiles.Settings]:
+    """The settings with every other value of a name."""
+    return [replace(one, **{name: value}) for value in VALUES[name] if value != getattr(one, name)]
+
+
+@pytest.mark.parametrize("name", VALUES)
+@few
+@given(some_settings)
+def test_keys_are_others_where_a_setting_that_counts_is(name, one):
+    files = Path(__file__), Path(profiles.__file__)
+    for other in others(one, name):
+        assert (cache_key(*files, one) != cache_key(*files, other)) == (name in PREPARES)
+        assert (phantom_folder(one) != phantom_folder(other)) == (name in DRAWS)
+        assert (run_hash("+DA", one, "data") != run_hash("+DA", other, "data")) == (name in TRAINS)
+    assert run_hash("+DA", one, "data") == run_hash("+DA", replace(one), "data") != run_hash("+DA", one, "other data")
+
+
+@few
+@given(some_settings, st.permutations(list(VARIANTS)))
+def test_a_run_is_another_where_the_network_is(one, networks):
+    assert len({run_hash(name, one, "data") for name in networks[:4]}) == 4
 
 
 @BOUNDED
-@given(alike(), st.tuples(*[st.binary(max_size=3)] * 4))
-def test_a_prepared_case_is_another_where_files_or_settings_of_preparation_are(pair, contents):
+@given(st.lists(st.binary(max_size=3), min_size=4, max_size=4))
+def test_a_prepared_case_is_another_where_a_file_is(contents):
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in "abcd"]
+        image, label, *_ = paths = [Path(folder) / name for name in "abcd"]
         for path, content in zip(paths, contents):
             path.write_bytes(content)
-        keys = [cache_key(*files, one) for files, one in zip((paths[:2], paths[2:]), pair)]
-    assert (keys[0] != keys[1]) == (contents[:2] != contents[2:] or differ(pair, ("size", "slice_mm", "margin_mm")))
-
-
-@BOUNDED
-@given(alike())
-def test_phantoms_are_others_where_what_makes_them_is(pair):
-    names = ("profile", "cases", "cohort_seed", "scan_matrix", "scan_slices", "target_mm")
-    assert (phantom_folder(pair[0]) != phantom_folder(pair[1])) == differ(pair, names)
-
-
-@BOUNDED
-@given(alike(), st.tuples(*[st.sampled_from(("3D U-Net", "+MFF", "+DA"))] * 2), st.tuples(*[st.sampled_from("ab")] * 2))
-def test_a_run_is_another_where_network_data_or_training_is(pair, networks, data):
-    keys = [run_hash(name, one, of) for name, one, of in zip(networks, pair, data)]
-    assert (keys[0] != keys[1]) == (networks[0] != networks[1] or data[0] != data[1] or differ(pair, TRAINING_SETTINGS))
+        for position, other in ((0, paths[2]), (1, paths[3])):
+            files = [image, label]
+            files[position] = other
+            same = contents[position] == other.read_bytes()
+            assert (cache_key(*files, SMOKE) == cache_key(image, label, SMOKE)) == same
 
 
 @BOUNDED
 @given(st.tuples(*[st.integers(-99, 99)] * 2), st.tuples(*[st.text(st.characters(categories=("L", "N", "P")), max_size=9)] * 2))
 def test_code_is_another_where_it_computes_otherwise(numbers, comments):
     sources = [f"def f(x):\n    # {comment}\n    return x + {number}\n" for number, comment in zip(numbers, comments)]
+    keys = []
     with pytest.MonkeyPatch.context() as patched:
-        keys = []
         for source in sources:
             patched.setattr(provenance, "_source", lambda part, source=source: source)
             keys.append(code_hash(profiles))

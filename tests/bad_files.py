@@ -326,3 +326,6 @@ SERIES = {
     "damaged JPEG 2000": (sliced(damaged_codestream(JPEG2000Lossless)), ["cannot be read", "is it complete"]),
 }
 """What is wrong with a series -> what makes the folder, what the message says of fault and remedy."""
+SEEDS_OF_SERIES = [series, sliced(rle), sliced(deflated), compressed("JPEG"), compressed("JPEG2000"), sliced(colour),
+                   sliced(many_frames), sliced(localiser)]
+"""Folders whose slices differ as much as files of DICOM do."""

@@ -251,6 +251,8 @@ CORPUS = [
         ["does not say which voxels are Sacrum", "save it again in 3D Slicer"]),
     Bad("segment without a label", segmentation(b"_LabelValue:=5", b"_Label:=5"), "import vsd src --out out", ".seg.nrrd",
         ["does not say which voxels are Sacrum", "save it again"]),
+    Bad("segment whose name is no text", segmentation(b"_Name:=Sacrum", b"\xff_Name:=Sacrum"), "import vsd src --out out",
+        ".seg.nrrd", ["does not say which voxels are Sacrum", "save it again"]),
     Bad("segment in no layer", segmentation(b"_Layer:=0", b"_Layer:=7"), "import vsd src --out out", ".seg.nrrd",
         ["does not say which voxels are Sacrum", "save it again"]),
     Bad("segments without a spacing", segmentation(b"space directions", b"directions"), "import vsd src --out out", ".seg.nrrd",

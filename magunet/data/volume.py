@@ -149,20 +149,20 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
     check_nrrd(path)
     sitk = itk.load()
     image = itk.execute(sitk.ReadImage, path, str(path))
-    stored = {image.GetMetaData(key): key.removesuffix("_Name") for key in image.GetMetaDataKeys() if key.endswith("_Name")}
     array = sitk.GetArrayFromImage(image)
     layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array     # (d, h, w, layers)
     labels = np.zeros(layers.shape[:3], np.uint8)
-    for number, name in enumerate(names, 1):
-        if key := stored.get(name):
-            try:
+    try:
+        stored = {image.GetMetaData(key): key.removesuffix("_Name") for key in image.GetMetaDataKeys() if key.endswith("_Name")}
+        for number, name in enumerate(names, 1):
+            if key := stored.get(name):
                 layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
                 labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise InputError(f"{path}: does not say which voxels are {name}; save it again in 3D Slicer") from error
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: does not say which voxels are {', '.join(names)}; save it again in 3D Slicer") from error
     if not set(names) & set(stored):
         raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")
-    return Volume(labels, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
+    return _on_grid(labels, image, path)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -189,7 +189,12 @@ def _from_sitk(image, path: Path) -> Volume:
     array = itk.load().GetArrayFromImage(image)
     if array.dtype.kind in "iuf" and array.size and not (-LARGEST_VALUE <= array.min() and array.max() <= LARGEST_VALUE):
         raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT has; export it again")
+    return _on_grid(array, image, path)
+
+
+def _on_grid(array: np.ndarray, image, path: Path) -> Volume:
+    """A volume where a SimpleITK image lies. Raises InputError, naming the file."""
     try:
         return Volume(array, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
-    except InputError as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error

@@ -4,6 +4,7 @@ Every function that ends in a path or a folder makes one file or one series ther
 """
 
 import gzip
+import locale
 import shutil
 import struct
 from collections.abc import Callable
@@ -185,11 +186,13 @@ def compressed(compressor: str) -> Callable[[Path], None]:
         writer.SetUseCompression(True)
         writer.SetCompressor(compressor)
         writer.KeepOriginalImageUIDOn()
+        before = locale.setlocale(locale.LC_ALL)
         for path in series(folder).iterdir():
             one = SimpleITK.ReadImage(str(path))
             writer.SetFileName(str(path))
             writer.Execute(one)
             assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+        locale.setlocale(locale.LC_ALL, before)                 # writing DICOM sets "C", and text is ASCII for all later tests
     return make
 
 

@@ -1,12 +1,13 @@
 # Two commands do everything on a fresh machine:  make reproduce   and   make test
 PROFILE ?= smoke
 PYTHON ?= python3
+FUZZ_SECONDS ?= 120
 CORES ?= all
 RUN := .venv/bin/python -m
 SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
     --rerun-incomplete --nolock --quiet host progress reason rules --config
 
-.PHONY: reproduce test torture lint lab install clean
+.PHONY: reproduce test torture lint fuzz lab install clean
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
@@ -24,6 +25,11 @@ torture: install
 
 lint: install
 	$(RUN) ruff check .
+
+# Two minutes, or FUZZ_SECONDS=600. The package has wheels for Linux only, so it is in no extra, and lies beside the environment.
+fuzz: install
+	@test -d .venv/fuzz/atheris || $(RUN) pip install --quiet --target .venv/fuzz "atheris>=3,<4"
+	mkdir -p runs/fuzz && cd runs/fuzz && PYTHONPATH=../../.venv/fuzz ../../.venv/bin/python ../../tests/fuzz_readers.py $(FUZZ_SECONDS)
 
 lab: install
 	@if command -v npm >/dev/null; then $(RUN) magunet viewer install; else $(RUN) magunet viewer check; fi || \

@@ -6,7 +6,6 @@ not know; ``from_notebook`` makes it an error.
 
 import ast
 import difflib
-import math
 import types
 import typing
 from collections.abc import Mapping, MutableMapping
@@ -18,11 +17,19 @@ import yaml
 from magunet import project
 from magunet.errors import InputError
 
-SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("auto", "float32", "bfloat16")
 LARGEST_SEED = 2**63
 SMALLEST_SIDE = 16
 """Of the network's input, in voxels: four times halved there is one left."""
+RANGES = {
+    "cases": (3, 99_999), "cohort_seed": (0, LARGEST_SEED - 1), "scan_matrix": (32, 2048), "scan_slices": (16, 4096),
+    "target_mm": (0.1, 15.0), "depth": (SMALLEST_SIDE, 1024), "size": (SMALLEST_SIDE, 2048), "slice_mm": (0.1, 100.0),
+    "margin_mm": (0.0, 1000.0),
+    "epochs": (1, 10**6), "samples_per_case": (1, 10**6), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 10.0),
+    "seeds": (0, LARGEST_SEED - 1)}
+"""Smallest and largest value of a setting. Three cases are the fewest to train on and score; within 15 mm both joints'
+masks stay apart."""
+CHOICES = {
+    "width_divisor": (1, 2, 4, 8, 16, 32), "schedule": ("constant", "cosine"), "precision": ("auto", "float32", "bfloat16")}
 PARAMETERS_CELL = "# Parameters"
 """First line of a notebook's parameters cell, and of the cell that papermill inserts after it."""
 
@@ -67,27 +74,18 @@ class Settings:
     seeds: tuple[int, ...]
 
     def __post_init__(self):
-        _require(self.cases >= 3, "cases", self.cases, "at least 3, to train on some and score others")
-        _require(min(self.depth, self.size) >= SMALLEST_SIDE, "depth and size", (self.depth, self.size),
-                 f"at least {SMALLEST_SIDE}")
-        _require(self.scan_matrix >= 32, "scan_matrix", self.scan_matrix, "at least 32")
-        low, high = self.scan_slices
-        _require(16 <= low <= high, "scan_slices", self.scan_slices, "a pair, fewest and most, from 16 up")
-        for name in ("epochs", "samples_per_case", "width_divisor"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.target_mm <= 15, "target_mm", self.target_mm, "at most 15, in which both joints stay apart")
-        for name in ("target_mm", "learning_rate"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("margin_mm", "weight_decay"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.cohort_seed >= 0, "cohort_seed", self.cohort_seed, "0 or more")
-        for name, value in asdict(self).items():
-            _require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
-        _require(self.slice_mm is None or self.slice_mm > 0, "slice_mm", self.slice_mm, "above 0, or null")
-        _require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
-        _require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        _require(len(self.seeds) > 0 and all(0 <= s < LARGEST_SEED for s in self.seeds), "seeds", self.seeds,
-                 f"at least one, from 0 to {LARGEST_SEED - 1}")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            for one in value if isinstance(value, (tuple, list)) else (value,):
+                rule = f"from {low} to {high}" + (", or null" if name == "slice_mm" else "")
+                _require(one is None or low <= one <= high, name, value, rule)
+        _require(self.scan_slices[0] <= self.scan_slices[1], "scan_slices", self.scan_slices, "a pair, fewest and most")
+        _require(len(self.seeds) > 0, "seeds", self.seeds, "at least one")
+        for name, choices in CHOICES.items():
+            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(map(str, choices))}")
+        _require(self.profile.strip(". ") != "" and not set(self.profile) & set("/\\\0"), "profile", repr(self.profile),
+                 "a name for folders, without / and \\")
+        _require(self.cohort is None or self.cohort.strip() != "", "cohort", repr(self.cohort), "a folder, or null")
 
     def as_dict(self) -> dict:
         """Plain values that JSON and YAML can hold; ``from_mapping`` reads them back."""
@@ -130,7 +128,7 @@ def _typed(source: str, name: str, value: object, wanted: type) -> object:
     elif wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)             # YAML reads 1e-4 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif isinstance(value, wanted) and not isinstance(value, bool):
         return value
@@ -151,11 +149,15 @@ def load(profile: str) -> Settings:
         known = sorted(p.stem for p in folder.glob("*.yaml")) if folder else []
         raise InputError(f"{path}: no such settings" + (f"; there are {', '.join(known)}" if known else ""))
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        names, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold one 'name: value' a line")
+    given = [key.value for key, _ in names.value]
+    if twice := next((name for name in given if given.count(name) > 1), None):
+        raise InputError(f"{path}: parameter {twice!r} is given twice; remove one")
     settings = from_mapping(values, str(path))
     _require(settings.profile == path.stem, f"profile in {path}", settings.profile, f"{path.stem!r}, the file's name")
     return settings

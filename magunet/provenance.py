@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import torch
@@ -67,6 +68,14 @@ def write_json(path: Path, content: object) -> None:
     """Write indented JSON, whole or not at all."""
     with whole_file(path) as part:
         part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, and ValueError when that is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("brackets in brackets without end") from None
 
 
 def file_hash(path: Path) -> str:

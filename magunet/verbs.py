@@ -109,10 +109,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     source = find_source(ct, scan, arguments.formats)
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    try:
-        mask = model.segment(scan, arguments.quick)
-    except InputError as error:
-        raise InputError(f"{ct}: {error}") from error
+    mask = segmented(model, ct, scan, arguments.quick)
     note = "quick: only slices around what a look at low resolution found were segmented" if arguments.quick else ""
     case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source, note=note)
     files = export(case, Origin.of(Path(arguments.model), model), out, arguments.formats, arguments.anonymise)
@@ -140,13 +137,21 @@ def run_export(arguments: argparse.Namespace) -> None:
     for name in track(arguments.case, "exported"):
         case = cohort.cases[name]
         scan, truth = read_checked(case.image, case.label)
-        mask = model.segment(scan)
+        mask = segmented(model, case.image, scan)
         shown = case_name(case.label, scan, arguments.anonymise)
         shown_case = Exported(shown, scan, mask, truth, note=notes.get(name, "the run knows no such case"))
         files = export(shown_case, origin, out, arguments.formats, arguments.anonymise)
         if not mask.array.any():
             say(f"note: {shown}: the network found no joint; the predicted mask is empty")
         print(*files, sep="\n")
+
+
+def segmented(model, path: Path, scan, quick: bool = False):
+    """The mask of a scan; an error names the file that it was read from."""
+    try:
+        return model.segment(scan, quick)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def export_folder(out: str | Path) -> Path:

@@ -77,6 +77,18 @@ def test_a_split_is_a_partition_by_patient(patients, seed):
     assert split_by_patient(backwards, seed) == (train, val)                    # order does not matter
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=40), st.integers(1, 4))
+def test_a_patient_stays_on_its_side_however_many_scans_there_are(owners, more):
+    """New names and more scans of the same patients move none of them."""
+    if len(set(owners)) < 2:
+        return
+    first = {f"scan_{number}": str(owner) for number, owner in enumerate(owners)}
+    second = {f"{owner}_{visit}": str(owner) for owner in owners for visit in range(more)}
+    sides = [[{patients[name] for name in side} for side in split_by_patient(patients)] for patients in (first, second)]
+    assert sides[0] == sides[1]
+
+
 def test_another_seed_is_another_split():
     patients = {str(i): str(i) for i in range(30)}
     splits = {tuple(split_by_patient(patients, seed)[0]) for seed in range(5)}

@@ -1,6 +1,5 @@
 """All contests in a row, their results in a table and in a JSON file that grows as they finish."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import fields
@@ -64,7 +63,7 @@ def described(file: Path) -> str:
 
 def _content(file: Path) -> tuple[dict, dict[str, Result]]:
     try:
-        content = json.loads(file.read_text())
+        content = provenance.read_json(file)
         names = [field.name for field in fields(Result)]
         return content["machine"], {name: Result(**{key: values[key] for key in names})
                                     for name, values in content["results"].items()}

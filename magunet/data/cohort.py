@@ -6,7 +6,6 @@
 """
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +107,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 def _read_json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text())
+        content = provenance.read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path}: missing; a cohort is a folder in nnU-Net raw layout, make one with "
                          "'magunet cohort'") from None

@@ -8,39 +8,64 @@ from pathlib import Path
 
 import numpy as np
 
+from magunet.data.itk import SHEARED
 from magunet.errors import InputError
 
+BITS = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64, 1792: 128, 2304: 32}
+"""Of a voxel, by NIfTI's datatype codes, complex and colour among them."""
 FLOATS = {16: np.dtype(np.float32), 64: np.dtype(np.float64)}
 """NIfTI's datatype codes of floating-point voxels."""
-SHEARED = "the axes of the volume are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
+MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
+"""Length of the header of NIfTI-1 and -2 -> where the name of the format stands in it, and the name."""
 
 
 def check_nifti(path: Path) -> None:
-    """Refuse what SimpleITK reads without a word: a truncated file (as zeros), NaN (as zeros), a sheared grid
-    (as a rectangular one, where the header has that too), and a file beside its uncompressed or compressed twin
-    (as the twin)."""
+    """Refuse what SimpleITK reads without a word: a truncated file (as zeros), NaN (as zeros), a spacing that is 0 or no
+    number (as 1 mm), negative (as another direction) or not the one of the sform, a sheared grid (as a rectangular one,
+    where the header has that too), and a file beside its uncompressed or compressed twin (as the twin)."""
     twin = path.with_suffix("") if path.name.lower().endswith(".gz") else path.with_name(path.name + ".gz")
     if twin.exists():
         raise InputError(f"{path}: {twin.name} lies beside it and may be read in its place; remove or rename one")
     try:
         with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
             content = stream.read()
-        order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-        if struct.unpack_from(f"{order}i", content)[0] == 348:
+        order, length = next((o, n) for o in "<>" for n in MAGIC if content[:4] == struct.pack(f"{o}i", n))
+        at, magic = MAGIC[length]
+        if content[at:at + 4] != magic:
+            raise ValueError(magic)
+        if length == 348:
             dims, (kind, bits) = struct.unpack_from(f"{order}8h", content, 40), struct.unpack_from(f"{order}2h", content, 70)
-            offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
-            sform = struct.unpack_from(f"{order}h", content, 254)[0] and struct.unpack_from(f"{order}12f", content, 280)
+            spacing, offset = struct.unpack_from(f"{order}3f", content, 80), int(struct.unpack_from(f"{order}f", content, 108)[0])
+            qform, sform = struct.unpack_from(f"{order}2h", content, 252)
+            scale = struct.unpack_from(f"{order}2f", content, 112)
+            quaternion, rows = struct.unpack_from(f"{order}6f", content, 256), struct.unpack_from(f"{order}12f", content, 280)
         else:                                               # NIfTI-2
             (kind, bits), dims = struct.unpack_from(f"{order}2h", content, 12), struct.unpack_from(f"{order}8q", content, 16)
-            offset = struct.unpack_from(f"{order}q", content, 168)[0]
-            sform = struct.unpack_from(f"{order}i", content, 348)[0] and struct.unpack_from(f"{order}12d", content, 400)
-        voxels = int(np.prod([max(1, n) for n in dims[1:1 + dims[0]]], dtype=np.int64))
-    except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
+            spacing, offset = struct.unpack_from(f"{order}3d", content, 112), struct.unpack_from(f"{order}q", content, 168)[0]
+            qform, sform = struct.unpack_from(f"{order}2i", content, 344)
+            scale = struct.unpack_from(f"{order}2d", content, 176)
+            quaternion, rows = struct.unpack_from(f"{order}6d", content, 352), struct.unpack_from(f"{order}12d", content, 400)
+        if not 1 <= dims[0] <= 7 or min(dims[1:1 + dims[0]]) < 1 or BITS.get(kind) != bits or offset < length + 4:
+            raise ValueError(dims)
+    except (OSError, EOFError, zlib.error, struct.error, StopIteration, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI); copy or export it again") from error
+    voxels = int(np.prod(dims[1:1 + dims[0]], dtype=object))
     if len(content) < offset + voxels * bits // 8:
         raise InputError(f"{path}: truncated, {len(content)} of {offset + voxels * bits // 8} bytes; copy or export it again")
-    if sform and _sheared(np.reshape(sform, (3, 4))[:, :3]):
-        raise InputError(f"{path}: {SHEARED}")
+    if dims[0] >= 3 and not (np.isfinite(spacing).all() and min(spacing) > 0):
+        raise InputError(f"{path}: voxel spacing must be positive, and pixdim says {spacing} (x, y, z); export it again")
+    if (qform and not np.isfinite(quaternion).all()) or (sform and not np.isfinite(rows).all()):
+        raise InputError(f"{path}: qform or sform, which say where it lies in the patient, hold NaN; export it again")
+    if sform:
+        axes = np.reshape(rows, (3, 4))[:, :3].astype(float)
+        lengths = np.linalg.norm(axes, axis=0)
+        if lengths.all() and not np.allclose((axes / lengths).T @ (axes / lengths), np.eye(3), atol=1e-3):
+            raise InputError(f"{path}: {SHEARED}")
+        if dims[0] >= 3 and not np.allclose(lengths, spacing, rtol=1e-2):
+            raise InputError(f"{path}: voxels are {spacing} mm apart by pixdim, {tuple(lengths.tolist())} by the sform; export "
+                             "it again")
+    if np.isinf(scale).any():                               # NaN says that there is none
+        raise InputError(f"{path}: scl_slope or scl_inter, which make HU of what is stored, are infinite; export it again")
     if kind in FLOATS:
         values = np.frombuffer(content, FLOATS[kind].newbyteorder(order), voxels, offset)
         if not np.isfinite(values).all():
@@ -64,9 +89,3 @@ def is_truncated(path: Path) -> bool:
     except (EOFError, zlib.error, struct.error, gzip.BadGzipFile):
         return True
     return missing > 0
-
-
-def _sheared(axes: np.ndarray) -> bool:
-    """Whether the columns of a matrix (3, 3) have lengths, and are not perpendicular."""
-    lengths = np.linalg.norm(axes, axis=0)
-    return bool(lengths.all()) and not np.allclose((axes / lengths).T @ (axes / lengths), np.eye(3), atol=1e-3)

@@ -1,6 +1,5 @@
 """Cohorts of phantoms: the built-in one of each profile, and phantoms like the scans of another cohort."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def _write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
         (root / "parameters").mkdir(parents=True, exist_ok=True)
     if missing:
         parallel.run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
-    cases = {_record(root, seed).stem: json.loads(_record(root, seed).read_text()) for seed in wanted}
+    cases = {_record(root, seed).stem: provenance.read_json(_record(root, seed)) for seed in wanted}
     provenance.write_json(root / "dataset.json", {
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
         "file_ending": ENDING, "name": title, "licence": "CC BY 4.0", "citation": SHAPE_SOURCE, "cases": cases})
@@ -96,8 +95,10 @@ def _record(root: Path, seed: int) -> Path:
 
 
 def _is_made(root: Path, seed: int, options: Options) -> bool:
-    record = _record(root, seed)
-    return record.exists() and json.loads(record.read_text()).get("made_with") == _made_with(options)
+    try:
+        return provenance.read_json(_record(root, seed))["made_with"] == _made_with(options)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _made_with(options: Options) -> str:

@@ -7,7 +7,6 @@ the whole path works on real input, and no claim of accuracy.
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 import tarfile
@@ -60,7 +59,11 @@ def fetch_sample() -> Sample:
             _extract(_download(Path(folder)), sample.ct.parent)
     made_by = sample.mask.with_name("sij.json")
     key = {"code": provenance.code_hash(target, bones, distance, sys.modules[__name__])}
-    if not sample.mask.exists() or not made_by.exists() or json.loads(made_by.read_text()) != key:
+    try:
+        made = sample.mask.exists() and provenance.read_json(made_by) == key
+    except (FileNotFoundError, ValueError):
+        made = False
+    if not made:
         write_volume(derive_pelvis(read_volume(sample.bones), BoneNumbers()).mask, sample.mask)
         provenance.write_json(made_by, key)
     return sample

@@ -14,7 +14,6 @@ none of the four was downloaded here. Whatever does not fit is left out, and the
     labelmap          any of the formats magunet reads
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -275,8 +274,8 @@ def _finished(out: Path, source: str) -> dict[str, dict]:
             raise InputError(f"{out}: is not empty, and not from 'magunet import'; give a new folder with --out")
         return {}
     try:
-        state = json.loads((out / STATE).read_text())
-        found, cases = state["source"], state["cases"]
+        state = provenance.read_json(out / STATE)
+        found, cases = state["source"], dict(state["cases"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out / STATE}: damaged; remove {out} and import again") from error
     if found != source:

@@ -1,5 +1,4 @@
-"""CT volumes and masks: reading, writing and geometry. The only module that needs SimpleITK, and only to
-read and write files; a `Volume` itself is NumPy."""
+"""CT volumes and masks: reading, writing and geometry. SimpleITK only reads and writes files; a `Volume` itself is NumPy."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from magunet.data.nifti import SHEARED, check_nifti
+from magunet.data import itk
+from magunet.data.headers import check_metaimage, check_nrrd
+from magunet.data.itk import SHEARED
+from magunet.data.nifti import check_nifti
+from magunet.data.series import read_series
 from magunet.errors import InputError
 from magunet.provenance import whole_file
 
@@ -16,6 +19,10 @@ ENDING = ".nii.gz"
 """Of the files in a cohort."""
 WRITTEN_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 FILE_ENDINGS = (*WRITTEN_ENDINGS, ".mhd")
+LARGEST_VALUE = 10**6
+"""Of a voxel; metal is 30,000 HU."""
+SPACINGS = (0.001, 1000)
+"""Smallest and largest in mm."""
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """World axis x, y, z -> letter of its negative and positive end in LPS coordinates."""
 
@@ -38,10 +45,13 @@ class Volume:
         if self.array.ndim != 3:
             raise InputError(f"a volume has 3 dimensions, this one has {self.array.ndim} {self.array.shape}; "
                              "split 4D series and drop colour channels first")
+        if not self.array.size:
+            raise InputError(f"a volume of {self.array.shape} voxels (slices, rows, columns) holds nothing; export it again")
         if self.array.dtype.kind not in "biuf":
             raise InputError(f"voxels must be numbers, these are {self.array.dtype}; export magnitude or HU")
-        if not all(np.isfinite(s) and s > 0 for s in self.spacing):
-            raise InputError(f"voxel spacing must be positive, got {self.spacing} mm (z, y, x)")
+        if not all(SPACINGS[0] <= s <= SPACINGS[1] for s in self.spacing):
+            raise InputError(f"voxel spacing must be positive, from {SPACINGS[0]} to {SPACINGS[1]} mm, got {self.spacing} "
+                             "(z, y, x); export it again")
         if not np.isfinite(self.origin).all():
             raise InputError(f"the position of a volume must be three numbers, got {self.origin} mm (x, y, z)")
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float).reshape(3, 3)
@@ -120,14 +130,14 @@ def read_volume(path: Path | str) -> Volume:
     """
     path = Path(path)
     if path.is_dir():
-        return _from_sitk(_read_dicom(path), path)
+        return _from_sitk(read_series(path), path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if not path.name.lower().endswith(FILE_ENDINGS):
         raise InputError(f"{path}: not a format magunet reads; give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        check_nifti(path)
-    return _from_sitk(_execute(_sitk().ReadImage, path, str(path)), path)
+    check = {".nrrd": check_nrrd, ".mha": check_metaimage, ".mhd": check_metaimage}.get(path.suffix.lower(), check_nifti)
+    check(path)
+    return _from_sitk(itk.execute(itk.load().ReadImage, path, str(path)), path)
 
 
 def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
@@ -136,19 +146,23 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
     Raises InputError as `read_volume`, and when the file names none of the segments.
     """
     path = Path(path)
-    sitk = _sitk()
-    image = _execute(sitk.ReadImage, path, str(path))
-    stored = {image.GetMetaData(key): key.removesuffix("_Name") for key in image.GetMetaDataKeys() if key.endswith("_Name")}
+    check_nrrd(path)
+    sitk = itk.load()
+    image = itk.execute(sitk.ReadImage, path, str(path))
     array = sitk.GetArrayFromImage(image)
     layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array     # (d, h, w, layers)
     labels = np.zeros(layers.shape[:3], np.uint8)
-    for number, name in enumerate(names, 1):
-        if key := stored.get(name):
-            layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
-            labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
+    try:
+        stored = {image.GetMetaData(key): key.removesuffix("_Name") for key in image.GetMetaDataKeys() if key.endswith("_Name")}
+        for number, name in enumerate(names, 1):
+            if key := stored.get(name):
+                layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
+                labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{path}: does not say which voxels are {', '.join(names)}; save it again in 3D Slicer") from error
     if not set(names) & set(stored):
         raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")
-    return Volume(labels, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
+    return _on_grid(labels, image, path)
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
@@ -156,7 +170,7 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     path = Path(path)
     if not path.name.lower().endswith(WRITTEN_ENDINGS):
         raise InputError(f"{path}: cannot write this format; use one of {', '.join(WRITTEN_ENDINGS)}")
-    sitk = _sitk()
+    sitk = itk.load()
     stored = {"bool": np.uint8, "float16": np.float32}.get(volume.array.dtype.name, volume.array.dtype.newbyteorder("="))
     array = volume.array.astype(stored, copy=False)
     image = sitk.GetImageFromArray(array)
@@ -164,25 +178,7 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     image.SetOrigin([float(v) for v in volume.origin])
     image.SetDirection([float(v) for v in volume.direction.ravel()])
     with whole_file(path) as part:
-        _execute(sitk.WriteImage, path, image, str(part), useCompression=True)
-
-
-def _sitk():
-    import SimpleITK  # here, so that phantoms, training and scoring run where it is not installed
-
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    return SimpleITK
-
-
-def _execute(call, path: Path, *arguments, **named):
-    """Run a SimpleITK call; its long C++ message becomes one line about the file."""
-    try:
-        return call(*arguments, **named)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].split("ERROR:")[-1].strip()
-        if "orthonormal" in reason:
-            raise InputError(f"{path}: {SHEARED}") from error
-        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); is the file complete?") from error
+        itk.execute(sitk.WriteImage, path, image, str(part), useCompression=True)
 
 
 def _from_sitk(image, path: Path) -> Volume:
@@ -190,111 +186,15 @@ def _from_sitk(image, path: Path) -> Volume:
         raise InputError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} channels; give a single-channel CT or mask")
     if image.GetDimension() != 3:
         raise InputError(f"{path}: has {image.GetDimension()} dimensions {image.GetSize()}; give a single 3D volume")
-    array = _sitk().GetArrayFromImage(image)
+    array = itk.load().GetArrayFromImage(image)
+    if array.dtype.kind in "iuf" and array.size and not (-LARGEST_VALUE <= array.min() and array.max() <= LARGEST_VALUE):
+        raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT has; export it again")
+    return _on_grid(array, image, path)
+
+
+def _on_grid(array: np.ndarray, image, path: Path) -> Volume:
+    """A volume where a SimpleITK image lies. Raises InputError, naming the file."""
     try:
         return Volume(array, tuple(image.GetSpacing()[::-1]), tuple(image.GetOrigin()), np.reshape(image.GetDirection(), (3, 3)))
-    except InputError as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
-
-
-# DICOM ------------------------------------------------------------------------------------------------
-
-POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
-SPACING_TOLERANCE = 0.1
-"""Largest deviation of one slice distance from the median, as a fraction of it."""
-ASIDE_TOLERANCE = 0.1
-"""Largest shift of a slice against the first, across the normal, in mm."""
-
-
-def _read_dicom(folder: Path):
-    sitk = _sitk()
-    names = _one_series(folder)
-    headers = [_slice_header(Path(name)) for name in names]
-    for key, what in (("orientation", "image orientations"), ("pixel_spacing", "pixel spacings"), ("size", "image sizes")):
-        values = np.array([h[key] for h in headers])
-        if np.abs(values - values[0]).max() > 1e-3:
-            raise InputError(f"{folder}: slices have different {what}, so they are not one series; keep one series in the folder")
-    row, column = headers[0]["orientation"][:3], headers[0]["orientation"][3:]
-    normal = np.cross(row, column)
-    position = np.array([h["position"] @ normal for h in headers])
-    aside = np.array([h["position"] for h in headers]) - position[:, None] * normal
-    if np.abs(aside - aside[0]).max() > ASIDE_TOLERANCE:
-        raise InputError(f"{folder}: slices are shifted against each other (tilted gantry); resample the series to a "
-                         "rectangular grid first")
-    order = np.argsort(position)
-    spacing = _slice_spacing(folder, position[order])
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([names[i] for i in order])
-    image = _execute(reader.Execute, folder)
-    in_plane = headers[0]["pixel_spacing"]                       # row distance (y), column distance (x)
-    image.SetSpacing([float(in_plane[1]), float(in_plane[0]), spacing])
-    image.SetOrigin([float(v) for v in headers[order[0]]["position"]])
-    image.SetDirection([float(v) for v in np.stack([row, column, normal], axis=1).ravel()])
-    return image
-
-
-def _one_series(folder: Path) -> list[str]:
-    reader = _sitk().ImageSeriesReader
-    series = reader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise InputError(f"{folder}: no DICOM images in this folder; give the folder that holds the slices of one series")
-    if len(series) > 1:
-        raise InputError(f"{folder}: holds {len(series)} DICOM series; move the wanted one into a folder of its own")
-    names = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    for path in set(folder.iterdir()) - set(map(Path, names)):
-        if path.name != "DICOMDIR" and path.is_file() and _is_dicom(path):
-            raise InputError(f"{path}: a DICOM file that holds no readable slice; export the series again, or remove the file")
-    if len(names) < 2:
-        if _slice_count(Path(names[0])) > 1:
-            raise InputError(f"{folder}: a multi-frame DICOM file, which magunet does not read; convert it to NIfTI")
-        raise InputError(f"{folder}: holds a single slice; a CT volume needs at least 2")
-    return names
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
-def _slice_count(path: Path) -> int:
-    reader = _sitk().ImageFileReader()
-    reader.SetFileName(str(path))
-    _execute(reader.ReadImageInformation, path)
-    return reader.GetSize()[2]
-
-
-def _slice_header(path: Path) -> dict:
-    reader = _sitk().ImageFileReader()
-    reader.SetFileName(str(path))
-    _execute(reader.ReadImageInformation, path)
-
-    def numbers(tag: str, what: str, count: int) -> np.ndarray:
-        try:
-            values = np.array([float(v) for v in reader.GetMetaData(tag).split("\\")])
-        except (RuntimeError, ValueError):
-            values = np.array([])
-        if len(values) != count:
-            raise InputError(f"{path}: DICOM tag ({tag.replace('|', ',')}) {what} is missing or malformed; "
-                             "export the series again as axial CT slices")
-        return values
-
-    return {
-        "position": numbers(POSITION, "Image Position (Patient)", 3),
-        "orientation": numbers(ORIENTATION, "Image Orientation (Patient)", 6),
-        "pixel_spacing": numbers(PIXEL_SPACING, "Pixel Spacing", 2),
-        "size": np.array(reader.GetSize()[:2]),
-    }
-
-
-def _slice_spacing(folder: Path, position: np.ndarray) -> float:
-    """Distance of neighbouring slices in mm, from sorted positions along the normal."""
-    steps = np.diff(position)
-    if steps.min() < 1e-3:
-        at = position[int(np.argmin(steps))]
-        raise InputError(f"{folder}: two slices lie at the same position ({at:.2f} mm); remove the duplicate")
-    spacing = float(np.median(steps))
-    worst = int(np.argmax(np.abs(steps - spacing)))
-    if abs(steps[worst] - spacing) > SPACING_TOLERANCE * spacing:
-        raise InputError(f"{folder}: slices are {spacing:.2f} mm apart but {steps[worst]:.2f} mm at {position[worst]:.2f} mm; "
-                         "a slice is missing or the series mixes spacings: export it completely")
-    return float(np.mean(steps))

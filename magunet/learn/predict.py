@@ -1,6 +1,5 @@
 """From a CT to a mask on the CT's own grid, with a trained run."""
 
-import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.progress import say, track
+from magunet.provenance import read_json
 
 COARSE = 2 / 3
 """Resolution of the quick look for the joints, as a fraction of the network's own."""
@@ -32,6 +32,8 @@ SIGMA = 0.25
 THRESHOLD = 0.5
 
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "run.json"
+RECORDED = ("network", "seed", "settings", "data_hash", "train", "val")
+"""What a run's record must say for the run to be used."""
 
 
 def window_starts(slices: int, depth: int) -> list[int]:
@@ -152,10 +154,15 @@ def load_model(run: Path | str) -> Model:
         if not path.is_file():
             raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints it")
     try:
-        record = json.loads(record_path.read_text())
+        record = read_json(record_path)
+        if missing := [name for name in RECORDED if name not in record]:
+            raise ValueError(f"{RECORD_FILE} does not say {missing[0]}")
         settings = from_mapping(record["settings"], str(record_path))
         network = build(record["network"], settings.width_divisor)
-        network.load_state_dict(safetensors.torch.load_file(weights_path))
+        weights = safetensors.torch.load_file(weights_path)
+        network.load_state_dict(weights)
+        if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{bad[0]} holds NaN or infinite values")
     except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{run}: record and weights cannot be read or do not fit together ({reason}); "

@@ -1,6 +1,5 @@
 """What a profile has produced so far: scores, figures, masks and notebooks, as text for the terminal."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +7,11 @@ import pandas as pd
 from magunet import project
 from magunet.data.sample import sample_paths
 from magunet.data.volume import read_volume
+from magunet.errors import InputError
 from magunet.learn.runs import data_hash, is_finished, run_folder
 from magunet.nets.studies import NETWORKS
 from magunet.profiles import Settings
+from magunet.provenance import read_json
 from magunet.report.metrics import overlap
 from magunet.report.scores import SCORES_FILE, read_scores, summary
 from magunet.report.study import existing_cohort
@@ -67,5 +68,8 @@ def _shown(path: Path) -> Path:
 
 
 def _seconds(notebook: Path) -> str:
-    duration = json.loads(notebook.read_text())["metadata"].get("papermill", {}).get("duration")
-    return "not finished" if duration is None else f"{duration:.0f}"
+    try:
+        duration = read_json(notebook)["metadata"].get("papermill", {}).get("duration")
+        return "not finished" if duration is None else f"{duration:.0f}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{notebook}: is no executed notebook ({error!r}); remove it and run it again") from error

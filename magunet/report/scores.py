@@ -5,7 +5,6 @@ Policies, so that nothing is ever dropped from a mean: empty masks and undefined
 the prediction has no voxel in common with it. All are counted in the tables.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from magunet.report.surfaces import diagonal, surface_scores
 SCORES_FILE, SIDES_FILE, KEY_FILE = "scores.csv", "scores_by_side.csv", "scores.json"
 MEASURES = ("dice", "iou", "precision", "recall")
 """The paper's, in [0, 1]."""
+DAMAGED_SCORES = "damaged; remove it and score the run again with 'magunet evaluate'"
 SURFACE_MEASURES = ("hd95", "assd", "nsd")
 """In mm, mm, and [0, 1]."""
 
@@ -103,9 +103,18 @@ def _measured(prediction: np.ndarray, truth: np.ndarray, grid: Volume) -> dict:
 
 
 def read_scores(run: Path, file: str = SCORES_FILE) -> pd.DataFrame:
-    """A run's scores as `score_run` wrote them: one row a case, or with SIDES_FILE one row a side."""
+    """A run's scores as `score_run` wrote them: one row a case, or with SIDES_FILE one row a side.
+
+    Raises InputError when the file holds anything else.
+    """
     names = {"network": str, "case": str, "patient": str, "side": str}          # a case named 007 stays so
-    return pd.read_csv(run / file, dtype=names, keep_default_na=False, na_values=[""])
+    try:
+        table = pd.read_csv(run / file, dtype=names, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise InputError(f"{run / file}: {DAMAGED_SCORES}") from error
+    if table.empty or not {"network", "case", *MEASURES} <= set(table):
+        raise InputError(f"{run / file}: {DAMAGED_SCORES}")
+    return table
 
 
 def scores_key(run: Path) -> str | None:
@@ -120,7 +129,7 @@ def scored_on(run: Path) -> str:
 
 def _noted(run: Path, name: str) -> str | None:
     try:
-        return json.loads((run / KEY_FILE).read_text())[name]
+        return provenance.read_json(run / KEY_FILE)[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -24,8 +24,10 @@ class Collected:
 
 
 def existing_cohort(settings: Settings) -> Cohort | None:
-    """The profile's cohort if it has been made; makes nothing."""
-    root = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
+    """The profile's cohort, None where the built-in one has not been made yet. Raises InputError as `load_cohort`."""
+    if settings.cohort:
+        return load_cohort(project.root() / settings.cohort)
+    root = phantom_folder(settings)
     return load_cohort(root) if (root / "dataset.json").exists() else None
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,7 +254,7 @@ def _from_bundle(path: Path) -> Callable[[parts.Package], bytes]:
             with tarfile.open(path) as tar:
                 member = tar.getmember(package.archive)
                 content = tar.extractfile(member).read() if member.isfile() and member.size <= LARGEST_ARCHIVE else b""
-        except (tarfile.TarError, KeyError, EOFError) as error:
+        except (tarfile.TarError, zlib.error, OSError, KeyError, EOFError) as error:
             raise InputError(f"{path}: does not hold {package.archive}; make it again with 'magunet viewer bundle FILE' and the "
                              "same version of magunet") from error
         return _verified(package, content, str(path))

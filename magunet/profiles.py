@@ -148,14 +148,25 @@ def load(profile: str) -> Settings:
         known = sorted(p.stem for p in folder.glob("*.yaml")) if folder else []
         raise InputError(f"{path}: no such settings" + (f"; there are {', '.join(known)}" if known else ""))
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text()
+        values = yaml.safe_load(text) if _is_flat(text) else None
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold one 'name: value' a line")
+        raise InputError(f"{path}: must hold one 'name: value' a line, the value at most a list")
     settings = from_mapping(values, str(path))
     _require(settings.profile == path.stem, f"profile in {path}", settings.profile, f"{path.stem!r}, the file's name")
     return settings
+
+
+def _is_flat(text: str) -> bool:
+    """Whether YAML holds at most lists in a mapping, and no value by reference: ten lines of those can tell of billions."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 2 or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
 
 
 def from_notebook(namespace: MutableMapping) -> Settings:

@@ -1,16 +1,20 @@
 """What a NIfTI file must be before SimpleITK may read it."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from magunet.errors import InputError
 
 FLOATS = {16: np.dtype(np.float32), 64: np.dtype(np.float64)}
 """NIfTI's datatype codes of floating-point voxels."""
+HEADER = 540
+"""Bytes of the longer of the two headers, NIfTI-2's."""
 SHEARED = "the axes of the volume are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
 
 
@@ -23,21 +27,30 @@ def check_nifti(path: Path) -> None:
         raise InputError(f"{path}: {twin.name} lies beside it and may be read in its place; remove or rename one")
     try:
         with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
-            content = stream.read()
-        order = "<" if content[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-        if struct.unpack_from(f"{order}i", content)[0] == 348:
-            dims, (kind, bits) = struct.unpack_from(f"{order}8h", content, 40), struct.unpack_from(f"{order}2h", content, 70)
-            offset = int(struct.unpack_from(f"{order}f", content, 108)[0])
-            sform = struct.unpack_from(f"{order}h", content, 254)[0] and struct.unpack_from(f"{order}12f", content, 280)
-        else:                                               # NIfTI-2
-            (kind, bits), dims = struct.unpack_from(f"{order}2h", content, 12), struct.unpack_from(f"{order}8q", content, 16)
-            offset = struct.unpack_from(f"{order}q", content, 168)[0]
-            sform = struct.unpack_from(f"{order}i", content, 348)[0] and struct.unpack_from(f"{order}12d", content, 400)
-        voxels = int(np.prod([max(1, n) for n in dims[1:1 + dims[0]]], dtype=np.int64))
+            head = stream.read(HEADER)
+            order = "<" if head[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
+            if struct.unpack_from(f"{order}i", head)[0] == 348:
+                dims, (kind, bits) = struct.unpack_from(f"{order}8h", head, 40), struct.unpack_from(f"{order}2h", head, 70)
+                offset = int(struct.unpack_from(f"{order}f", head, 108)[0])
+                sform = struct.unpack_from(f"{order}h", head, 254)[0] and struct.unpack_from(f"{order}12f", head, 280)
+            else:                                           # NIfTI-2
+                (kind, bits), dims = struct.unpack_from(f"{order}2h", head, 12), struct.unpack_from(f"{order}8q", head, 16)
+                offset = struct.unpack_from(f"{order}q", head, 168)[0]
+                sform = struct.unpack_from(f"{order}i", head, 348)[0] and struct.unpack_from(f"{order}12d", head, 400)
+            voxels = math.prod(max(1, n) for n in dims[1:1 + dims[0]])
+            size = offset + voxels * bits // 8
+            if size < 0:
+                raise ValueError("voxels begin before the file does")
+            fits = size < psutil.virtual_memory().available
+            stream.seek(0)
+            content = stream.read(size) if fits else b""    # no more: a small file can be compressed gigabytes
     except (OSError, EOFError, zlib.error, struct.error, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI); copy or export it again") from error
-    if len(content) < offset + voxels * bits // 8:
-        raise InputError(f"{path}: truncated, {len(content)} of {offset + voxels * bits // 8} bytes; copy or export it again")
+    if not fits:
+        raise InputError(f"{path}: its header tells of {size / 2**30:.3g} GiB of voxels, more than the memory that is free; crop "
+                         "or resample it, or export it again")
+    if len(content) < size:
+        raise InputError(f"{path}: truncated, {len(content)} of {size} bytes; copy or export it again")
     if sform and _sheared(np.reshape(sform, (3, 4))[:, :3]):
         raise InputError(f"{path}: {SHEARED}")
     if kind in FLOATS:

@@ -11,8 +11,6 @@ import json
 import sys
 import zipfile
 import zlib
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 

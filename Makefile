@@ -6,7 +6,7 @@ RUN := .venv/bin/python -m
 SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
     --rerun-incomplete --nolock --quiet host progress reason rules --config
 
-.PHONY: reproduce test lint lab install clean
+.PHONY: reproduce test lint lab offline install clean
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
@@ -21,10 +21,22 @@ test: install
 lint: install
 	$(RUN) ruff check .
 
+# JupyterLab itself asks public hosts for updates and news; not here.
+QUIET_LAB = --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+
 lab: install
 	@if command -v npm >/dev/null; then $(RUN) magunet viewer install; else $(RUN) magunet viewer check; fi || \
 	    echo "JupyterLab starts all the same; notebook 10 takes the next viewer, and says what to do for itkwidgets" >&2
-	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(QUIET_LAB) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+
+# The whole smoke workflow in a copy of this folder, where no network is (Linux).
+offline: install
+	@$(RUN) magunet sample
+	rm -rf runs/offline && mkdir -p runs/offline/data
+	git ls-files -z | xargs -0 cp --parents --target-directory=runs/offline
+	cp -r data/sample runs/offline/data
+	cd runs/offline && PYTHONPATH=. sh workflow/offline.sh $(CURDIR)/$(SNAKEMAKE) profile=smoke
+	@echo "all of it worked without a network: $(CURDIR)/runs/offline"
 
 install: .venv/installed
 

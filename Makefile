@@ -40,7 +40,7 @@ offline: install
 
 install: .venv/installed
 
-.venv/installed: requirements.lock pyproject.toml workflow/install.sh
+.venv/installed: requirements.lock requirements-gpu.lock pyproject.toml workflow/install.sh
 	@PYTHON=$(PYTHON) sh workflow/install.sh
 
 # Downloads, generated data and runs; figures and notebooks stay.

@@ -78,7 +78,7 @@ def test_a_pickle_is_no_checkpoint_and_no_weights(form, bomb, run, tmp_path):
 
 @pytest.mark.parametrize("form", PICKLES)
 def test_a_pickle_is_no_prepared_case(form, bomb, compendium):
-    """In the cache, under the name that the next training looks for. What that training then does is tested with damaged files."""
+    """In the cache, under the name that the next training looks for. What training then does is tested with damaged files."""
     case = write_cohort(compendium / "data" / "boxes").cases["box_0"]
     prepare.prepare_case(case.name, case.image, case.label, TINY)
     (cached,) = (compendium / "data" / "prepared").iterdir()

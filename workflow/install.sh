@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv from requirements.lock. On Debian and Ubuntu it also installs the package that venv needs.
+# Makes .venv from requirements.lock: what is listed there and nothing else, each file with its hash. On Debian and Ubuntu it also installs the package that venv needs.
 set -eu
 python=${PYTHON:-python3}
 
@@ -20,7 +20,14 @@ fi
 echo "install: making .venv from requirements.lock (a few minutes, once)" >&2
 rm -f .venv/installed
 "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock ||
-    fail "packages could not be installed; check the network connection and run make again"
+locked() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$1" ||
+        fail "packages could not be installed; check the network connection and run make again"
+}
+locked requirements.lock
+if .venv/bin/python -c 'import importlib.metadata as m, sys; sys.exit(not any("cuda" in r or "nvidia" in r for r in m.requires("torch")))'
+then
+    locked requirements-gpu.lock
+fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 touch .venv/installed

@@ -6,7 +6,7 @@ RUN := .venv/bin/python -m
 SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
     --rerun-incomplete --nolock --quiet host progress reason rules --config
 
-.PHONY: reproduce test lint lab offline install clean
+.PHONY: reproduce test lint lab offline quality install clean
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
@@ -17,6 +17,13 @@ test: install
 	$(RUN) pytest tests
 	@$(SNAKEMAKE) profile=smoke -- grid
 	$(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
+
+# Coverage of all tests by lines and branches, then mutations of metrics, losses, geometry and splits. About an hour.
+quality: install
+	@mkdir -p runs/quality
+	$(RUN) coverage erase && $(RUN) coverage run -m pytest tests && $(RUN) coverage combine --quiet
+	$(RUN) coverage report
+	sh workflow/mutations.sh
 
 lint: install
 	$(RUN) ruff check .

@@ -22,8 +22,7 @@ test: install
 quality: install
 	@mkdir -p runs/quality
 	$(RUN) coverage erase && $(RUN) coverage run -m pytest tests && $(RUN) coverage combine --quiet
-	$(RUN) coverage report
-	sh workflow/mutations.sh
+	$(RUN) coverage report; covered=$$?; sh workflow/mutations.sh && exit $$covered
 
 lint: install
 	$(RUN) ruff check .
@@ -47,7 +46,7 @@ offline: install
 
 install: .venv/installed
 
-.venv/installed: requirements.lock requirements-gpu.lock pyproject.toml workflow/install.sh
+.venv/installed: requirements.lock requirements-cpu.lock requirements-gpu.lock pyproject.toml workflow/install.sh
 	@PYTHON=$(PYTHON) sh workflow/install.sh
 
 # Downloads, generated data and runs; figures and notebooks stay.

@@ -19,8 +19,8 @@ import yaml
 from boxes import TINY, write_cohort
 from conftest import ROOT
 
-LAB = ("Makefile", "pyproject.toml", "requirements.lock", "requirements-gpu.lock", "workflow/install.sh",
-       "notebooks/00_start_here.ipynb")
+LAB = ("Makefile", "pyproject.toml", "workflow/install.sh", "notebooks/00_start_here.ipynb",
+       *(path.name for path in ROOT.glob("requirements*.lock")))
 ANSWERS = {"GET /api/contents": (403, 200), "GET /api/kernels": (403, 200), "POST /api/kernels": (403, 201),
            "GET /api/terminals": (403, 200), "GET /files/Makefile": (302, 200), "GET /lab": (302, 200)}
 """Status without the token, and with it; 302 leads to the page that asks for it."""

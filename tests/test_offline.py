@@ -257,7 +257,8 @@ def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(there,
     """With stand-ins for npm and Python, of which every call of magunet fails."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-gpu.lock", "workflow/install.sh"):
+    locks = (path.name for path in ROOT.glob("requirements*.lock"))
+    for name in ("Makefile", "pyproject.toml", "workflow/install.sh", *locks):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     commands = {".venv/bin/python": f'echo "$*" >> {tmp_path}/calls; case "$*" in *magunet*) exit 2;; esac'}

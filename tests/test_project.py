@@ -76,7 +76,7 @@ def test_what_is_installed_here_is_what_is_locked():
             assert installed.get(name) == version_of(pin), name
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", "requirements-cpu.lock"])
 def test_every_line_of_a_lock_is_a_pin_with_hashes(name):
     """Else pip would install none of it, or what it likes."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"]
@@ -98,9 +98,10 @@ def test_installing_demands_the_hashes_and_adds_nothing(compendium):
                           env=os.environ | {"PYTHON": str(python)})
     assert done.returncode == 0, done.stderr
     installs = [line for line in log.read_text().splitlines() if "pip install" in line]
-    assert [line.split()[-1] for line in installs] == ["requirements.lock", "requirements-gpu.lock", "."]
-    assert all({"--require-hashes", "--no-deps"} <= set(line.split()) for line in installs[:2])
-    assert {"--no-deps", "--no-build-isolation"} <= set(installs[2].split())
+    locks = ["requirements-cpu.lock", "requirements.lock", "requirements-gpu.lock"]
+    assert [line.split()[-1] for line in installs] == [*locks[bool(shutil.which("nvidia-smi")):], "."]
+    assert all({"--require-hashes", "--no-deps"} <= set(line.split()) for line in installs[:-1])
+    assert {"--no-deps", "--no-build-isolation"} <= set(installs[-1].split())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

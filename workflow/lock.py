@@ -3,7 +3,7 @@
     pip install uv && python workflow/lock.py [--upgrade-package NAME ...]
 
 Versions stay as they are locked, but for the packages named, and for what their new versions need. The second file holds
-the GPU libraries that torch from the package index needs on Linux, and torch for the CPU only does not.
+the GPU libraries that torch from the package index needs on Linux. requirements-cpu.lock, torch without them, is by hand.
 """
 
 import re
@@ -16,8 +16,6 @@ from magunet.provenance import whole_file
 
 LOCK, GPU_LOCK = Path("requirements.lock"), Path("requirements-gpu.lock")
 GPU = re.compile(r"(nvidia|cuda)-|triton==")
-CPU_TORCH = "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
-"""sha256 of torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl, which PyTorch keeps in an index of its own."""
 HEADS = {
     LOCK: "# Every package, exactly, with the hashes of its files: pip install --require-hashes --no-deps -r requirements.lock\n",
     GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. Not needed for the CPU, and not by torch's CPU-only builds.\n"}
@@ -39,8 +37,6 @@ def main() -> None:
         found = packages(made.read_text())
     for path in (LOCK, GPU_LOCK):
         kept = [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)]
-        kept = [package.replace(" \\\n", f" \\\n    --hash=sha256:{CPU_TORCH} \\\n", 1)
-                if package.startswith("torch==2.13.0 ") else package for package in kept]
         with whole_file(path) as part:
             part.write_text(HEADS[path] + "".join(kept))
 

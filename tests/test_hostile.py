@@ -282,8 +282,8 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "mars
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"system", "popen", "read_pickle", "to_pickle", "unsafe_load", "full_load", "load_all", "urlopen",
                      "urlretrieve", "hub", "listen", "bind"}
-PROCESSES = {"magunet/download.py", "magunet/provenance.py", "magunet/bench/first_phantom.py"}
-"""These start programs: pip and npm; git, to ask for the revision; Python, on a revision of this repository."""
+PROCESSES = {"magunet/download.py", "magunet/provenance.py", "magunet/bench/first_phantom.py", "workflow/lock.py"}
+"""These start programs: pip and npm; git, for the revision; Python, on a revision of this repository; uv, for the lock."""
 
 
 def dangers(source: str) -> list[str]:

@@ -51,14 +51,20 @@ def lab(tmp_path):
     with open(tmp_path / "lab.log", "w") as log:
         made = subprocess.Popen(["make", "lab"], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        end, runtime = time.monotonic() + 300, tmp_path / "runtime"
-        while not (found := list(runtime.glob("jpserver-*.json"))) and time.monotonic() < end and made.poll() is None:
+        end = time.monotonic() + 300
+        while not listens(port) and time.monotonic() < end and made.poll() is None:
             time.sleep(0.1)
+        found = list((tmp_path / "runtime").glob("jpserver-*.json"))       # written before it listens
         assert found, (tmp_path / "lab.log").read_text()
         yield made, json.loads(found[0].read_text())
     finally:
         os.killpg(made.pid, signal.SIGKILL)
         made.wait()
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def status(method, address, token=None):

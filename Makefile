@@ -7,7 +7,7 @@ RUN := .venv/bin/python -m
 SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
     --rerun-incomplete --nolock --quiet host progress reason rules --config
 
-.PHONY: reproduce test torture lint fuzz lab install clean
+.PHONY: reproduce test torture lint fuzz lab offline quality install clean
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
@@ -23,6 +23,12 @@ test: install
 torture: install
 	$(RUN) pytest tests/test_faults.py --torture
 
+# Coverage of all tests by lines and branches, then mutations of metrics, losses, geometry and splits. About an hour.
+quality: install
+	@mkdir -p runs/quality
+	$(RUN) coverage erase && $(RUN) coverage run -m pytest tests && $(RUN) coverage combine --quiet
+	$(RUN) coverage report; covered=$$?; sh workflow/mutations.sh && exit $$covered
+
 lint: install
 	$(RUN) ruff check .
 
@@ -31,14 +37,26 @@ fuzz: install
 	@test -d .venv/fuzz/atheris || $(RUN) pip install --quiet --target .venv/fuzz "atheris>=3,<4"
 	mkdir -p runs/fuzz && cd runs/fuzz && PYTHONPATH=../../.venv/fuzz ../../.venv/bin/python ../../tests/fuzz_readers.py $(FUZZ_SECONDS)
 
+# JupyterLab itself asks public hosts for updates and news; not here.
+QUIET_LAB = --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
+
 lab: install
 	@if command -v npm >/dev/null; then $(RUN) magunet viewer install; else $(RUN) magunet viewer check; fi || \
 	    echo "JupyterLab starts all the same; notebook 10 takes the next viewer, and says what to do for itkwidgets" >&2
-	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(QUIET_LAB) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+
+# The whole smoke workflow in a copy of this folder, where no network is (Linux).
+offline: install
+	@$(RUN) magunet sample
+	rm -rf runs/offline && mkdir -p runs/offline/data
+	git ls-files -z | xargs -0 cp --parents --target-directory=runs/offline
+	cp -r data/sample runs/offline/data
+	cd runs/offline && PYTHONPATH=. sh workflow/offline.sh $(CURDIR)/$(SNAKEMAKE) profile=smoke
+	@echo "all of it worked without a network: $(CURDIR)/runs/offline"
 
 install: .venv/installed
 
-.venv/installed: requirements.lock pyproject.toml workflow/install.sh
+.venv/installed: requirements.lock requirements-cpu.lock requirements-gpu.lock pyproject.toml workflow/install.sh
 	@PYTHON=$(PYTHON) sh workflow/install.sh
 
 # Downloads, generated data and runs; figures and notebooks stay.

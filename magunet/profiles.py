@@ -150,17 +150,28 @@ def load(profile: str) -> Settings:
         raise InputError(f"{path}: no such settings" + (f"; there are {', '.join(known)}" if known else ""))
     try:
         text = path.read_text(encoding="utf-8")
-        names, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        flat = _is_flat(text)
+        names, values = (yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)) if flat else (None, None)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold one 'name: value' a line")
+        raise InputError(f"{path}: must hold one 'name: value' a line, the value at most a list")
     given = [key.value for key, _ in names.value]
     if twice := next((name for name in given if given.count(name) > 1), None):
         raise InputError(f"{path}: parameter {twice!r} is given twice; remove one")
     settings = from_mapping(values, str(path))
     _require(settings.profile == path.stem, f"profile in {path}", settings.profile, f"{path.stem!r}, the file's name")
     return settings
+
+
+def _is_flat(text: str) -> bool:
+    """Whether YAML holds at most lists in a mapping, and no value by reference: ten lines of those can tell of billions."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 2 or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
 
 
 def from_notebook(namespace: MutableMapping) -> Settings:

@@ -9,6 +9,7 @@ import pytest
 from boxes import TINY, write_cohort
 from conftest import ROOT
 from dicom_series import PATIENT, planted, write_series
+from identifiers import found, plant_in_nifti, plant_in_series
 from joint_object import DIRECTIONS, both, grid
 from nbclient import NotebookClient
 
@@ -39,11 +40,12 @@ def test_own_series_leaves_no_trace_of_the_patient(masked, compendium, monkeypat
     """With and without a mask of one's own, all cells run."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     write_cohort(compendium / "boxes")
-    on = grid(DIRECTIONS["oblique"])
+    on = grid(DIRECTIONS["oblique"], (20, 24, 28), (6.0, 5.0, 4.4))
     scan = Volume(np.where(both(on).array != 0, 700, -1000).astype(np.int16), on.spacing, on.origin, on.direction)
     folder = write_series(compendium / "in" / PATIENT, scan.array, scan.spacing, scan.origin, scan.direction)
     mask = compendium / "in" / f"{PATIENT}.nii.gz"
     write_volume(both(scan), mask)
+    identifiers = plant_in_series(folder) | plant_in_nifti(mask)
     own_mask = str(mask) if masked else None
 
     tiny = [f"{name} = {getattr(TINY, name)}" for name in ("depth", "size", "width_divisor", "epochs", "samples_per_case")]
@@ -58,6 +60,7 @@ def test_own_series_leaves_no_trace_of_the_patient(masked, compendium, monkeypat
     assert drawn | {"run.json"} <= {path.name for path in written}
     words = [*planted(), b"Geheimnis", PATIENT.encode()]
     outputs = shown(notebook)
-    assert b"my scan" in outputs and not [word for word in words if word in outputs]
+    assert b"my scan" in outputs and not [word for word in words if word in outputs] and not found(identifiers, outputs)
     for path, content in written.items():
+        assert not found(identifiers, content, path.name.encode()), path.name
         assert not [word for word in words if word in content or word.decode() in path.name], path.name

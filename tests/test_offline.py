@@ -76,7 +76,7 @@ def npm(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(offline.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     run.contents, run.calls = contents, calls
     return run
 
@@ -212,7 +212,7 @@ def test_npm_missing_or_without_a_network_is_one_line(extension, monkeypatch, ca
     assert "npm" in error and "is not installed" in error and "install --bundle FILE" in error
     monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
     failed = subprocess.CompletedProcess([], 1, "", "npm error code ENOTFOUND\nnpm error a long story\n")
-    monkeypatch.setattr(offline.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     status, _, error = call(capsys, "viewer", "install")
     fetching, error = error.splitlines()
     assert status == 2 and "fetching" in fetching and "(npm error code ENOTFOUND)" in error and "--bundle" in error
@@ -223,9 +223,9 @@ def test_a_registry_that_never_answers_ends_in_one_line(extension, monkeypatch, 
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(offline.subprocess, "run", silent)
+    monkeypatch.setattr(subprocess, "run", silent)
     status, _, error = call(capsys, "viewer", "install")
-    assert status == 2 and "did not fetch the viewer's programs within 15 minutes" in error.splitlines()[-1]
+    assert status == 2 and "the viewer's programs could not be fetched within 15 minutes" in error.splitlines()[-1]
 
 
 @pytest.mark.parametrize("content", ["{", "", "[]", "\x00"])
@@ -257,7 +257,8 @@ def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(there,
     """With stand-ins for npm and Python, of which every call of magunet fails."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "workflow/install.sh"):
+    locks = (path.name for path in ROOT.glob("requirements*.lock"))
+    for name in ("Makefile", "pyproject.toml", "workflow/install.sh", *locks):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     commands = {".venv/bin/python": f'echo "$*" >> {tmp_path}/calls; case "$*" in *magunet*) exit 2;; esac'}

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from magunet import paper, profiles
 from magunet.nets.studies import ALIASES
@@ -23,9 +24,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ASKED = ("torch", "jupyterlab", "papermill", "numpy", "matplotlib", "itkwidgets", "SimpleITK", "pandas", "nbval")
 
 
-def locked():
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
-    return {name.lower(): version for name, version in (line.split("==") for line in lines)}
+def locked(name="requirements.lock"):
+    """The packages of a lock: name -> requirement, and the hashes of its files."""
+    blocks = re.findall(r"^(\S+==.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / name).read_text(), re.M)
+    return {canonicalize_name((pin := Requirement(text)).name): (pin, hashes.count("--hash")) for text, hashes in blocks}
+
+
+def version_of(pin):
+    return str(pin.specifier).removeprefix("==")
 
 
 def wanted():
@@ -36,8 +42,17 @@ def wanted():
 def test_the_lock_pins_everything_the_project_asks_for_within_its_ranges():
     pins = locked()
     for requirement in wanted():
-        assert requirement.specifier.contains(pins[requirement.name.lower()], prereleases=True), requirement
+        pin, _ = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version_of(pin), prereleases=True), requirement
     assert {name.lower() for name in ASKED} <= {requirement.name.lower() for requirement in wanted()}
+
+
+def test_every_dependency_has_a_reason_and_its_licence_is_listed():
+    done = subprocess.run([sys.executable, ROOT / "workflow" / "licences.py"], capture_output=True, text=True, check=True)
+    assert (ROOT / "THIRD_PARTY.md").read_text() == done.stdout
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.split("|---|\n")[1].splitlines()]
+    assert sorted(name for name, _, _ in rows) == sorted(requirement.name for requirement in wanted())
+    assert all(len(reason) > 4 and licence not in ("", "not stated", "UNKNOWN") for _, licence, reason in rows)
 
 
 def test_torch_2_9_is_excluded():
@@ -48,16 +63,45 @@ def test_torch_2_9_is_excluded():
 def test_conda_installs_the_same_lock_and_a_python_the_project_allows():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     packages, (pip,) = ([d for d in environment["dependencies"] if isinstance(d, kind)] for kind in (str, dict))
-    assert pip["pip"] == ["--requirement requirements.lock"]
+    assert pip["pip"] == ["--requirement requirements.lock", "--requirement requirements-gpu.lock"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sorted(packages) == ["pip", f"python {project['requires-python']}"]
 
 
 def test_what_is_installed_here_is_what_is_locked():
     done = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
-    installed = {p["name"].lower().replace("_", "-"): p["version"].split("+")[0] for p in json.loads(done.stdout)}
-    for name, version in locked().items():
-        assert installed.get(name.replace("_", "-")) == version, name
+    installed = {canonicalize_name(p["name"]): p["version"].split("+")[0] for p in json.loads(done.stdout)}
+    for name, (pin, _) in locked().items():
+        if pin.marker is None or pin.marker.evaluate():
+            assert installed.get(name) == version_of(pin), name
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", "requirements-cpu.lock"])
+def test_every_line_of_a_lock_is_a_pin_with_hashes(name):
+    """Else pip would install none of it, or what it likes."""
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"]
+    pins = locked(name)
+    assert len(lines) == sum(1 + hashes for _, hashes in pins.values()) and min(hashes for _, hashes in pins.values()) >= 1
+    assert all(re.fullmatch(r"==[^,*]+", str(pin.specifier)) for pin, _ in pins.values())
+    gpu = {pin for pin in pins if pin.startswith(("nvidia-", "cuda-", "triton"))}
+    assert gpu == (set(pins) if "gpu" in name else set())
+
+
+def test_installing_demands_the_hashes_and_adds_nothing(compendium):
+    """The script, with a stand-in for Python that says how it is called; torch's metadata decide about the GPU's libraries."""
+    shutil.copytree(ROOT / "workflow", compendium / "workflow")
+    python, log = compendium / "python", compendium / "log"
+    makes_venv = 'case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac'
+    python.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{makes_venv}\n')
+    python.chmod(0o755)
+    done = subprocess.run(["sh", "workflow/install.sh"], cwd=compendium, capture_output=True, text=True,
+                          env=os.environ | {"PYTHON": str(python)})
+    assert done.returncode == 0, done.stderr
+    installs = [line for line in log.read_text().splitlines() if "pip install" in line]
+    locks = ["requirements-cpu.lock", "requirements.lock", "requirements-gpu.lock"]
+    assert [line.split()[-1] for line in installs] == [*locks[bool(shutil.which("nvidia-smi")):], "."]
+    assert all({"--require-hashes", "--no-deps"} <= set(line.split()) for line in installs[:-1])
+    assert {"--no-deps", "--no-build-isolation"} <= set(installs[-1].split())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

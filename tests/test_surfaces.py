@@ -97,6 +97,14 @@ def test_a_shifted_plate_is_as_far_as_it_was_moved(axis):
     assert surface_scores(*plates, spacing, tolerance=4.001 * spacing[axis]).nsd == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_median_is_of_both_directions():
+    """Two plates of 40 mm side, 4 voxels of 2 mm apart: of each, one face is 6 mm away and one 8, and rims do not count much."""
+    plates = np.zeros((2, 12, 40, 40), bool)
+    plates[0, 3] = plates[1, 7] = True
+    assert surface_distances(*plates, (2.0, 1.0, 1.0)).median() == pytest.approx(7, abs=1.01)
+    assert surface_distances(plates[0], plates[0], (2.0, 1.0, 1.0)).median() == 0
+
+
 def test_hd95_is_the_larger_direction():
     """A plate, and one with a block on it: of the plain one 95 % are near the other, of the other they are not."""
     plain = np.zeros((30, 50, 50), bool)

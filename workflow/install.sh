@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv from requirements.lock. On Debian and Ubuntu it also installs the package that venv needs.
+# Makes .venv from requirements.lock: what is listed there and nothing else, each file with its hash. On Debian and Ubuntu it also installs the package that venv needs.
 set -eu
 python=${PYTHON:-python3}
 
@@ -20,7 +20,13 @@ fi
 echo "install: making .venv from requirements.lock (a few minutes, once)" >&2
 rm -f .venv/installed
 "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock ||
-    fail "packages could not be installed; check the network connection and run make again"
+install_locked() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$1"
+}
+locked() { install_locked "$1" || fail "packages could not be installed; check the network connection and run make again"; }
+command -v nvidia-smi >/dev/null || install_locked requirements-cpu.lock >/dev/null 2>&1 || :     # seldom on offer
+locked requirements.lock
+asks_for_gpu='import importlib.metadata as m, sys; sys.exit(not any(r.startswith(("cuda", "nvidia")) for r in m.requires("torch")))'
+if .venv/bin/python -c "$asks_for_gpu"; then locked requirements-gpu.lock; fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 touch .venv/installed

@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from magunet.data.itk import SHEARED
 from magunet.errors import InputError
@@ -17,6 +18,8 @@ FLOATS = {16: np.dtype(np.float32), 64: np.dtype(np.float64)}
 """NIfTI's datatype codes of floating-point voxels."""
 MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
 """Length of the header of NIfTI-1 and -2 -> where the name of the format stands in it, and the name."""
+HEADER = 540
+"""Bytes of the longer of the two headers, NIfTI-2's."""
 
 
 def check_nifti(path: Path) -> None:
@@ -28,30 +31,39 @@ def check_nifti(path: Path) -> None:
         raise InputError(f"{path}: {twin.name} lies beside it and may be read in its place; remove or rename one")
     try:
         with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
-            content = stream.read()
-        order, length = next((o, n) for o in "<>" for n in MAGIC if content[:4] == struct.pack(f"{o}i", n))
+            head = stream.read(HEADER)
+        order, length = next((o, n) for o in "<>" for n in MAGIC if head[:4] == struct.pack(f"{o}i", n))
         at, magic = MAGIC[length]
-        if content[at:at + 4] != magic:
+        if head[at:at + 4] != magic:
             raise ValueError(magic)
         if length == 348:
-            dims, (kind, bits) = struct.unpack_from(f"{order}8h", content, 40), struct.unpack_from(f"{order}2h", content, 70)
-            spacing, offset = struct.unpack_from(f"{order}3f", content, 80), int(struct.unpack_from(f"{order}f", content, 108)[0])
-            qform, sform = struct.unpack_from(f"{order}2h", content, 252)
-            scale = struct.unpack_from(f"{order}2f", content, 112)
-            quaternion, rows = struct.unpack_from(f"{order}6f", content, 256), struct.unpack_from(f"{order}12f", content, 280)
+            dims, (kind, bits) = struct.unpack_from(f"{order}8h", head, 40), struct.unpack_from(f"{order}2h", head, 70)
+            spacing, offset = struct.unpack_from(f"{order}3f", head, 80), int(struct.unpack_from(f"{order}f", head, 108)[0])
+            qform, sform = struct.unpack_from(f"{order}2h", head, 252)
+            scale = struct.unpack_from(f"{order}2f", head, 112)
+            quaternion, rows = struct.unpack_from(f"{order}6f", head, 256), struct.unpack_from(f"{order}12f", head, 280)
         else:                                               # NIfTI-2
-            (kind, bits), dims = struct.unpack_from(f"{order}2h", content, 12), struct.unpack_from(f"{order}8q", content, 16)
-            spacing, offset = struct.unpack_from(f"{order}3d", content, 112), struct.unpack_from(f"{order}q", content, 168)[0]
-            qform, sform = struct.unpack_from(f"{order}2i", content, 344)
-            scale = struct.unpack_from(f"{order}2d", content, 176)
-            quaternion, rows = struct.unpack_from(f"{order}6d", content, 352), struct.unpack_from(f"{order}12d", content, 400)
+            (kind, bits), dims = struct.unpack_from(f"{order}2h", head, 12), struct.unpack_from(f"{order}8q", head, 16)
+            spacing, offset = struct.unpack_from(f"{order}3d", head, 112), struct.unpack_from(f"{order}q", head, 168)[0]
+            qform, sform = struct.unpack_from(f"{order}2i", head, 344)
+            scale = struct.unpack_from(f"{order}2d", head, 176)
+            quaternion, rows = struct.unpack_from(f"{order}6d", head, 352), struct.unpack_from(f"{order}12d", head, 400)
         if not 1 <= dims[0] <= 7 or min(dims[1:1 + dims[0]]) < 1 or BITS.get(kind) != bits or offset < length + 4:
             raise ValueError(dims)
+        voxels = math.prod(dims[1:1 + dims[0]])
+        size = offset + voxels * bits // 8
+        fits = size < psutil.virtual_memory().available
+        if fits:
+            with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
+                content = stream.read(size)                 # not all: a small file can be compressed gigabytes
+                stream.read(2**16)                          # to the end, where gzip keeps its checksum
     except (OSError, EOFError, zlib.error, struct.error, StopIteration, ValueError, OverflowError) as error:
         raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI); copy or export it again") from error
-    voxels = int(np.prod(dims[1:1 + dims[0]], dtype=object))
-    if len(content) < offset + voxels * bits // 8:
-        raise InputError(f"{path}: truncated, {len(content)} of {offset + voxels * bits // 8} bytes; copy or export it again")
+    if not fits:
+        raise InputError(f"{path}: its header tells of {size / 2**30:.3g} GiB of voxels, more than the memory that is free; crop "
+                         "or resample it, or export it again")
+    if len(content) < size:
+        raise InputError(f"{path}: truncated, {len(content)} of {size} bytes; copy or export it again")
     if dims[0] >= 3 and not (np.isfinite(spacing).all() and min(spacing) > 0):
         raise InputError(f"{path}: voxel spacing must be positive, and pixdim says {spacing} (x, y, z); export it again")
     if (qform and not np.isfinite(quaternion).all()) or (sform and not np.isfinite(rows).all()):

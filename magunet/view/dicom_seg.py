@@ -4,8 +4,11 @@ Of the source is read only what ``KEPT`` names, so nothing else can reach the fi
 comments, or private tags.
 """
 
+import contextlib
+import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import highdicom
@@ -30,8 +33,10 @@ PATIENT_AND_STUDY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex
 """All that the modules Patient and General Study want besides the study's UID: present, if only empty (type 2)."""
 UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
-OPTIONAL = ("SpecificCharacterSet", "PositionReferenceIndicator", "SliceThickness", "SpacingBetweenSlices",
-            "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+LOSSY = {"LossyImageCompression": re.compile("0[01]"), "LossyImageCompressionRatio": re.compile(r"[\d.]+"),
+         "LossyImageCompressionMethod": re.compile(r"ISO_\d+_\d+")}
+"""Of the slices' compression, and what may stand there: some scanners write text of their own into any field."""
+OPTIONAL = ("SpecificCharacterSet", "SliceThickness", "SpacingBetweenSlices", *LOSSY)
 KEPT = (*PATIENT_AND_STUDY, *UIDS, *GEOMETRY, *OPTIONAL, "SOPClassUID", "Modality")
 SEXES = ("M", "F", "O", "")
 DATE = re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
@@ -43,6 +48,20 @@ ANONYMOUS, CREATOR = "anonymous", "magunet^"
 METHOD = "Patient and study attributes emptied, UIDs replaced by hashes"
 
 
+@contextlib.contextmanager
+def _silently() -> Iterator[None]:
+    """pydicom and highdicom warn, and log, of values that they find odd, and quote them: on stderr, the patient's name."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@_silently()
 def read_source(folder: Path | str, scan: Volume) -> list[pydicom.Dataset]:
     """Headers of a folder's slices, the first for ``scan.array[0]`` as `read_volume` read it from there, and so on.
 
@@ -81,6 +100,7 @@ def _along_normal(header: pydicom.Dataset) -> float:
     return float(np.cross(row, column) @ np.array(header.ImagePositionPatient, float))
 
 
+@_silently()
 def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | str, *, network: str, run: str,
                     anonymise: bool = False) -> None:
     """Write labels of `left_and_right` as a binary DICOM SEG with a segment a joint, whole or not at all.
@@ -104,14 +124,12 @@ def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | 
         numbers[labels.array == joint.label] = number
     segments = [_segment(number, joint, network) for number, joint in enumerate(held, 1)]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                                 # of odd names, which they would print
-            made = Segmentation(
-                source, numbers, "BINARY", segments, series_instance_uid=generate_uid(), series_number=1,
-                sop_instance_uid=generate_uid(), instance_number=1, manufacturer="magunet", manufacturer_model_name=network[:64],
-                software_versions=__version__, device_serial_number=run[:64], content_label="SIJ",
-                content_description="Sacroiliac joints", content_creator_name=CREATOR,
-                series_description="Sacroiliac joints by magunet")
+        made = Segmentation(
+            source, numbers, "BINARY", segments, series_instance_uid=generate_uid(), series_number=1,
+            sop_instance_uid=generate_uid(), instance_number=1, manufacturer="magunet", manufacturer_model_name=network[:64],
+            software_versions=__version__, device_serial_number=run[:64], content_label="SIJ",
+            content_description="Sacroiliac joints", content_creator_name=CREATOR,
+            series_description="Sacroiliac joints by magunet")
     except Exception as error:                                              # of any kind, by how odd the headers are
         reason = _without_patient(" ".join(str(error).split()), source[0])
         raise InputError(f"no DICOM SEG can be made of this series ({reason}); choose other formats") from None
@@ -143,6 +161,9 @@ def _complete(header: pydicom.Dataset, slice_mm: float) -> None:
     header.PatientSex = header.PatientSex if header.PatientSex in SEXES else ""
     for name, form in (("PatientBirthDate", DATE), ("StudyDate", DATE), ("StudyTime", TIME)):
         setattr(header, name, header[name].value if form.fullmatch(str(header[name].value)) else "")
+    for name, form in LOSSY.items():
+        if not form.fullmatch(str(header.get(name))):
+            header.pop(name, None)
     if not header.get("SliceThickness"):
         header.SliceThickness = f"{slice_mm:.6g}"
     header.SpacingBetweenSlices = f"{slice_mm:.6g}"                         # negative in some sources
@@ -162,4 +183,3 @@ def _anonymise(header: pydicom.Dataset) -> None:
     header.PatientName, header.PatientID = f"{ANONYMOUS}^", ANONYMOUS
     for name in UIDS:
         setattr(header, name, generate_uid(entropy_srcs=["magunet", header[name].value]))
-    header.PositionReferenceIndicator = ""

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import zlib
@@ -21,6 +20,7 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_path
 
 from magunet import provenance
+from magunet.download import LARGEST_FILE, run_fetcher
 from magunet.errors import InputError
 from magunet.progress import say
 from magunet.view import parts
@@ -29,10 +29,8 @@ MANIFEST = "manifest.json"
 """In the added folder: what made it, and the sha256 of every file."""
 BY_HAND = "bring a file from another machine: 'magunet viewer bundle FILE' there, 'magunet viewer install --bundle FILE' here"
 """What to do where npm cannot fetch anything."""
-PATIENCE, LONGEST = 30, 900
-"""Seconds that npm waits for a registry that is silent, and that all of it may take."""
-LARGEST_ARCHIVE = 128 * 2**20
-"""Bytes of a package that are read at most."""
+PATIENCE = 30
+"""Seconds that npm waits for a registry that is silent."""
 ORIGINAL, OURS = (f'"load": "{folder}/{parts.REMOTE_ENTRY}"' for folder in ("static", parts.FOLDER))
 """The line of package.json, as published and with the viewer installed."""
 
@@ -198,8 +196,9 @@ def _unpack(package: parts.Package, archive: bytes, folder: Path) -> None:
         with tarfile.open(fileobj=stream) as tar:
             for member in tar:
                 name = member.name.removeprefix("package/")
-                if member.isfile() and name.startswith(package.keep) and not name.startswith(package.leave) and ".." not in name:
-                    target = folder / name.removeprefix("dist/")
+                target = folder / name.removeprefix("dist/")
+                if (member.isfile() and name.startswith(package.keep) and not name.startswith(package.leave)
+                        and target.resolve().is_relative_to(folder.resolve())):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(tar.extractfile(member).read())
                     wanted += 1
@@ -228,18 +227,14 @@ def _from_npm(scratch: Path) -> Callable[[parts.Package], bytes]:
 
 def _run_npm(command: list[str]) -> None:
     say("fetching the viewer's programs with npm, about 52 MB")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
-    except subprocess.TimeoutExpired:
-        raise InputError(f"npm did not fetch the viewer's programs within {LONGEST // 60} minutes; check the network, or "
-                         f"{BY_HAND}") from None
+    done = run_fetcher(command, "the viewer's programs", BY_HAND)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip() and "complete log" not in line] or ["no reason given"]
         raise InputError(f"npm could not fetch the viewer's programs ({lines[0].strip()[:160]}); check the network, or {BY_HAND}")
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file() or path.stat().st_size > LARGEST_ARCHIVE:
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
         raise InputError(f"npm did not make {path.name}; update npm and try again")
     return path.read_bytes()
 
@@ -253,8 +248,8 @@ def _from_bundle(path: Path) -> Callable[[parts.Package], bytes]:
         try:
             with tarfile.open(path) as tar:
                 member = tar.getmember(package.archive)
-                content = tar.extractfile(member).read() if member.isfile() and member.size <= LARGEST_ARCHIVE else b""
-        except (tarfile.TarError, zlib.error, OSError, KeyError, EOFError) as error:
+                content = tar.extractfile(member).read() if member.isfile() and member.size <= LARGEST_FILE else b""
+        except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:
             raise InputError(f"{path}: does not hold {package.archive}; make it again with 'magunet viewer bundle FILE' and the "
                              "same version of magunet") from error
         return _verified(package, content, str(path))

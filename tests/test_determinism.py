@@ -1,0 +1,68 @@
+"""README.md names, for every network, what a GPU does not compute twice alike; torch's own documentation is the source."""
+
+import pytest
+import torch
+from conftest import ROOT
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from magunet.nets.studies import PEERS, build_on_meta
+
+LISTED = {"convolution": "Conv3d", "max_pool3d_with_indices": "MaxPool3d", "max_unpool3d": "MaxUnpool3d", "index": "indexing",
+          "replication_pad3d": "ReplicationPad3d", "upsample_trilinear3d": "interpolate"}
+"""Operation of torch -> what `torch.use_deterministic_algorithms` and README.md call it."""
+ORDERED = {
+    "_prelu_kernel", "_safe_softmax", "_softmax", "_unsafe_view", "add", "add_", "addmm", "alias", "amax", "arange", "bmm", "cat",
+    "clone", "constant_pad_nd", "copy_", "cos", "empty", "eq", "expand", "gelu", "leaky_relu_", "linspace", "masked_fill", "mean",
+    "mm", "mul", "native_batch_norm", "native_group_norm", "native_layer_norm", "ne", "neg", "permute", "pow", "relu", "relu_",
+    "repeat", "roll", "scalar_tensor", "select", "sigmoid", "sin", "slice", "squeeze", "stack", "sub", "t", "transpose", "unbind",
+    "unsqueeze", "view", "zeros"}
+"""Operations that torch does not list: forwards and backwards, each of their sums has one order."""
+ALL = {*PEERS, "3D U-Net", "MAG-UNet", "+SE", "+CBAM", "+Non-local", "+ECA"}
+"""The other rows of the tables are made of these parts."""
+
+
+class Watched(TorchDispatchMode):
+    """Remembers the names of all operations inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, kinds, arguments=(), named=None):
+        self.seen.add(function.overloadpacket.__name__)
+        return function(*arguments, **(named or {}))
+
+
+@pytest.fixture(scope="module")
+def users():
+    """Operation -> the networks that compute it, of full width and 50 slices, no multiple of 16; on no device at all."""
+    found = {}
+    for name in ALL:
+        network = build_on_meta(name).eval()
+        with Watched() as watched, torch.no_grad():
+            network(torch.empty(1, 1, 50, 64, 64, device="meta"))
+        for operation in watched.seen:
+            found.setdefault(operation, set()).add(name)
+    return found
+
+
+def test_every_operation_is_known_to_be_repeatable_or_listed(users):
+    """One that is in neither list is new: look it up in torch's documentation, and add it to one."""
+    assert set(users) <= set(LISTED) | ORDERED
+
+
+@pytest.mark.parametrize("operation", LISTED)
+def test_readme_names_the_networks_that_compute_it(operation, users):
+    section = (ROOT / "README.md").read_text().split("## The same numbers again")[1].split("\n## ")[0]
+    (row,) = [line for line in section.splitlines() if line.startswith("| ") and LISTED[operation] in line.split("|")[1]]
+    names = row.split("|")[2].strip().removeprefix("every network")
+    said = {name.strip() for name in names.removeprefix(" but ").split(",") if name.strip()}
+    assert users[operation] == (ALL - said if "every network" in row else said)
+
+
+def test_torch_says_of_these_operations_what_readme_says():
+    able, unable = torch.use_deterministic_algorithms.__doc__.split("operations will throw a\n")
+    for name in ("Conv3d", "ConvTranspose3d", "MaxPool3d", "ReplicationPad3d"):
+        assert f"torch.nn.{name}`" in able and f"torch.nn.{name}`" not in unable
+    for name in ("torch.nn.MaxUnpool3d`", "functional.interpolate`", "``trilinear``"):
+        assert name in unable and name not in able

@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     verb("doctor", verbs.run_doctor, "say what this machine has, and which profiles fit into its memory")
     bench = verb("bench", verbs.run_bench, "measure speed and memory beside other ways of doing the same")
     bench.add_argument("contest", nargs="*", help="which; default: all")
+    bench.add_argument("--format", choices=("text", "md"), default="text", help="default: text")
     bench.add_argument("--json", metavar="FILE", help="keep the results here, and go on from them after an interruption")
     verb("audit", verbs.run_audit, "print the paper's parameter counts beside ours")
     return top

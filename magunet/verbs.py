@@ -258,12 +258,12 @@ def run_doctor(arguments: argparse.Namespace) -> None:
 
 def run_bench(arguments: argparse.Namespace) -> None:
     from magunet.bench.contests import CONTESTS
-    from magunet.bench.suite import measure, table
+    from magunet.bench.suite import as_markdown, measure, table
 
     if unknown := [name for name in arguments.contest if name not in CONTESTS]:
         raise InputError(f"no contest {unknown[0]!r}; there are {', '.join(CONTESTS)}")
     results, left_out = measure(arguments.contest or list(CONTESTS), arguments.json and Path(arguments.json))
     if results:
-        print(table(results).to_string(index=False))
+        print(as_markdown(table(results)) if arguments.format == "md" else table(results).to_string(index=False))
     print(*(f"{result.work}: {result.note}" for result in results.values() if result.note),
           *(f"left out: {name}: {reason}" for name, reason in left_out.items()), sep="\n")

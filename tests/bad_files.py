@@ -227,7 +227,7 @@ SCANS = {
     "header alone": ("a.nii", spoilt(lambda c: c[:352]), ["truncated, 352 of 5632 bytes", "copy or export it again"]),
     "NIfTI without dimensions": ("a.nii", packed((40, "h", 0)), ["damaged", "export it again"]),
     "NIfTI of -22 columns": ("a.nii", packed((42, "h", -22)), ["damaged", "export it again"]),
-    "NIfTI of too many voxels": ("a.nii", packed((42, "3h", 32767, 32767, 32767)), ["truncated", "export it again"]),
+    "NIfTI of too many voxels": ("a.nii", packed((42, "3h", 32767, 32767, 32767)), ["more than the memory", "export it again"]),
     "NIfTI of unknown numbers": ("a.nii", packed((70, "2h", 5, 16)), ["damaged", "export it again"]),
     "NIfTI of floats of 2 bytes": ("a.nii", packed((70, "2h", 16, 16)), ["damaged", "export it again"]),
     "NIfTI with voxels in the header": ("a.nii", packed((108, "f", 0)), ["damaged", "export it again"]),

@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,3 +176,10 @@ def test_the_verb_prints_ratios_notes_and_what_was_left_out(quick_contests, monk
 def test_memory_contests_pass_functions_that_a_process_can_import():
     with SMALL["pam"]() as contest:
         assert contest.unit == MEGABYTES and run(contest).ratio > 0
+
+
+def test_the_readme_shows_the_stored_results_and_the_machine():
+    root = Path(__file__).resolve().parents[1]
+    stored, readme = root / "benchmarks" / "results.json", (root / "README.md").read_text()
+    assert suite.as_markdown(suite.table(suite.read(stored))) in readme
+    assert suite.described(stored) in readme

@@ -73,7 +73,7 @@ def test_predict_writes_a_mask_on_the_scans_grid_and_a_picture(run, tmp_path, ca
 
 def test_a_mask_without_a_joint_is_said(run, tmp_path, capsys, monkeypatch):
     from magunet.learn.predict import Model
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
+    monkeypatch.setattr(Model, "segment", lambda self, scan, quick=False: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
     write_volume(Volume(np.full((20, 20, 20), -1000, np.int16), (1, 1, 1)), tmp_path / "air.nii.gz")
     status, _, error = call(capsys, "predict", tmp_path / "air.nii.gz", "--model", run, "--out", tmp_path / "out")
     assert status == 0

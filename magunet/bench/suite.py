@@ -85,3 +85,9 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
             "met": {True: "yes", False: "no", None: ""}[result.met],
             "ours / floor": "" if result.floor is None else f"{ours / result.floor:.1f}"}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def as_markdown(frame: pd.DataFrame) -> str:
+    """A table of strings in Markdown, without its index."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

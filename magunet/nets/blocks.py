@@ -24,17 +24,14 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
 
 
-GROUP_WIDTH = 8
-"""Input channels a group that the CPU's bfloat16 convolutions need to be fast."""
+def merge_groups(weight: Tensor, groups: int, width: int = 8) -> tuple[Tensor, int]:
+    """Neighbouring groups of a convolution joined to one of at least ``width`` input channels, if they divide so.
 
-
-def merge_groups(weight: Tensor, groups: int) -> tuple[Tensor, int]:
-    """Neighbouring groups of a convolution joined to one of at least GROUP_WIDTH input channels, if they divide so.
-
-    weight: (c_out, c_in / groups, k, k, k), of a convolution in ``groups`` groups. Returns the weight, with zeros where
-    a channel met none of another group, and the number of groups left: the same function.
+    From 8 on the CPU's bfloat16 convolutions are fast. weight: (c_out, c_in / groups, k, k, k), of a convolution in
+    ``groups`` groups. Returns the weight, with zeros where a channel met none of another group, and the number of groups
+    left: the same function.
     """
-    joined = math.gcd(groups, math.ceil(GROUP_WIDTH / weight.shape[1]))
+    joined = math.gcd(groups, math.ceil(width / weight.shape[1]))
     if joined == 1:
         return weight, groups
     own = torch.eye(joined, dtype=weight.dtype, device=weight.device).view(1, joined, 1, joined, 1, 1, 1, 1)

@@ -18,6 +18,7 @@ from magunet.bench import ceilings, contests, others, suite
 from magunet.bench.contest import MEGABYTES, Contest, megabytes_of, run
 from magunet.data.prepare import prepare
 from magunet.errors import InputError
+from magunet.learn.predict import load_model
 from magunet.nets.blocks import PAM
 
 SMALL = {
@@ -53,6 +54,11 @@ def test_every_contest_measures_both_ways(name):
         if "clone the whole history" not in str(error):
             raise
         pytest.skip(str(error))
+
+
+def test_the_run_that_prediction_is_measured_with_can_be_loaded(tmp_path):
+    model = load_model(contests.untrained_run(tmp_path / "run", profiles.load("smoke")))
+    assert model.record["network"] == contests.NETWORK
 
 
 def test_ways_take_turns_and_the_first_round_does_not_count():

@@ -31,7 +31,7 @@ from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.errors import InputError
 from magunet.learn import losses, train
 from magunet.learn.device import autocast, choose_device, choose_precision
-from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.learn.predict import RECORD_FILE, RECORDED, WEIGHTS_FILE, load_model
 from magunet.nets.blocks import PAM, BatchNorm, evaluate_by_input
 from magunet.nets.studies import build
 from magunet.paper import INPUT_SIZE
@@ -127,7 +127,7 @@ def untrained_run(folder: Path, settings: Settings) -> Path:
     torch.manual_seed(0)
     folder.mkdir()
     safetensors.torch.save_file(build(NETWORK, settings.width_divisor).state_dict(), folder / WEIGHTS_FILE)
-    provenance.write_json(folder / RECORD_FILE, {"network": NETWORK, "settings": asdict(settings)})
+    provenance.write_json(folder / RECORD_FILE, dict.fromkeys(RECORDED) | {"network": NETWORK, "settings": asdict(settings)})
     return folder
 
 

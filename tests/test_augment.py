@@ -13,6 +13,7 @@ from magunet.data import augment as module
 from magunet.data.augment import augment, happens, random_affine, resample, rotation_matrix, sampling_grid, uniform, where_seen
 
 SHAPE, SPACING = (24, 64, 48), (3.0, 1.0, 1.5)             # 72 x 64 x 72 mm
+WHOLE = tuple(slice(0, n) for n in SHAPE)
 
 
 def seeded(seed):
@@ -118,8 +119,8 @@ def test_the_box_holds_all_that_is_seen_of_the_mask(seed):
         mask[0, 0, *(slice(a, a + int(rng.integers(1, 12))) for a in low)] = 1
     affine = random_affine(seeded(seed), SHAPE, SPACING)
     grid = F.affine_grid(affine[None], [1, 1, *SHAPE], align_corners=False)
-    torch.testing.assert_close(sampling_grid(affine, SHAPE), grid, rtol=0, atol=1e-6)
-    whole = F.grid_sample(mask.float(), sampling_grid(affine, SHAPE), align_corners=False)
+    torch.testing.assert_close(sampling_grid(affine, SHAPE, WHOLE), grid, rtol=0, atol=1e-6)
+    whole = F.grid_sample(mask.float(), sampling_grid(affine, SHAPE, WHOLE), align_corners=False)
     assert torch.equal(resample(mask.float(), mask, affine)[1], (whole > 0.5).to(torch.uint8))
     outside = torch.ones_like(mask)
     outside[..., *where_seen(mask, affine)] = 0

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from magunet.paper import AUGMENTATION_PROBABILITY
 
+Box = tuple[slice, slice, slice]
+
 ROTATION_DEGREES = 10.0
 SCALING = 0.15
 TRANSLATION = 0.08
 LOG_GAMMA = 0.3
 """Largest rotation about each axis, relative change of size, shift as a fraction of the window, and
 logarithm of the exponent. The paper names the operations but no ranges."""
+SLAB = 4
+"""Slices that are resampled at a time on the CPU."""
 
 
 def uniform(generator: torch.Generator, low: float, high: float, count: int = 1) -> Tensor:
@@ -51,18 +55,29 @@ def random_affine(generator: torch.Generator, shape: tuple[int, int, int],
     return torch.cat([matrix, shift[:, None]], dim=1)
 
 
-def sampling_grid(matrix: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Where each voxel is seen, x-y-z in [-1, 1] over the window's outer faces: (1, d, h, w, 3).
+def sampling_grid(matrix: Tensor, shape: tuple[int, int, int], box: Box) -> Tensor:
+    """Where each voxel of a box is seen, x-y-z in [-1, 1] over the window's outer faces: (1, d', h', w', 3).
 
     As `torch.nn.functional.affine_grid` (align_corners False), by sums in place of its slower matrix product.
     """
-    z, y, x = (((2 * torch.arange(n, device=matrix.device) + 1) / n - 1)[:, None] for n in shape)
-    across = x * matrix[:, 0] + matrix[:, 3]                            # (w, 3)
-    slices = (z * matrix[:, 2])[:, None] + y * matrix[:, 1]             # (d, h, 3)
+    z, y, x = (((2 * torch.arange(n, device=matrix.device)[part] + 1) / n - 1)[:, None] for n, part in zip(shape, box))
+    across = x * matrix[:, 0] + matrix[:, 3]                            # (w', 3)
+    slices = (z * matrix[:, 2])[:, None] + y * matrix[:, 1]             # (d', h', 3)
     return (slices[:, :, None] + across)[None]
 
 
-def where_seen(mask: Tensor, matrix: Tensor) -> tuple[slice, slice, slice] | None:
+def seen_through(image: Tensor, matrix: Tensor, box: Box) -> Tensor:
+    """The voxels of a box, by linear interpolation where an affine map sees them; 0 outside the window.
+
+    image: float (1, 1, d, h, w) -> (1, 1, d', h', w'). On the CPU a few slices at a time, whose grid stays in its cache.
+    """
+    slab = SLAB if image.device.type == "cpu" else image.shape[2]
+    starts = range(box[0].start, box[0].stop, slab)
+    grids = (sampling_grid(matrix, image.shape[2:], (slice(z, min(z + slab, box[0].stop)), *box[1:])) for z in starts)
+    return torch.cat([F.grid_sample(image, grid, mode="bilinear", align_corners=False) for grid in grids], dim=2)
+
+
+def where_seen(mask: Tensor, matrix: Tensor) -> Box | None:
     """The box of voxels that see any of the mask through an affine map; None for an empty mask.
 
     mask: (1, 1, d, h, w). Outside of the box linear interpolation gives 0.
@@ -86,12 +101,11 @@ def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tenso
     image: float (1, 1, d, h, w), mask: the same shape of 0 and 1. Linear, the mask cut at one half, and computed only
     where any of it is seen.
     """
-    grid, moved = sampling_grid(matrix.to(image), image.shape[2:]), torch.zeros_like(mask)
-    box = where_seen(mask, matrix)
+    moved, box = torch.zeros_like(mask), where_seen(mask, matrix)
+    matrix = matrix.to(image)
     if box is not None:
-        part = F.grid_sample(mask.to(image.dtype), grid[:, *box], mode="bilinear", align_corners=False)
-        moved[..., *box] = (part > 0.5).to(mask.dtype)
-    return F.grid_sample(image, grid, mode="bilinear", align_corners=False), moved
+        moved[..., *box] = (seen_through(mask.to(image.dtype), matrix, box) > 0.5).to(mask.dtype)
+    return seen_through(image, matrix, tuple(slice(0, n) for n in image.shape[2:])), moved
 
 
 def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],

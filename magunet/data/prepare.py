@@ -52,18 +52,25 @@ class Prepared:
     spacing: tuple[float, float, float]
 
 
+SLAB = 8
+"""Slices that are resized in plane at a time."""
+
+
 def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Linear interpolation to ``shape`` (d, h, w) as float32, averaging where it shrinks.
 
     The outer faces of the volume stay where they are, so that resizing back returns to the same place.
     """
-    x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]          # (1, d, h, w)
-    if x.shape[2:] != shape[1:]:
-        x = F.interpolate(x, shape[1:], mode="bilinear", antialias=True)
-    if x.shape[1] != shape[0]:
-        flat = x.reshape(1, 1, x.shape[1], -1)                                          # (1, 1, d, h*w)
-        x = F.interpolate(flat, (shape[0], flat.shape[-1]), mode="bilinear", antialias=True).view(1, *shape)
-    return x[0].numpy()
+    x = torch.empty(array.shape[0], *shape[1:])                                         # (d, h', w')
+    for start in range(0, len(array), SLAB):                                            # a few slices stay in the cache
+        slab = torch.from_numpy(np.ascontiguousarray(array[start:start + SLAB], dtype=np.float32))[None]
+        if slab.shape[2:] != shape[1:]:
+            slab = F.interpolate(slab, shape[1:], mode="bilinear", antialias=True)
+        x[start:start + SLAB] = slab[0]
+    if len(x) != shape[0]:
+        flat = x.reshape(1, 1, len(x), -1)                                              # (1, 1, d, h' * w')
+        x = F.interpolate(flat, (shape[0], flat.shape[-1]), mode="bilinear", antialias=True).view(shape)
+    return x.numpy()
 
 
 def pad_to_square(array: np.ndarray, spacing: tuple[float, float, float],
@@ -83,7 +90,10 @@ def pad_to_square(array: np.ndarray, spacing: tuple[float, float, float],
 def clip_and_scale(hu: np.ndarray) -> np.ndarray:
     """HU clipped to [-200, 1200] and scaled to [0, 1], float32; what "linear normalisation" in the text means."""
     low, high = HU_WINDOW
-    return ((np.clip(hu, low, high) - low) / (high - low)).astype(np.float32)
+    scaled = np.clip(hu, low, high).astype(np.float32)
+    scaled -= low
+    scaled /= high - low
+    return scaled
 
 
 def resized_shape(shape: tuple[int, int, int], spacing: tuple[float, float, float], size: int,
@@ -114,7 +124,7 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
         raise InputError("image and mask lie on different grids; resample the mask onto the image")
     if min(scan.array.shape) < 2:
         raise InputError(f"the scan has shape {scan.array.shape} (slices, rows, columns); at least 2 of each are needed")
-    if not np.isfinite(scan.array).all():
+    if scan.array.dtype.kind == "f" and not np.isfinite(scan.array).all():
         raise InputError("the scan holds NaN or infinite values; export it again")
     lps = reorient(scan, "LPS")
     square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
@@ -147,10 +157,6 @@ def restore_mask(probability: np.ndarray, frame: Frame, threshold: float) -> Vol
     `restore`, but with a few slices of the scan at a time as float32.
     """
     return _on_scan(_resized_by_slabs(probability, frame, np.uint8, lambda slab: slab > threshold), frame)
-
-
-SLAB = 16
-"""Slices of the scan that are resized in plane at a time."""
 
 
 def _resized_by_slabs(values: np.ndarray, frame: Frame, dtype: type, keep: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

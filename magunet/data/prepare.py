@@ -63,7 +63,11 @@ def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """
     x = torch.empty(array.shape[0], *shape[1:])                                         # (d, h', w')
     for start in range(0, len(array), SLAB):                                            # a few slices stay in the cache
-        slab = torch.from_numpy(np.ascontiguousarray(array[start:start + SLAB], dtype=np.float32))[None]
+        part = array[start:start + SLAB]
+        if not part.any():                                                              # as most of a mask
+            x[start:start + SLAB] = 0
+            continue
+        slab = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))[None]
         if slab.shape[2:] != shape[1:]:
             slab = F.interpolate(slab, shape[1:], mode="bilinear", antialias=True)
         x[start:start + SLAB] = slab[0]

@@ -25,7 +25,8 @@ SMALL = {
     "forward": partial(contests.forward, (16, 16, 16), 16),
     "training-step": partial(contests.training_step, "smoke"),
     "preparation": partial(contests.preparation, 64, 40),
-    "augmentation": partial(contests.augmentation, (16, 24, 24)),
+    "preparation-areas": partial(contests.preparation, 64, 40, False),
+    "augmentation": partial(contests.augmentation, (40, 32, 32)),
     "metrics": partial(contests.metrics, 64, 40),
     "pam": partial(contests.position_attention, (2, 8, 8)),
     "phantom": partial(contests.phantom_generation, 32, 40),
@@ -100,14 +101,15 @@ def test_a_matrix_beyond_the_memory_is_refused():
     refused(lambda: contests.position_attention((400, 400, 400)).__enter__(), "GB", "400x400x400")
 
 
-def test_monai_prepares_the_same_case():
-    scan, mask = contests.scan_and_mask(64, 40)
-    settings = profiles.load("paper")
+@pytest.mark.parametrize("linear", (True, False))
+def test_monai_prepares_the_same_case(linear):
+    scan, mask = contests.scan_and_mask(128, 40)
+    settings = replace(profiles.load("paper"), size=64, margin_mm=1000.0)
     ours, _ = prepare(scan, mask, settings)
-    theirs = others.prepare_with_monai(scan, mask, settings.size, settings.margin_mm)
-    image = theirs["image"][0].numpy()
-    assert abs(len(image) - len(ours.image)) <= 2 and image.shape[1:] == ours.image.shape[1:]
-    assert abs(image.mean() - ours.image.mean()) < 0.02 and image.max() <= 1
+    theirs = others.prepare_with_monai(scan, mask, settings.size, settings.margin_mm, linear)
+    image, target = (theirs[name][0].numpy() for name in ("image", "mask"))
+    assert image.shape == ours.image.shape and np.abs(image - ours.image).mean() < 0.01
+    assert 2 * (target * ours.mask).sum() / (target.sum() + ours.mask.sum()) > (0.95 if linear else 0.8)
 
 
 def test_metrics_of_both_lie_close():

@@ -26,7 +26,7 @@ from magunet.bench.contest import MEGABYTES, Contest
 from magunet.bench.first_phantom import FirstPhantom
 from magunet.data import augment
 from magunet.data.phantom import Phantom, make_phantom
-from magunet.data.prepare import Prepared, prepare
+from magunet.data.prepare import Prepared, clip_and_scale, prepare
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.errors import InputError
 from magunet.learn import losses, train
@@ -154,23 +154,25 @@ prediction_memory = partial(prediction, unit=MEGABYTES, target=0.5)
 
 
 @contextmanager
-def preparation(matrix: int = CLINICAL[0], slices: int = CLINICAL[1]) -> Iterator[Contest]:
+def preparation(matrix: int = CLINICAL[0], slices: int = CLINICAL[1], linear: bool = True) -> Iterator[Contest]:
     scan, mask = scan_and_mask(matrix, slices)
     settings = profiles.load("paper")
-    yield Contest(f"preparation, {slices}x{matrix}x{matrix}", "MONAI's transforms", partial(prepare, scan, mask, settings),
-                  partial(others.prepare_with_monai, scan, mask, settings.size, settings.margin_mm), target=0.35)
+    yield Contest(f"preparation, {slices}x{matrix}x{matrix}", f"MONAI, {'linear, averaging' if linear else 'means of areas'}",
+                  partial(prepare, scan, mask, settings),
+                  partial(others.prepare_with_monai, scan, mask, settings.size, settings.margin_mm, linear), target=0.35,
+                  rounds=3 if linear else 5)
 
 
 @contextmanager
 def augmentation(size: tuple[int, int, int] = INPUT_SIZE, torchio: bool = False) -> Iterator[Contest]:
-    device, spacing = choose_device(), (3.0, 1.4, 1.4)
-    image = torch.rand(1, *size, device=device)
-    mask = (image > 0.9).to(torch.uint8)
+    device, made = choose_device(), phantom(size[1], size[0])
+    image = torch.from_numpy(clip_and_scale(made.image))[None].to(device)
+    mask = torch.from_numpy(made.mask)[None].to(device)
     generator = torch.Generator().manual_seed(0)
     theirs = others.torchio_augmentation(image, mask) if torchio else partial(others.augment_with_monai, image, mask)
     with patch.object(augment, "AUGMENTATION_PROBABILITY", 1.0):
         yield Contest(f"augmentation, {'x'.join(map(str, size))}", "TorchIO" if torchio else "MONAI",
-                      partial(augment.augment, image[None], mask[None], spacing, generator), theirs, target=0.8, rounds=15)
+                      partial(augment.augment, image[None], mask[None], made.spacing, generator), theirs, target=0.8, rounds=15)
 
 
 def our_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> tuple[float, ...]:
@@ -244,6 +246,7 @@ CONTESTS: dict[str, Callable[[], AbstractContextManager[Contest]]] = {
     "prediction": prediction,
     "training-step": training_step,
     "preparation": preparation,
+    "preparation-areas": partial(preparation, linear=False),
     "augmentation": augmentation,
     "augmentation-torchio": partial(augmentation, torchio=True),
     "metrics": metrics,

@@ -35,16 +35,19 @@ def segment_with_monai(source: Path, target: Path) -> None:
     write_volume(scan.with_array((torch.sigmoid(logits)[0, 0] > 0.5).numpy().astype(np.uint8)), target)
 
 
-def prepare_with_monai(scan: Volume, mask: Volume, size: int, margin_mm: float) -> dict:
+def prepare_with_monai(scan: Volume, mask: Volume, size: int, margin_mm: float, linear: bool) -> dict:
     """Image and mask (1, d, h, w) resized in plane, scaled, cut to the slices of the target: ``prepare``'s steps.
 
-    Without its first one, which MONAI cannot do without another library.
+    Without its first one, which MONAI cannot do without another library. linear: resized as ``prepare`` does, linearly
+    with averaging, the mask too; else the quicker way that MONAI has, means of areas and the mask's nearest voxels.
     """
-    from monai.transforms import Compose, CropForegroundd, Resized, ScaleIntensityRanged
+    from monai.transforms import AsDiscreted, Compose, CropForegroundd, Resized, ScaleIntensityRanged
 
-    keys, slices = ("image", "mask"), scan.array.shape[0]
+    keys, shape = ("image", "mask"), (scan.array.shape[0], size, size)
+    resized = ([Resized(keys, shape, mode="trilinear", anti_aliasing=True), AsDiscreted("mask", threshold=0.5)] if linear
+               else [Resized(keys, shape, mode=("area", "nearest"))])
     return Compose([
-        Resized(keys, (slices, size, size), mode=("area", "nearest")),
+        *resized,
         ScaleIntensityRanged("image", *HU_WINDOW, 0, 1, clip=True),
         CropForegroundd(keys, "mask", margin=(round(margin_mm / scan.spacing[0]), size, size), allow_smaller=True),
     ])({name: torch.from_numpy(volume.array)[None].float() for name, volume in (("image", scan), ("mask", mask))})

@@ -125,7 +125,8 @@ class Pose:
         moved = [sum(m * p for m, p in zip(row, points)) for row in self.matrix]
         for wave, amplitude, phase in self.waves:
             swing = np.sin(sum(k * p for k, p in zip(wave, points)) + phase)
-            moved = [m + a * swing for m, a in zip(moved, amplitude)]
+            for along, size in zip(moved, amplitude):
+                along += size * swing
         return moved
 
     def to_scan(self, joints: NDArray) -> NDArray:

@@ -134,7 +134,6 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     shape = resized_shape(square.shape, lps.spacing, settings.size, settings.slice_mm)
     spacing = tuple(s * n / m for s, n, m in zip(lps.spacing, square.shape, shape))
-    image = clip_and_scale(resize(square, shape))
     kept, target = (0, shape[0]), None
     if mask is not None:
         whole, _ = pad_to_square(reorient(mask, "LPS").array != 0, lps.spacing)
@@ -143,8 +142,9 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
             raise InputError(f"the target vanishes when resized to {shape} voxels; raise size or lower slice_mm")
         kept = kept_slices(target, spacing[0], settings.margin_mm)
         target = target[slice(*kept)]
-    frame = Frame(scan, square.shape, inside, shape, kept)
-    return Prepared(image[slice(*kept)], target, spacing), frame
+    keep = slice(*kept)
+    image = resize(square[keep], (kept[1] - kept[0], *shape[1:])) if len(square) == shape[0] else resize(square, shape)[keep]
+    return Prepared(clip_and_scale(image), target, spacing), Frame(scan, square.shape, inside, shape, kept)
 
 
 def restore(values: np.ndarray, frame: Frame) -> Volume:

@@ -135,7 +135,7 @@ def streaks(rng: np.random.Generator, scan: Scan, rows: Array) -> Array:
     index = np.arange(scan.matrix)
     total = np.zeros((scan.matrix, scan.matrix), np.float32)
     for line, angle in zip(detector, angles):
-        place = index[:, None] + (index - scan.matrix / 2) * np.float32(math.tan(angle))
-        low = np.clip(place.astype(np.int32), 0, scan.matrix - 1)
-        total += line[low]
+        shift = np.floor((index - scan.matrix / 2) * np.float32(math.tan(angle))).astype(np.intp)
+        margin = int(np.abs(shift).max())
+        total += np.pad(line, margin, mode="edge")[index[:, None] + (shift + margin)]
     return total / math.sqrt(6 * 1.25)

@@ -46,7 +46,12 @@ def rounded_cone(z: Array, y: Array, x: Array, start: Knot, end: Knot) -> Array:
 
 def smooth_cut(a: Array, b: Array, radius: float) -> Array:
     """Intersection of two signed distances with an edge rounded over about `radius` mm."""
-    return np.maximum(a, b) + np.maximum(radius - np.abs(a - b), 0) ** 2 / np.float32(4 * radius)
+    edge = a - b
+    np.subtract(radius, np.abs(edge, out=edge), out=edge)
+    np.square(np.maximum(edge, 0, out=edge), out=edge)
+    edge /= np.float32(4 * radius)
+    edge += np.maximum(a, b)
+    return edge
 
 
 def smooth_union(a: Array, b: Array, radius: float) -> Array:

@@ -224,4 +224,5 @@ def _paint(hu: Array, level: Array, value: Array | float, edge: float) -> None:
         return
     inside = np.minimum(0.5 - level.ravel()[where] / np.float32(edge), 1)
     flat = hu.ravel()
-    flat[where] += inside * ((value.ravel()[where] if isinstance(value, np.ndarray) else value) - flat[where])
+    before = flat[where]
+    flat[where] = before + inside * ((value.ravel()[where] if isinstance(value, np.ndarray) else value) - before)

@@ -74,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", required=True, help="a run folder")
     predict.add_argument("--out", required=True, help="folder to write into")
     predict.add_argument("--quick", action="store_true", help="look for the joints at low resolution first, segment only there")
+    predict.add_argument("--engine", choices=("torch", "openvino"), default="torch",
+                         help="what runs the network; openvino: quicker on processors without bfloat16")
     exports = verb("export", verbs.run_export, "the same files of cases of a run's own cohort, prediction and truth")
     exports.add_argument("run", help="a run folder")
     exports.add_argument("case", nargs="+", help="names of cases of the cohort that the run was trained on")

@@ -103,6 +103,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from magunet.view.export import Exported, Origin, case_name, export, find_source
 
     model, ct, out = load_model(arguments.model), Path(arguments.ct), export_folder(arguments.out)
+    if arguments.engine == "openvino":
+        from magunet.learn.openvino import with_openvino
+        model = with_openvino(model)
     if ct.is_dir() and out.resolve() == ct.resolve():
         raise InputError(f"{out}: is the folder of the series, which must hold nothing else; give another --out")
     scan = read_volume(ct)
@@ -110,7 +113,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
     mask = segmented(model, ct, scan, arguments.quick)
-    note = "quick: only slices around what a look at low resolution found were segmented" if arguments.quick else ""
+    notes = {"quick: only slices around what a look at low resolution found were segmented": arguments.quick,
+             "the network was run by OpenVINO": arguments.engine == "openvino"}
+    note = "; ".join(text for text, said in notes.items() if said)
     case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source, note=note)
     files = export(case, Origin.of(Path(arguments.model), model), out, arguments.formats, arguments.anonymise)
     if not mask.array.any():

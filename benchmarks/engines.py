@@ -9,6 +9,7 @@ that are not installed are left out, and that is said. INT8 is calibrated on the
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -49,8 +50,9 @@ class Engine(nn.Module):
 
 
 def under(network: nn.Module, precision: torch.dtype, x: Tensor) -> Tensor:
+    layout = torch.contiguous_format if precision == torch.float32 else torch.channels_last_3d
     with torch.no_grad(), autocast(x.device, precision):
-        return network(x)
+        return network(x.to(memory_format=layout)).float()
 
 
 def training_windows(cohort: Cohort, settings: Settings) -> Iterator[np.ndarray]:
@@ -91,12 +93,12 @@ def openvino_engines(network: nn.Module, x: Tensor, windows: Callable[[], Iterat
 
 def engines(model: Model, cohort: Cohort, x: Tensor) -> dict[str, Answer]:
     """Every engine at hand, by name; the first is the one the others are measured by."""
-    network = model.network.to(memory_format=torch.contiguous_format)
-    evaluate_by_input(network)
-    found = {f"torch {str(kind).removeprefix('torch.')}": partial(under, network, kind)
-             for kind in dict.fromkeys((torch.float32, model.precision))}
-    found["torch.compile"] = partial(under, torch.compile(network), model.precision)
-    return found | openvino_engines(network, x, partial(training_windows, cohort, model.settings))
+    evaluate_by_input(model.network)
+    plain = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
+    ways = {"torch float32": (plain, torch.float32), "magunet's default": (model.network, model.precision),
+            "torch.compile": (torch.compile(model.network), model.precision)}
+    found = {name: partial(under, *way) for name, way in ways.items()}
+    return found | openvino_engines(plain, x, partial(training_windows, cohort, model.settings))
 
 
 def seconds(found: dict[str, Answer], x: Tensor, repeats: int) -> dict[str, float]:

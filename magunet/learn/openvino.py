@@ -1,4 +1,4 @@
-"""Prediction by OpenVINO on the CPU: about 0.6 of torch's time in float32, for processors without bfloat16."""
+"""Prediction by OpenVINO on the CPU: two thirds of the time of torch in float32, for processors without bfloat16."""
 
 import sys
 import warnings

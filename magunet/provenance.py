@@ -57,6 +57,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield part
             if is_truncated(part):                          # SimpleITK says nothing when a disk is full
                 raise OSError("no space left on the device, most likely")
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())                  # else a power cut may leave the new name on nothing
             os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):                  # the folder itself may be what is missing

@@ -171,6 +171,7 @@ CORPUS = [
     Bad("record a list", holding(RUN / "run.json", "[]"), STUDY, "runs/", NOT_A_RUN),
     *(Bad(f"record without {name}", changed(RUN / "run.json", **{name: None}), command, "runs/run", [name, *NOT_A_RUN])
       for name, command in {"seed": PREDICT.format("scan.mha"), "data_hash": EVALUATE, "train": EXPORT, "val": EXPORT}.items()),
+    Bad("record with a word for its cases", changed(RUN / "run.json", val="all"), EXPORT, "runs/run", NOT_A_RUN),
     Bad("record with a misspelt setting", changed(RUN / "run.json", settings={"epoch": 1}), EVALUATE, "run.json", ["'epochs'?"]),
     Bad("recomputing sometimes", nothing, f"{TRAIN} --recompute sometimes", "--recompute", ["auto", "never"]),
     Bad("doctor of something", nothing, "doctor smoke", "smoke", ["unrecognized"]),

@@ -17,6 +17,7 @@ from magunet import profiles
 from magunet.bench import ceilings, contests, others, suite
 from magunet.bench.contest import MEGABYTES, Contest, megabytes_of, run
 from magunet.data.prepare import prepare
+from magunet.data.volume import read_volume, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.learn.predict import load_model
 from magunet.nets.blocks import PAM
@@ -110,6 +111,20 @@ def test_monai_prepares_the_same_case(linear):
     image, target = (theirs[name][0].numpy() for name in ("image", "mask"))
     assert image.shape == ours.image.shape and np.abs(image - ours.image).mean() < 0.01
     assert 2 * (target * ours.mask).sum() / (target.sum() + ours.mask.sum()) > (0.95 if linear else 0.8)
+
+
+def test_monais_network_takes_its_window():
+    with torch.device("meta"):
+        assert others.attention_unet()(torch.empty(1, 1, *others.WINDOW)).shape == (1, 1, *others.WINDOW)
+
+
+def test_monai_segments_from_file_to_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(others, "WINDOW", (16, 32, 32))
+    monkeypatch.setattr(others, "WIDTHS", (1, 1, 1, 1, 1))
+    scan, _ = contests.scan_and_mask(64, 40)
+    write_volume(scan, tmp_path / "ct.nii.gz")
+    others.segment_with_monai(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz")
+    assert same_geometry(read_volume(tmp_path / "mask.nii.gz"), read_volume(tmp_path / "ct.nii.gz"))
 
 
 def test_metrics_of_both_lie_close():

@@ -127,7 +127,8 @@ def untrained_run(folder: Path, settings: Settings) -> Path:
     torch.manual_seed(0)
     folder.mkdir()
     safetensors.torch.save_file(build(NETWORK, settings.width_divisor).state_dict(), folder / WEIGHTS_FILE)
-    provenance.write_json(folder / RECORD_FILE, dict.fromkeys(RECORDED) | {"network": NETWORK, "settings": asdict(settings)})
+    known = {"network": NETWORK, "train": [], "val": [], "settings": asdict(settings)}
+    provenance.write_json(folder / RECORD_FILE, dict.fromkeys(RECORDED) | known)
     return folder
 
 

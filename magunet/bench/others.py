@@ -14,6 +14,8 @@ from magunet.errors import InputError
 from magunet.paper import HU_WINDOW, INPUT_SIZE
 
 WIDTHS = (32, 64, 128, 256, 512)
+WINDOW = tuple(n // 16 * 16 for n in INPUT_SIZE)
+"""Of the sliding window, (d, h, w): the paper's input, in multiples of what MONAI's Attention U-Net can halve four times."""
 
 
 def attention_unet() -> torch.nn.Module:
@@ -31,7 +33,7 @@ def segment_with_monai(source: Path, target: Path) -> None:
     scan = read_volume(source)
     image = ScaleIntensityRange(*HU_WINDOW, 0, 1, clip=True)(torch.from_numpy(scan.array)[None, None].float())
     with torch.inference_mode():
-        logits = sliding_window_inference(image, INPUT_SIZE, 1, attention_unet())
+        logits = sliding_window_inference(image, WINDOW, 1, attention_unet())
     write_volume(scan.with_array((torch.sigmoid(logits)[0, 0] > 0.5).numpy().astype(np.uint8)), target)
 
 

@@ -157,6 +157,8 @@ def load_model(run: Path | str) -> Model:
         record = read_json(record_path)
         if missing := [name for name in RECORDED if name not in record]:
             raise ValueError(f"{RECORD_FILE} does not say {missing[0]}")
+        if not all(isinstance(record[name], list) for name in ("train", "val")):
+            raise ValueError(f"train and val in {RECORD_FILE} must be lists of cases")
         settings = from_mapping(record["settings"], str(record_path))
         network = build(record["network"], settings.width_divisor)
         weights = safetensors.torch.load_file(weights_path)

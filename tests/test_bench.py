@@ -120,7 +120,7 @@ def test_monais_network_takes_its_window():
 
 def test_monai_segments_from_file_to_file(tmp_path, monkeypatch):
     monkeypatch.setattr(others, "WINDOW", (16, 32, 32))
-    monkeypatch.setattr(others, "WIDTHS", (1, 1, 1, 1, 1))
+    monkeypatch.setattr(others, "WIDTHS", (2, 2, 2, 2, 2))
     scan, _ = contests.scan_and_mask(64, 40)
     write_volume(scan, tmp_path / "ct.nii.gz")
     others.segment_with_monai(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz")

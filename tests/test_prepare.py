@@ -16,6 +16,7 @@ from magunet.data.prepare import (
     prepare,
     prepare_case,
     resize,
+    resize_mask,
     resized_shape,
     restore,
     restore_mask,
@@ -89,6 +90,29 @@ def test_resizing_is_float32_and_leaves_its_input_alone():
     assert resize(array, (3, 4, 5)).dtype == np.float32 and np.array_equal(resize(array, (3, 4, 5)), before)
     resize(array, (3, 4, 5))[:] = 0
     assert np.array_equal(array, before)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shape, new", [((30, 64, 48), (30, 32, 24)), ((30, 64, 48), (20, 96, 64)), ((31, 53, 47), (17, 32, 32)),
+                                        ((24, 60, 60), (9, 25, 40)), ((6, 30, 30), (24, 12, 7))])
+def test_a_mask_resized_around_what_it_holds_is_the_whole_mask_resized(shape, new, seed):
+    generator = np.random.default_rng(seed)
+    corner = [generator.integers(0, n - 1) for n in shape]
+    part = tuple(slice(c, c + generator.integers(1, n)) for c, n in zip(corner, shape))      # often cut off by a face
+    mask = np.zeros(shape, bool)
+    mask[part] = generator.random(mask[part].shape) < 0.8
+    resized = resize_mask(mask, new)
+    assert resized.dtype == np.uint8 and np.array_equal(resized, resize(mask, new) > 0.5)
+
+
+def test_a_mask_resized_computes_only_what_it_reaches(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(module, "resize", lambda array, shape: sizes.append(array.shape) or resize(array, shape))
+    mask = np.zeros((40, 512, 512), bool)
+    assert not resize_mask(mask, (40, 256, 256)).any() and not sizes
+    mask[10:14, 100:200, 300:320] = True
+    assert resize_mask(mask, (40, 256, 256)).sum() == 4 * 50 * 10
+    assert np.prod(sizes[0]) < 0.05 * mask.size
 
 
 # Steps ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ no slice distance; ``slice_mm`` None keeps the scan's own, as its "N x 256 x 256
 others are padded with air, so that anatomy keeps its proportions.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,11 +64,7 @@ def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """
     x = torch.empty(array.shape[0], *shape[1:])                                         # (d, h', w')
     for start in range(0, len(array), SLAB):                                            # a few slices stay in the cache
-        part = array[start:start + SLAB]
-        if not part.any():                                                              # as most of a mask
-            x[start:start + SLAB] = 0
-            continue
-        slab = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))[None]
+        slab = torch.from_numpy(np.ascontiguousarray(array[start:start + SLAB], dtype=np.float32))[None]
         if slab.shape[2:] != shape[1:]:
             slab = F.interpolate(slab, shape[1:], mode="bilinear", antialias=True)
         x[start:start + SLAB] = slab[0]
@@ -75,6 +72,32 @@ def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         flat = x.reshape(1, 1, len(x), -1)                                              # (1, 1, d, h' * w')
         x = F.interpolate(flat, (shape[0], flat.shape[-1]), mode="bilinear", antialias=True).view(shape)
     return x.numpy()
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Where a mask (d, h, w), resized to ``shape``, is above one half, uint8. Only what it reaches is computed."""
+    resized = np.zeros(shape, np.uint8)
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not len(slices):
+        return resized
+    flat = mask[slices[0]:slices[-1] + 1].any(axis=0)
+    parts = [_reached(*lengths) for lengths in zip((slices, np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))),
+                                                   mask.shape, shape)]
+    before, after = zip(*parts)
+    resized[after] = resize(mask[before], tuple(part.stop - part.start for part in after)) > 0.5
+    return resized
+
+
+def _reached(held: np.ndarray, old: int, new: int) -> tuple[slice, slice]:
+    """The stretch of an axis of ``old`` voxels, and of the ``new``, that resizing these held indices can change.
+
+    It begins and ends where voxels of both grids do, so that it resizes alone as within the whole.
+    """
+    block = old // math.gcd(old, new)
+    reach = 2 * math.ceil(max(1, old / new)) + 1
+    first = max(0, (int(held[0]) - reach) // block)
+    last = min(old // block, math.ceil((int(held[-1]) + 1 + reach) / block))
+    return slice(first * block, last * block), slice(first * new * block // old, last * new * block // old)
 
 
 def pad_to_square(array: np.ndarray, spacing: tuple[float, float, float],
@@ -137,7 +160,7 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     kept, target = (0, shape[0]), None
     if mask is not None:
         whole, _ = pad_to_square(reorient(mask, "LPS").array != 0, lps.spacing)
-        target = (resize(whole, shape) > 0.5).astype(np.uint8)
+        target = resize_mask(whole, shape)
         if mask.array.any() and not target.any():
             raise InputError(f"the target vanishes when resized to {shape} voxels; raise size or lower slice_mm")
         kept = kept_slices(target, spacing[0], settings.margin_mm)

@@ -168,7 +168,24 @@ def test_results_are_kept_and_not_measured_again(quick_contests, tmp_path, monke
     assert set(quick_contests) == {"b"} and list(results) == ["a", "b"] and left_out == {"c": "nothing to measure"}
     second = json.loads(file.read_text())
     assert second["results"]["a"] == first["results"]["a"] and list(second["results"]) == ["a", "b"]
-    assert second["machine"]["git"] == "0123456789ab" and "torch" in second["machine"]["libraries"]
+    assert second["results"]["b"]["revision"] == "0123456789ab" and "torch" in second["machine"]["libraries"]
+
+
+def test_what_is_measured_again_at_another_revision_leaves_the_others_with_theirs(quick_contests, tmp_path, monkeypatch):
+    file = tmp_path / "bench.json"
+    for revision, names in {"0123456789ab": ["a", "b"], "ba9876543210": ["b"]}.items():
+        monkeypatch.setattr(suite.provenance, "git_revision", lambda root, revision=revision: revision)
+        assert list(suite.measure(names, file)[0]) == names
+    assert {name: result.revision for name, result in suite.read(file).items()} == {"a": "0123456789ab", "b": "ba9876543210"}
+    assert suite.described(file).endswith("revision 0123456789ab; b: ba9876543210")
+
+
+def test_results_of_another_machine_are_not_kept(quick_contests, tmp_path, monkeypatch):
+    file = tmp_path / "bench.json"
+    for device in ("this", "that"):
+        monkeypatch.setattr(suite.provenance, "environment", lambda _, device=device: {"device": device})
+        suite.measure(["a" if device == "this" else "b"], file)
+    assert list(suite.read(file)) == ["b"]
 
 
 def test_results_of_another_revision_or_of_changed_files_are_measured_again(quick_contests, tmp_path, monkeypatch):

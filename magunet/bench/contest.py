@@ -39,7 +39,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: seconds or megabytes of each round."""
+    """What came out: seconds or megabytes of each round. revision: of the code, where it is known."""
 
     work: str
     beside: str
@@ -49,6 +49,7 @@ class Result:
     note: str
     ours: list[float]
     theirs: list[float]
+    revision: str = ""
 
     @property
     def ratios(self) -> list[float]:

@@ -1,8 +1,9 @@
 """All contests in a row, their results in a table and in a JSON file that grows as they finish."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,35 +19,34 @@ from magunet.progress import say
 def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result], dict[str, str]]:
     """Run contests by name. Returns name -> result, and name -> reason of those that cannot run here.
 
-    With a file, what it holds of this revision and machine is not measured again, and every result is added at once.
+    With a file, what it holds of this revision and machine is not measured again, and every result is added at once;
+    what it holds of this machine's other contests stays, each with the revision that it was measured at.
     """
-    machine = {"git": provenance.git_revision(project.root()), **provenance.environment(choose_device())}
-    done, left_out = stored(file, machine), {}
+    machine, revision = provenance.environment(choose_device()), provenance.git_revision(project.root())
+    known, left_out = stored(file, machine), {}
     for name in names:
-        if name in done:
-            continue
+        if name in known and known[name].revision == revision and not revision.endswith("+changes"):
+            continue                                            # a revision with changes could be any
         say(f"bench: {name}")
         try:
             with CONTESTS[name]() as contest:
-                done[name] = run(contest)
+                known[name] = replace(run(contest), revision=revision)
         except InputError as error:
+            known.pop(name, None)
             left_out[name] = str(error)
             continue
         if file:
-            results = {known: result.as_dict() for known, result in done.items()}
+            results = {name: result.as_dict() for name, result in known.items()}
             provenance.write_json(file, {"machine": machine, "results": results})
-    return {name: done[name] for name in names if name in done}, left_out
+    return {name: known[name] for name in names if name in known}, left_out
 
 
 def stored(file: Path | None, machine: dict) -> dict[str, Result]:
-    """Results that a file holds of this machine and revision; none of a revision with changes, which could be any.
-
-    Raises InputError when it is something else than such a file.
-    """
+    """Results that a file holds of this machine. Raises InputError when it is something else than such a file."""
     if file is None or not file.exists():
         return {}
     measured_on, found = _content(file)
-    return found if measured_on == machine and not machine["git"].endswith("+changes") else {}
+    return found if measured_on == machine else {}
 
 
 def read(file: Path) -> dict[str, Result]:
@@ -55,10 +55,14 @@ def read(file: Path) -> dict[str, Result]:
 
 
 def described(file: Path) -> str:
-    """The machine and the revision that a file's results are of, in a line."""
-    machine, _ = _content(file)
+    """The machine and the revisions that a file's results are of, in a line; contests are named where revisions differ."""
+    machine, results = _content(file)
+    measured = Counter(result.revision for result in results.values()).most_common()
+    names = {revision: ", ".join(name for name, result in results.items() if result.revision == revision)
+             for revision, _ in measured[1:]}
     return (f"{machine['device']}, {machine['threads']} threads, Python {machine['python']}, "
-            f"torch {machine['libraries']['torch']}, MONAI {machine['libraries']['monai']}, revision {machine['git']}")
+            f"torch {machine['libraries']['torch']}, MONAI {machine['libraries']['monai']}, revision {measured[0][0]}"
+            + "".join(f"; {which}: {revision}" for revision, which in names.items()))
 
 
 def _content(file: Path) -> tuple[dict, dict[str, Result]]:

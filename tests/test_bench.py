@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from boxes import TINY
 from conftest import refused
 from test_cli import call
 
 from magunet import profiles
-from magunet.bench import ceilings, contests, others, suite
-from magunet.bench.contest import MEGABYTES, Contest, megabytes_of, run
+from magunet.bench import ceilings, contests, others, passes, suite
+from magunet.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest, megabytes_of, run
 from magunet.data.prepare import prepare
 from magunet.data.volume import read_volume, same_geometry, write_volume
 from magunet.errors import InputError
 from magunet.learn.predict import load_model
 from magunet.nets.blocks import PAM
+from magunet.report.cost import count_flop
 
 SMALL = {
     "forward": partial(contests.forward, (16, 16, 16), 16),
@@ -39,9 +41,13 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def quick_ceilings(monkeypatch):
     monkeypatch.setattr(ceilings, "SIDE", {"cpu": 64, "cuda": 64})
-    ceilings.flop_per_second.cache_clear()
+    monkeypatch.setattr(ceilings, "COPIED", {"cpu": 2**20, "cuda": 2**20})
+    measured = ceilings.flop_per_second, ceilings.bytes_per_second
+    for ceiling in measured:
+        ceiling.cache_clear()
     yield
-    ceilings.flop_per_second.cache_clear()
+    for ceiling in measured:
+        ceiling.cache_clear()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -56,6 +62,57 @@ def test_every_contest_measures_both_ways(name):
         if "clone the whole history" not in str(error):
             raise
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", ["gpu-training-step", "gpu-training-memory", "gpu-prediction"])
+def test_contests_for_a_gpu_say_so_where_there_is_none(name, monkeypatch):
+    monkeypatch.setattr(contests, "choose_device", lambda: torch.device("cpu"))
+    refused(lambda: contests.CONTESTS[name]().__enter__(), "is for a GPU")
+
+
+def test_contests_for_a_gpu_measure_both_ways_on_any_device(monkeypatch):
+    with contests.training_memory("smoke") as contest:
+        assert contest.unit == GPU_MEGABYTES and run(contest).ratio > 0
+    monkeypatch.setattr(contests.profiles, "load", lambda name: replace(TINY, profile=name))
+    with contests.prediction_loaded(64, 40) as contest:
+        masks = [way().array for way in (contest.ours, contest.theirs)]
+        assert masks[0].shape == masks[1].shape == (40, 64, 64)
+
+
+def test_operations_are_counted_from_shapes():
+    a, b, c = torch.zeros(3, 5), torch.zeros(5, 7), torch.zeros(3, 7)
+    with torch.no_grad(), ceilings.Operations() as operations:
+        product = a @ b
+        product.view(7, 3).relu_()
+        torch.add(product, c, out=c)
+    assert operations.counts == [(2 * 3 * 5 * 7, 4 * (15 + 35 + 21)), (0, 4 * 42), (0, 4 * (21 + 21 + 21))]
+
+
+def test_the_floor_takes_the_slower_of_arithmetic_and_memory(monkeypatch):
+    monkeypatch.setattr(ceilings, "flop_per_second", lambda device, precision: 10.0)
+    monkeypatch.setattr(ceilings, "bytes_per_second", lambda device: 2.0)
+    assert ceilings.floor_seconds([(100, 4), (0, 4), (10, 40)], None, None) == 10 + 2 + 20
+
+
+def test_operations_of_a_forward_pass_are_those_that_the_tables_show(monkeypatch):
+    counts = []
+    monkeypatch.setattr(passes, "floor_seconds", lambda found, *_: counts.append(sum(flop for flop, _ in found)))
+    monkeypatch.setattr(passes, "default_precision", lambda: torch.float32)
+    for training in (False, True):
+        passes.floor(4, (32, 64, 64), training)
+    expected = count_flop(passes.build_on_meta(passes.NETWORK, 4), (32, 64, 64))
+    assert counts[0] == pytest.approx(expected, rel=1e-3)                # all but attention's
+    assert 2.8 < counts[1] / expected < 3.2                              # two more passes for gradients
+
+
+def test_too_little_memory_leaves_a_contest_out(quick_contests, monkeypatch):
+    def fails(message):
+        raise RuntimeError(message)
+    monkeypatch.setattr(suite, "run", lambda contest: fails("CUDA out of memory. Tried to allocate"))
+    assert suite.measure(["a"], None) == ({}, {"a": "there is too little memory"})
+    monkeypatch.setattr(suite, "run", lambda contest: fails("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        suite.measure(["a"], None)
 
 
 def test_the_run_that_prediction_is_measured_with_can_be_loaded(tmp_path):

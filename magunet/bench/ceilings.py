@@ -1,9 +1,12 @@
-"""What this machine can do at most, measured: the floor that a time stands against."""
+"""What this machine can do at most, measured, and what a network asks of it: the floor that a time stands against."""
 
 import time
 from functools import cache
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is timed."""
@@ -38,3 +41,36 @@ def bytes_per_second(device: torch.device) -> float:
     source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * COPIED[device.type] / fastest(lambda: target.copy_(source), device)
+
+
+class Operations(TorchDispatchMode):
+    """Context that lists torch's operations in it as (floating-point operations, bytes) in ``counts``.
+
+    Bytes are those of every tensor that an operation reads or writes, once each. Floating-point operations are counted of
+    convolutions and matrix products, a multiplication with its addition as 2, but not of attention on the CPU, which torch
+    does not count; of everything else bytes are what takes time.
+    Views cost nothing. Without gradients, use ``torch.no_grad``: in inference mode torch shows operations before they are
+    broken into those that count.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.counts: list[tuple[int, int]] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        keywords = keywords or {}
+        result = function(*arguments, **keywords)
+        if function.namespace == "aten" and not function.is_view:
+            count = flop_registry.get(function.overloadpacket)
+            only_written = {argument.name for argument in function._schema.arguments if argument.is_out}
+            read = [value for name, value in keywords.items() if name not in only_written]
+            tensors = [leaf for leaf in tree_leaves((arguments, read, result)) if isinstance(leaf, torch.Tensor)]
+            self.counts.append((count(*arguments, **keywords, out_val=result) if count else 0,
+                                sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
+        return result
+
+
+def floor_seconds(counts: list[tuple[int, int]], device: torch.device, precision: torch.dtype) -> float:
+    """Seconds of operations (floating-point operations, bytes), each as fast as a matrix product and as a copy allow."""
+    most_flop, most_bytes = flop_per_second(device, precision), bytes_per_second(device)
+    return sum(max(flop / most_flop, size / most_bytes) for flop, size in counts)

@@ -10,19 +10,21 @@ from dataclasses import asdict, dataclass
 import torch
 
 from magunet.errors import InputError
+from magunet.learn.device import choose_device
 from magunet.progress import track
 from magunet.report.cost import PeakMemory
 
-SECONDS, MEGABYTES = "s", "MB"
+SECONDS, MEGABYTES, GPU_MEGABYTES = "s", "MB", "MB of the GPU"
 
 
 @dataclass(frozen=True)
 class Contest:
     """What is measured: ``ours`` beside ``theirs``, each a function without arguments that does the work once.
 
-    unit: SECONDS, of wall clock; or MEGABYTES, the most memory a process held, each way in a fresh one (both functions must
-    be importable then). target: the ratio ours / theirs aimed at, None where none is. floor: seconds that the machine's
-    measured ceilings allow, None where nobody counted. rounds: how often both take their turn, after one round to warm up.
+    unit: SECONDS, of wall clock; MEGABYTES, the most memory a process held, each way in a fresh one (both functions must
+    be importable then); or GPU_MEGABYTES, the most that tensors took on the GPU. target: the ratio ours / theirs aimed
+    at, None where none is. floor: seconds that the machine's measured ceilings allow, None where nobody counted.
+    rounds: how often both take their turn, after one round to warm up.
     """
 
     work: str
@@ -73,7 +75,7 @@ class Result:
 
 def run(contest: Contest) -> Result:
     """Measure both ways in turns, the order swapped from round to round."""
-    measure = seconds_of if contest.unit == SECONDS else megabytes_of
+    measure = {SECONDS: seconds_of, MEGABYTES: megabytes_of, GPU_MEGABYTES: gpu_megabytes_of}[contest.unit]
     found = {"ours": [], "theirs": []}
     rounds = range(-1 if contest.warm_up and contest.unit == SECONDS else 0, contest.rounds)
     for number in track(rounds, contest.work, lines=False):
@@ -121,6 +123,15 @@ def megabytes_of(work: Callable[[], object]) -> float:
                          "there may be too little memory") from None
     finally:
         process.join()
+
+
+def gpu_megabytes_of(work: Callable[[], object]) -> float:
+    """Most memory, in 10^6 bytes, that torch's tensors took on the GPU while this process did the work once."""
+    gc.collect()
+    with PeakMemory(choose_device()) as peak:
+        work()
+        wait()
+    return peak.mb
 
 
 def _child(work, threads, sender) -> None:

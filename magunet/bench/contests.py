@@ -3,7 +3,6 @@
 Sizes are arguments, so that tests can run every contest in seconds; their defaults are those of the table.
 """
 
-import copy
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,34 +16,38 @@ import numpy as np
 import psutil
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from magunet import profiles, provenance
 from magunet.bench import others
-from magunet.bench.ceilings import flop_per_second
-from magunet.bench.contest import MEGABYTES, Contest
+from magunet.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest
 from magunet.bench.first_phantom import FirstPhantom
+from magunet.bench.passes import (
+    NETWORK,
+    both_networks,
+    both_trainings,
+    default_precision,
+    floor,
+    pass_through,
+    step,
+    train_two_steps,
+)
 from magunet.data import augment
 from magunet.data.phantom import Phantom, make_phantom
 from magunet.data.prepare import Prepared, clip_and_scale, prepare
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.errors import InputError
-from magunet.learn import losses, train
-from magunet.learn.device import autocast, choose_device, choose_precision
+from magunet.learn import train
+from magunet.learn.device import choose_device
 from magunet.learn.predict import RECORD_FILE, RECORDED, WEIGHTS_FILE, load_model
-from magunet.nets.blocks import PAM, BatchNorm, evaluate_by_input
+from magunet.nets.blocks import PAM, evaluate_by_input
 from magunet.nets.studies import build
 from magunet.paper import INPUT_SIZE
 from magunet.profiles import Settings
-from magunet.report.cost import count_flop
 from magunet.report.metrics import overlap
 from magunet.report.surfaces import TOLERANCE_MM, surface_scores
 
-NETWORK = "MAG-UNet"
 CLINICAL = (512, 150)
 """Matrix and slices of a CT as hospitals take it."""
-TRAINING_PASSES = 3
-"""Operations of a training step, as a multiple of the forward pass's."""
 
 
 @cache
@@ -59,43 +62,6 @@ def scan_and_mask(matrix: int, slices: int) -> tuple[Volume, Volume]:
     return Volume(made.image, made.spacing), Volume(made.mask, made.spacing)
 
 
-def default_precision() -> torch.dtype:
-    return choose_precision("auto", choose_device())
-
-
-def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
-    """The network as magunet runs it, and with torch's layout in memory and no normalisation in place."""
-    network = build(NETWORK, divisor).to(choose_device(), memory_format=torch.channels_last_3d)
-    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    for module in plain.modules():
-        if isinstance(module, BatchNorm):
-            module.in_place = False
-    return network, plain
-
-
-def floor_seconds(divisor: int, size: tuple[int, int, int], passes: int = 1) -> float:
-    """Seconds that its operations take at the speed of a large matrix product in the default precision."""
-    with torch.device("meta"):
-        network = build(NETWORK, divisor)
-    return passes * count_flop(network, size) / flop_per_second(choose_device(), default_precision())
-
-
-def pass_through(network: nn.Module, image: Tensor, precision: torch.dtype) -> Tensor:
-    """Logits of a window, without gradients."""
-    with torch.inference_mode(), autocast(image.device, precision):
-        return network(image)
-
-
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, mask: Tensor, precision: torch.dtype) -> None:
-    """One training step."""
-    with autocast(image.device, precision):
-        logits = network(image)
-    loss = losses.dice_ce_loss(logits.float(), mask)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-
-
 @contextmanager
 def forward(size: tuple[int, int, int] = INPUT_SIZE, divisor: int = 1) -> Iterator[Contest]:
     networks = both_networks(divisor)
@@ -105,21 +71,43 @@ def forward(size: tuple[int, int, int] = INPUT_SIZE, divisor: int = 1) -> Iterat
     ours, theirs = (partial(pass_through, network, image, precision)
                     for network, precision in zip(networks, (default_precision(), torch.float32)))
     yield Contest(f"{NETWORK} forward, 1 x {'x'.join(map(str, size))}", "own, float32", ours, theirs,
-                  target=0.33, floor=floor_seconds(divisor, size), rounds=3)
+                  target=0.33, floor=floor(divisor, size, training=False), rounds=3)
 
 
 @contextmanager
 def training_step(profile: str = "cpu", target: float = 0.5) -> Iterator[Contest]:
     settings = profiles.load(profile)
-    size, device = (settings.depth, settings.size, settings.size), choose_device()
-    image = torch.rand(1, 1, *size, device=device)
-    mask = (image > 0.9).to(torch.uint8)
-    ways = []
-    for network, precision in zip(both_networks(settings.width_divisor), (default_precision(), torch.float32)):
-        optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.learning_rate)
-        ways.append(partial(step, network, optimizer, image, mask, precision))
+    ways = [partial(step, *parts) for parts in both_trainings(settings)]
     yield Contest(f"{NETWORK} training step, profile {profile}", "own, float32", *ways, target=target,
-                  floor=floor_seconds(settings.width_divisor, size, TRAINING_PASSES))
+                  floor=floor(settings.width_divisor, (settings.depth, settings.size, settings.size), training=True))
+
+
+@contextmanager
+def training_memory(profile: str = "paper") -> Iterator[Contest]:
+    settings = profiles.load(profile)
+    yield Contest(f"{NETWORK} training step, profile {profile}", "own, float32",
+                  *(partial(train_two_steps, settings, plain) for plain in (False, True)), unit=GPU_MEGABYTES, rounds=1,
+                  note="ours is to stay below 23,622 MB (22 GiB)")
+
+
+@contextmanager
+def prediction_loaded(matrix: int = CLINICAL[0], slices: int = CLINICAL[1]) -> Iterator[Contest]:
+    scan, ways = scan_and_mask(matrix, slices)[0], []
+    for precision in ("auto", "float32"):
+        with tempfile.TemporaryDirectory(prefix="magunet-bench-") as name:
+            settings = replace(profiles.load("paper"), profile="bench", precision=precision)
+            ways.append(load_model(untrained_run(Path(name) / "run", settings)))
+    yield Contest(f"prediction after loading, {slices}x{matrix}x{matrix}", "own, float32",
+                  *(partial(model.segment, scan) for model in ways), note="ours is to stay below 1 s")
+
+
+@contextmanager
+def on_gpu(contest: Callable[..., AbstractContextManager[Contest]], **sizes) -> Iterator[Contest]:
+    """A contest for a GPU. Raises InputError where there is none."""
+    if choose_device().type != "cuda":
+        raise InputError("is for a GPU, and there is none here")
+    with contest(**sizes) as made:
+        yield made
 
 
 def untrained_run(folder: Path, settings: Settings) -> Path:
@@ -255,4 +243,7 @@ CONTESTS: dict[str, Callable[[], AbstractContextManager[Contest]]] = {
     "phantom": phantom_generation,
     "epoch": epoch,
     "prediction-memory": prediction_memory,
+    "gpu-training-step": partial(on_gpu, training_step, profile="paper", target=0.3),
+    "gpu-training-memory": partial(on_gpu, training_memory),
+    "gpu-prediction": partial(on_gpu, prediction_loaded),
 }

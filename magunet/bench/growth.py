@@ -10,6 +10,7 @@ import torch
 from magunet import parallel, profiles
 from magunet.bench import contests, others
 from magunet.bench.contest import megabytes_of, seconds_of
+from magunet.bench.passes import NETWORK, default_precision, pass_through, step
 from magunet.data.phantom import make_phantom
 from magunet.data.prepare import prepare
 from magunet.data.volume import Volume
@@ -37,7 +38,7 @@ def volume_seconds(matrices: Iterable[int], divisor: int) -> pd.DataFrame:
     The network is MAG-UNet with its widths divided, in the default precision.
     """
     rows, settings = {}, profiles.load("paper")
-    network = build(contests.NETWORK, divisor).to(memory_format=torch.channels_last_3d)
+    network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d)
     evaluate_by_input(network)
     for side in matrices:
         made = make_phantom(0, matrix=side, slices=(side, side))
@@ -45,7 +46,7 @@ def volume_seconds(matrices: Iterable[int], divisor: int) -> pd.DataFrame:
         moved = np.roll(made.mask, 1, 2)
         window = torch.rand(1, 1, side, side, side).contiguous(memory_format=torch.channels_last_3d)
         rows[side**3] = {
-            "forward pass": fastest(partial(contests.pass_through, network, window, contests.default_precision())),
+            "forward pass": fastest(partial(pass_through, network, window, default_precision())),
             "preparation": fastest(partial(prepare, scan, mask, settings)),
             "metrics": fastest(partial(contests.our_metrics, moved, made.mask, made.spacing)),
             "phantom": fastest(partial(make_phantom, 0, matrix=side, slices=(side, side)))}
@@ -88,11 +89,11 @@ def _phantom(seed: int, matrix: int) -> None:
 
 def one_step(size: tuple[int, int, int], divisor: int, precision: torch.dtype) -> None:
     """Two training steps of MAG-UNet, after which Adam has its moments."""
-    network = build(contests.NETWORK, divisor).to(memory_format=torch.channels_last_3d).train()
+    network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.rand(1, 1, *size)
     for _ in range(2):
-        contests.step(network, optimizer, image, (image > 0.9).to(torch.uint8), precision)
+        step(network, optimizer, image, (image > 0.9).to(torch.uint8), precision)
 
 
 def memory_check(sizes: Iterable[tuple[tuple[int, int, int], int]]) -> pd.DataFrame:
@@ -100,9 +101,9 @@ def memory_check(sizes: Iterable[tuple[tuple[int, int, int], int]]) -> pd.DataFr
 
     sizes: windows (d, h, w) and what the widths are divided by.
     """
-    rows, precision = {}, contests.default_precision()
+    rows, precision = {}, default_precision()
     for size, divisor in sizes:
-        counted = (training_bytes(contests.NETWORK, divisor, size, precision) + OWN_BYTES["cpu"]) / 1e6
+        counted = (training_bytes(NETWORK, divisor, size, precision) + OWN_BYTES["cpu"]) / 1e6
         measured = megabytes_of(partial(one_step, size, divisor, precision))
         rows[f"{'x'.join(map(str, size))}, widths / {divisor}"] = {
             "counted": counted, "measured": measured, "counted / measured": counted / measured}

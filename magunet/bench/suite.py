@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from magunet import project, provenance
-from magunet.bench.contest import MEGABYTES, Result, run
+from magunet.bench.contest import SECONDS, Result, run
 from magunet.bench.contests import CONTESTS
-from magunet.errors import InputError
+from magunet.errors import InputError, is_out_of_memory
 from magunet.learn.device import choose_device
 from magunet.progress import say
 
@@ -31,9 +31,11 @@ def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result],
         try:
             with CONTESTS[name]() as contest:
                 known[name] = replace(run(contest), revision=revision)
-        except InputError as error:
+        except (InputError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, InputError) and not is_out_of_memory(error):
+                raise
             known.pop(name, None)
-            left_out[name] = str(error)
+            left_out[name] = str(error) if isinstance(error, InputError) else "there is too little memory"
             continue
         if file:
             results = {name: result.as_dict() for name, result in known.items()}
@@ -80,7 +82,7 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
     rows = {}
     for name, result in results.items():
         ours, theirs = (statistics.median(values) for values in (result.ours, result.theirs))
-        digits = "{:.0f} MB" if result.unit == MEGABYTES else "{:.3g} s"
+        digits = "{:.3g} s" if result.unit == SECONDS else "{:.0f} MB"
         rows[name] = {
             "work": result.work, "beside": result.beside,
             "ours": digits.format(ours), "theirs": digits.format(theirs),

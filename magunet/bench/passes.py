@@ -1,0 +1,82 @@
+"""Forward passes and training steps of MAG-UNet, as magunet runs it and plain, and the floor they stand against."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from magunet.bench.ceilings import Operations, floor_seconds
+from magunet.learn import losses
+from magunet.learn.device import autocast, choose_device, choose_precision
+from magunet.learn.memory import without_values
+from magunet.nets.blocks import BatchNorm, evaluate_by_input
+from magunet.nets.studies import build, build_on_meta
+from magunet.profiles import Settings
+
+NETWORK = "MAG-UNet"
+
+
+def default_precision() -> torch.dtype:
+    return choose_precision("auto", choose_device())
+
+
+def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
+    """The network as magunet runs it, and with torch's layout in memory and no normalisation in place."""
+    network = build(NETWORK, divisor).to(choose_device(), memory_format=torch.channels_last_3d)
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    for module in plain.modules():
+        if isinstance(module, BatchNorm):
+            module.in_place = False
+    return network, plain
+
+
+def floor(divisor: int, size: tuple[int, int, int], training: bool) -> float:
+    """Seconds that the operations of a forward pass or a training step take where the machine's ceilings are reached."""
+    network, precision = build_on_meta(NETWORK, divisor), default_precision()
+    with FakeTensorMode(), Operations() as operations:
+        without_values(network)
+        image = torch.zeros(1, 1, *size).contiguous(memory_format=torch.channels_last_3d)
+        if training:
+            mask = torch.zeros(1, 1, *size, dtype=torch.uint8)
+            step(network.train(), torch.optim.Adam(network.parameters()), image, mask, precision)
+        else:
+            evaluate_by_input(network)
+            with torch.no_grad(), autocast(image.device, precision):
+                network(image)
+    return floor_seconds(operations.counts, choose_device(), precision)
+
+
+def pass_through(network: nn.Module, image: Tensor, precision: torch.dtype) -> Tensor:
+    """Logits of a window, without gradients."""
+    with torch.inference_mode(), autocast(image.device, precision):
+        return network(image)
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, mask: Tensor, precision: torch.dtype) -> None:
+    """One training step."""
+    with autocast(image.device, precision):
+        logits = network(image)
+    loss = losses.dice_ce_loss(logits.float(), mask)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def both_trainings(settings: Settings) -> Iterator[tuple[nn.Module, torch.optim.Optimizer, Tensor, Tensor, torch.dtype]]:
+    """What `step` needs, of the network as magunet trains it and of the plain one in float32."""
+    image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=choose_device())
+    mask = (image > 0.9).to(torch.uint8)
+    for network, precision in zip(both_networks(settings.width_divisor), (default_precision(), torch.float32)):
+        optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.learning_rate)
+        yield network, optimizer, image, mask, precision
+
+
+def train_two_steps(settings: Settings, plain: bool) -> None:
+    """Two training steps from nothing, after which Adam has its moments."""
+    ours, theirs = both_trainings(settings)
+    parts = theirs if plain else ours
+    del ours, theirs
+    for _ in range(2):
+        step(*parts)

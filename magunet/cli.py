@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("check", help="say what is wrong, if anything")
     bundle = actions.add_parser("bundle", help="write the programs to one file, for a machine without a network")
     bundle.add_argument("file", help="such as viewer.tar; about 52 MB")
-    verb("doctor", verbs.run_doctor, "say what this machine has, and which profiles fit into its memory")
+    verb("doctor", verbs.run_doctor, "say what this machine has, which profiles fit into its memory, and how long they take")
     bench = verb("bench", verbs.run_bench, "measure speed and memory beside other ways of doing the same")
     bench.add_argument("contest", nargs="*", help="which; default: all")
     bench.add_argument("--format", choices=("text", "md"), default="text", help="default: text")

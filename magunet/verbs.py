@@ -254,11 +254,10 @@ def run_viewer(arguments: argparse.Namespace) -> None:
 
 def run_doctor(arguments: argparse.Namespace) -> None:
     from magunet.learn.device import choose_device
-    from magunet.report.doctor import machine, memory_table
+    from magunet.report.doctor import machine, memory_table, time_table
 
     device = choose_device()
-    print(machine(device))
-    print(memory_table(device).to_string())
+    print(machine(device), memory_table(device).to_string(), time_table(device).to_string(), sep="\n\n")
 
 
 def run_bench(arguments: argparse.Namespace) -> None:

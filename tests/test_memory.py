@@ -1,5 +1,6 @@
 """Memory is counted before anything is computed, and used to say what fits."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 
 from magunet import profiles
 from magunet.bench import growth
+from magunet.bench.contest import Contest
 from magunet.learn import losses, memory
 from magunet.learn.device import autocast
 from magunet.nets.blocks import BatchNorm
 from magunet.nets.studies import build
+from magunet.report import doctor
 from magunet.report.doctor import machine, memory_table
 
 CPU, MB = torch.device("cpu"), 10**6
@@ -103,3 +106,27 @@ def test_the_doctor_knows_every_profile_and_this_machine():
     assert {"smoke", "cpu", "gpu", "paper"} <= set(table.index)
     assert (table["recomputing, GB"] <= table["training, GB"]).all()
     assert "GB" in machine(CPU) and f"{torch.get_num_threads()} threads" in machine(CPU)
+
+
+def test_the_doctor_reckons_hours_from_a_measured_step(monkeypatch, tmp_path):
+    @contextmanager
+    def measured(profile):
+        yield Contest("a step", "nothing", lambda: None, lambda: None, floor=2.0)
+
+    monkeypatch.setattr(doctor.contests, "training_step", measured)
+    monkeypatch.setattr(doctor, "seconds_of", lambda work: 6.0)                          # three times its floor
+    monkeypatch.setattr(doctor, "floor", lambda divisor, size, training: 10.0 if divisor == 4 else 100.0)
+    own = {"mine": replace(profiles.load("cpu"), profile="mine", cohort=str(tmp_path), seeds=(0, 1)),
+           "gone": replace(profiles.load("cpu"), profile="gone", cohort=str(tmp_path / "gone"))}
+    load = profiles.load
+    monkeypatch.setattr(doctor.profiles, "load", lambda name: own.get(name) or load(name))
+    monkeypatch.setattr(doctor, "profile_names", lambda: ["cpu", "gpu", *own])
+    (tmp_path / "imagesTr").mkdir()
+    for number in range(10):
+        (tmp_path / "imagesTr" / f"ct_{number}_0000.nii.gz").touch()
+    table = doctor.time_table(CPU)
+    assert list(table.index) == ["cpu", "gpu", "mine"]
+    assert table["steps"].tolist() == [30 * 17, 60 * 49, 30 * 7] and table["trainings"].tolist() == [25, 75, 50]
+    hours = [30 * 30 * (17 + 7 * 2 / 3) / 3600, 300 * 60 * (49 + 21 * 2 / 3) / 3600, 30 * 30 * (7 + 3 * 2 / 3) / 3600]
+    assert table["one training, h"].tolist() == pytest.approx(hours, rel=0.05)
+    assert table["all of them, h, at most"].tolist() == pytest.approx([25 * hours[0], 75 * hours[1], 50 * hours[2]], rel=0.05)

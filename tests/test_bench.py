@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -216,7 +217,7 @@ def quick_contests(monkeypatch):
 
 
 def test_results_are_kept_and_not_measured_again(quick_contests, tmp_path, monkeypatch):
-    monkeypatch.setattr(suite.provenance, "git_revision", lambda root: "0123456789ab")
+    monkeypatch.setattr(suite.provenance, "git_revision", lambda root, besides: "0123456789ab")
     file = tmp_path / "bench.json"
     suite.measure(["a"], file)
     first = json.loads(file.read_text())
@@ -231,10 +232,24 @@ def test_results_are_kept_and_not_measured_again(quick_contests, tmp_path, monke
 def test_what_is_measured_again_at_another_revision_leaves_the_others_with_theirs(quick_contests, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     for revision, names in {"0123456789ab": ["a", "b"], "ba9876543210": ["b"]}.items():
-        monkeypatch.setattr(suite.provenance, "git_revision", lambda root, revision=revision: revision)
+        monkeypatch.setattr(suite.provenance, "git_revision", lambda root, besides, revision=revision: revision)
         assert list(suite.measure(names, file)[0]) == names
     assert {name: result.revision for name, result in suite.read(file).items()} == {"a": "0123456789ab", "b": "ba9876543210"}
     assert suite.described(file).endswith("revision 0123456789ab; b: ba9876543210")
+
+
+def test_the_file_of_results_is_no_change_of_the_code(quick_contests, tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.setattr(suite.project, "root", lambda: tmp_path)
+    suite.measure(["a"], tmp_path / "bench.json")
+    assert quick_contests
+    quick_contests.clear()
+    assert list(suite.measure(["a"], tmp_path / "bench.json")[0]) == ["a"] and not quick_contests
+    (tmp_path / "code.py").touch()
+    suite.measure(["a"], tmp_path / "bench.json")
+    assert quick_contests
 
 
 def test_results_of_another_machine_are_not_kept(quick_contests, tmp_path, monkeypatch):
@@ -248,7 +263,7 @@ def test_results_of_another_machine_are_not_kept(quick_contests, tmp_path, monke
 def test_results_of_another_revision_or_of_changed_files_are_measured_again(quick_contests, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     for revision in ("0123456789ab", "ba9876543210", "ba9876543210+changes", "ba9876543210+changes"):
-        monkeypatch.setattr(suite.provenance, "git_revision", lambda root, revision=revision: revision)
+        monkeypatch.setattr(suite.provenance, "git_revision", lambda root, besides, revision=revision: revision)
         quick_contests.clear()
         suite.measure(["a"], file)
         assert quick_contests

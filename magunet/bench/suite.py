@@ -22,7 +22,7 @@ def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result],
     With a file, what it holds of this revision and machine is not measured again, and every result is added at once;
     what it holds of this machine's other contests stays, each with the revision that it was measured at.
     """
-    machine, revision = provenance.environment(choose_device()), provenance.git_revision(project.root())
+    machine, revision = provenance.environment(choose_device()), provenance.git_revision(project.root(), besides=file)
     known, left_out = stored(file, machine), {}
     for name in names:
         if name in known and known[name].revision == revision and not revision.endswith("+changes"):

@@ -50,6 +50,7 @@ def format_names(text: str) -> tuple[str, ...]:
 def parser() -> argparse.ArgumentParser:
     """All verbs and their arguments."""
     top = OneLineParser(prog="magunet", description="Sacroiliac joints in CT, after the MAG-UNet paper.")
+    top.add_argument("--plain", action="store_true", help="compute without the fast ways, to compare with: float32, whole arrays")
     commands = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
 
     def verb(name: str, call, text: str, profile: bool = False) -> argparse.ArgumentParser:
@@ -142,11 +143,20 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def plainly(asked: bool) -> contextlib.AbstractContextManager:
+    """`magunet.plain.plain`, where it was asked for."""
+    if not asked:
+        return contextlib.nullcontext()
+    from magunet.plain import plain
+
+    return plain()
+
+
 def main(words: list[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = parser().parse_args(words)
     try:
-        with ended_by_signals():
+        with ended_by_signals(), plainly(arguments.plain):
             arguments.call(arguments)
     except InputError as error:
         print(f"magunet {arguments.verb}: {' '.join(str(error).split())}", file=sys.stderr)

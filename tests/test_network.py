@@ -136,17 +136,33 @@ def test_pooling_under_autocast_is_max_pooling_in_the_maps_own_precision(precisi
     assert torch.equal(pooled, torch.nn.functional.max_pool3d(x.float(), 2).to(precision))
 
 
+def test_padding_under_autocast_repeats_the_outermost_values_in_the_maps_own_precision():
+    torch.manual_seed(0)
+    decoder = build("3D U-Net", width_divisor=16).decoder[0].eval()
+    padded = []
+    decoder.merge.register_forward_pre_hook(lambda module, given: padded.append(given[0]))
+    x, skip = torch.randn(1, 32, 2, 2, 2).bfloat16(), torch.zeros(1, 16, 5, 4, 5).bfloat16()
+    with autocast(torch.device("cpu"), torch.bfloat16), torch.no_grad():
+        decoder(x, skip)
+        up = decoder.up(x)
+    assert padded[0].dtype == torch.bfloat16
+    shown = padded[0] if decoder.sums else padded[0][:, -up.shape[1]:]
+    assert torch.equal(shown.float(), torch.nn.functional.pad(up.float(), (0, 1, 0, 0, 0, 1), mode="replicate"))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(16, 32, 32), (25, 33, 18)])
 @pytest.mark.parametrize("name", ["MAG-UNet", "3D U-Net", "+MFF+LGAG"])
-def test_normalisation_in_place_changes_nothing(name, size):
+def test_normalisation_in_place_changes_nothing(name, size, precision):
     """Without gradients maps are overwritten; with gradients, which need them, they are not."""
     torch.manual_seed(0)
     network, x = build(name, width_divisor=8), torch.randn(1, 1, *size)
     evaluate_by_input(network)
     kept = x.clone()
-    with torch.inference_mode():
-        in_place = network(x)
-    assert torch.equal(in_place, network(x)) and torch.equal(x, kept)
+    with autocast(torch.device("cpu"), precision):
+        with torch.inference_mode():
+            in_place = network(x)
+        assert torch.equal(in_place, network(x)) and torch.equal(x, kept)
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")

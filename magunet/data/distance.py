@@ -9,6 +9,7 @@ from scipy import ndimage
 from magunet.data.fields import Array
 
 FAR = 40.0  # mm, the distances are cut off here
+NEAR = 30  # mm, farther away from the mask they are FAR
 
 
 def mask_distance(mask: NDArray[np.bool_], spacing: Sequence[float], resolution: float) -> Array:
@@ -26,7 +27,7 @@ def mask_distance(mask: NDArray[np.bool_], spacing: Sequence[float], resolution:
     if not inside.any():
         return distance
     (box,) = ndimage.find_objects(inside.astype(np.uint8))
-    pad = int(30 / resolution)  # farther away the distance does not matter
+    pad = int(NEAR / resolution)
     box = tuple(slice(max(0, b.start - pad), b.stop + pad) for b in box)
     inside, soft = inside[box], soft[box]
     rim = inside & ~ndimage.binary_erosion(inside)

@@ -74,6 +74,10 @@ def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return x.numpy()
 
 
+HALF = 0.5 + 1e-5
+"""What a resized mask must reach; so that voxels just half inside are outside, however their sum is rounded."""
+
+
 def resize_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Where a mask (d, h, w), resized to ``shape``, is above one half, uint8. Only what it reaches is computed."""
     resized = np.zeros(shape, np.uint8)
@@ -84,7 +88,7 @@ def resize_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     parts = [_reached(*lengths) for lengths in zip((slices, np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))),
                                                    mask.shape, shape)]
     before, after = zip(*parts)
-    resized[after] = resize(mask[before], tuple(part.stop - part.start for part in after)) > 0.5
+    resized[after] = resize(mask[before], tuple(part.stop - part.start for part in after)) > HALF
     return resized
 
 

@@ -1,0 +1,74 @@
+"""One switch that turns the fast ways off: ``magunet --plain VERB``, or ``with plain():``.
+
+Each of them has a plain way that computes the same, to the bit or to rounding. Whoever doubts a result computes it again
+without them; ``tests/test_plain.py`` does so for all of them.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magunet import parallel
+from magunet.data import augment, distance, prepare, scanner, target
+from magunet.learn import device
+from magunet.nets.blocks import BatchNorm
+from magunet.report import surfaces
+
+EVERYTHING = 10**12
+"""More slices, voxels or mm than there are."""
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Context in which nothing is done the fast way.
+
+    Networks compute in float32 with torch's own layout in memory, and attention with its matrix; normalisation keeps its
+    input; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one process. What is finished
+    and stored is not computed again.
+    """
+    normalise = BatchNorm.forward
+
+    def keep_input(norm: BatchNorm, x: Tensor) -> Tensor:
+        norm.in_place = False
+        return normalise(norm, x)
+
+    instead: list[tuple[object, str, object]] = [
+        (device, "has_bfloat16", lambda _: False),          # so no groups are joined, and nothing is kept from widening
+        (torch, "channels_last_3d", torch.contiguous_format),
+        (F, "scaled_dot_product_attention", attention),
+        (BatchNorm, "forward", keep_input),
+        (prepare, "SLAB", EVERYTHING), (prepare, "resize_mask", resize_mask),
+        (augment, "SLAB", EVERYTHING), (augment, "where_seen", where_seen),
+        (surfaces, "bounding_box", whole),
+        (target, "_common_box", whole), (distance, "NEAR", EVERYTHING),
+        (scanner, "_SLAB", EVERYTHING), (parallel, "core_count", lambda: 1),
+    ]
+    with ExitStack() as changed:
+        for owner, name, value in instead:
+            changed.enter_context(patch.object(owner, name, value))
+        yield
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Scaled dot-product attention with its matrix: softmax(query key^T scale) value; each (b, heads, n, width)."""
+    return (scale * query @ key.mT).softmax(dim=-1) @ value
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """`magunet.data.prepare.resize_mask`, of the whole mask."""
+    return (prepare.resize(mask, shape) > prepare.HALF).astype(np.uint8)
+
+
+def where_seen(mask: Tensor, matrix: Tensor) -> augment.Box:
+    """All of the window."""
+    return whole(mask[0, 0])
+
+
+def whole(array: np.ndarray | Tensor, *_: object) -> tuple[slice, ...]:
+    """The box that is all of an array."""
+    return tuple(slice(0, n) for n in array.shape)

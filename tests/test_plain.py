@@ -1,0 +1,154 @@
+"""Every fast way computes what the plain way does: to the bit where nothing is rounded, else closely."""
+
+from dataclasses import asdict, replace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from boxes import TINY
+from test_cli import call
+
+from magunet import plain as module
+from magunet import profiles
+from magunet.data import augment, distance, prepare, scanner, target
+from magunet.data.phantom import make_phantom
+from magunet.data.prepare import Prepared
+from magunet.data.volume import Volume, read_volume, write_volume
+from magunet.learn import device, train
+from magunet.learn.predict import load_model
+from magunet.nets.blocks import PAM
+from magunet.nets.magunet import MAGUNet
+from magunet.plain import plain
+from magunet.report.metrics import overlap
+from magunet.report.surfaces import surface_scores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make_phantom(3, matrix=96, slices=(40, 40))
+
+
+def both(work):
+    """What work returns the fast way and the plain way."""
+    fast = work()
+    with plain():
+        return fast, work()
+
+
+def test_everything_is_as_it_was_afterwards():
+    with patch.object(module, "patch", wraps=patch) as used:
+        before = prepare.SLAB, torch.channels_last_3d, augment.where_seen, target._common_box, distance.NEAR
+        with plain():
+            assert prepare.SLAB == module.EVERYTHING and torch.channels_last_3d is torch.contiguous_format
+        assert before == (prepare.SLAB, torch.channels_last_3d, augment.where_seen, target._common_box, distance.NEAR)
+        assert used.object.called
+
+
+def test_precision_is_float32():
+    with plain():
+        assert device.choose_precision("auto", CPU) == torch.float32
+
+
+def test_phantoms_are_the_same_voxels(made):
+    with plain():
+        assert scanner._SLAB == module.EVERYTHING
+        again = make_phantom(3, matrix=96, slices=(40, 40))
+    assert np.array_equal(made.image, again.image) and np.array_equal(made.mask, again.mask)
+
+
+@pytest.mark.parametrize("slice_mm", [None, 2.5])
+def test_preparation_and_restoration_are_the_same_voxels(made, slice_mm):
+    scan, mask = Volume(made.image, made.spacing), Volume(made.mask, made.spacing)
+    settings = replace(TINY, size=40, slice_mm=slice_mm, margin_mm=5.0)
+
+    def there_and_back():
+        prepared, frame = prepare.prepare(scan, mask, settings)
+        return prepared.image, prepared.mask, prepare.restore_mask(prepared.image, frame, 0.3).array
+
+    for fast, slow in zip(*both(there_and_back)):
+        assert np.array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_augmentation_is_the_same_voxels(made, seed):
+    image = torch.from_numpy(prepare.clip_and_scale(made.image))[None, None]
+    mask = torch.from_numpy(made.mask)[None, None]
+
+    def moved():
+        return augment.augment(image, mask, made.spacing, torch.Generator().manual_seed(seed))
+
+    with patch.object(augment, "AUGMENTATION_PROBABILITY", 1.0):
+        (image_, mask_), (image__, mask__) = both(moved)
+    torch.testing.assert_close(image_, image__, rtol=0, atol=1e-6)
+    assert torch.equal(mask_, mask__) and 0 < mask_.sum() < mask_.numel()
+
+
+def test_scores_are_the_same(made):
+    moved = np.roll(made.mask, (1, 2), (0, 2))
+    fast, slow = both(lambda: surface_scores(moved, made.mask, made.spacing))
+    assert asdict(fast) == pytest.approx(asdict(slow), rel=1e-12)
+
+
+def test_the_target_is_nearly_the_same():                # its distances are on a grid that begins where the box does
+    sacrum, left, right = np.zeros((3, 30, 40, 90), bool)
+    sacrum[8:22, 12:30, 35:55], left[6:24, 12:26, 58:75], right[9:20, 14:30, 12:33] = True, True, True
+    fast, slow = both(lambda: target.sij_mask(sacrum, left, right, (3.0, 1.5, 1.5)))
+    assert overlap(fast, slow).dice > 0.985
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_are_the_same_up_to_where_they_are_cut_off(seed):
+    from scipy import ndimage
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(30, 40, 50)), 3)
+    mask = np.zeros((60, 90, 100), bool)
+    mask[15:45, 25:65, 25:75] = noise > 0.03
+    fast, slow = both(lambda: distance.mask_distance(mask, (1.5, 1.0, 1.2), 1.0))
+    near = np.abs(slow) < 30
+    assert 0.05 < near.mean() < 1 and np.array_equal(fast[near], slow[near]) and (fast[~near] >= 30).all()
+
+
+def test_attention_is_the_same():
+    torch.manual_seed(0)
+    pam, x = PAM(16), torch.randn(1, 16, 4, 6, 5)
+    torch.nn.init.constant_(pam.alpha, 0.8)
+    fast, slow = both(lambda: pam(x).detach())
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-3), ("auto", 0.05)])
+def test_training_takes_the_same_step(precision, tolerance):
+    rng = np.random.default_rng(0)
+    image = rng.random((20, 32, 32), np.float32)
+    cases = {"a": Prepared(image, (image > 0.7).astype(np.uint8), (3.0, 2.0, 2.0))}
+    settings = replace(TINY, precision=precision)
+
+    def epoch():
+        state = train.new_state("MAG-UNet", settings, 0, 10, CPU)
+        assert isinstance(state.network, MAGUNet)
+        return [train.train_epoch(state, cases, settings, CPU, device.choose_precision(precision, CPU)) for _ in range(2)]
+
+    fast, slow = both(epoch)
+    assert fast == pytest.approx(slow, rel=tolerance)
+
+
+def test_prediction_finds_the_same_mask(run):
+    scan = read_volume(run.parents[1] / "data/boxes/imagesTr/box_0_0000.nii.gz")
+    fast, slow = both(lambda: load_model(run).segment(scan).array)
+    assert fast.any() and overlap(fast, slow).dice > 0.99
+
+
+def test_verbs_take_the_switch(run, tmp_path, capsys):
+    made = make_phantom(0, matrix=32, slices=(20, 20))
+    write_volume(Volume(made.image, made.spacing), tmp_path / "ct.nii.gz")
+    asked = []
+    choose = device.choose_precision
+    with patch("magunet.learn.predict.choose_precision", lambda *given: asked.append(choose(*given)) or asked[-1]):
+        for words in ((), ("--plain",)):
+            status, *_ = call(capsys, *words, "predict", str(tmp_path / "ct.nii.gz"), "--model", str(run), "--out",
+                              str(tmp_path / "out"), "--formats", "nifti")
+            assert status == 0
+    assert asked == [choose("auto", CPU), torch.float32]
+    assert profiles.load("smoke").precision == "auto"

@@ -96,7 +96,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
-    from magunet.data.check import AIR_HU, holds_air
+    from magunet.data.check import holds_air
+    from magunet.data.series import AIR_HU
     from magunet.data.volume import read_volume
     from magunet.learn.predict import load_model
     from magunet.progress import say

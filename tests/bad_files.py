@@ -47,6 +47,14 @@ def spoilt(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return make
 
 
+def packed_then(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """The sound scan with compressed voxels, its bytes changed."""
+    def make(path: Path) -> None:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(SCAN.array), str(path), useCompression=True)
+        path.write_bytes(change(path.read_bytes()))
+    return make
+
+
 def voxels(change: Callable[[np.ndarray], np.ndarray], spacing=SCAN.spacing) -> Callable[[Path], None]:
     """A sound scan with other voxels or another spacing."""
     return lambda path: write_volume(Volume(change(SCAN.array), spacing, SCAN.origin), path)
@@ -104,6 +112,12 @@ def sliced(change: Callable[[pydicom.Dataset], object], *numbers: int) -> Callab
         for number in numbers or range(1, 7):
             rewrite(folder / f"IM{number:04d}.dcm", change)
     return make
+
+
+def not_rescaled(header: pydicom.Dataset) -> None:
+    """Values as scanners store them, 1024 above HU, and nothing that says so."""
+    header.PixelData = (header.pixel_array.astype(np.int32) + 1024).astype(header.pixel_array.dtype).tobytes()
+    del header.RescaleIntercept, header.RescaleSlope
 
 
 def tags(*numbers: int, **values) -> Callable[[Path], None]:
@@ -222,6 +236,11 @@ SCANS = {
     "gzip, by name only": ("a.nii.gz", spoilt(gzip.decompress), ["damaged", "copy or export it again"]),
     "gzip twice": ("a.nii.gz", spoilt(gzip.compress), ["damaged", "copy or export it again"]),
     "gzip without the name": ("a.nii", spoilt(gzip.compress), ["damaged", "copy or export it again"]),
+    **{f"compressed {ending}, {name}": (f"a.{ending}", packed_then(change),
+                                        ["compressed voxels are damaged or cut off", "copy or export it again"])
+       for ending in ("nrrd", "mha") for name, change in {
+           "one byte flipped": flipped, "wrong checksum": lambda c: c[:-4] + bytes(4),
+           "cut off": lambda c: c[:-9]}.items()},
     "beside its twin": ("a.nii", lambda path: (sound(path), sound(path.with_name("a.nii.gz"))),
         ["a.nii.gz lies beside", "rename"]),
     "header alone": ("a.nii", spoilt(lambda c: c[:352]), ["truncated, 352 of 5632 bytes", "copy or export it again"]),
@@ -283,7 +302,7 @@ for ending in FILE_ENDINGS:
     SCANS |= {f"no bytes, {ending}": (f"a{ending}", text(b""), ["damaged", "export it again"]),
               f"a text, {ending}": (f"a{ending}", text("Patient came late.\n"), ["damaged", "export it again"])}
 for ending, words in {".nii.gz": ["damaged", "copy"], ".nii": ["truncated", "copy"],
-                      ".nrrd": ["cannot be read", "is it complete"], ".mha": ["cannot be read", "is it complete"]}.items():
+                      ".nrrd": ["damaged or cut off", "copy"], ".mha": ["damaged or cut off", "copy"]}.items():
     SCANS[f"truncated, {ending}"] = f"a{ending}", spoilt(lambda c: c[:len(c) * 3 // 4]), words
 
 SERIES = {
@@ -321,6 +340,7 @@ SERIES = {
     "orientations that differ": (tags(1, ImageOrientationPatient=[0, 1, 0, -1, 0, 0]),
         ["different image orientations", "keep one"]),
     "tilted gantry": (tags(6, ImagePositionPatient=[0, 0, SCAN.origin[2] + 15]), ["shifted against each other", "resample"]),
+    "rescale tags absent": (sliced(not_rescaled), ["no Rescale Intercept", "not HU", "export the series again"]),
     "rescale tags in some slices": (tags(3, RescaleIntercept=None), ["ways to HU", "keep one series"]),
     "colour": (sliced(colour), ["3 channels", "single-channel"]),
     "many frames": (lambda folder: (single_slice(folder), rewrite(folder / "IM0001.dcm", many_frames)), ["multi-frame", "NIfTI"]),

@@ -386,7 +386,7 @@ WORKS = {
     "floats": ("a.mha", voxels(lambda a: a.astype(np.float64))),
     "NIfTI that says no slope": ("a.nii", packed((112, "2f", np.nan, np.nan))),
     "NIfTI without qform and sform": ("a.nii", packed((252, "2h", 0, 0))),
-    "no rescale tags": ("series", tags(RescaleIntercept=None, RescaleSlope=None)),
+    "HU without rescale tags": ("series", tags(RescaleIntercept=None, RescaleSlope=None)),
     "RLE": ("series", sliced(rle)), "deflated": ("series", sliced(deflated)),
     "lossless JPEG": ("series", compressed("JPEG")), "lossless JPEG 2000": ("series", compressed("JPEG2000")),
     "without preambles": ("series", lambda folder: series(folder, preamble=False)),

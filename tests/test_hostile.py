@@ -164,6 +164,7 @@ BUNDLES = {
     "damaged gzip": tar(member("page-1.2.3.tgz", content=np.random.default_rng(0).bytes(40000)))[:30000],
     "flipped gzip": bytes(byte ^ (0x5A if 5000 < i < 5040 else 0) for i, byte in enumerate(
         tar(member("a", content=b"abcdefgh" * 90000), member("page-1.2.3.tgz", content=np.random.default_rng(0).bytes(40000))))),
+    "a bomb": gzip.compress(tar(member("a", content=bytes(2**26)), member("page-1.2.3.tgz", content=b"x"), mode="w")),
     "too long a header": tar(member("page-1.2.3.tgz", content=b"x"), mode="w").replace(b"00000000001\0", b"77777777777\0", 1),
 }
 

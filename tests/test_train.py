@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from boxes import TINY, write_cohort
 
@@ -129,6 +130,40 @@ def test_a_checkpoint_restores_optimiser_scheduler_and_random_states(tmp_path):
     assert saved.keys() == restored.keys()
     for index, values in saved.items():
         assert all(torch.equal(values[key], restored[index][key]) for key in values)
+
+
+def state_with(network="3D U-Net"):
+    return train.new_state(network, replace(TINY, width_divisor=16), 0, 10, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("change", [
+    lambda header, tensors: header.pop("log"), lambda header, tensors: header.pop("settings"),
+    lambda header, tensors: header.update(scheduler=None), lambda header, tensors: header.update(learning_rates=3),
+    lambda header, tensors: tensors.pop("rng.data"),
+    lambda header, tensors: tensors.pop(next(name for name in tensors if name.startswith("model."))),
+    lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
+    lambda header, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
+])
+def test_a_checkpoint_in_which_something_is_missing_is_said_removed_and_changes_nothing(change, tmp_path, capsys):
+    path, state = tmp_path / "checkpoint.safetensors", state_with()
+    checkpoint.save(state, path, "hash")
+    with safetensors.safe_open(path, "pt") as stored:
+        header = json.loads(stored.metadata()["state"])
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+    change(header, tensors)
+    checkpoint.write_tensors(tensors, path, {"state": json.dumps(header)})
+    fresh = state_with()
+    before = {name: tensor.clone() for name, tensor in fresh.network.state_dict().items()}
+    checkpoint.restore(fresh, path, "hash")
+    assert "damaged checkpoint" in capsys.readouterr().err and not path.exists() and not fresh.log
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.network.state_dict().items())
+
+
+def test_a_checkpoint_of_another_network_is_said_removed_and_changes_nothing(tmp_path, capsys):
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(state_with("+LGAG"), path, "hash")
+    checkpoint.restore(state_with(), path, "hash")
+    assert "another network's" in capsys.readouterr().err and not path.exists()
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from magunet.data.series import AIR_HU
 from magunet.data.volume import Volume, corners, reorient, same_geometry
 
-AIR_HU, BONE_HU = -500, 200
+BONE_HU = 200
 SOFT_HU = (-200, 200)
 """Fat is near -100, muscle and organs near 50; noise spreads them."""
 OFFSET = 1024

@@ -1,11 +1,13 @@
 """What MetaImage and NRRD files must say before SimpleITK may read them.
 
 It takes voxels that are nowhere said to lie 2 mm apart for voxels of 1 mm, an origin that is no number for 0, a negative
-spacing for another direction, and a header of a hundred dimensions ends the process.
+spacing for another direction, what comes out of damaged compressed voxels for voxels, and a header of a hundred dimensions
+ends the process.
 """
 
 import math
 import re
+import zlib
 from pathlib import Path
 
 from magunet.errors import InputError
@@ -43,9 +45,12 @@ def check_metaimage(path: Path) -> None:
     voxels = path if data.upper() == "LOCAL" else path.parent / data
     if kind not in BYTES or "DimSize" not in values or Path(data).name != data or not voxels.is_file():
         raise _unfit(path, f"ElementType is {kind}, DimSize {fields.get('dimsize')}, ElementDataFile {data or None}")
-    most = voxels.stat().st_size * (MOST_PACKED if fields.get("compresseddata", "").lower() == "true" else 1)
+    packed = fields.get("compresseddata", "").lower() == "true"
+    most = voxels.stat().st_size * (MOST_PACKED if packed else 1)
     if math.prod(values["DimSize"]) * BYTES[kind] > most:
         raise _unfit(path, f"truncated, {fields['dimsize']} voxels in {voxels.stat().st_size} bytes")
+    if packed:
+        _check_packed(path, voxels, rb"(?im)^[ \t]*ElementDataFile[^\n]*\n" if voxels == path else b"")
 
 
 def check_nrrd(path: Path) -> None:
@@ -70,6 +75,9 @@ def check_nrrd(path: Path) -> None:
             raise _unfit(path, NO_SPACING)
         if min(_numbers(path, "spacings", spacings, len(spacings))) <= 0:
             raise _unfit(path, f"spacings are {fields['spacings']}, and must be positive")
+    skips = fields.keys() & {"line skip", "lineskip", "byte skip", "byteskip"}
+    if fields.get("encoding", "").lower() in ("gz", "gzip") and not skips:
+        _check_packed(path, path, rb"\r?\n\r?\n")
 
 
 def _fields(path: Path, form: bytes) -> dict[str, str]:
@@ -85,6 +93,21 @@ def _fields(path: Path, form: bytes) -> dict[str, str]:
                     raise _unfit(path, f"says {name} twice")
                 found[name] = match[2].decode("latin-1").strip()
     return found
+
+
+def _check_packed(path: Path, voxels: Path, header_end: bytes) -> None:
+    """Refuse voxels that zlib cannot unpack to their end, where their checksum is; they begin behind a header's end."""
+    unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                    # as zlib or gzip packs
+    with open(voxels, "rb") as stream:
+        end = re.search(header_end, stream.read(LONGEST_HEADER))
+        stream.seek(end.end() if end else 0)
+        try:
+            while not unpack.eof and (part := stream.read(2**16)):
+                unpack.decompress(part)
+        except zlib.error:
+            pass
+    if not unpack.eof:
+        raise _unfit(path, "its compressed voxels are damaged or cut off")
 
 
 def _numbers(path: Path, name: str, texts: list[str], count: int) -> list[float]:

@@ -12,6 +12,8 @@ POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 IMAGE_TYPE, INTERCEPT = "0008|0008", "0028|1052"
 PREAMBLE = 132
 """Bytes of a DICOM file before its header."""
+AIR_HU = -500
+"""Every CT holds air, whose HU are below."""
 SPACING_TOLERANCE = 0.1
 """Largest deviation of one slice distance from the median, as a fraction of it."""
 ASIDE_TOLERANCE = 0.1
@@ -42,6 +44,10 @@ def read_series(folder: Path):
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([names[i] for i in order])
     image = itk.execute(reader.Execute, folder)
+    single = image.GetNumberOfComponentsPerPixel() == 1
+    if single and not headers[0]["rescaled"] and sitk.GetArrayViewFromImage(image).min() >= AIR_HU:
+        raise InputError(f"{folder}: has no Rescale Intercept and no voxel below {AIR_HU}, so its values are not HU; export the "
+                         "series again with Rescale Slope and Intercept")
     in_plane = headers[0]["pixel_spacing"]                       # row distance (y), column distance (x)
     image.SetSpacing([float(in_plane[1]), float(in_plane[0]), spacing])
     image.SetOrigin([float(v) for v in headers[order[0]]["position"]])

@@ -24,7 +24,8 @@ import numpy as np
 from magunet import provenance
 from magunet.data import bones, distance, target
 from magunet.data.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, check_present, derive_pelvis, onto_grid
-from magunet.data.check import AIR_HU, holds_air
+from magunet.data.check import holds_air
+from magunet.data.series import AIR_HU
 from magunet.data.target import THICKNESS
 from magunet.data.volume import ENDING, FILE_ENDINGS, Volume, read_segments, read_volume, same_geometry, write_volume
 from magunet.errors import InputError

@@ -71,7 +71,9 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
         with safetensors.safe_open(path, "pt") as stored:
             header = json.loads(stored.metadata()["state"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        if header["settings"] == settings_hash:
+            _check_fits(state, header, tensors)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         path.unlink(missing_ok=True)
         say(f"note: {path}: damaged checkpoint ({' '.join(str(error).split())[:120]}), removed; training from the start")
         return
@@ -86,6 +88,22 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises an error where anything is missing or of another network, before a part of it is put back."""
+    shapes = {name: tensor.shape for name, tensor in _part(tensors, "model.").items()}
+    if shapes != {name: tensor.shape for name, tensor in state.network.state_dict().items()}:
+        raise ValueError("its weights are another network's")
+    parameters = sum(1 for _ in state.network.parameters())
+    if any(int(name.split(".")[0]) >= parameters for name in _part(tensors, "optimizer.")):
+        raise ValueError("its optimiser is another network's")
+    for name, kind in {"log": list, "scheduler": dict, "learning_rates": list}.items():
+        if not isinstance(header[name], kind):
+            raise ValueError(f"its {name} is no {kind.__name__}")
+    for name in random_states(state.generator).keys() - {"rng.cuda"}:
+        if tensors[name].dtype != torch.uint8:
+            raise ValueError(f"its {name} is no state")
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

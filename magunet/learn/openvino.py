@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magunet.errors import InputError
+from magunet.errors import InputError, is_out_of_memory
 from magunet.learn.device import choose_precision
 from magunet.learn.predict import Model
 
@@ -38,6 +38,8 @@ class OpenVINONetwork(nn.Module):
                 program = torch.export.export(self.network, (torch.zeros(x.shape),))
                 model = self._openvino.convert_model(program)
             except Exception as error:                                  # torch and OpenVINO document no common class
+                if is_out_of_memory(error):
+                    raise
                 reason = " ".join(str(error).split())[:200]
                 raise InputError(f"OpenVINO cannot run this network ({reason}); leave out --engine") from error
         return self._openvino.Core().compile_model(model, "CPU", self._options)

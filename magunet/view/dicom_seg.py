@@ -24,7 +24,7 @@ from pydicom.uid import generate_uid
 
 from magunet import __version__
 from magunet.data.volume import Volume
-from magunet.errors import InputError
+from magunet.errors import InputError, is_out_of_memory
 from magunet.provenance import whole_file
 from magunet.view.joints import JOINTS, Joint
 
@@ -131,6 +131,8 @@ def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | 
             content_description="Sacroiliac joints", content_creator_name=CREATOR,
             series_description="Sacroiliac joints by magunet")
     except Exception as error:                                              # of any kind, by how odd the headers are
+        if is_out_of_memory(error):
+            raise
         reason = _without_patient(" ".join(str(error).split()), source[0])
         raise InputError(f"no DICOM SEG can be made of this series ({reason}); choose other formats") from None
     if anonymise:

@@ -246,7 +246,7 @@ def _from_bundle(path: Path) -> Callable[[parts.Package], bytes]:
 
     def fetch(package: parts.Package) -> bytes:
         try:
-            with tarfile.open(path) as tar:
+            with tarfile.open(path, "r:") as tar:                       # never unpacked, so it cannot grow
                 member = tar.getmember(package.archive)
                 content = tar.extractfile(member).read() if member.isfile() and member.size <= LARGEST_FILE else b""
         except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:

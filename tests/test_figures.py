@@ -36,6 +36,15 @@ def test_pixels_keep_their_proportions():
     assert all(axes.get_aspect() == 1 for axes in figure.axes)
 
 
+def test_truth_and_prediction_differ_without_their_colours():
+    scan, truth, prediction = (Volume(np.zeros((8, 40, 50)), (2.0, 1.0, 1.0)) for _ in range(3))
+    truth.array[2:6, 10:20, 10:20] = prediction.array[2:6, 12:25, 20:40] = 1
+    figure = figures.three_planes(scan, prediction, truth)
+    lines = [dashes for _, dashes in (drawn.get_linestyle()[0] for drawn in figure.axes[0].collections)]
+    assert lines[0] is None and len(lines[1]) == 2
+    assert [line.is_dashed() for line in figure.legends[0].get_lines()] == [False, True]
+
+
 def test_any_orientation_gives_the_same_picture():
     scan = Volume(RNG.normal(size=(8, 9, 10)), (2.0, 1.0, 1.0))
     mask = scan.with_array((scan.array > 1).astype(np.uint8))

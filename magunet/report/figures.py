@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
 from magunet import __version__, project
@@ -23,7 +24,11 @@ from magunet.report.page import INCH, PLANES, PRINT_WIDTH, SCALE_BARS_MM
 
 BONE_WINDOW = (-200.0, 1000.0)
 TRUTH_COLOUR, PREDICTION_COLOUR = "#56b4e9", "#e69f00"
-"""Okabe and Ito's sky blue and orange: told apart by every common colour vision, and in grey."""
+"""Okabe and Ito's sky blue and orange: told apart by every common colour vision, and in grey by their lines."""
+LINES = {TRUTH_COLOUR: "solid", PREDICTION_COLOUR: (0, (3, 1.2))}
+"""Without a break, and dashed."""
+EDGED = [withStroke(linewidth=3.5, foreground="black")]
+"""White letters and lines that can be read on bone, too."""
 WORLD_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 """Of x (to the left), y (to posterior) and z (to superior): the axis across and the axis along each view."""
 FIGURE_WIDTH = PRINT_WIDTH / INCH
@@ -68,14 +73,15 @@ def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: dict[str,
     for colour, mask in masks.items():
         outline = plane(mask, name, index).astype(float)
         if outline.any():
-            axes.contour(x, y, outline, [0.5], colors=colour, linewidths=1.1)
+            axes.contour(x, y, outline, [0.5], colors=colour, linewidths=1.1, linestyles=[LINES.get(colour, "solid")])
     for letter, place, inward in zip(PLANES[name], ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), ((7, 0), (-7, 0), (0, -7), (0, 7))):
         axes.annotate(letter, place, inward, "axes fraction", "offset points", color="white", fontsize=8,
-                      ha="center", va="center")
+                      ha="center", va="center", path_effects=EDGED)
     x0, y0 = 0.06 * columns * width, 0.93 * rows * height
     bar = next((length for length in SCALE_BARS_MM if length < columns * width / 3), SCALE_BARS_MM[-1])
-    axes.plot([x0, x0 + bar], [y0, y0], color="white", linewidth=2, solid_capstyle="butt")
-    axes.text(x0 + bar / 2, y0 - 0.015 * rows * height, f"{bar} mm", color="white", fontsize=7, ha="center", va="bottom")
+    axes.plot([x0, x0 + bar], [y0, y0], color="white", linewidth=2, solid_capstyle="butt", path_effects=EDGED)
+    axes.text(x0 + bar / 2, y0 - 0.015 * rows * height, f"{bar} mm", color="white", fontsize=7, ha="center",
+              va="bottom", path_effects=EDGED)
     axes.set(xticks=[], yticks=[], xlim=(0, columns * width), ylim=(rows * height, 0))
 
 
@@ -103,7 +109,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
         draw_plane(axes, scan, name, index, masks, window)
         axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
     names = [(truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)]
-    handles = [matplotlib.lines.Line2D([], [], color=c, label=n) for n, c, mask in names if mask is not None]
+    handles = [matplotlib.lines.Line2D([], [], color=c, linestyle=LINES[c], label=n) for n, c, mask in names if mask is not None]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     if title:

@@ -16,7 +16,7 @@ from torch import Tensor
 from magunet import parallel
 from magunet.data import augment, distance, prepare, scanner, target
 from magunet.learn import device
-from magunet.nets.blocks import BatchNorm
+from magunet.nets.blocks import BatchNorm, Branch
 from magunet.report import surfaces
 
 EVERYTHING = 10**12
@@ -27,9 +27,9 @@ EVERYTHING = 10**12
 def plain() -> Iterator[None]:
     """Context in which nothing is done the fast way.
 
-    Networks compute in float32 with torch's own layout in memory, and attention with its matrix; normalisation keeps its
-    input; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one process. What is finished
-    and stored is not computed again.
+    Networks compute in float32 with torch's own layout in memory, attention with its matrix, MFF with ReLU before pooling;
+    normalisation keeps its input; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one
+    process. What is finished and stored is not computed again.
     """
     normalise = BatchNorm.forward
 
@@ -41,7 +41,7 @@ def plain() -> Iterator[None]:
         (device, "has_bfloat16", lambda _: False),          # so no groups are joined, and nothing is kept from widening
         (torch, "channels_last_3d", torch.contiguous_format),
         (F, "scaled_dot_product_attention", attention),
-        (BatchNorm, "forward", keep_input),
+        (BatchNorm, "forward", keep_input), (Branch, "forward", relu_before_pooling),
         (prepare, "SLAB", EVERYTHING), (prepare, "resize_mask", resize_mask),
         (augment, "SLAB", EVERYTHING), (augment, "where_seen", where_seen),
         (surfaces, "bounding_box", whole),
@@ -57,6 +57,12 @@ def plain() -> Iterator[None]:
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Scaled dot-product attention with its matrix: softmax(query key^T scale) value; each (b, heads, n, width)."""
     return (scale * query @ key.mT).softmax(dim=-1) @ value
+
+
+def relu_before_pooling(branch: Branch, x: Tensor) -> Tensor:
+    """`magunet.nets.blocks.Branch` in the paper's order."""
+    conv, norm, pool, relu = branch
+    return pool(relu(norm(conv(x))))
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -108,8 +108,8 @@ def seen(module, *shapes):
 
 
 @pytest.mark.parametrize("one, other, only_one, only_other", [
-    (MFF(16, 8), MFF(16, 8, (1, 3)), ["conv 5³, BN, ReLU", "branches.2", "24 → 8"], []),
-    (MFF(16, 8), MFF(16, 8, (1, 3, 9)), ["conv 5³, BN, ReLU"], ["conv 9³, BN, ReLU"]),
+    (MFF(16, 8), MFF(16, 8, (1, 3)), ["conv 5³, BN, max pool 2³, ReLU", "branches.2", "24 → 8"], []),
+    (MFF(16, 8), MFF(16, 8, (1, 3, 9)), ["conv 5³, BN, max pool 2³, ReLU"], ["conv 9³, BN, max pool 2³, ReLU"]),
     (MFF(16, 8), MFF(16, 12), ["8 × 3 × 4²"], ["12 × 3 × 4²", "36 → 12"]),
     (PAM(16), PAM(16, 4), ["16 → 2", "34 parameters"], ["16 → 4", "68 parameters"]),
     (DualAttention(16), DualAttention(16, out_conv=False), ["out", "conv 1³, BN, ReLU"], []),
@@ -241,7 +241,7 @@ def test_tracing_leaves_the_module_as_it_was():
     trace(module, (1, 4, 8, 8, 8))
     assert module.training and all(p.device.type == "cpu" for p in module.parameters())
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
-    assert not module._forward_hooks and not module.pool._forward_hooks
+    assert not module._forward_hooks and not module.branches[0][2]._forward_hooks
 
 
 def test_a_module_that_runs_twice_is_counted_once():

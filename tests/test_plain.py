@@ -17,7 +17,7 @@ from magunet.data.prepare import Prepared
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.learn import device, train
 from magunet.learn.predict import load_model
-from magunet.nets.blocks import PAM
+from magunet.nets.blocks import PAM, Branch
 from magunet.nets.magunet import MAGUNet
 from magunet.plain import plain
 from magunet.report.metrics import overlap
@@ -116,6 +116,20 @@ def test_attention_is_the_same():
     torch.nn.init.constant_(pam.alpha, 0.8)
     fast, slow = both(lambda: pam(x).detach())
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_branch_of_mff_and_its_gradients_are_the_same_to_the_bit(seed):
+    def answers():
+        torch.manual_seed(seed)
+        branch, x = Branch(4, 6, 3), torch.randn(1, 4, 9, 10, 8, requires_grad=True)
+        torch.nn.init.uniform_(branch[1].bias, -2, 1)                       # so that whole cells of the pooling are cut off
+        answer = branch(x)
+        answer.square().sum().backward()
+        return [answer.detach(), x.grad, *(p.grad for p in branch.parameters())]
+
+    fast, slow = both(answers)
+    assert (fast[0] == 0).float().mean() > 0.02 and all(map(torch.equal, fast, slow))
 
 
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-3), ("auto", 0.05)])

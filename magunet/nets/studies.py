@@ -144,7 +144,7 @@ def code_of(name: str) -> tuple[Code, ...]:
     known = ALIASES.get(name, name)
     if known in VARIANTS:
         config = variant(known)
-        fusion = (blocks.MFF,) if config.mff_kernels else ()
+        fusion = (blocks.MFF, blocks.Branch) if config.mff_kernels else ()
         gates = (blocks.LGAG,) if config.lgag else ()
         return *TRUNK, *fusion, *ATTENTION_CODE[config.attention], *gates
     return *SHARED, *PEERS[known].code, PEERS[known].build

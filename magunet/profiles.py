@@ -106,7 +106,8 @@ def from_mapping(values: Mapping, source: str) -> Settings:
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
-            raise InputError(f"{source}: unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise InputError(f"{source}: unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else
+                                                                              "; papermill_params/smoke.yaml has all there are"))
     if missing := sorted(known - set(values)):
         raise InputError(f"{source}: parameter {missing[0]!r} is missing; copy it from papermill_params/smoke.yaml")
     types_of = typing.get_type_hints(Settings)
@@ -153,7 +154,8 @@ def load(profile: str) -> Settings:
         flat = _is_flat(text)
         names, values = (yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)) if flat else (None, None)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); write it as "
+                         "papermill_params/smoke.yaml is") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold one 'name: value' a line, the value at most a list")
     given = [key.value for key, _ in names.value]

@@ -2,7 +2,8 @@
 
 Overlap agrees to the last digits. Distances cannot: ours run between surfaces through the corners of voxels, each piece
 weighted with its area; theirs between the centres of border voxels, each counted once. So they lie apart by a part of a
-voxel's diagonal, and the tolerances below are in these: largest distance (Hausdorff), 95th percentile, mean.
+voxel's diagonal, and the tolerances below are in these: largest distance (Hausdorff), 95th percentile, mean (twice that for
+SimpleITK's, whose borders hold the voxels that touch the outside with a corner, too).
 """
 
 import warnings
@@ -16,6 +17,7 @@ from monai.metrics import (
     compute_dice,
     compute_hausdorff_distance,
     compute_iou,
+    compute_surface_dice,
     get_confusion_matrix,
 )
 from test_surfaces import SPACINGS, blob
@@ -84,3 +86,37 @@ def test_distances_are_those_of_simpleitk_and_monai_within_a_voxel(name, spacing
         assert scores.hd95 == pytest.approx(compute_hausdorff_distance(*pair, percentile=95, **options).item(), abs=percentile)
         assert scores.assd == pytest.approx(
             compute_average_surface_distance(*pair, symmetric=True, **options).item(), abs=mean)
+
+
+@pytest.mark.parametrize("spacing", [*SPACINGS, (0.4, 2.0, 5.0)])
+@pytest.mark.parametrize("name", PAIRS)
+def test_surface_dice_is_that_of_monai_where_the_tolerance_spans_voxels(name, spacing):
+    """Tolerance in diagonals of a voxel -> how far the shares of surface may lie apart."""
+    prediction, truth = PAIRS[name]
+    distances, pair = surface_distances(prediction, truth, spacing), tensors(*(np.pad(mask, 1) for mask in (prediction, truth)))
+    random = name.startswith("blobs")
+    for diagonals, apart in ({1: 0.1, 2: 0.02} if random else {2: 0.12}).items():
+        tolerance = diagonals * np.linalg.norm(spacing)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            theirs = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing, use_subvoxels=not random)
+        assert distances.nsd(tolerance) == pytest.approx(theirs.item(), abs=apart)
+
+
+@pytest.mark.parametrize("empty", ["prediction", "truth", "both"])
+def test_empty_masks_score_as_in_monai_but_never_nan_or_infinite(empty):
+    """MONAI leaves distances undefined; here the longest distance in the scan counts, or 0 where both are right about nothing."""
+    voxel, nothing = PAIRS["two voxels"][0], np.zeros(SHAPE, bool)
+    pair = {"prediction": (nothing, voxel), "truth": (voxel, nothing), "both": (nothing, nothing)}[empty]
+    ours, distances, theirs = overlap(*pair), surface_scores(*pair, (1.0, 1.0, 1.0)), tensors(*pair)
+    assert ours.dice == compute_dice(*theirs, ignore_empty=False).item()
+    assert ours.iou == compute_iou(*theirs, ignore_empty=False).item()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hausdorff = compute_hausdorff_distance(*theirs, include_background=True).item()
+        surface = compute_surface_dice(*theirs, [1.0], include_background=True).item()
+    if empty == "both":
+        assert np.isnan([hausdorff, surface]).all() and (distances.hd95, distances.nsd, distances.undefined) == (0, 1, False)
+    else:
+        assert hausdorff == np.inf and surface == distances.nsd == 0
+        assert distances.hd95 == distances.assd == pytest.approx(np.linalg.norm(SHAPE)) and distances.undefined

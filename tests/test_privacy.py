@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_files import not_rescaled, rewrite
 from boxes import TINY, write_cohort
 from dicom_series import PATIENT, STANDARD, planted, read, write_series
 from identifiers import every_text_tag, found, found_in, layers, plant_in_nifti, plant_in_series, plant_in_text_header
@@ -77,6 +79,43 @@ def test_a_series_is_segmented_and_nothing_of_its_headers_is_written(anonymise, 
     assert not found(words, printed.encode(), said) and not [word for word in own if word in printed.encode() + said]
     for path in tmp_path.iterdir():
         assert bool(holds(path, own)) == (path.suffix == ".dcm" and not anonymise), path.name
+
+
+def remove(folder):
+    min(folder.iterdir()).unlink()
+    sorted(folder.iterdir())[8].unlink()
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+FAULTS = {"a slice is missing": remove, "a slice is cut off": lambda folder: cut_off(min(folder.iterdir())),
+          "a tag is missing": lambda folder: rewrite(min(folder.iterdir()), lambda header: header.__delattr__("PixelSpacing")),
+          "a tag is no number": lambda folder: [rewrite(path, lambda header: setattr(header, "ImageOrientationPatient", [0] * 6))
+                                                for path in folder.iterdir()],
+          "values are not HU": lambda folder: [rewrite(path, not_rescaled) for path in folder.iterdir()]}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_series_is_told_without_what_its_headers_hold(fault, series, run, tmp_path, capfd):
+    folder = tmp_path / "in"
+    shutil.copytree(series[0], folder)
+    FAULTS[fault](folder)
+    status, printed, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path / "out")
+    assert status == 2 and len(said.splitlines()) == 1
+    assert not found(series[1], printed.encode(), said.encode()) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_fault_of_a_file_is_told_without_what_its_header_holds(ending, scan, run, tmp_path, capfd):
+    path = tmp_path / "in" / f"scan{ending}"
+    write_volume(scan, path)
+    words = FILES[ending](path)
+    cut_off(path)
+    status, printed, said = call(capfd, "predict", path, "--model", run, "--out", tmp_path / "out")
+    assert status == 2 and len(said.splitlines()) == 1
+    assert not found(words, printed.encode(), said.encode()) and not (tmp_path / "out").exists()
 
 
 ODD = {"PatientName": f"{'x' * 70}Musterfrau", "PatientBirthDate": "Musterfrau", "PatientSex": "Musterfrau, weiblich",

@@ -89,7 +89,8 @@ def check_present(values: NDArray, numbers: BoneNumbers) -> None:
     """Raises InputError when a bone has no voxel."""
     for name, wanted in zip(("sacrum", "left hip", "right hip"), numbers):
         if not np.isin(values, wanted).any():
-            raise InputError(f"no {name} in view (label {', '.join(map(str, wanted))})")
+            raise InputError(f"no {name} in view (label {', '.join(map(str, wanted))}); give a scan of the whole pelvis, or the "
+                             "right label")
 
 
 def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -134,11 +135,12 @@ def _check_in_view(joints: Volume, middle: float) -> None:
     left = _x(joints)[joints.array > 0] > middle
     for side, count in (("left", left.sum()), ("right", (~left).sum())):
         if (volume := count * np.prod(joints.spacing) / 1000) < SMALLEST_JOINT:
-            raise InputError(f"no {side} sacroiliac joint in view ({volume:.1f} mL of it)")
+            raise InputError(f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of the whole pelvis")
 
 
 def _check_whole(joints: NDArray[np.uint8]) -> None:
     for axis, name in enumerate(("slice", "row", "column")):
         for end, which in ((0, "first"), (-1, "last")):
             if joints.take(end, axis).any():
-                raise InputError(f"a sacroiliac joint is cut off by the {which} {name} of the scan")
+                raise InputError(f"a sacroiliac joint is cut off by the {which} {name} of the scan; give one that "
+                                 "reaches farther")

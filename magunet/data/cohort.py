@@ -87,7 +87,8 @@ def load_cohort(root: Path | str) -> Cohort:
     if not cases:
         raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
     if stray := {p.name.removesuffix(ENDING) for p in _files(root / "labelsTr", ENDING)} - set(cases):
-        raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr")
+        raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr; "
+                         "add it or remove the mask")
     patients = {name: case.patient for name, case in cases.items()}
     path = root / "splits.json"
     if not path.exists() and len(set(patients.values())) == 1:
@@ -114,7 +115,7 @@ def _read_json(path: Path) -> dict:
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); restore it or remove it") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object")
+        raise InputError(f"{path}: must hold a JSON object; restore it or remove it")
     return content
 
 

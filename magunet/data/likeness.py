@@ -31,7 +31,8 @@ def noise_of(scan: Volume) -> float:
     variance = (ndimage.uniform_filter(image**2, size) - mean**2) * np.prod(size) / (np.prod(size) - 1)
     soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     if np.count_nonzero(soft) < 1000:
-        raise InputError("hardly any soft tissue from 0 to 100 HU, so the noise cannot be measured")
+        raise InputError("hardly any soft tissue from 0 to 100 HU, so the noise cannot be measured; give CTs of the "
+                         "trunk in HU")
     variance = np.sort(variance[soft].clip(0))
     return float(np.sqrt(variance[: max(1, int(EVEN * variance.size))].mean()))
 

@@ -154,7 +154,8 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     if mask is not None and not same_geometry(scan, mask):
         raise InputError("image and mask lie on different grids; resample the mask onto the image")
     if min(scan.array.shape) < 2:
-        raise InputError(f"the scan has shape {scan.array.shape} (slices, rows, columns); at least 2 of each are needed")
+        raise InputError(f"the scan has shape {scan.array.shape} (slices, rows, columns); at least 2 of each are "
+                         "needed; give the whole scan")
     if scan.array.dtype.kind == "f" and not np.isfinite(scan.array).all():
         raise InputError("the scan holds NaN or infinite values; export it again")
     lps = reorient(scan, "LPS")

@@ -68,7 +68,7 @@ def _one_series(folder: Path) -> list[str]:
             raise InputError(f"{path}: a DICOM file that holds no readable slice; export the series again, or remove the file")
     if len(names) < 2:
         _slice_header(Path(names[0]))                           # perhaps a file of many slices, which is worth saying
-        raise InputError(f"{folder}: holds a single slice; a CT volume needs at least 2")
+        raise InputError(f"{folder}: holds a single slice; a CT volume needs at least 2; give the folder of the whole series")
     return names
 
 

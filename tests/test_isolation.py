@@ -143,6 +143,14 @@ def test_a_verb_and_notebook_10_with_all_its_viewers_need_no_network(without_net
     assert (compendium / "figures" / "tiny" / "error_map.png").exists()
 
 
+def test_make_test_runs_all_trainings_and_notebooks_in_the_namespace(without_network):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    planned = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert re.search(r"^sh workflow/offline.sh .* snakemake .* profile=smoke -- grid$", planned, re.M)
+    assert re.search(r"^sh workflow/offline.sh .* pytest --nbval-lax .* notebooks$", planned, re.M)
+
+
 def test_make_offline_runs_the_whole_smoke_workflow_in_the_namespace():
     if shutil.which("make") is None:
         pytest.skip("make is not installed")

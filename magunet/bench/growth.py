@@ -11,10 +11,11 @@ from magunet import parallel, profiles
 from magunet.bench import contests, others
 from magunet.bench.contest import megabytes_of, seconds_of
 from magunet.bench.passes import NETWORK, default_precision, pass_through, step
+from magunet.data import itk
 from magunet.data.phantom import make_phantom
 from magunet.data.prepare import prepare
 from magunet.data.volume import Volume
-from magunet.learn.memory import OWN_BYTES, counting, training_bytes
+from magunet.learn.memory import OWN_BYTES, counting, prediction_bytes, training_bytes
 from magunet.nets.blocks import PAM, evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import Settings
@@ -87,24 +88,53 @@ def _phantom(seed: int, matrix: int) -> None:
     make_phantom(seed, matrix=matrix, slices=(matrix // 2, matrix // 2))
 
 
-def one_step(size: tuple[int, int, int], divisor: int, precision: torch.dtype) -> None:
+def network_megabytes(sides: Iterable[int], divisor: int) -> pd.DataFrame:
+    """MB of tensors of MAG-UNet by the voxels of a cubic window: a training step, one that computes maps twice, a prediction.
+
+    Counted, not computed.
+    """
+    rows, precision = {}, default_precision()
+    for side in sides:
+        size = (side, side, side)
+        rows[side**3] = {"training": training_bytes(NETWORK, divisor, size, precision) / 1e6,
+                         "training, recomputing": training_bytes(NETWORK, divisor, size, precision, recompute=True) / 1e6,
+                         "prediction": prediction_bytes(NETWORK, divisor, size, precision) / 1e6}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voxels")
+
+
+def one_step(size: tuple[int, int, int], divisor: int, precision: torch.dtype, recompute: bool = False) -> None:
     """Two training steps of MAG-UNet, after which Adam has its moments."""
     network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d).train()
+    network.recompute = recompute
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.rand(1, 1, *size)
     for _ in range(2):
         step(network, optimizer, image, (image > 0.9).to(torch.uint8), precision)
 
 
-def memory_check(sizes: Iterable[tuple[tuple[int, int, int], int]]) -> pd.DataFrame:
-    """MB of a training step on the CPU, counted beforehand and measured in a fresh process.
+def one_prediction(size: tuple[int, int, int], divisor: int, precision: torch.dtype) -> None:
+    """A window's logits by MAG-UNet, in a process that has loaded what ``magunet predict`` reads and writes files with."""
+    import magunet.view.export  # noqa: F401
 
-    sizes: windows (d, h, w) and what the widths are divided by.
+    itk.load()
+    network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d)
+    evaluate_by_input(network)
+    pass_through(network, torch.rand(1, 1, *size).contiguous(memory_format=torch.channels_last_3d), precision)
+
+
+def memory_check(size: tuple[int, int, int], divisor: int) -> pd.DataFrame:
+    """MB of MAG-UNet on the CPU, counted beforehand and measured in a fresh process each.
+
+    size: of the window (d, h, w); divisor: of the widths.
     """
-    rows, precision = {}, default_precision()
-    for size, divisor in sizes:
-        counted = (training_bytes(NETWORK, divisor, size, precision) + OWN_BYTES["cpu"]) / 1e6
-        measured = megabytes_of(partial(one_step, size, divisor, precision))
-        rows[f"{'x'.join(map(str, size))}, widths / {divisor}"] = {
-            "counted": counted, "measured": measured, "counted / measured": counted / measured}
+    precision = default_precision()
+    ways = {"training": (training_bytes(NETWORK, divisor, size, precision), partial(one_step, size, divisor, precision)),
+            "training, recomputing": (training_bytes(NETWORK, divisor, size, precision, True),
+                                      partial(one_step, size, divisor, precision, True)),
+            "prediction": (prediction_bytes(NETWORK, divisor, size, precision),
+                           partial(one_prediction, size, divisor, precision))}
+    rows = {}
+    for name, (tensors, work) in ways.items():
+        counted, measured = (tensors + OWN_BYTES["cpu"]) / 1e6, megabytes_of(work)
+        rows[name] = {"counted": counted, "measured": measured, "counted / measured": counted / measured}
     return pd.DataFrame.from_dict(rows, orient="index")

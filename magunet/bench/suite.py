@@ -86,7 +86,8 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
         rows[name] = {
             "work": result.work, "beside": result.beside,
             "ours": digits.format(ours), "theirs": digits.format(theirs),
-            "ratio": f"{result.ratio:.3f} ({min(result.ratios):.3f} to {max(result.ratios):.3f})",
+            "ratio": f"{result.ratio:.3f}" + (f" ({min(result.ratios):.3f} to {max(result.ratios):.3f})"
+                                              if len(result.ratios) > 1 else ""),
             "target": "" if result.target is None else f"{result.target:g}",
             "met": {True: "yes", False: "no", None: ""}[result.met],
             "ours / floor": "" if result.floor is None else f"{ours / result.floor:.1f}"}

@@ -54,7 +54,8 @@ def collect(table: int, settings: Settings) -> Collected:
             devices.add(scored_on(folder))
     epochs, seeds = (f"{word}{'s'[:many]}" for word, many in (("epoch", settings.epochs > 1), ("seed", len(settings.seeds) > 1)))
     notes = [f"Profile {settings.profile}: widths / {settings.width_divisor}, input {settings.depth} x {settings.size} x "
-             f"{settings.size}, {settings.epochs} {epochs}, {seeds} {', '.join(map(str, settings.seeds))}."]
+             f"{settings.size}, {settings.epochs} {epochs}, {settings.samples_per_case} x each case an epoch, {seeds} "
+             f"{', '.join(map(str, settings.seeds))}."]
     if devices:
         notes.append(f"Predicted on: {'; '.join(sorted(devices))}.")
     return Collected(_joined(scores), _joined(sides), missing, notes)

@@ -124,7 +124,7 @@ def test_study_scores_finished_runs_and_compares_them(compendium, capsys):
     folder = next(compendium.glob("runs/MAG-UNet*"))
     scores = pd.read_csv(folder / "scores.csv")
     assert len(pd.read_csv(folder / "scores_by_side.csv")) == 2 * len(scores)
-    assert "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, seeds 0, 1." in call(
+    assert "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, seeds 0, 1." in call(
         capsys, "study", "4", "--profile", "own", "--format", "md")[1]
 
 

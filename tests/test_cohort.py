@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from magunet import profiles
 from magunet.data import phantom
 from magunet.data.cohort import (
+    SPLIT_SEED,
     check_case,
     cohort_of,
+    describe,
     load_cohort,
     split_by_patient,
 )
@@ -126,6 +128,15 @@ def test_the_split_is_written_once_and_read_ever_after(root):
     again = load_cohort(root)
     assert (again.train, again.val) == (first.train, first.val) and "e" in again.cases      # in neither list
     assert (root / "splits.json").read_bytes() == written
+    assert json.loads(written) == {"seed": SPLIT_SEED, "train": list(first.train), "val": list(first.val)}
+    assert first.root == again.root == root
+
+
+def test_a_dataset_need_not_say_its_ending(root):
+    content = json.loads((root / "dataset.json").read_text())
+    del content["file_ending"]
+    (root / "dataset.json").write_text(json.dumps(content))
+    assert len(load_cohort(root).cases) == 6
 
 
 def test_a_split_given_by_the_user_is_kept(root):
@@ -167,6 +178,11 @@ def test_a_broken_folder_is_explained(root, spoil, words):
     ('{"train": ["c"]}', ["'train' and 'val'"]),
     ('{"train": ["c"], "val": []}', ["'train' and 'val'"]),
     ('{"train": "c", "val": ["d"]}', ["'train' and 'val'"]),
+    ('{"train": ["gone"], "val": ["c"]}', ["'gone'", "no image"]),
+    ('{"train": ["c", "c"], "val": ["d"]}', ["'c'", "stand once"]),
+    ('{"train": ["d"], "val": ["c", "c"]}', ["'c'", "stand once"]),
+    ('{"train": ["d", 3], "val": ["c"]}', ["3 must be the name"]),
+    ('{"train": ["d"], "val": [["c"]]}', ["['c'] must be the name"]),
     ('[["c"], ["d"]]', ["JSON object"]),
     ('{"train": ["c"]', ["not valid JSON"]),
 ])
@@ -179,7 +195,7 @@ def test_a_broken_split_is_explained_and_left_alone(root, content, words):
 def test_one_patient_can_be_looked_at_but_not_trained_on(root):
     write_dataset(root, cases={n: {"patient": "x"} for n in ("a1", "a2", "b1", "b2", "c", "d")})
     cohort = load_cohort(root)
-    assert cohort.train == () and sorted(cohort.val) == sorted(cohort.cases) and not (root / "splits.json").exists()
+    assert cohort.root == root and cohort.train == () and sorted(cohort.val) == sorted(cohort.cases) and not (root / "splits.json").exists()
     refused(lambda: fit("MAG-UNet", PHANTOMS, 0, cohort), "one patient", "add other patients")
 
 
@@ -194,6 +210,12 @@ def test_a_case_is_described(root):
     row = check_case(load_cohort(root).cases["c"])
     assert row == {"case": "c", "patient": "C", "slices": 8, "matrix": 8, "slice_mm": 3.0, "pixel_mm": 1.0,
                    "target_ml": pytest.approx(2 * 3 * 3 * 3.0 / 1000), "grade_left": 2, "grade_right": 0}
+
+
+def test_a_case_whose_files_cannot_be_read_has_an_empty_row(root):
+    row = describe(load_cohort(root).cases["c"], None, None)
+    assert row == {"case": "c", "patient": "c", "slices": None, "matrix": None, "slice_mm": None, "pixel_mm": None,
+                   "target_ml": None}
 
 
 IMAGE, MASK = tiny()

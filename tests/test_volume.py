@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
+from magunet.data.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume
 from magunet.errors import InputError
 
 sitk = pytest.importorskip("SimpleITK")
@@ -390,3 +390,18 @@ def test_a_truncated_slice_is_refused(tmp_path):
     path = write_series(tmp_path / "series", hu()) / "002.dcm"
     path.write_bytes(path.read_bytes()[:-40])
     refused(tmp_path / "series")
+
+
+def test_corners_are_the_centres_of_the_outermost_voxels():
+    volume = Volume(np.zeros((3, 5, 9)), (4.0, 2.0, 1.5), (10.0, 20.0, 30.0))
+    assert sorted(map(tuple, corners(volume))) == [(x, y, z) for x in (10.0, 22.0) for y in (20.0, 28.0) for z in (30.0, 38.0)]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_half_precision_is_written_as_float32_and_compressed(ending, tmp_path):
+    array = np.zeros((20, 30, 40), np.float16)
+    array[5, 6, 7] = 1.5
+    write_volume(Volume(array, (1.0, 1.0, 1.0)), tmp_path / f"a{ending}")
+    again = read_volume(tmp_path / f"a{ending}").array
+    assert again.dtype == np.float32 and np.array_equal(again, array)
+    assert (tmp_path / f"a{ending}").stat().st_size < array.size

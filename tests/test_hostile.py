@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -133,8 +134,10 @@ def tar(*members, mode="w:gz"):
 
 
 CT = f"{sample.PACKAGE}-{sample.VERSION}/{sample.MEMBERS['ct.nii.gz'][0]}"
-OUTSIDE = [member("../escape.txt", content=b"x"), member("/tmp/magunet-escape.txt", content=b"x"),
-           member("a", tarfile.SYMTYPE, link="/tmp"), member("a/magunet-escape.txt", content=b"x")]
+ESCAPED = Path(tempfile.gettempdir()).resolve() / "magunet-escape.txt"
+"""An absolute path that an archive may try to write to."""
+OUTSIDE = [member("../escape.txt", content=b"x"), member(str(ESCAPED), content=b"x"),
+           member("a", tarfile.SYMTYPE, link=str(ESCAPED.parent)), member(f"a/{ESCAPED.name}", content=b"x")]
 SAMPLES = {
     "no archive": b"<html>not found</html>", "empty": b"", "damaged": tar(member(CT, content=bytes(9999)))[:60],
     "a zip": None, "without the file": tar(*OUTSIDE), "a folder": tar(member(CT, tarfile.DIRTYPE)),
@@ -154,7 +157,7 @@ def test_of_the_samples_archive_nothing_is_written_but_what_is_known(name, tmp_p
         with zipfile.ZipFile(path, "w") as made:
             made.writestr("../escape.txt", "x")
     refused(lambda: sample._extract(path, tmp_path / "deep" / "out"), path.name, "report this to the project")
-    assert set(snapshot(tmp_path)) == {f"in/{path.name}"} and not Path("/tmp/magunet-escape.txt").exists()
+    assert set(snapshot(tmp_path)) == {f"in/{path.name}"} and not ESCAPED.exists()
 
 
 BUNDLES = {
@@ -175,7 +178,7 @@ def test_of_a_hostile_bundle_nothing_is_installed(name, extension, npm, tmp_path
     path.write_bytes(BUNDLES[name])
     before = snapshot(tmp_path)
     refused(lambda: offline.install(path), "viewer.tar")
-    assert snapshot(tmp_path) == before and not Path("/tmp/magunet-escape.txt").exists()
+    assert snapshot(tmp_path) == before and not ESCAPED.exists()
 
 
 @pytest.mark.parametrize("name", [

@@ -10,7 +10,7 @@ import torch
 from magunet import parallel, profiles
 from magunet.bench import contests, others
 from magunet.bench.contest import megabytes_of, seconds_of
-from magunet.bench.passes import NETWORK, default_precision, pass_through, step
+from magunet.bench.passes import NETWORK, default_precision, pass_through, two_steps
 from magunet.data import itk
 from magunet.data.phantom import make_phantom
 from magunet.data.prepare import prepare
@@ -102,16 +102,6 @@ def network_megabytes(sides: Iterable[int], divisor: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voxels")
 
 
-def one_step(size: tuple[int, int, int], divisor: int, precision: torch.dtype, recompute: bool = False) -> None:
-    """Two training steps of MAG-UNet, after which Adam has its moments."""
-    network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d).train()
-    network.recompute = recompute
-    optimizer = torch.optim.Adam(network.parameters())
-    image = torch.rand(1, 1, *size)
-    for _ in range(2):
-        step(network, optimizer, image, (image > 0.9).to(torch.uint8), precision)
-
-
 def one_prediction(size: tuple[int, int, int], divisor: int, precision: torch.dtype) -> None:
     """A window's logits by MAG-UNet, in a process that has loaded what ``magunet predict`` reads and writes files with."""
     import magunet.view.export  # noqa: F401
@@ -128,9 +118,9 @@ def memory_check(size: tuple[int, int, int], divisor: int) -> pd.DataFrame:
     size: of the window (d, h, w); divisor: of the widths.
     """
     precision = default_precision()
-    ways = {"training": (training_bytes(NETWORK, divisor, size, precision), partial(one_step, size, divisor, precision)),
+    ways = {"training": (training_bytes(NETWORK, divisor, size, precision), partial(two_steps, size, divisor, precision)),
             "training, recomputing": (training_bytes(NETWORK, divisor, size, precision, True),
-                                      partial(one_step, size, divisor, precision, True)),
+                                      partial(two_steps, size, divisor, precision, True)),
             "prediction": (prediction_bytes(NETWORK, divisor, size, precision),
                            partial(one_prediction, size, divisor, precision))}
     rows = {}

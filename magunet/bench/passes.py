@@ -1,7 +1,6 @@
 """Forward passes and training steps of MAG-UNet, as magunet runs it and plain, and the floor they stand against."""
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.learn.memory import without_values
 from magunet.nets.blocks import BatchNorm, evaluate_by_input
 from magunet.nets.studies import build, build_on_meta
-from magunet.profiles import Settings
 
 NETWORK = "MAG-UNet"
 
@@ -64,19 +62,12 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, ma
     optimizer.step()
 
 
-def both_trainings(settings: Settings) -> Iterator[tuple[nn.Module, torch.optim.Optimizer, Tensor, Tensor, torch.dtype]]:
-    """What `step` needs, of the network as magunet trains it and of the plain one in float32."""
-    image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=choose_device())
-    mask = (image > 0.9).to(torch.uint8)
-    for network, precision in zip(both_networks(settings.width_divisor), (default_precision(), torch.float32)):
-        optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.learning_rate)
-        yield network, optimizer, image, mask, precision
-
-
-def train_two_steps(settings: Settings, plain: bool) -> None:
+def two_steps(size: tuple[int, int, int], divisor: int, precision: torch.dtype, recompute: bool = False) -> None:
     """Two training steps from nothing, after which Adam has its moments."""
-    ours, theirs = both_trainings(settings)
-    parts = theirs if plain else ours
-    del ours, theirs
+    device = choose_device()
+    network = build(NETWORK, divisor).to(device, memory_format=torch.channels_last_3d).train()
+    network.recompute = recompute
+    optimizer = torch.optim.Adam(network.parameters())
+    image = torch.rand(1, 1, *size, device=device)
     for _ in range(2):
-        step(*parts)
+        step(network, optimizer, image, (image > 0.9).to(torch.uint8), precision)

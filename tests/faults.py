@@ -42,9 +42,27 @@ def words_of(job, root):
             return [job, made("runs/MAG-UNet*"), "phantom_002", "--out", "exports", "--formats", "nifti,stl,slicer,json"]
 
 
-def start(root, job, preexec_fn=None, **variables):
-    """The job as a process of its own, with these environment variables; everything it prints goes to pipes."""
-    return subprocess.Popen([sys.executable, "-m", "magunet", *words_of(job, root)], cwd=root, text=True,
+PAUSED = """
+import os, signal, sys
+from magunet import cli
+rename, names, paused_at = os.replace, [], int(sys.argv.pop(1))
+def replace(part, path):
+    names.append(path)
+    if len(names) == paused_at:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    rename(part, path)
+os.replace = replace
+sys.exit(cli.main())
+"""
+
+
+def start(root, job, preexec_fn=None, paused_at=None, **variables):
+    """The job as a process of its own, with these environment variables; everything it prints goes to pipes.
+
+    paused_at: it stops itself (SIGSTOP) when its so many-th file is written but does not have its final name yet.
+    """
+    program = ["-m", "magunet"] if paused_at is None else ["-c", PAUSED, str(paused_at)]
+    return subprocess.Popen([sys.executable, *program, *words_of(job, root)], cwd=root, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
                             preexec_fn=preexec_fn, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables)
 

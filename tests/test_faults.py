@@ -74,9 +74,16 @@ def wait_for_files(process, root, count):
     return wait_for(process, enough)
 
 
+def wait_for_pause(process):
+    """Until a process that was started with ``paused_at`` has stopped itself; a late look cannot miss that."""
+    stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert stopped.si_code == os.CLD_STOPPED, process.communicate()[1]
+
+
 def end(process, sent):
     """Send a signal; returns stderr. Once more where Python lost it, which may happen within an import."""
     process.send_signal(sent)
+    process.send_signal(signal.SIGCONT)                     # where it paused
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.communicate(timeout=30)[1]
     process.send_signal(sent)
@@ -94,11 +101,11 @@ def check_ending(process, said, sent):
 
 
 def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an_undisturbed_one(references, tmp_path):
-    """By SIGTERM within the second epoch, then by SIGKILL at a random write."""
+    """By SIGTERM at the second epoch's checkpoint, then by SIGKILL at a random write of the six that are left."""
     root = before(references, "train", tmp_path)
-    for sent, files in ((signal.SIGTERM, 5), (signal.SIGKILL, random.Random(7).randint(2, 4))):
-        process = start(root, "train")
-        assert wait_for_files(process, root, files)
+    for sent, write in ((signal.SIGTERM, 3), (signal.SIGKILL, random.Random(7).randint(1, 6))):
+        process = start(root, "train", paused_at=write)
+        wait_for_pause(process)
         check_ending(process, end(process, sent), sent)
         assert_whole(root, after(references, "train"))
     assert not list(root.glob("runs/*/run.json"))
@@ -149,9 +156,9 @@ def locked(root):
 @pytest.mark.parametrize("job, dies", [("train", True), long("train", False), long("cohort", True), long("cohort", False)])
 def test_the_second_of_two_waits_for_the_first_or_for_its_death(job, dies, references, tmp_path):
     root = before(references, job, tmp_path)
-    first = start(root, job)
-    assert wait_for(first, lambda: locked(root))
-    first.send_signal(signal.SIGSTOP)                       # so that it is surely at work
+    first = start(root, job, paused_at=1)
+    wait_for_pause(first)
+    assert locked(root)
     second = start(root, job)
     said = second.stderr.readline().strip()
     first.send_signal(signal.SIGKILL if dies else signal.SIGCONT)

@@ -23,13 +23,12 @@ SMALLEST_SIDE = 16
 RANGES = {
     "cases": (3, 99_999), "cohort_seed": (0, LARGEST_SEED - 1), "scan_matrix": (32, 2048), "scan_slices": (16, 4096),
     "target_mm": (0.1, 15.0), "depth": (SMALLEST_SIDE, 1024), "size": (SMALLEST_SIDE, 2048), "slice_mm": (0.1, 100.0),
-    "margin_mm": (0.0, 1000.0),
+    "margin_mm": (0.0, 1000.0), "width_divisor": (1, 32),
     "epochs": (1, 10**6), "samples_per_case": (1, 10**6), "learning_rate": (1e-12, 10.0), "weight_decay": (0.0, 10.0),
     "seeds": (0, LARGEST_SEED - 1)}
 """Smallest and largest value of a setting. Three cases are the fewest to train on and score; within 15 mm both joints'
 masks stay apart."""
-CHOICES = {
-    "width_divisor": (1, 2, 4, 8, 16, 32), "schedule": ("constant", "cosine"), "precision": ("auto", "float32", "bfloat16")}
+CHOICES = {"schedule": ("constant", "cosine"), "precision": ("auto", "float32", "bfloat16")}
 PARAMETERS_CELL = "# Parameters"
 """First line of a notebook's parameters cell, and of the cell that papermill inserts after it."""
 

@@ -203,7 +203,7 @@ CORPUS = [
     Bad("setting absent", changed(OWN, epochs=None), REPORT, OWN, ["'epochs' is missing", "copy it from"]),
     Bad("setting of the wrong type", changed(OWN, learning_rate="fast"), PREPARE, OWN, ["must be float", "got 'fast'"]),
     Bad("setting out of range", changed(OWN, size=10**9), PREPARE, OWN, ["size must be from 16 to 2048"]),
-    Bad("width that does not divide", changed(OWN, width_divisor=3), PREPARE, OWN, ["one of 1, 2, 4, 8, 16, 32"]),
+    Bad("width that leaves no channel", changed(OWN, width_divisor=33), PREPARE, OWN, ["from 1 to 32"]),
     Bad("cohort of the settings missing", changed(OWN, cohort="data/none"), STUDY, "data/none",
         ["missing", "nnU-Net raw layout"]),
 
@@ -339,7 +339,7 @@ def test_it_is_one_line_and_leaves_nothing(bad, place, capfd):
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OUT_OF_RANGE = {name: [bound + side * 1000 * (1 + abs(bound)) for bound, side in zip(bounds, (-1, 1))]
                 for name, bounds in profiles.RANGES.items()}
-OUT_OF_RANGE |= {"scan_slices": [[15, 40], [40, 36], [36, 10**5]], "seeds": [[], [-1], [2**63]], "width_divisor": [0, 3, 64],
+OUT_OF_RANGE |= {"scan_slices": [[15, 40], [40, 36], [36, 10**5]], "seeds": [[], [-1], [2**63]], "width_divisor": [0, -1, 33],
                  "schedule": ["step", ""], "precision": ["float16"], "profile": ["", "..", "a/b", "../../up", "a\\b"],
                  "cohort": ["", " "]}
 OUT_OF_TYPE = {"profile": 3, "cohort": 3, "scan_slices": "36", "seeds": 0, "schedule": 1, "precision": True, "slice_mm": "own"}

@@ -9,7 +9,18 @@ from magunet.errors import InputError
 from magunet.learn.device import autocast, has_bfloat16
 from magunet.nets.blocks import BatchNorm, Conv3d, MaxPool, evaluate_by_input, merge_groups
 from magunet.nets.magunet import ATTENTIONS, DECODERS, MAGUNet, MAGUNetConfig, count_parameters
-from magunet.nets.studies import ALIASES, NETWORKS, VARIANTS, build, build_on_meta, code_of, configuration
+from magunet.nets.studies import (
+    ALIASES,
+    NARROWEST,
+    NETWORKS,
+    PEERS,
+    VARIANTS,
+    build,
+    build_on_meta,
+    code_of,
+    configuration,
+    variant,
+)
 from magunet.report.audit import parameter_audit
 
 TINY = (2, 4, 8, 16, 32)
@@ -105,10 +116,35 @@ def test_wrong_switches_are_refused(changes, words):
 def test_unknown_rows_and_widths_are_refused(call):
     with pytest.raises(InputError, match="unknown network 'MAGUNet'; known: 3D U-Net"):
         call("MAGUNet", 1)
-    for divisor in (3, 0, -1, 64):
+    for divisor in (0, -1, 33):
         for name in ("MAG-UNet", "UNETR"):
-            with pytest.raises(InputError, match="width_divisor must divide 32"):
+            with pytest.raises(InputError, match="width_divisor must be from 1 to 32"):
                 call(name, divisor)
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, *PEERS])
+def test_every_row_builds_at_every_width_and_keeps_the_grid(name):
+    counts = []
+    for divisor in range(1, NARROWEST + 1):
+        network, x = build_on_meta(name, divisor).eval(), torch.empty(1, 1, 20, 17, 33, device="meta")
+        with torch.inference_mode():
+            assert network(x).shape == x.shape, divisor
+        counts.append(count_parameters(network))
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("name", ["MAG-UNet", "UNETR", "DeepLabv3+", "SwinUNETR", "TransUNet"])
+def test_a_width_that_does_not_divide_the_papers_learns(name):
+    torch.manual_seed(0)
+    network = build(name, 11)
+    network(torch.rand(1, 1, 17, 23, 31)).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_widths_double_level_by_level_at_any_scale():
+    assert variant("MAG-UNet", 1).widths == MAGUNetConfig().widths
+    assert variant("MAG-UNet", 4).widths == (8, 16, 32, 64, 128)
+    assert variant("MAG-UNet", 3).widths == (10, 20, 40, 80, 160)
 
 
 @pytest.mark.parametrize("channels, outputs, groups, left",

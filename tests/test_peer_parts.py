@@ -78,7 +78,7 @@ def test_the_encoder_computes_what_resnet_50_does_on_a_grid_twice_as_fine():
     from monai.networks.nets.resnet import ResNet
 
     torch.manual_seed(0)
-    ours = resnet_50(16).eval()
+    ours = resnet_50(4).eval()
     theirs = ResNet("bottleneck", [3, 4, 6, 3], [4, 8, 16, 32], n_input_channels=1, conv1_t_stride=2, feed_forward=False,
                     bias_downsample=False).eval()
     theirs.load_state_dict(ours.state_dict())

@@ -60,14 +60,15 @@ class ASPP(nn.Module):
         return self.project(torch.cat([*(branch(x) for branch in self.branches), mean], dim=1))
 
 
-def resnet_50(width_divisor: int) -> nn.Module:
+def resnet_50(width: int) -> nn.Module:
     """MONAI's ResNet-50 at output stride 16: its last stage has rate 2 in place of stride 2.
 
     So it computes on the 1/16 grid what it would have computed on the 1/32 grid, and the values between.
+    width: channels of its first stage within the blocks, 64 in the reference; what leaves the last is 32 times as wide.
     """
     from monai.networks.nets.resnet import ResNet
 
-    network = ResNet("bottleneck", [3, 4, 6, 3], list(scaled(width_divisor, 64, 128, 256, 512)), spatial_dims=3,
+    network = ResNet("bottleneck", [3, 4, 6, 3], [width, 2 * width, 4 * width, 8 * width], spatial_dims=3,
                      n_input_channels=1, conv1_t_size=7, conv1_t_stride=2, shortcut_type="B", feed_forward=False,
                      bias_downsample=False, act=("relu", {"inplace": True}), norm="batch")
     first, *others = network.layer4
@@ -86,10 +87,10 @@ class DeepLabV3Plus(nn.Module):
 
     def __init__(self, width_divisor: int = 1, rates: tuple[int, ...] = RATES, separable: bool = True):
         super().__init__()
-        self.encoder = resnet_50(width_divisor)
-        low, deep, c, c_low = scaled(width_divisor, 256, 2048, 256, 48)
-        self.aspp = ASPP(deep, c, rates, separable)
-        self.low = point(low, c_low)
+        width, c, c_low = scaled(width_divisor, 64, 256, 48)
+        self.encoder = resnet_50(width)
+        self.aspp = ASPP(32 * width, c, rates, separable)
+        self.low = point(4 * width, c_low)
         self.decoder = nn.Sequential(atrous(c + c_low, c, 1, separable), atrous(c, c, 1, separable), Conv3d(c, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def attention_unet(width_divisor: int) -> nn.Module:
     from monai.networks.blocks.convolutions import Convolution
     from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
 
-    widths = scaled(width_divisor, 32, 64, 128, 256, 512, least=2)      # the gates halve them
+    widths = scaled(width_divisor, 32, 64, 128, 256, 512, multiple=2)   # the gates halve them
     network = AttentionUnet(spatial_dims=3, in_channels=1, out_channels=1, channels=widths, strides=(2,) * 4,
                             kernel_size=3, up_kernel_size=3, dropout=0.0)
     for layer in network.modules():
@@ -140,7 +140,7 @@ def swin_unetr(width_divisor: int) -> nn.Module:
     """
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-    features, = scaled(width_divisor, 48, least=12)
+    features, = scaled(width_divisor, 48, multiple=12)
     with torch.device("cpu"):           # MONAI reads a tensor's value while it builds; the meta device has none
         network = SwinUNETR(
             in_channels=1, out_channels=1, patch_size=2, depths=(2, 2, 2, 2), num_heads=(3, 6, 12, 24), window_size=7,

@@ -42,6 +42,9 @@ VARIANTS: dict[str, dict] = {
 
 ALIASES = {"[1,3,5]": "+MFF"}
 
+FIRST_WIDTH = NARROWEST = MAGUNetConfig().widths[0]
+"""Channels of the first level; divided by as much, one is left."""
+
 Code = ModuleType | type | Callable
 
 
@@ -101,15 +104,19 @@ def checked(name: str, width_divisor: int) -> str:
     known = ALIASES.get(name, name)
     if known not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known: {', '.join([*NETWORKS, *ALIASES])}")
-    if width_divisor < 1 or 32 % width_divisor:
-        raise InputError(f"width_divisor must divide 32 (1, 2, 4, 8, 16 or 32); got {width_divisor}")
+    if not 1 <= width_divisor <= NARROWEST:
+        raise InputError(f"width_divisor must be from 1 to {NARROWEST}; got {width_divisor}")
     return known
 
 
 def variant(name: str, width_divisor: int = 1) -> MAGUNetConfig:
-    """The configuration of a row that is a MAG-UNet, with all channel widths divided by ``width_divisor``."""
-    widths = tuple(w // width_divisor for w in MAGUNetConfig().widths)
-    return MAGUNetConfig(**VARIANTS[checked(name, width_divisor)], widths=widths)
+    """The configuration of a row that is a MAG-UNet, with all channel widths divided by ``width_divisor``.
+
+    The first level's is rounded down, and each level has twice the channels of the one above, as in the paper: 32 / 3
+    gives 10, 20, 40, 80, 160.
+    """
+    switches, first = VARIANTS[checked(name, width_divisor)], FIRST_WIDTH // width_divisor
+    return MAGUNetConfig(**switches, widths=(first, 2 * first, 4 * first, 8 * first, 16 * first))
 
 
 def build(name: str, width_divisor: int = 1) -> nn.Module:

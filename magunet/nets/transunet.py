@@ -49,5 +49,6 @@ class TransUNet(nn.Module):
 
 def transunet(width_divisor: int) -> nn.Module:
     """TransUNet, 32 to 512 channels, 768 in the transformer. The paper names it and gives no count."""
-    *widths, hidden = scaled(width_divisor, 32, 64, 128, 256, 512, 768)
-    return AnyGrid(TransUNet(tuple(widths), hidden), (16, 16, 16))
+    widths = scaled(width_divisor, 32, 64, 128, 256, 512)
+    hidden, = scaled(width_divisor, 768, multiple=12)                   # one share for each head
+    return AnyGrid(TransUNet(widths, hidden), (16, 16, 16))

@@ -10,6 +10,8 @@ from magunet.nets.blocks import Conv3d, rows
 
 CELL = 16
 """Voxels along the sides of the cube that becomes one token; MONAI's network has no other."""
+HEADS = 12
+"""Of each layer of ViT-B; they share its channels evenly."""
 
 
 class Cells(nn.Module):
@@ -36,7 +38,7 @@ class UNETR(nn.Module):
         super().__init__()
         self.network = monai_unetr.UNETR(
             in_channels=1, out_channels=1, img_size=CELL, feature_size=features, hidden_size=hidden,
-            mlp_dim=4 * hidden, num_heads=12, proj_type="conv", norm_name=("instance", {"affine": True}),
+            mlp_dim=4 * hidden, num_heads=HEADS, proj_type="conv", norm_name=("instance", {"affine": True}),
             conv_block=True, res_block=True, dropout_rate=0.0, spatial_dims=3, qkv_bias=False, save_attn=False)
         self.network.vit.patch_embedding = Cells(hidden)
         without_idle_parameters(self.network)
@@ -49,4 +51,6 @@ class UNETR(nn.Module):
 
 def unetr(width_divisor: int) -> nn.Module:
     """UNETR with feature size 32: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 would be farther off."""
-    return AnyGrid(UNETR(*scaled(width_divisor, 768, 32)), (CELL, CELL, CELL))
+    hidden, = scaled(width_divisor, 768, multiple=HEADS)
+    features, = scaled(width_divisor, 32)
+    return AnyGrid(UNETR(hidden, features), (CELL, CELL, CELL))

@@ -14,7 +14,7 @@ from magunet.claims import CLAIMS, ERRATA, Verdict
 from magunet.nets.blocks import BatchNorm
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import ALIASES, NETWORKS, build_on_meta
-from magunet.report import additivity, footprint, rankings, units, verdicts
+from magunet.report import additivity, audit, footprint, rankings, units, verdicts
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "11_paper_audit.ipynb"
 
@@ -55,6 +55,25 @@ def test_readings_hold_the_canonical_one_and_none_in_millions():
         assert units.printed(row.parameters, unit, row.digits == "cut") == 22.45
         network = units.count(row[1], row.biases, row.decoder, attention="da")
         assert ("+DA" in row[8]) == (units.printed(network, unit, row.digits == "cut") == 23.01)
+
+
+def test_other_readings_differ_by_what_their_layers_hold():
+    """Weights and biases reckoned by hand, in parameters."""
+    table = audit.reading_audit()
+    more = (table.drop("paper") - table.loc["as built here"]).mul(paper.MI).round()
+    wide = 2 * (512 * 512 + 512 - 512 * 64 - 64)
+    no_convolution = -(512 * 512 + 512 + 2 * 512)
+    groups = sum(2 * 27 * c * (c // 8 - c // 16) for c in (32, 64, 128, 256))
+    projection = sum(c * c + c for c in (32, 64, 128, 256))
+    for reading, module, parameters in (
+            ("PAM's B, C as wide as D", "DA", wide), ("no convolution after DA's sum", "DA", no_convolution),
+            ("LGAG in 8 groups", "LGAG", groups), ("LGAG in 8 groups, 1^3 convolution behind it", "LGAG", groups + projection)):
+        for row in paper.TABLE_4:
+            expected = parameters if module in row.name or row.name == "all" else 0
+            assert more.loc[reading, row.name] == expected, (reading, row.name)
+    assert table.loc["LGAG in 8 groups, 1^3 convolution behind it", "+LGAG"] == pytest.approx(23.095, abs=5e-4)
+    assert table.loc["paper", "exact"] == 7 and table.loc["as built here", "exact"] == 4
+    assert table.loc["decoder: trilinear, two convolutions"].isna().sum() == 3
 
 
 # --- sums

@@ -76,6 +76,17 @@ def test_other_readings_differ_by_what_their_layers_hold():
     assert table.loc["decoder: trilinear, two convolutions"].isna().sum() == 3
 
 
+def test_the_claims_are_kept_with_what_they_rest_on(tmp_path):
+    table = verdicts.judged()
+    verdicts.save_claims(table, tmp_path / "cpu" / "claims.md", "profile cpu, settings 0")
+    _, _, source, _, *lines = (tmp_path / "cpu" / "claims.md").read_text().splitlines()
+    assert source.startswith("profile cpu, settings 0, git ")
+    assert len(lines) == len(CLAIMS) + 2
+    for line, claim in zip(lines[2:], CLAIMS):
+        assert claim.says.replace("|", "\\|") in line
+        assert f"(../../notebooks/11_paper_audit.ipynb#{claim.shown.replace(' ', '-')})" in line
+
+
 # --- sums
 
 def brute_force(design, values, steps):

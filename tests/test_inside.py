@@ -48,10 +48,12 @@ def test_the_joint_is_found_on_a_coarser_grid():
 def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one(limits):
     image, joints = np.zeros((8, 8)), np.eye(8)
     shown = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
-    figure = map_figure(image, joints, shown, limits)
+    figure = map_figure(image, joints, shown, (2.0, 3.0), limits)
     drawn = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.get_title()}
     assert list(drawn) == ["CT and true joints", "fine", "coarse"]
     for title, values in shown.items():
         np.testing.assert_array_equal(drawn[title].get_array(), values)
         assert drawn[title].get_clim() == (limits or (values.min(), values.max()))
+        assert drawn[title].get_extent() == [0, 24, 16, 0]                  # mm, whatever the map's own size
+    assert drawn["CT and true joints"].get_clim() == pytest.approx((0, 1200 / 1400))       # -200 to 1000 HU, as in all figures
     plt.close(figure)

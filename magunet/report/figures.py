@@ -74,15 +74,20 @@ def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: dict[str,
         outline = plane(mask, name, index).astype(float)
         if outline.any():
             axes.contour(x, y, outline, [0.5], colors=colour, linewidths=1.1, linestyles=[LINES.get(colour, "solid")])
+    letters_and_bar(axes, name, rows * height, columns * width)
+
+
+def letters_and_bar(axes: Axes, name: str, height: float, width: float) -> None:
+    """Marks a view that is drawn in millimetres, rows downwards from 0: directions at its edges, and a scale bar."""
     for letter, place, inward in zip(PLANES[name], ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), ((7, 0), (-7, 0), (0, -7), (0, 7))):
         axes.annotate(letter, place, inward, "axes fraction", "offset points", color="white", fontsize=8,
                       ha="center", va="center", path_effects=EDGED)
-    x0, y0 = 0.06 * columns * width, 0.93 * rows * height
-    bar = next((length for length in SCALE_BARS_MM if length < columns * width / 3), SCALE_BARS_MM[-1])
+    x0, y0 = 0.06 * width, 0.93 * height
+    bar = next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
     axes.plot([x0, x0 + bar], [y0, y0], color="white", linewidth=2, solid_capstyle="butt", path_effects=EDGED)
-    axes.text(x0 + bar / 2, y0 - 0.015 * rows * height, f"{bar} mm", color="white", fontsize=7, ha="center",
+    axes.text(x0 + bar / 2, y0 - 0.015 * height, f"{bar} mm", color="white", fontsize=7, ha="center",
               va="bottom", path_effects=EDGED)
-    axes.set(xticks=[], yticks=[], xlim=(0, columns * width), ylim=(rows * height, 0))
+    axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 
 def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume | None = None,

@@ -11,11 +11,9 @@ from magunet.data.prepare import clip_and_scale, pad_to_square, prepare, resize
 from magunet.data.volume import Volume, orientation, reorient
 from magunet.paper import HU_WINDOW
 from magunet.profiles import Settings
-from magunet.report.figures import TRUTH_COLOUR, central_slices, pixel_size, plane
+from magunet.report.figures import BONE_WINDOW, TRUTH_COLOUR, central_slices, pixel_size, plane
 from magunet.report.page import LINE, MARGIN, PRINT_WIDTH, broken, edge_letters, number, page, panel, scale_bar, write
 
-WIDE_WINDOW = (-1000.0, HU_WINDOW[1])
-"""Of the steps in HU: wider than what the network sees, so that clipping shows."""
 VIEWS = ("axial", "coronal")
 ARROW, GAP = 4.5, 1.5
 """Between steps, and between the thumbnails of a step, mm on the page."""
@@ -69,9 +67,9 @@ def preprocessing_flow(scan: Volume, mask: Volume, settings: Settings) -> Figure
     tops = {"axial": MARGIN + 2 * LINE}
     tops["coronal"] = tops["axial"] + scale * max(size[0] for size in sizes["axial"]) + GAP
     bottom = tops["coronal"] + scale * max(size[0] for size in sizes["coronal"])
-    low, high = map(number, WIDE_WINDOW)
+    low, high = map(number, BONE_WINDOW)
     text = broken("Axial and coronal slices through the target (outlined). Shape and spacing: slices × rows × columns. "
-                  f"HU are shown from {low} to {high}, scaled values from 0 to 1.", PRINT_WIDTH - 2 * MARGIN)
+                  f"All are shown from {low} to {high} HU, or to what that is after scaling.", PRINT_WIDTH - 2 * MARGIN)
     figure, on_page = page(bottom + (4 + len(text)) * LINE + 2 * MARGIN)
     for column, step in enumerate(steps):
         left = MARGIN + column * (width + ARROW)
@@ -99,7 +97,7 @@ def _thumbnail(axes: Axes, step: Step, name: str) -> None:
     index = dict(zip(("axial", "coronal"), central_slices(step.mask, step.mask.shape)))[name]
     (height, width), picture = pixel_size(step.spacing, name), plane(step.image, name, index)
     rows, columns = picture.shape
-    low, high = WIDE_WINDOW if step.unit else (0, 1)
+    low, high = BONE_WINDOW if step.unit else clip_and_scale(np.array(BONE_WINDOW))
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high, extent=(0, columns * width, rows * height, 0))
     outline = plane(step.mask, name, index)
     axes.contour((np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height, outline, [0.5], colors=TRUTH_COLOUR,

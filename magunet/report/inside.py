@@ -8,8 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from magunet.data.prepare import clip_and_scale
 from magunet.learn.predict import Model, probability
 from magunet.nets.blocks import PAM, rows
+from magunet.report.figures import BONE_WINDOW, TRUTH_COLOUR, letters_and_bar
 
 
 def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -49,19 +51,23 @@ def joint_position(mask: np.ndarray, shape: tuple[int, int, int]) -> tuple[int, 
     return tuple(int(i) for i in np.unravel_index(int(share.argmax()), shape))
 
 
-def map_figure(image: np.ndarray, joints: np.ndarray, shown: Mapping[str, np.ndarray],
+def map_figure(image: np.ndarray, joints: np.ndarray, shown: Mapping[str, np.ndarray], pixel: tuple[float, float],
                limits: tuple[float, float] | None = None) -> Figure:
-    """A slice of the CT with the outline of the true joints, and maps of the same slice beside it.
+    """An axial slice of a prepared window with the outline of the true joints, and maps of the same slice beside it.
 
-    image: (h, w) in [0, 1]; joints: (h, w) of 0 and 1; shown: title -> map of any size. Every map has a scale of its
-    own, or all have ``limits``.
+    image: (h, w) in [0, 1], drawn in the window of all figures; joints: (h, w) of 0 and 1; shown: title -> map of any
+    size; pixel: height and width of the image's in mm. Every map has a scale of its own, or all have ``limits``.
     """
+    height, width = np.multiply(image.shape, pixel)
+    extent, (darkest, brightest) = (0, width, height, 0), clip_and_scale(np.array(BONE_WINDOW))
+    y, x = ((np.arange(n) + 0.5) * size for n, size in zip(image.shape, pixel))
     figure, axes = plt.subplots(1, 1 + len(shown), figsize=(3 * (1 + len(shown)), 3.4), layout="constrained")
-    axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
-    axes[0].contour(joints, [0.5], colors="#56b4e9", linewidths=1)
+    axes[0].imshow(image, cmap="gray", vmin=darkest, vmax=brightest, extent=extent)
+    axes[0].contour(x, y, joints, [0.5], colors=TRUTH_COLOUR, linewidths=1)
+    letters_and_bar(axes[0], "axial", height, width)
     axes[0].set_title("CT and true joints")
     for ax, (title, values) in zip(axes[1:], shown.items()):
-        drawn = ax.imshow(values, cmap="viridis", vmin=limits and limits[0], vmax=limits and limits[1])
+        drawn = ax.imshow(values, cmap="viridis", vmin=limits and limits[0], vmax=limits and limits[1], extent=extent)
         ax.set_title(title)
         if limits is None:
             figure.colorbar(drawn, ax=ax, shrink=0.8)

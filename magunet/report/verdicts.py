@@ -4,15 +4,17 @@ some, the scores of trained networks. Every judge returns the verdict and one li
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 from scipy.stats import t as student_t
 
-from magunet import paper
+from magunet import paper, project
 from magunet.claims import CLAIMS, ERRATA, Verdict
 from magunet.nets.blocks import CAM, PAM
 from magunet.nets.magunet import MAGUNetConfig, count_parameters
 from magunet.nets.studies import build_on_meta
+from magunet.provenance import git_revision, whole_file
 from magunet.report import additivity, consistency, footprint
 from magunet.report.rankings import Finding, Scores, beats, synergy
 from magunet.report.units import kernels_of
@@ -228,13 +230,20 @@ def errata() -> pd.DataFrame:
                          for e in ERRATA], index=pd.RangeIndex(1, len(ERRATA) + 1))
 
 
-def link(heading: str) -> str:
-    """A Markdown link to a heading of the same notebook, named as JupyterLab and nbconvert name their anchors."""
-    return f"[{heading}](#{heading.replace(' ', '-')})"
+def link(heading: str, notebook: str = "") -> str:
+    """A Markdown link to a heading of a notebook, the same one if none is named, as JupyterLab and nbconvert name them."""
+    return f"[{heading}]({notebook}#{heading.replace(' ', '-')})"
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """The table in Markdown; its last column, ``shown``, as links."""
-    rows = [[number, *cells[:-1], link(cells[-1])] for number, *cells in table.itertuples()]
+def as_markdown(table: pd.DataFrame, notebook: str = "") -> str:
+    """The table in Markdown; its last column, ``shown``, as links into a notebook, or the same one."""
+    rows = [[number, *cells[:-1], link(cells[-1], notebook)] for number, *cells in table.itertuples()]
     lines = [["", *table.columns], ["---"] * (1 + len(table.columns)), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
+    """Write the table of `judged` beside a profile's figures, with what the verdicts rest on."""
+    said = f"{source}, git {git_revision(project.root())}. Links lead to notebook 11, which shows what was found."
+    with whole_file(path) as part:
+        part.write_text(f"# The paper's claims\n\n{said}\n\n{as_markdown(table, '../../notebooks/11_paper_audit.ipynb')}\n")

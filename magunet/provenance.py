@@ -114,9 +114,12 @@ def _without_docstrings(source: str) -> str:
 def git_revision(root: Path, besides: Path | None = None) -> str:
     """The commit the code stands at, "+changes" when files differ from it, "unknown" outside git.
 
-    besides: a file whose changes do not count.
+    Figures do not count: they are what is drawn, not what draws. besides: a file that does not count either.
     """
-    others = [".", f":(exclude){besides.resolve()}"] if besides and besides.resolve().is_relative_to(root.resolve()) else []
+    others = [".", ":(exclude)figures"]
+    if besides and besides.resolve().is_relative_to(root.resolve()):
+        others.append(f":(exclude){besides.resolve()}")
+
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True,
                               timeout=20).stdout.strip()

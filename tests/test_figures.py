@@ -1,5 +1,6 @@
 """Pictures show the patient the right way round, in millimetres."""
 
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -113,3 +114,24 @@ def test_a_picture_of_noise_is_coarser_rather_than_large(tmp_path):
 def test_a_picture_for_the_screen_has_no_pdf(tmp_path):
     figures.save_figure(figures.three_planes(noise(40)), tmp_path / "f.png", "run x", vector=False)
     assert [p.name for p in tmp_path.iterdir()] == ["f.png"]
+
+
+def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path):
+    def git(*words):
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *own, *words], check=True, capture_output=True)
+
+    assert git_revision(tmp_path) == "unknown"
+    for name in ("code.py", "figures/cpu/drawn.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    revision = git_revision(tmp_path)
+    assert len(revision) == 12
+    (tmp_path / "figures/cpu/drawn.png").write_text("2")
+    assert git_revision(tmp_path) == revision
+    (tmp_path / "code.py").write_text("2")
+    assert git_revision(tmp_path) == revision + "+changes"
+    assert git_revision(tmp_path, besides=tmp_path / "code.py") == revision

@@ -99,11 +99,12 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from magunet.data.check import holds_air
     from magunet.data.series import AIR_HU
     from magunet.data.volume import read_volume
+    from magunet.learn.memory import with_room
     from magunet.learn.predict import load_model
     from magunet.progress import say
     from magunet.view.export import Exported, Origin, case_name, export, find_source
 
-    model, ct, out = load_model(arguments.model), Path(arguments.ct), export_folder(arguments.out)
+    model, ct, out = with_room(load_model(arguments.model)), Path(arguments.ct), export_folder(arguments.out)
     if arguments.engine == "openvino":
         from magunet.learn.openvino import with_openvino
         model = with_openvino(model)
@@ -126,12 +127,13 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 def run_export(arguments: argparse.Namespace) -> None:
     from magunet.data.cohort import cohort_of, read_checked
+    from magunet.learn.memory import with_room
     from magunet.learn.predict import load_model
     from magunet.progress import say, track
     from magunet.view.export import Exported, Origin, case_name, export
 
     run = Path(arguments.run)
-    model, out = load_model(run), export_folder(arguments.out or run / "exports")
+    model, out = with_room(load_model(run)), export_folder(arguments.out or run / "exports")
     if "dicom-seg" in (arguments.formats or ()):
         raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for a DICOM SEG")
     cohort, origin = cohort_of(model.settings, track), Origin.of(run, model)

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from magunet.bench import growth
 from magunet.bench.contest import Contest
 from magunet.learn import losses, memory
 from magunet.learn.device import autocast
+from magunet.learn.predict import Model
 from magunet.nets.blocks import BatchNorm
 from magunet.nets.studies import build
 from magunet.report import doctor
@@ -94,6 +96,28 @@ def test_a_training_that_does_not_fit_is_said_early_with_what_does(gigabytes, re
     assert memory.choose_recompute("MAG-UNet", settings, CPU) == recompute
     said = capsys.readouterr().err
     assert words in said and bool(said) == bool(words)
+
+
+@pytest.mark.parametrize("gigabytes, depth, words", [
+    (64, None, ""), (1, 25, "windows of 50 slices take about 1.4 GB, and 1.0 GB are free; going on with windows of 25, which"),
+    (0.3, 16, "may not fit either; close other programs")])
+def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(gigabytes, depth, words, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)
+    model = Model(torch.nn.Identity(), PAPER, {"network": "MAG-UNet"}, CPU, torch.bfloat16)
+    fitting = memory.with_room(model)
+    said = capsys.readouterr().err
+    assert fitting.window_depth == depth and words in said and bool(said) == bool(words)
+    if depth:
+        assert memory.prediction_bytes("MAG-UNet", 1, (depth, 256, 256), torch.bfloat16) < gigabytes * 1e9 or depth == 16
+
+
+def test_windows_are_as_deep_as_the_model_says(monkeypatch):
+    model, seen = Model(torch.nn.Identity(), replace(PAPER, depth=40), {}, CPU, torch.float32, window_depth=20), []
+    monkeypatch.setattr(Model, "_answer", lambda self, window: seen.append(len(window)) or window)
+    image = np.random.default_rng(0).random((48, 16, 16), np.float32)
+    np.testing.assert_allclose(model.probability(image), image, atol=1e-6)
+    model.joint_slices(image, 2.0)
+    assert set(seen) == {20}
 
 
 @pytest.mark.parametrize("name, divisor", [("MAG-UNet", 1), ("SwinUNETR", 8), ("UNETR", 4)])

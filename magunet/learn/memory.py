@@ -17,6 +17,7 @@ from magunet.data.prepare import Prepared
 from magunet.errors import is_out_of_memory
 from magunet.learn import losses, train
 from magunet.learn.device import autocast, choose_precision
+from magunet.learn.predict import Model
 from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.magunet import MAGUNet
 from magunet.nets.studies import build_on_meta
@@ -142,6 +143,32 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
         "smaller windows would not fit either; raise width_divisor"
     say(f"{text}, or {lean / 1e9:.1f} GB with maps computed a second time; {advice}")
     return True
+
+
+def with_room(model: Model) -> Model:
+    """The model with windows shallow enough for what memory is free, halved as often as it takes.
+
+    Says so beforehand; also where even the shallowest may not fit. Nothing is counted where a glance shows that there is
+    room. What the model itself takes is in both numbers, which errs on the safe side.
+    """
+    settings, free = model.settings, free_bytes(model.device)
+    if GLANCE_BYTES * settings.depth * settings.size**2 < free:
+        return model
+
+    def taken(depth: int) -> int:
+        return prediction_bytes(model.record["network"], settings.width_divisor, (depth, settings.size, settings.size),
+                                model.precision)
+
+    depth = settings.depth
+    while taken(depth) > free and depth > SMALLEST_SIDE:
+        depth = max(SMALLEST_SIDE, depth // 2)
+    if depth < settings.depth or taken(depth) > free:
+        whole, shallow = taken(settings.depth) / 1e9, taken(depth) / 1e9
+        text = (f"note: windows of {settings.depth} slices take about {whole:.1f} GB, and {free / 1e9:.1f} GB are free; "
+                f"going on with windows of {depth}, which take {shallow:.1f} GB")
+        say(f"{text} and from which the mask may differ a little" if taken(depth) <= free else
+            f"{text} and may not fit either; close other programs, or take a run with smaller size or larger width_divisor")
+    return replace(model, window_depth=depth) if depth < settings.depth else model
 
 
 def what_fits(network: str, settings: Settings, device: torch.device, precision: torch.dtype) -> str:

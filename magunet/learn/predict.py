@@ -80,13 +80,17 @@ def probability(network: torch.nn.Module, window: np.ndarray, device: torch.devi
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with the settings its input must be prepared with."""
+    """A trained network with the settings its input must be prepared with.
+
+    window_depth: slices of a window where memory does not suffice for the settings' depth.
+    """
 
     network: torch.nn.Module
     settings: Settings
     record: dict
     device: torch.device
     precision: torch.dtype
+    window_depth: int | None = None
 
     def _answer(self, window: np.ndarray) -> np.ndarray:
         return probability(self.network, window, self.device, self.precision)
@@ -101,7 +105,7 @@ class Model:
         def both_ways(window: np.ndarray) -> np.ndarray:
             return (self._answer(window) + self._answer(window[..., ::-1])[..., ::-1]) / 2
 
-        depth = self.settings.depth
+        depth = self.window_depth or self.settings.depth
         while True:
             try:
                 return predict_windows(image, depth, both_ways)
@@ -123,7 +127,8 @@ class Model:
         the network normalises by what it sees.
         """
         coarse = tuple(max(SMALLEST_SIDE, round(COARSE * n)) for n in image.shape)
-        found = (predict_windows(resize(image, coarse), self.settings.depth, self._answer) > THRESHOLD).sum(axis=(1, 2))
+        depth = self.window_depth or self.settings.depth
+        found = (predict_windows(resize(image, coarse), depth, self._answer) > THRESHOLD).sum(axis=(1, 2))
         if not found.any():
             return slice(0, len(image))
         share = found.cumsum() / found.sum()

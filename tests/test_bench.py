@@ -89,6 +89,19 @@ def test_operations_are_counted_from_shapes():
     assert operations.counts == [(2 * 3 * 5 * 7, 4 * (15 + 35 + 21)), (0, 4 * 42), (0, 4 * (21 + 21 + 21))]
 
 
+def test_a_copy_is_reckoned_by_its_bytes(monkeypatch):
+    monkeypatch.setattr(ceilings, "bytes_per_second", lambda device: 100.0)
+    assert ceilings.copy_seconds(None, np.zeros(50, np.float32), torch.zeros(10, dtype=torch.float16)) == 2.2
+
+
+def test_the_cases_of_an_epoch_are_mapped_from_files_as_in_training(tmp_path):
+    settings = replace(TINY, scan_matrix=64, scan_slices=(40, 40))
+    first, again = (contests.prepared_phantoms(tmp_path, 2, settings) for _ in range(2))
+    assert len(list(tmp_path.glob("prepared/*.safetensors"))) == 2
+    for name, case in first.items():
+        assert case.mask.any() and np.array_equal(case.image, again[name].image)
+
+
 def test_the_floor_takes_the_slower_of_arithmetic_and_memory(monkeypatch):
     monkeypatch.setattr(ceilings, "flop_per_second", lambda device, precision: 10.0)
     monkeypatch.setattr(ceilings, "bytes_per_second", lambda device: 2.0)
@@ -129,9 +142,18 @@ def test_ways_take_turns_and_the_first_round_does_not_count():
 
 
 def test_a_ratio_is_the_median_of_the_rounds():
-    result = suite.Result("a", "b", 0.5, "s", None, "", [1.0, 1.0, 9.0], [4.0, 2.0, 3.0])
+    result = suite.Result("a", "b", 0.5, None, "s", None, "", [1.0, 1.0, 9.0], [4.0, 2.0, 3.0])
     assert result.ratios == [0.25, 0.5, 3.0] and result.ratio == 0.5 and result.met
     assert result.as_dict()["lowest"] == 0.25 and result.as_dict()["highest"] == 3.0
+
+
+@pytest.mark.parametrize("target, most, met, shown", [
+    (0.5, None, True, "0.5"), (0.4, None, False, "0.4"), (None, 1.0, True, "1 s"), (None, 0.9, False, "0.9 s"),
+    (0.5, 0.9, False, "0.5, 0.9 s"), (0.5, 1.0, True, "0.5, 1 s"), (None, None, None, "")])
+def test_a_ratio_and_a_limit_are_both_to_be_met(target, most, met, shown):
+    result = suite.Result("a", "b", target, most, "s", None, "", [1.0, 1.0, 9.0], [4.0, 2.0, 3.0])
+    assert result.met is met
+    assert suite.table({"a": result}).loc["a", ["target", "met"]].tolist() == [shown, {True: "yes", False: "no", None: ""}[met]]
 
 
 def hold(megabytes):

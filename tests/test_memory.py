@@ -1,5 +1,8 @@
 """Memory is counted before anything is computed, and used to say what fits."""
 
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,6 +21,7 @@ from magunet.learn.predict import Model
 from magunet.nets.blocks import BatchNorm
 from magunet.nets.studies import build
 from magunet.report import doctor
+from magunet.report.cost import PeakMemory
 from magunet.report.doctor import machine, memory_table
 
 CPU, MB = torch.device("cpu"), 10**6
@@ -54,6 +58,26 @@ def test_the_exponent_of_a_power_law_is_found(power, factor):
 @pytest.mark.parametrize("size, divisor", [((32, 64, 64), 8), ((32, 96, 96), 4)])
 def test_counted_memory_is_within_a_fifth_of_measured(size, divisor):
     assert (growth.memory_check(size, divisor)["counted / measured"] - 1).abs().max() < 0.2
+
+
+def test_memory_of_processes_counts_all_of_them():
+    held = "import numpy, time; a = numpy.ones(200_000_000, 'u1'); print('held', flush=True); time.sleep(60)"
+    peaks = {}
+    for children in (False, True):
+        with PeakMemory(CPU, children) as peak:
+            process = subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE)
+            process.stdout.readline()
+            time.sleep(0.2)
+            process.kill()
+            process.communicate()
+        peaks[children] = peak.mb
+    assert 200 < peaks[True] - peaks[False] < 300
+
+
+def test_cases_take_hardly_any_memory():
+    few = replace(profiles.load("smoke"), samples_per_case=1, scan_matrix=64, scan_slices=(40, 40))
+    table = growth.by_cases((1, 3), few)
+    assert table.loc[3, "MB"] < 1.1 * table.loc[1, "MB"]
 
 
 def test_attention_takes_memory_that_grows_with_positions_and_not_their_square():

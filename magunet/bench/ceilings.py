@@ -3,7 +3,9 @@
 import time
 from functools import cache
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -68,6 +70,11 @@ class Operations(TorchDispatchMode):
             self.counts.append((count(*arguments, **keywords, out_val=result) if count else 0,
                                 sum(tensor.numel() * tensor.element_size() for tensor in tensors)))
         return result
+
+
+def copy_seconds(device: torch.device, *arrays: np.ndarray | Tensor) -> float:
+    """Seconds in which the bytes of these arrays are read or written once, as fast as a large copy."""
+    return sum(array.nbytes for array in arrays) / bytes_per_second(device)
 
 
 def floor_seconds(counts: list[tuple[int, int]], device: torch.device, precision: torch.dtype) -> float:

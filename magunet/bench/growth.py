@@ -1,7 +1,9 @@
 """How time and memory grow with volume, cases and workers."""
 
+import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from magunet.learn.memory import OWN_BYTES, counting, prediction_bytes, training
 from magunet.nets.blocks import PAM, evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import Settings
+from magunet.report.cost import PeakMemory
 
 REPEATS = 3
 
@@ -67,21 +70,29 @@ def attention_megabytes(positions: Iterable[tuple[int, int, int]], channels: int
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("positions")
 
 
-def epoch_seconds(counts: Iterable[int], settings: Settings) -> pd.Series:
-    """Seconds of an epoch of MAG-UNet by the number of cases."""
-    found = {}
-    for count in counts:
-        with contests.epoch(settings, count) as contest:
-            found[count] = fastest(contest.ours)
-    return pd.Series(found, name="epoch").rename_axis("cases")
+def by_cases(counts: Iterable[int], settings: Settings) -> pd.DataFrame:
+    """Seconds of an epoch of MAG-UNet, and MB of a fresh process that trains one, by the number of cases."""
+    rows = {}
+    with tempfile.TemporaryDirectory(prefix="magunet-bench-") as folder:
+        for count in counts:
+            contest = contests.epoch_of(settings, count, Path(folder))
+            rows[count] = {"seconds": fastest(contest.ours), "MB": megabytes_of(partial(_epoch, settings, count, folder))}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cases")
 
 
-def worker_seconds(workers: Iterable[int], phantoms: int, matrix: int) -> pd.Series:
-    """Seconds that making a number of phantoms takes, by processes at work."""
-    jobs = [(seed, matrix) for seed in range(phantoms)]
-    found = {count: seconds_of(partial(parallel.run_all, _phantom, jobs, count, lambda items, what: iter(items), "phantoms"))
-             for count in workers}
-    return pd.Series(found, name="phantoms").rename_axis("processes")
+def _epoch(settings: Settings, count: int, folder: str) -> None:
+    contests.epoch_of(settings, count, Path(folder)).ours()
+
+
+def by_processes(workers: Iterable[int], phantoms: int, matrix: int) -> pd.DataFrame:
+    """Seconds that making a number of phantoms takes, and MB of all its processes together, by processes at work."""
+    rows, jobs = {}, [(seed, matrix) for seed in range(phantoms)]
+    for count in workers:
+        work = partial(parallel.run_all, _phantom, jobs, count, lambda items, what: iter(items), "phantoms")
+        with PeakMemory(torch.device("cpu"), children=True) as peak:
+            rows[count] = {"seconds": seconds_of(work), "MB": 0.0}
+        rows[count]["MB"] = peak.mb
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("processes")
 
 
 def _phantom(seed: int, matrix: int) -> None:

@@ -88,7 +88,7 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
             "ours": digits.format(ours), "theirs": digits.format(theirs),
             "ratio": f"{result.ratio:.3f}" + (f" ({min(result.ratios):.3f} to {max(result.ratios):.3f})"
                                               if len(result.ratios) > 1 else ""),
-            "target": "" if result.target is None else f"{result.target:g}",
+            "target": ", ".join(form.format(aim) for form, aim in (("{:g}", result.target), (digits, result.most)) if aim),
             "met": {True: "yes", False: "no", None: ""}[result.met],
             "ours / floor": "" if result.floor is None else f"{ours / result.floor:.1f}"}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,5 +1,6 @@
 """What a network costs: parameters, operations, memory."""
 
+import contextlib
 import functools
 import threading
 from dataclasses import dataclass
@@ -56,11 +57,12 @@ class PeakMemory:
 
     On a GPU what torch allocated there. On the CPU this process's resident memory, Python and libraries included, read
     every few milliseconds: the system's own peak is that of the process's whole life, so a network would be
-    given the memory of the one before it.
+    given the memory of the one before it. children: with that of all processes it has started; what they share
+    counts in each.
     """
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, children: bool = False):
+        self.device, self.children = device, children
         self.mb = 0.0
 
     def __enter__(self) -> "PeakMemory":
@@ -83,4 +85,8 @@ class PeakMemory:
         process, waiting = psutil.Process(), True
         while waiting:
             waiting = not self._done.wait(POLL_SECONDS)
-            self.mb = max(self.mb, round(process.memory_info().rss / 1e6, 1))
+            held = process.memory_info().rss
+            for child in process.children(recursive=True) if self.children else ():
+                with contextlib.suppress(psutil.NoSuchProcess):             # it has just ended
+                    held += child.memory_info().rss
+            self.mb = max(self.mb, round(held / 1e6, 1))

@@ -99,8 +99,8 @@ def test_one_network_that_fails_does_not_stop_the_others(cohort, monkeypatch, ca
     found = runs.fit_all(["3D U-Net", "+ECA", "+SE"], settings, cohort)
     assert found == {name: [runs.fit(name, settings, seed, cohort) for seed in (0, 1)] for name in ("3D U-Net", "+SE")}
     assert "failed: +ECA: division by zero" in capsys.readouterr().err
-    with pytest.raises(InputError, match="divisor"):
-        runs.fit_all(["3D U-Net"], replace(settings, width_divisor=3), cohort)
+    with pytest.raises(InputError, match="unknown network"):
+        runs.fit_all(["3D U-Net", "MAGUNet"], settings, cohort)
 
 
 def test_changed_data_or_settings_are_another_run(cohort):

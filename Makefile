@@ -36,10 +36,10 @@ quality: install
 lint: install
 	$(RUN) ruff check .
 
-# Two minutes, or FUZZ_SECONDS=600. The package has wheels for Linux only, so it is in no extra, and lies beside the environment.
+# Two minutes, or FUZZ_SECONDS=600. On Linux only.
 fuzz: install
-	@test -d .venv/fuzz/atheris || $(RUN) pip install --quiet --target .venv/fuzz "atheris>=3,<4"
-	mkdir -p runs/fuzz && cd runs/fuzz && PYTHONPATH=../../.venv/fuzz ../../.venv/bin/python ../../tests/fuzz_readers.py $(FUZZ_SECONDS)
+	@sh workflow/quality_tools.sh
+	mkdir -p runs/fuzz && cd runs/fuzz && PYTHONPATH=../quality/tools ../../.venv/bin/python ../../tests/fuzz_readers.py $(FUZZ_SECONDS)
 
 # JupyterLab itself asks public hosts for updates and news; not here.
 QUIET_LAB = --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None

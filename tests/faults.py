@@ -150,10 +150,15 @@ class Picture:
                 and int(np.abs(self.pixels - other.pixels).max()) <= 2)
 
 
-def assert_whole(root, reference):
-    """Every file under a final name is what an undisturbed job writes; of an unfinished training, up to some epoch."""
+def assert_whole(root, reference, others=False):
+    """Every file under a final name is what an undisturbed job writes; of an unfinished training, up to some epoch.
+
+    others: whether there may be files that the reference does not have.
+    """
     expected = results(reference)
     for path, content in results(root).items():
+        if others and path not in expected:
+            continue
         if path.endswith("metrics.jsonl"):
             assert content == expected[path][:len(content)], path
         elif path.endswith("checkpoint.safetensors"):

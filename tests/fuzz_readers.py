@@ -11,9 +11,12 @@ import os
 import resource
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import atheris
+import safetensors.torch
+import torch
 import yaml
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,10 +30,12 @@ with atheris.instrument_imports(include=["magunet"]):
     from magunet.data.cohort import load_cohort
     from magunet.data.volume import FILE_ENDINGS, read_segments, read_volume
     from magunet.errors import InputError
+    from magunet.learn import checkpoint, train
+    from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
     from magunet.view.dicom_seg import read_source
 
 SECONDS = 120
-LIMITS = ["-timeout=60", "-rss_limit_mb=4096", "-max_len=40000", "-detect_leaks=0", "-print_final_stats=1"]
+LIMITS = ["-timeout=60", "-rss_limit_mb=4096", "-max_len=400000", "-detect_leaks=0", "-print_final_stats=1"]
 MOST_MEMORY = 2**30
 """Bytes that all files together may make the process grow by: GDCM asks for the 4 GiB that a DICOM tag says it holds."""
 FOLDER = Path(tempfile.mkdtemp(prefix="magunet-fuzz-"))
@@ -65,8 +70,34 @@ def read_lists(content: bytes) -> None:
     load_cohort(FOLDER / "cohort")
 
 
+def read_record(content: bytes) -> None:
+    (FOLDER / "run" / RECORD_FILE).write_bytes(content)
+    (FOLDER / "run" / WEIGHTS_FILE).write_bytes(SOUND_RUN[WEIGHTS_FILE])
+    load_model(FOLDER / "run")
+
+
+def read_weights(content: bytes) -> None:
+    (FOLDER / "run" / RECORD_FILE).write_bytes(SOUND_RUN[RECORD_FILE])
+    (FOLDER / "run" / WEIGHTS_FILE).write_bytes(content)
+    load_model(FOLDER / "run")
+
+
+def read_checkpoint(content: bytes) -> None:
+    (FOLDER / "run/checkpoint.safetensors").write_bytes(content)
+    checkpoint.restore(new_state(), FOLDER / "run/checkpoint.safetensors", "settings")
+
+
+def new_state() -> checkpoint.TrainingState:
+    return train.new_state(NETWORK, NARROW, 0, 1, torch.device("cpu"))
+
+
+NETWORK, NARROW = "3D U-Net", replace(profiles.load("smoke"), profile="a", width_divisor=32)
+SOUND_RUN: dict[str, bytes] = {}
+"""Files of a run, by name."""
+
+
 READERS = [*(lambda content, ending=ending: read_file(ending, content) for ending in FILE_ENDINGS),
-           read_slice, read_slicer, read_profile, read_lists]
+           read_slice, read_slicer, read_profile, read_lists, read_record, read_weights, read_checkpoint]
 
 
 def one(content: bytes) -> None:
@@ -112,6 +143,14 @@ def seed(folder: Path) -> None:
         path.touch()
     add(count + 3, json.dumps({"file_ending": ".nii.gz", "cases": {"a": {"patient": "p"}}}).encode() + b"\0"
         + json.dumps({"train": ["a"], "val": ["b"]}).encode())
+    (FOLDER / "run").mkdir()
+    state = new_state()
+    checkpoint.save(state, FOLDER / "run/checkpoint.safetensors", "settings")
+    record = {"network": NETWORK, "seed": 0, "settings": NARROW.as_dict(), "data_hash": "a", "train": [], "val": []}
+    SOUND_RUN[RECORD_FILE] = json.dumps(record).encode()
+    SOUND_RUN[WEIGHTS_FILE] = safetensors.torch.save({name: part.contiguous() for name, part in state.network.state_dict().items()})
+    for number, content in enumerate((*SOUND_RUN.values(), (FOLDER / "run/checkpoint.safetensors").read_bytes())):
+        add(count + 4 + number, content)
 
 
 def main() -> None:

@@ -392,6 +392,8 @@ def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, refere
     assert wait_for(process, lambda: list(root.glob(f"{moment}/*/.lock"))), (root / "said.txt").read_text()
     (os.killpg if everything else os.kill)(process.pid, sent)
     process.wait()
+    if everything and sent == signal.SIGKILL:               # else its jobs are still at work
+        assert_whole(root, after(references, "train"), others=True)
     assert workflow(root).wait() == 0, (root / "said.txt").read_text()
     folder = next(root.glob("runs/MAG-UNet*"))
     straight = after(references, "train") / folder.relative_to(root)

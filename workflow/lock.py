@@ -1,24 +1,29 @@
-"""Writes requirements.lock and requirements-gpu.lock anew: every package of every platform, with the hashes of its files.
+"""Writes requirements.lock and those beside it anew: every package of every platform, with the hashes of its files.
 
     pip install uv && python workflow/lock.py [--upgrade-package NAME ...]
 
-Versions stay as they are locked, but for the packages named, and for what their new versions need. The second file holds
-the GPU libraries that torch from the package index needs on Linux. requirements-cpu.lock, torch without them, is by hand.
+Versions stay as they are locked, but for the packages named, and for what their new versions need. requirements-gpu.lock has
+the GPU libraries that torch from the package index needs on Linux, requirements-quality.lock what mutation testing and fuzzing
+need beside the rest. requirements-cpu.lock, torch without GPU libraries, is by hand.
 """
 
+import itertools
 import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from magunet.provenance import whole_file
 
-LOCK, GPU_LOCK = Path("requirements.lock"), Path("requirements-gpu.lock")
+LOCK, GPU_LOCK, QUALITY_LOCK = (Path(f"requirements{part}.lock") for part in ("", "-gpu", "-quality"))
 GPU = re.compile(r"(nvidia|cuda)-|triton==")
+QUALITY = "mutmut==3.8.1\natheris==3.0.0; sys_platform == 'linux' and platform_machine == 'x86_64'\n"
 HEADS = {
     LOCK: "# Every package, exactly, with the hashes of its files: pip install --require-hashes --no-deps -r requirements.lock\n",
-    GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. Not needed for the CPU, and not by torch's CPU-only builds.\n"}
+    GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. Not needed for the CPU, and not by torch's CPU-only builds.\n",
+    QUALITY_LOCK: "# What `make quality` and `make fuzz` need beside requirements.lock; in runs/quality/tools.\n"}
 
 
 def packages(text: str) -> list[str]:
@@ -27,18 +32,39 @@ def packages(text: str) -> list[str]:
     return [package for package in found if "sys_platform == 'emscripten'" not in package.split("\n")[0]]
 
 
-def main() -> None:
+def without_hashes(text: str) -> str:
+    """A lock's versions alone."""
+    return re.sub(r" \\\n    --hash=\S+", "", text)
+
+
+def compiled(requirements: str, locked: str, *options: str) -> str:
+    """What uv makes of the text of a requirements file; ``locked`` are the versions that it keeps to."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "lock"
-        made.write_text(re.sub(r" \\\n    --hash=\S+", "", LOCK.read_text() + GPU_LOCK.read_text()))    # what uv keeps to
-        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--all-extras", "--universal",
-                        "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header", "--quiet",
-                        "--output-file", str(made), *sys.argv[1:]], check=True)
-        found = packages(made.read_text())
+        source, made = Path(folder) / "requirements.in", Path(folder) / "lock"
+        source.write_text(requirements)
+        made.write_text(locked)
+        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11",
+                        "--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", str(made), *options],
+                       check=True)
+        return made.read_text()
+
+
+def write(path: Path, kept: list[str]) -> None:
+    with whole_file(path) as part:
+        part.write_text(HEADS[path] + "".join(kept))
+
+
+def main() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    locked = without_hashes(LOCK.read_text() + GPU_LOCK.read_text())
+    found = packages(compiled("\n".join(wanted), locked, *sys.argv[1:]))
     for path in (LOCK, GPU_LOCK):
-        kept = [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)]
-        with whole_file(path) as part:
-            part.write_text(HEADS[path] + "".join(kept))
+        write(path, [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)])
+    names = {package.split("==")[0] for package in found}
+    locked = without_hashes("".join(found) + (QUALITY_LOCK.read_text() if QUALITY_LOCK.exists() else ""))
+    write(QUALITY_LOCK, [package for package in packages(compiled(QUALITY, locked, *sys.argv[1:]))
+                         if package.split("==")[0] not in names])
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def seed(folder: Path) -> None:
     checkpoint.save(state, FOLDER / "run/checkpoint.safetensors", "settings")
     record = {"network": NETWORK, "seed": 0, "settings": NARROW.as_dict(), "data_hash": "a", "train": [], "val": []}
     SOUND_RUN[RECORD_FILE] = json.dumps(record).encode()
-    SOUND_RUN[WEIGHTS_FILE] = safetensors.torch.save({name: part.contiguous() for name, part in state.network.state_dict().items()})
+    weights = {name: tensor.contiguous() for name, tensor in state.network.state_dict().items()}
+    SOUND_RUN[WEIGHTS_FILE] = safetensors.torch.save(weights)
     for number, content in enumerate((*SOUND_RUN.values(), (FOLDER / "run/checkpoint.safetensors").read_bytes())):
         add(count + 4 + number, content)
 

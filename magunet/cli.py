@@ -116,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("contest", nargs="*", help="which; default: all")
     bench.add_argument("--format", choices=("text", "md"), default="text", help="default: text")
     bench.add_argument("--json", metavar="FILE", help="keep the results here, and go on from them after an interruption")
+    bench.add_argument("--readme", metavar="FILE", help="put all results of --json into this document, in place of its table")
     verb("audit", verbs.run_audit, "print the paper's parameter counts beside ours")
     return top
 
@@ -165,8 +166,9 @@ def main(words: list[str] | None = None) -> int:
         sys.stdout = None
         return 0
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"magunet {arguments.verb}: {where}{error.strerror or error}", file=sys.stderr)
+        where, why = f"{error.filename}: " if error.filename else "", str(error.strerror or error)
+        remedy = "" if ";" in why else "; see that it is there and that you may use it, then run this again"
+        print(f"magunet {arguments.verb}: {where}{why}{remedy}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):

@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """What runs inside ends before a signal does what it did outside. A second signal does not wait."""
+    """What runs inside ends, or fails, before a signal does what it did outside. A second signal does not wait."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,5 +34,5 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         give_back()
-    if waiting:
-        signal.raise_signal(waiting[0])
+        if len(waiting) == 1:
+            signal.raise_signal(waiting[0])

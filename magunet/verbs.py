@@ -104,7 +104,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from magunet.progress import say
     from magunet.view.export import Exported, Origin, case_name, export, find_source
 
-    model, ct, out = with_room(load_model(arguments.model)), Path(arguments.ct), export_folder(arguments.out)
+    model, ct, out = load_model(arguments.model), Path(arguments.ct), export_folder(arguments.out)
     if arguments.engine == "openvino":
         from magunet.learn.openvino import with_openvino
         model = with_openvino(model)
@@ -114,7 +114,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     source = find_source(ct, scan, arguments.formats)
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    mask = segmented(model, ct, scan, arguments.quick)
+    mask = segmented(with_room(model), ct, scan, arguments.quick)
     notes = {"quick: only slices around what a look at low resolution found were segmented": arguments.quick,
              "the network was run by OpenVINO": arguments.engine == "openvino"}
     note = "; ".join(text for text, said in notes.items() if said)
@@ -265,8 +265,10 @@ def run_doctor(arguments: argparse.Namespace) -> None:
 
 def run_bench(arguments: argparse.Namespace) -> None:
     from magunet.bench.contests import CONTESTS
-    from magunet.bench.suite import as_markdown, measure, table
+    from magunet.bench.suite import as_markdown, measure, table, write_readme
 
+    if arguments.readme and not (arguments.json and Path(arguments.readme).is_file()):
+        raise InputError(f"{arguments.readme}: --readme needs a document that exists, and --json")
     if unknown := [name for name in arguments.contest if name not in CONTESTS]:
         raise InputError(f"no contest {unknown[0]!r}; there are {', '.join(CONTESTS)}")
     results, left_out = measure(arguments.contest or list(CONTESTS), arguments.json and Path(arguments.json))
@@ -274,3 +276,5 @@ def run_bench(arguments: argparse.Namespace) -> None:
         print(as_markdown(table(results)) if arguments.format == "md" else table(results).to_string(index=False))
     print(*(f"{result.work}: {result.note}" for result in results.values() if result.note),
           *(f"left out: {name}: {reason}" for name, reason in left_out.items()), sep="\n")
+    if arguments.readme:
+        write_readme(Path(arguments.readme), Path(arguments.json))

@@ -34,7 +34,8 @@ OF_THE_IMAGE = {
     "RescaleIntercept", "RescaleSlope", "NumberOfFrames"}
 """These say how to read the voxels, and so hold what they must; nothing of the patient."""
 PRIVATE = {kind: SHAPES[kind](9000 + n) for n, kind in enumerate(sorted(SHAPES))}
-NESTED = SHAPES["LO"](8000)
+NESTED, STATION = SHAPES["LO"](8000), SHAPES["AE"](8001)
+"""In an item of a sequence, and in the file's own header."""
 IN_FILES = {name: SHAPES["LO"](7000 + n) for n, name in enumerate(
     ("db_name", "descrip", "aux_file", "intent_name", "extension", "key", "comment", "name"))}
 
@@ -60,8 +61,9 @@ def plant_in_series(folder: Path) -> set[bytes]:
         for name, value in tags.items():
             setattr(header, name, value)
         header.ReferencedPatientSequence = [nested]
+        header.file_meta.SourceApplicationEntityTitle = STATION
         header.save_as(path)
-    return {value.encode()[-13:] for value in (*tags.values(), *PRIVATE.values(), NESTED)}
+    return {value.encode()[-13:] for value in (*tags.values(), *PRIVATE.values(), NESTED, STATION)}
 
 
 def plant_in_nifti(path: Path) -> set[bytes]:

@@ -87,6 +87,15 @@ def test_the_claims_are_kept_with_what_they_rest_on(tmp_path):
         assert f"(../../notebooks/11_paper_audit.ipynb#{claim.shown.replace(' ', '-')})" in line
 
 
+def test_stock_networks_have_the_known_counts_and_none_the_papers():
+    """Counts as the audit that this began with has them, in millions."""
+    table = audit.stock_networks().set_index("network")
+    for name, millions in (("MONAI's VNet", 45.6), ("MONAI's AttentionUnet, 64 to 1024", 94.5),
+                           ("MONAI's UNETR for 48 x 256 x 256", 93.2)):
+        assert table.loc[name, "Mi"] * paper.MI / 1e6 == pytest.approx(millions, abs=0.05)
+    assert table["difference"].abs().min() > 5
+
+
 # --- sums
 
 def brute_force(design, values, steps):

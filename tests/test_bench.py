@@ -307,6 +307,22 @@ def test_the_verb_prints_ratios_notes_and_what_was_left_out(quick_contests, monk
     assert status == 2 and "no contest 'nope'" in said and "a, b, c" in said
 
 
+def test_the_verb_puts_the_results_into_a_document(quick_contests, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(contests, "CONTESTS", suite.CONTESTS)
+    file, readme = tmp_path / "bench.json", tmp_path / "README.md"
+    readme.write_text("# A\n\n| work | beside | ours |\n| --- | --- | --- |\n| old | b | 1 |\n\n"
+                      "Measured on: an old machine\nand so on.\n")
+    assert call(capsys, "bench", "a", "b", "--json", str(file), "--readme", str(readme))[0] == 0
+    title, _, *table, _, machine, rest = readme.read_text().splitlines()
+    assert "\n".join(table) == suite.as_markdown(suite.table(suite.read(file))) and "old" not in "".join(table)
+    assert machine == f"Measured on: {suite.described(file)}" and (title, rest) == ("# A", "and so on.")
+    readme.write_text("nothing")
+    status, _, said = call(capsys, "bench", "a", "--json", str(file), "--readme", str(readme))
+    assert status == 2 and "README.md: must have one table" in said and readme.read_text() == "nothing"
+    status, _, said = call(capsys, "bench", "a", "--readme", "nowhere.md")
+    assert status == 2 and "nowhere.md: --readme needs a document" in said
+
+
 def test_memory_contests_pass_functions_that_a_process_can_import():
     with SMALL["pam"]() as contest:
         assert contest.unit == MEGABYTES and run(contest).ratio > 0

@@ -141,19 +141,47 @@ def test_a_signal_within_an_epoch_leaves_a_checkpoint_of_its_last_whole_step(ste
 
 
 def test_a_second_signal_does_not_wait_for_the_step(references, tmp_path, monkeypatch, capsys):
-    root = before(references, "train", tmp_path)
+    root, calls, real = before(references, "train", tmp_path), [], train.losses.dice_ce_loss
     interrupted_after(1, root, monkeypatch)
     kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
 
-    def twice(*_):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("the second waited, too")
+    def twice(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:                                 # of two windows: one is done, and its loss is known
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second waited, too")
+        return real(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(train.losses, "dice_ce_loss", twice)
         assert here(root, "train") == 130
     assert next(root.glob("runs/*/checkpoint.safetensors")).read_bytes() == kept
+    assert here(root, "train") == 0
+    assert_done(root, after(references, "train"))
+
+
+def test_a_signal_is_not_lost_when_the_step_fails_and_a_full_disk_does_not_hide_it(references, tmp_path, monkeypatch, capsys):
+    root, real = before(references, "train", tmp_path), train.losses.dice_ce_loss
+
+    def failing(*_):
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("a defect")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "checkpoint.safetensors")
+
+    def sending(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    for loss, save, says in ((failing, checkpoint.save, "interrupted"), (sending, full, "no checkpoint within the epoch")):
+        with monkeypatch.context() as patched:
+            patched.setattr(train.losses, "dice_ce_loss", loss)
+            patched.setattr(train.checkpoint, "save", save)
+            assert here(root, "train") == 130
+        said = capsys.readouterr().err
+        assert says in said and said.splitlines()[-1].endswith("goes on from the last finished step")
     assert here(root, "train") == 0
     assert_done(root, after(references, "train"))
 

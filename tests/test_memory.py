@@ -178,3 +178,8 @@ def test_the_doctor_reckons_hours_from_a_measured_step(monkeypatch, tmp_path):
     hours = [30 * 30 * (17 + 7 * 2 / 3) / 3600, 300 * 60 * (49 + 21 * 2 / 3) / 3600, 30 * 30 * (7 + 3 * 2 / 3) / 3600]
     assert table["one training, h"].tolist() == pytest.approx(hours, rel=0.05)
     assert table["all of them, h, at most"].tolist() == pytest.approx([25 * hours[0], 75 * hours[1], 50 * hours[2]], rel=0.05)
+
+
+def test_preparing_a_scan_takes_memory_by_its_voxels():
+    held = growth.scan_megabytes((64, 256))
+    assert 2 * 256**3 / MB < held[256**3] < 12 * 256**3 / MB and held[64**3] < held[256**3] / 4

@@ -88,10 +88,8 @@ def test_a_script_needs_no_main_guard(compendium, from_file):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_error_is_raised_as_it_was_and_ends_the_rest(tmp_path, processes):
-    start = time.monotonic()
     refused(lambda: parallel.run_all(fail, [(tmp_path, "bad"), (tmp_path, "b"), (tmp_path, "c")], processes, quietly, "jobs"),
             "x.txt: wrong; correct it")
-    assert time.monotonic() - start < 60
     assert list(tmp_path.iterdir()) == []                               # no half-written file either
 
 

@@ -225,6 +225,19 @@ def test_slices_that_were_not_kept_are_zero_after_restoring():
     assert (back[slice(*frame.kept)] == 1).all() and back.sum() == back[slice(*frame.kept)].size
 
 
+@pytest.mark.parametrize("slice_mm", [None, 2.0])
+def test_slices_that_are_kept_are_what_they_are_in_the_whole_scan(slice_mm):
+    """Only they are resized where slices stay what they are; in `prepare` of the whole scan, all are."""
+    rng, settings = np.random.default_rng(0), replace(SETTINGS, slice_mm=slice_mm)
+    mask = np.zeros((20, 40, 48), np.uint8)
+    mask[8:12, 15:25, 10:20] = 1
+    scan = Volume(rng.normal(300, 300, mask.shape).astype(np.float32), (3.0, 1.0, 1.2))
+    part, frame = prepare(scan, scan.with_array(mask), settings)
+    whole, _ = prepare(scan, None, settings)
+    assert frame.kept[0] > 0 and frame.kept[1] < len(whole.image)
+    np.testing.assert_allclose(part.image, whole.image[slice(*frame.kept)], atol=1e-6)
+
+
 def test_without_a_mask_every_slice_is_kept():
     scan, _ = sphere_scan()
     prepared, frame = prepare(scan, None, SETTINGS)

@@ -144,6 +144,8 @@ def state_with(network="3D U-Net"):
     lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
     lambda header, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
     lambda header, tensors: header.update(order=None), lambda header, tensors: header.update(seconds="1"),
+    lambda header, tensors: header.update(order=[["a"]]),
+    lambda header, tensors: (header.update(order=["a"]), tensors.update(losses=torch.zeros(1, dtype=torch.int64))),
     lambda header, tensors: tensors.update(losses=torch.zeros(3)), lambda header, tensors: tensors.update(losses=torch.zeros(())),
 ])
 def test_a_checkpoint_in_which_something_is_missing_is_said_removed_and_changes_nothing(change, tmp_path, capsys):

@@ -37,15 +37,15 @@ def without_hashes(text: str) -> str:
     return re.sub(r" \\\n    --hash=\S+", "", text)
 
 
-def compiled(requirements: str, locked: str, *options: str) -> str:
-    """What uv makes of the text of a requirements file; ``locked`` are the versions that it keeps to."""
+def compiled(requirements: str, locked: str, binding: str, *options: str) -> str:
+    """What uv makes of the text of a requirements file: with the versions ``locked`` where it can, those ``binding`` always."""
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder) / "requirements.in", Path(folder) / "lock"
-        source.write_text(requirements)
-        made.write_text(locked)
-        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11",
-                        "--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", str(made), *options],
-                       check=True)
+        source, made, bound = (Path(folder) / name for name in ("requirements.in", "lock", "bound"))
+        for path, text in ((source, requirements), (made, locked), (bound, binding)):
+            path.write_text(text)
+        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", str(source), "--constraint", str(bound), "--universal",
+                        "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header", "--quiet",
+                        "--output-file", str(made), *options], check=True)
         return made.read_text()
 
 
@@ -58,12 +58,12 @@ def main() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     locked = without_hashes(LOCK.read_text() + GPU_LOCK.read_text())
-    found = packages(compiled("\n".join(wanted), locked, *sys.argv[1:]))
+    found = packages(compiled("\n".join(wanted), locked, "", *sys.argv[1:]))
     for path in (LOCK, GPU_LOCK):
         write(path, [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)])
     names = {package.split("==")[0] for package in found}
-    locked = without_hashes("".join(found) + (QUALITY_LOCK.read_text() if QUALITY_LOCK.exists() else ""))
-    write(QUALITY_LOCK, [package for package in packages(compiled(QUALITY, locked, *sys.argv[1:]))
+    locked = without_hashes(QUALITY_LOCK.read_text()) if QUALITY_LOCK.exists() else ""
+    write(QUALITY_LOCK, [package for package in packages(compiled(QUALITY, locked, without_hashes("".join(found)), *sys.argv[1:]))
                          if package.split("==")[0] not in names])
 
 

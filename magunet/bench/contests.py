@@ -37,7 +37,9 @@ from magunet.data.prepare import Prepared, clip_and_scale, prepare, prepare_case
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.errors import InputError
 from magunet.learn import train
+from magunet.learn.checkpoint import TrainingState
 from magunet.learn.device import choose_device
+from magunet.learn.memory import with_room
 from magunet.learn.predict import RECORD_FILE, RECORDED, WEIGHTS_FILE, load_model, window_starts
 from magunet.nets.blocks import PAM, evaluate_by_input
 from magunet.nets.studies import build
@@ -72,7 +74,7 @@ def forward(size: tuple[int, int, int] = INPUT_SIZE, divisor: int = 1) -> Iterat
     ours, theirs = (partial(pass_through, network, image, precision)
                     for network, precision in zip(networks, (default_precision(), torch.float32)))
     yield Contest(f"{NETWORK} forward, 1 x {'x'.join(map(str, size))}", "own, float32", ours, theirs,
-                  target=0.33, floor=floor(divisor, size, training=False), rounds=3)
+                  target=0.33, floor=floor(divisor, size, training=False))
 
 
 @contextmanager
@@ -129,7 +131,8 @@ def untrained_run(folder: Path, settings: Settings) -> Path:
 
 def segment_file(run: Path, source: Path, target: Path) -> None:
     """What ``magunet predict --formats nifti`` does."""
-    write_volume(load_model(run).segment(read_volume(source)), target)
+    scan = read_volume(source)
+    write_volume(with_room(load_model(run)).segment(scan), target)
 
 
 @contextmanager
@@ -215,11 +218,12 @@ def position_attention(positions: tuple[int, int, int] = (12, 64, 64)) -> Iterat
 
 @contextmanager
 def phantom_generation(matrix: int = 256, slices: int = 50) -> Iterator[Contest]:
-    ours, theirs = itertools.count(), itertools.count()
+    ours, theirs, made = itertools.count(), itertools.count(), phantom(matrix, slices)
     with FirstPhantom() as first:
         yield Contest(f"phantom, {slices}x{matrix}x{matrix}, one core", "its first version",
                       lambda: make_phantom(next(ours), matrix=matrix, slices=(slices, slices)),
-                      lambda: first.make(matrix, slices, next(theirs)), target=0.5)
+                      lambda: first.make(matrix, slices, next(theirs)), target=0.5,
+                      floor=copy_seconds(CPU, made.image, made.mask))
 
 
 def prepared_phantoms(folder: Path, count: int, settings: Settings) -> dict[str, Prepared]:
@@ -246,17 +250,22 @@ def epoch_of(settings: Settings, cases: int, folder: Path) -> Contest:
     """The contest of `epoch`, with its cases in files in a folder."""
     device, precision = choose_device(), default_precision()
     made = prepared_phantoms(folder, cases, settings)
-    state, plain = (train.new_state(NETWORK, settings, 0, 10**6, device) for _ in range(2))
+    state = train.new_state(NETWORK, settings, 0, 10**6, device)
     image, mask = train.window(made["0"], settings.depth, state.generator)
     image, mask = image.to(device, memory_format=torch.channels_last_3d), mask.to(device)
-    plain.network.train()
+
+    @cache
+    def other() -> TrainingState:
+        """A second network, made when it is needed."""
+        return train.new_state(NETWORK, settings, 0, 10**6, device)
 
     def compute() -> None:
+        other().network.train()
         for _ in range(cases * settings.samples_per_case):
-            step(plain.network, plain.optimizer, image, mask, precision)
+            step(other().network, other().optimizer, image, mask, precision)
 
     return Contest(f"epoch of {cases} cases, profile {settings.profile}", "its training steps alone",
-                   partial(train.train_epoch, state, made, settings, device, precision), compute, target=1.05, rounds=3)
+                   partial(train.train_epoch, state, made, settings, device, precision), compute, target=1.05, rounds=9)
 
 
 CONTESTS: dict[str, Callable[[], AbstractContextManager[Contest]]] = {

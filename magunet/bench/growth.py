@@ -57,6 +57,21 @@ def volume_seconds(matrices: Iterable[int], divisor: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("voxels")
 
 
+def scan_megabytes(sides: Iterable[int]) -> pd.Series:
+    """MB of a fresh process that prepares a scan with cubic voxels, by its voxels, above one that prepares next to nothing."""
+    least = megabytes_of(partial(_prepare, 32))
+    found = {side**3: megabytes_of(partial(_prepare, side)) - least for side in sides}
+    return pd.Series(found, name="preparation").rename_axis("voxels")
+
+
+def _prepare(side: int) -> None:
+    """Of a scan of side^3 voxels of 1 mm, with a target in its middle."""
+    scan = Volume(np.full((side,) * 3, -1000, np.int16), (1.0, 1.0, 1.0))
+    mask = scan.with_array(np.zeros(scan.array.shape, np.uint8))
+    mask.array[side // 2 - 8:side // 2 + 8, side // 4:-(side // 4), side // 4:-(side // 4)] = 1
+    prepare(scan, mask, profiles.load("paper"))
+
+
 def attention_megabytes(positions: Iterable[tuple[int, int, int]], channels: int = 64) -> pd.DataFrame:
     """MB of tensors in position attention by positions (d, h, w): ours, and with the naive matrix. Counted, not computed."""
     rows = {}
@@ -89,9 +104,10 @@ def by_processes(workers: Iterable[int], phantoms: int, matrix: int) -> pd.DataF
     rows, jobs = {}, [(seed, matrix) for seed in range(phantoms)]
     for count in workers:
         work = partial(parallel.run_all, _phantom, jobs, count, lambda items, what: iter(items), "phantoms")
-        with PeakMemory(torch.device("cpu"), children=True) as peak:
-            rows[count] = {"seconds": seconds_of(work), "MB": 0.0}
-        rows[count]["MB"] = peak.mb
+        seconds = seconds_of(work)
+        with PeakMemory(torch.device("cpu"), children=True) as peak:           # which takes time itself
+            work()
+        rows[count] = {"seconds": seconds, "MB": peak.mb}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("processes")
 
 

@@ -1,5 +1,6 @@
 """All contests in a row, their results in a table and in a JSON file that grows as they finish."""
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -70,9 +71,9 @@ def described(file: Path) -> str:
 def _content(file: Path) -> tuple[dict, dict[str, Result]]:
     try:
         content = provenance.read_json(file)
-        names = [field.name for field in fields(Result)]
-        return content["machine"], {name: Result(**{key: values[key] for key in names})
-                                    for name, values in content["results"].items()}
+        names = {field.name for field in fields(Result)}
+        return content["machine"], {name: Result(**{"most": None} | {key: values[key] for key in names & values.keys()})
+                                    for name, values in content["results"].items()}       # the first releases knew no "most"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: is not from 'magunet bench' ({error}); give another file") from error
 
@@ -92,6 +93,22 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
             "met": {True: "yes", False: "no", None: ""}[result.met],
             "ours / floor": "" if result.floor is None else f"{ours / result.floor:.1f}"}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def write_readme(file: Path, results: Path) -> None:
+    """Put a file's results into a document in place of the table and the line "Measured on:" that it has.
+
+    Raises InputError where it has neither.
+    """
+    text = file.read_text(encoding="utf-8")
+    new = {r"\| work \| beside .*?\n(?=\n)": as_markdown(table(read(results))) + "\n",
+           r"(?<=^Measured on: ).*$": described(results)}
+    for old, put in new.items():
+        text, count = re.subn(old, lambda _, put=put: put, text, flags=re.M | re.S if "beside" in old else re.M)
+        if count != 1:
+            raise InputError(f"{file}: must have one table of 'magunet bench' and one line 'Measured on:'; found {count}")
+    with provenance.whole_file(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def as_markdown(frame: pd.DataFrame) -> str:

@@ -207,7 +207,7 @@ def read_scan(scan: Scan) -> tuple[Volume, Pelvis]:
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = derive_pelvis(onto_grid(labels, image), scan.numbers)
     if not holds_air(image):
-        raise InputError(f"no voxel of the CT is below {AIR_HU}, so its values are not HU")
+        raise InputError(f"no voxel of the CT is below {AIR_HU}, so its values are not HU; export it again in HU")
     if np.percentile(image.array[pelvis.bones.array > 0], 90) < BONE_HU:
         raise InputError("the labels do not lie on bone; the segmentation belongs to another scan, or the values are not HU")
     return image, pelvis._replace(notes=notes + pelvis.notes)
@@ -218,7 +218,7 @@ def _read_labels(paths: tuple[Path, ...]) -> Volume:
         return read_volume(paths[0])
     masks = {number: read_volume(path) for number, path in enumerate(paths, 1) if path.exists()}
     if not masks:
-        raise InputError(f"none of {', '.join(path.name for path in paths)} in {paths[0].parent.name}")
+        raise InputError(f"none of {', '.join(path.name for path in paths)} in {paths[0].parent.name}; unpack the data set again")
     grid = next(iter(masks.values()))
     merged = np.zeros(grid.array.shape, np.uint8)
     for number, mask in masks.items():

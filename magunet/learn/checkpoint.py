@@ -114,8 +114,12 @@ def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Ten
     for name, kind in {"log": list, "order": list, "seconds": float, "scheduler": dict, "learning_rates": list}.items():
         if not isinstance(header[name], kind):
             raise ValueError(f"its {name} is no {kind.__name__}")
-    if "losses" in tensors and (tensors["losses"].ndim != 1 or len(tensors["losses"]) > len(header["order"])):
-        raise ValueError("its losses are not those of its windows")
+    if not all(isinstance(name, str) for name in header["order"]):
+        raise ValueError("its order is none of cases")
+    if "losses" in tensors:
+        done = tensors["losses"]
+        if done.ndim != 1 or len(done) > len(header["order"]) or not done.is_floating_point():
+            raise ValueError("its losses are not those of its windows")
     for name in random_states(state.generator).keys() - {"rng.cuda"}:
         if tensors[name].dtype != torch.uint8:
             raise ValueError(f"its {name} is no state")

@@ -149,7 +149,7 @@ def with_room(model: Model) -> Model:
     """The model with windows shallow enough for what memory is free, halved as often as it takes.
 
     Says so beforehand; also where even the shallowest may not fit. Nothing is counted where a glance shows that there is
-    room. What the model itself takes is in both numbers, which errs on the safe side.
+    room. Counted are the network's tensors; what the scan takes should be read before.
     """
     settings, free = model.settings, free_bytes(model.device)
     if GLANCE_BYTES * settings.depth * settings.size**2 < free:

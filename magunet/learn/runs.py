@@ -60,7 +60,7 @@ def is_finished(folder: Path) -> bool:
 def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None) -> Path:
     """Train a network of ``magunet.nets.studies`` and return its run folder.
 
-    A finished run is returned as it is; an unfinished one goes on from its last epoch, when no other process is
+    A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other process is
     training it any more. On the CPU the same seed, settings, data and thread count give the same weights, bit for bit.
     recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which changes no
     weight; None does where memory demands it. Raises MemoryError, which says what would fit.
@@ -121,6 +121,8 @@ def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict
         except InputError:
             raise
         except Exception as error:                      # whatever is wrong with one, the others shall be trained
+            if not is_out_of_memory(error):
+                traceback.print_exception(error)
             print(f"failed: {network}: {error}", file=sys.stderr)
     return runs
 

@@ -78,7 +78,7 @@ def mean_loss(state: TrainingState) -> float:
     if not values.isfinite().all():
         bad = state.order[int((~values.isfinite()).nonzero()[0])]
         raise InputError(f"case {bad}: the loss became {values[~values.isfinite()][0]:g}; lower learning_rate "
-                         "or look at the case. The last checkpoint is from the epoch before")
+                         "or look at the case. The last checkpoint is from before")
     return float(values.mean())
 
 
@@ -134,8 +134,11 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         except KeyboardInterrupt:
             state.seconds = before + time.monotonic() - began
             if state.whole and state.losses and torch.stack([loss.cpu() for loss in state.losses]).isfinite().all():
-                checkpoint.save(state, path, settings_hash)
-                say(f"{network}: checkpoint after window {len(state.losses)} of {len(state.order)} of epoch {epoch}")
+                try:
+                    checkpoint.save(state, path, settings_hash)
+                    say(f"{network}: checkpoint after window {len(state.losses)} of {len(state.order)} of epoch {epoch}")
+                except (InputError, OSError) as error:
+                    say(f"note: no checkpoint within the epoch: {error}")
             raise
         with uninterrupted():
             rate = settings.learning_rate * learning_rate_factor(settings.schedule, steps * (epoch - 1) // settings.epochs, steps)

@@ -89,6 +89,6 @@ def sine_positions(grid: tuple[int, int, int], channels: int, device: torch.devi
     return torch.cat([angles.sin(), angles.cos()], dim=1)[None]
 
 
-def scaled(width_divisor: int, *widths: int, multiple: int = 1) -> tuple[int, ...]:
+def scaled(width_divisor: float, *widths: int, multiple: int = 1) -> tuple[int, ...]:
     """Channel widths divided by ``width_divisor``, rounded down to multiples of ``multiple``, but never to none."""
-    return tuple(max(1, width // width_divisor // multiple) * multiple for width in widths)
+    return tuple(max(1, math.floor(round(width / width_divisor / multiple, 6))) * multiple for width in widths)

@@ -85,7 +85,7 @@ class DeepLabV3Plus(nn.Module):
     x: (b, 1, d, h, w), sides divisible by 16 -> logits (b, 1, d, h, w).
     """
 
-    def __init__(self, width_divisor: int = 1, rates: tuple[int, ...] = RATES, separable: bool = True):
+    def __init__(self, width_divisor: float = 1, rates: tuple[int, ...] = RATES, separable: bool = True):
         super().__init__()
         width, c, c_low = scaled(width_divisor, 64, 256, 48)
         self.encoder = resnet_50(width)
@@ -103,6 +103,6 @@ class DeepLabV3Plus(nn.Module):
         return F.interpolate(x, size, mode="trilinear")                 # (b, 1, d, h, w)
 
 
-def deeplab(width_divisor: int) -> nn.Module:
+def deeplab(width_divisor: float) -> nn.Module:
     """DeepLabv3+ on ResNet-50, separable."""
     return AnyGrid(DeepLabV3Plus(width_divisor), (16, 16, 16))

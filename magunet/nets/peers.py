@@ -45,7 +45,7 @@ class VNet(nn.Module):
         return self.end(x)
 
 
-def v_net(width_divisor: int) -> nn.Module:
+def v_net(width_divisor: float) -> nn.Module:
     """3D V-Net, 16 to 256 channels, half the baseline's: 43.5 Mi parameters (paper 54.14)."""
     return AnyGrid(VNet(*scaled(width_divisor, 16)), (16, 16, 16))
 
@@ -65,14 +65,14 @@ def dyn_unet(filters: tuple[int, ...], strides: list, residual: bool, norm: tupl
     return network
 
 
-def res_unet(width_divisor: int) -> nn.Module:
+def res_unet(width_divisor: float) -> nn.Module:
     """ResUNet: a U-Net of residual blocks with BN and ReLU. Zhang, Liu, Wang, IEEE GRSL 15, 2018, 749."""
     widths = scaled(width_divisor, 32, 64, 128, 256, 512)
     norm, act = ("batch", {"affine": True}), ("relu", {"inplace": True})
     return AnyGrid(dyn_unet(widths, [2] * 4, True, norm, act), (16, 16, 16))
 
 
-def nn_unet(width_divisor: int) -> nn.Module:
+def nn_unet(width_divisor: float) -> nn.Module:
     """nnU-Net's plain U-Net, six levels, at most 320 channels, instance norm and leaky ReLU; no deep supervision.
 
     Planned by its rules for 50 x 128 x 128 voxels of even spacing: an axis is halved while 4 voxels or more remain,
@@ -83,7 +83,7 @@ def nn_unet(width_divisor: int) -> nn.Module:
     return AnyGrid(dyn_unet(widths, [2, 2, 2, (1, 2, 2), (1, 2, 2)], False, norm, act), (8, 32, 32))
 
 
-def attention_unet(width_divisor: int) -> nn.Module:
+def attention_unet(width_divisor: float) -> nn.Module:
     """Attention U-Net with BN and ReLU throughout. Oktay et al., MIDL 2018.
 
     MONAI's convolutions after each skip take instance norm and PReLU, defaults that nothing in its signature shows;
@@ -102,7 +102,7 @@ def attention_unet(width_divisor: int) -> nn.Module:
     return AnyGrid(network, (16, 16, 16))
 
 
-def mednext(width_divisor: int) -> nn.Module:
+def mednext(width_divisor: float) -> nn.Module:
     """MedNeXt-B with 3^3 kernels: depthwise convolutions, group norm of single channels, GELU; residual resampling.
 
     Roy et al., MICCAI 2023, Table 1; no deep supervision.
@@ -117,7 +117,7 @@ def mednext(width_divisor: int) -> nn.Module:
     return AnyGrid(network, (16, 16, 16))
 
 
-def seg_resnet(width_divisor: int) -> nn.Module:
+def seg_resnet(width_divisor: float) -> nn.Module:
     """SegResNet without its autoencoder branch: 32 filters, groups of eight channels or fewer, ReLU.
 
     Myronenko, BrainLes 2018.
@@ -132,7 +132,7 @@ def seg_resnet(width_divisor: int) -> nn.Module:
     return AnyGrid(network, (8, 8, 8))
 
 
-def swin_unetr(width_divisor: int) -> nn.Module:
+def swin_unetr(width_divisor: float) -> nn.Module:
     """Swin UNETR with 48 features, never fewer than the 12 that MONAI demands. Hatamizadeh et al., BrainLes 2021.
 
     Its positions are relative within windows of 7^3, so that any grid will do; where a map is narrower than a window

@@ -47,6 +47,6 @@ class SegNet(nn.Module):
         return self.head(x)                                             # (b, 1, d, h, w)
 
 
-def segnet(width_divisor: int) -> nn.Module:
+def segnet(width_divisor: float) -> nn.Module:
     """SegNet, 64 to 512 channels. 84.2 Mi parameters against the paper's 76.80, whose reading is not told."""
     return AnyGrid(SegNet(scaled(width_divisor, *WIDTHS)), (32, 32, 32))

@@ -10,6 +10,7 @@ from torch import nn
 
 from magunet.errors import InputError
 from magunet.nets import adapt, attention, blocks, deeplab, magunet, peers, segnet, transunet, unetr
+from magunet.nets.adapt import scaled
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig
 
 PLAIN = dict(mff_kernels=None, attention="none", lgag=False)
@@ -44,6 +45,8 @@ ALIASES = {"[1,3,5]": "+MFF"}
 
 FIRST_WIDTH = NARROWEST = MAGUNetConfig().widths[0]
 """Channels of the first level; divided by as much, one is left."""
+WIDEST = 1 / 8
+"""Smallest divisor: eight times the paper's widths."""
 
 Code = ModuleType | type | Callable
 
@@ -57,7 +60,7 @@ class Peer:
     monai: whether it has parts of MONAI.
     """
 
-    build: Callable[[int], nn.Module]
+    build: Callable[[float], nn.Module]
     code: tuple[Code, ...] = ()
     monai: bool = True
 
@@ -96,7 +99,7 @@ NETWORKS = (*VARIANTS, *PEERS)
 """Every network, once."""
 
 
-def checked(name: str, width_divisor: int) -> str:
+def checked(name: str, width_divisor: float) -> str:
     """The network's name without its alias.
 
     Raises InputError for an unknown name (and lists the known ones) or a divisor that leaves no channel.
@@ -104,22 +107,22 @@ def checked(name: str, width_divisor: int) -> str:
     known = ALIASES.get(name, name)
     if known not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known: {', '.join([*NETWORKS, *ALIASES])}")
-    if not 1 <= width_divisor <= NARROWEST:
-        raise InputError(f"width_divisor must be from 1 to {NARROWEST}; got {width_divisor}")
+    if not WIDEST <= width_divisor <= NARROWEST:
+        raise InputError(f"width_divisor must be from {WIDEST:g} to {NARROWEST}; got {width_divisor}")
     return known
 
 
-def variant(name: str, width_divisor: int = 1) -> MAGUNetConfig:
+def variant(name: str, width_divisor: float = 1) -> MAGUNetConfig:
     """The configuration of a row that is a MAG-UNet, with all channel widths divided by ``width_divisor``.
 
     The first level's is rounded down, and each level has twice the channels of the one above, as in the paper: 32 / 3
-    gives 10, 20, 40, 80, 160.
+    gives 10, 20, 40, 80, 160. A divisor below 1 widens.
     """
-    switches, first = VARIANTS[checked(name, width_divisor)], FIRST_WIDTH // width_divisor
+    switches, (first,) = VARIANTS[checked(name, width_divisor)], scaled(width_divisor, FIRST_WIDTH)
     return MAGUNetConfig(**switches, widths=(first, 2 * first, 4 * first, 8 * first, 16 * first))
 
 
-def build(name: str, width_divisor: int = 1) -> nn.Module:
+def build(name: str, width_divisor: float = 1) -> nn.Module:
     """The network of a row, initialised from torch's current random state: (b, 1, d, h, w) -> logits (b, 1, d, h, w).
 
     Raises InputError as `checked` does.
@@ -128,13 +131,13 @@ def build(name: str, width_divisor: int = 1) -> nn.Module:
     return PEERS[known].build(width_divisor) if known in PEERS else MAGUNet(variant(known, width_divisor))
 
 
-def build_on_meta(name: str, width_divisor: int = 1) -> nn.Module:
+def build_on_meta(name: str, width_divisor: float = 1) -> nn.Module:
     """The network without memory for its weights: for counting and for tracing shapes."""
     with torch.device("meta"):
         return build(name, width_divisor)
 
 
-def configuration(name: str, width_divisor: int) -> dict:
+def configuration(name: str, width_divisor: float) -> dict:
     """What is chosen about a network, as JSON: every switch of a MAG-UNet; a peer's name, width and MONAI release.
 
     Raises InputError as `checked` does.

@@ -47,7 +47,7 @@ class TransUNet(nn.Module):
         return self.head(x)                                             # (b, 1, d, h, w)
 
 
-def transunet(width_divisor: int) -> nn.Module:
+def transunet(width_divisor: float) -> nn.Module:
     """TransUNet, 32 to 512 channels, 768 in the transformer. The paper names it and gives no count."""
     widths = scaled(width_divisor, 32, 64, 128, 256, 512)
     hidden, = scaled(width_divisor, 768, multiple=12)                   # one share for each head

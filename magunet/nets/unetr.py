@@ -49,7 +49,7 @@ class UNETR(nn.Module):
         return self.network(x)
 
 
-def unetr(width_divisor: int) -> nn.Module:
+def unetr(width_divisor: float) -> nn.Module:
     """UNETR with feature size 32: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 would be farther off."""
     hidden, = scaled(width_divisor, 768, multiple=HEADS)
     features, = scaled(width_divisor, 32)

@@ -1,13 +1,14 @@
 """The paper's parameter counts beside those of the networks here, as they are built and as they could have been."""
 
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
 
 from magunet.nets.magunet import MAGUNet, count_parameters
-from magunet.nets.studies import build_on_meta, variant
-from magunet.paper import MI, TABLE_4, TABLES
+from magunet.nets.studies import build, build_on_meta, variant
+from magunet.paper import MI, TABLE_1, TABLE_4, TABLES
 
 READINGS = {
     "as built here": {},
@@ -47,6 +48,26 @@ def reading_audit() -> pd.DataFrame:
     table = pd.DataFrame(lines).T[list(lines["paper"])]
     table["exact"] = ((table - table.loc["paper"]).abs() <= 0.005).sum(axis=1)
     return table
+
+
+def stock_networks() -> pd.DataFrame:
+    """Parameters in Mi of networks as MONAI has them, and of ours at other widths, beside the rows of Table 1 they could be."""
+    from monai.networks.nets import UNETR, AttentionUnet, VNet
+
+    said, deep = {row.name: row.params_mi for row in TABLE_1}, (64, 128, 256, 512, 1024)
+    made = {
+        "3D V-Net": {"MONAI's VNet": lambda: VNet(spatial_dims=3, in_channels=1, out_channels=1)},
+        "ResUNet": {f"ours, {wider:g} times as wide": partial(build, "ResUNet", 1 / wider) for wider in (1.5, 2)},
+        "Attention UNet": {"MONAI's AttentionUnet, 64 to 1024": lambda: AttentionUnet(3, 1, 1, deep, (2,) * 4)}
+        | {f"ours, {wider:g} times as wide": partial(build, "Attention UNet", 1 / wider) for wider in (1.5, 2)},
+        "UNETR": {"MONAI's UNETR for 48 x 256 x 256": lambda: UNETR(1, 1, (48, 256, 256))},
+    }
+    rows = []
+    for row, networks in made.items():
+        for name, network in networks.items():
+            with torch.device("meta"):
+                rows.append({"row": row, "paper Mi": said[row], "network": name, "Mi": count_parameters(network()) / MI})
+    return pd.DataFrame(rows).assign(difference=lambda table: table["Mi"] - table["paper Mi"])
 
 
 def as_text(table: pd.DataFrame) -> str:

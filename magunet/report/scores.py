@@ -18,6 +18,7 @@ from magunet.data.cohort import Case, Cohort
 from magunet.data.volume import Volume, read_volume, reorient, write_volume
 from magunet.errors import InputError
 from magunet.learn import predict
+from magunet.learn.memory import with_room
 from magunet.learn.predict import WEIGHTS_FILE, load_model
 from magunet.learn.runs import data_hash
 from magunet.progress import track
@@ -43,7 +44,7 @@ def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
     when one changes, the run is scored again. Seconds and peak memory are those of segmenting the case.
     Raises InputError when the run was trained on other data, for then these cases might not be unseen.
     """
-    model = load_model(run)
+    model = with_room(load_model(run))
     if model.record["data_hash"] != data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than {cohort.root} now "
                          "has; train on this cohort")

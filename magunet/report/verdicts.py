@@ -244,6 +244,7 @@ def as_markdown(table: pd.DataFrame, notebook: str = "") -> str:
 
 def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
     """Write the table of `judged` beside a profile's figures, with what the verdicts rest on."""
-    said = f"{source}, git {git_revision(project.root())}. Links lead to notebook 11, which shows what was found."
+    said = (f"{source}, git {git_revision(project.root())}. Links lead to notebook 11, which shows what was found. Of trained "
+            "networks, higher means better here, however little; the tables have the intervals.")
     with whole_file(path) as part:
         part.write_text(f"# The paper's claims\n\n{said}\n\n{as_markdown(table, '../../notebooks/11_paper_audit.ipynb')}\n")

@@ -208,17 +208,21 @@ def snakemake(compendium, *words, path="", **variables):
                           env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} | variables)
 
 
-def test_a_network_that_fails_is_named_at_the_end_and_tried_again(compendium):
+@pytest.mark.parametrize("trained, says", [(False, "failed: SegNet, seed 0\n"),
+                                           (True, "failed: SegNet, seed 0, when it was scored\n")])
+def test_a_network_that_fails_is_named_at_the_end_and_tried_again(trained, says, compendium):
     receipts = copy_workflow(compendium, cohort="data/nowhere")         # without data, any training fails
     others = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} - {"SegNet"} | {"+MFF+LGAG"}
     files = ["-".join(re.findall(r"\w+", name)) for name in others]
     for name in ["cohort", *(f"train-{name}-s0" for name in files), *(f"evaluate-{name}-s0" for name in files)]:
         (receipts / f"{name}.txt").touch()                              # in the order in which the workflow makes them
+    if trained:
+        (receipts / "train-SegNet-s0.txt").write_text("runs/nowhere\n")
     done = snakemake(compendium, "--cores", "1", "--keep-going", "--allowed-rules", "train", "evaluate", "grid",
                      "--", "runs/smoke/receipts/grid.txt")
     assert done.returncode != 0
-    assert "data/nowhere" in done.stderr
-    assert done.stderr.count("failed: SegNet, seed 0\n") == 1
+    assert ("runs/nowhere" if trained else "data/nowhere") in done.stderr
+    assert done.stderr.count(says) == 1 and "not finished:" not in done.stderr
     assert not {f"{step}-SegNet-s0.txt" for step in ("train", "evaluate")} & {path.name for path in receipts.iterdir()}
     assert not (receipts / "grid.txt").exists()
 

@@ -143,6 +143,7 @@ def state_with(network="3D U-Net"):
     lambda header, tensors: tensors.pop(next(name for name in tensors if name.startswith("model."))),
     lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
     lambda header, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
+    lambda header, tensors: tensors.update({"rng.cpu": tensors["rng.cpu"].flip(0)}),
     lambda header, tensors: header.update(order=None), lambda header, tensors: header.update(seconds="1"),
     lambda header, tensors: header.update(order=[["a"]]),
     lambda header, tensors: (header.update(order=["a"]), tensors.update(losses=torch.zeros(1, dtype=torch.int64))),

@@ -2,7 +2,7 @@
 
 It takes voxels that are nowhere said to lie 2 mm apart for voxels of 1 mm, an origin that is no number for 0, a negative
 spacing for another direction, what comes out of damaged compressed voxels for voxels, and a header of a hundred dimensions
-ends the process.
+or with an endless field ends the process.
 """
 
 import math
@@ -13,6 +13,8 @@ from pathlib import Path
 from magunet.errors import InputError
 
 LONGEST_HEADER = 2**20
+LONGEST_FIELD = 500
+"""Characters of an NRRD's field; from about 1000 on the program that reads it ends the process."""
 MOST_PACKED = 1032
 """Bytes that zlib can make of one."""
 BYTES = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
@@ -55,6 +57,7 @@ def check_metaimage(path: Path) -> None:
 
 def check_nrrd(path: Path) -> None:
     """Refuse an NRRD that does not say its spacing, or keeps its voxels elsewhere. Raises InputError, naming the file."""
+    _check_lines(path)
     fields = _fields(path, rb"([a-zA-Z][\w ]*):(?!=)(.*)")
     dimensions = fields.get("dimension")
     if dimensions is None:
@@ -78,6 +81,16 @@ def check_nrrd(path: Path) -> None:
     skips = fields.keys() & {"line skip", "lineskip", "byte skip", "byteskip"}
     if fields.get("encoding", "").lower() in ("gz", "gzip") and not skips:
         _check_packed(path, path, rb"\r?\n\r?\n")
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse an NRRD with a field of more characters than any has; comments and keys (``key:=value``) may have more."""
+    with open(path, "rb") as stream:
+        for line in stream.read(LONGEST_HEADER).split(b"\n"):
+            if not line.strip(b"\r"):
+                break
+            if len(line) > LONGEST_FIELD and not re.match(rb"#|[^:]*:=", line):
+                raise _unfit(path, f"a field of its header has {len(line)} characters")
 
 
 def _fields(path: Path, form: bytes) -> dict[str, str]:

@@ -121,8 +121,10 @@ def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Ten
         if done.ndim != 1 or len(done) > len(header["order"]) or not done.is_floating_point():
             raise ValueError("its losses are not those of its windows")
     for name in random_states(state.generator).keys() - {"rng.cuda"}:
-        if tensors[name].dtype != torch.uint8:
-            raise ValueError(f"its {name} is no state")
+        try:
+            torch.Generator().set_state(tensors[name])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"its {name} is no state") from error
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

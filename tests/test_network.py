@@ -118,7 +118,7 @@ def test_unknown_rows_and_widths_are_refused(call):
         call("MAGUNet", 1)
     for divisor in (0, -1, 33):
         for name in ("MAG-UNet", "UNETR"):
-            with pytest.raises(InputError, match="width_divisor must be from 1 to 32"):
+            with pytest.raises(InputError, match=r"width_divisor must be from 0\.125 to 32"):
                 call(name, divisor)
 
 
@@ -145,6 +145,14 @@ def test_widths_double_level_by_level_at_any_scale():
     assert variant("MAG-UNet", 1).widths == MAGUNetConfig().widths
     assert variant("MAG-UNet", 4).widths == (8, 16, 32, 64, 128)
     assert variant("MAG-UNet", 3).widths == (10, 20, 40, 80, 160)
+    assert variant("MAG-UNet", 0.5).widths == (64, 128, 256, 512, 1024)
+    assert variant("MAG-UNet", 2 / 3).widths == (48, 96, 192, 384, 768)
+
+
+@pytest.mark.parametrize("name", ["MAG-UNet", *PEERS])
+def test_networks_can_be_wider_than_the_papers_or_between(name):
+    counts = [count_parameters(build_on_meta(name, divisor)) for divisor in (0.5, 2 / 3, 1, 4 / 3, 2)]
+    assert counts == sorted(set(counts), reverse=True)
 
 
 @pytest.mark.parametrize("channels, outputs, groups, left",

@@ -4,19 +4,19 @@ Each of them has a plain way that computes the same, to the bit or to rounding. 
 without them; ``tests/test_plain.py`` does so for all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from magunet import parallel
 from magunet.data import augment, distance, prepare, scanner, target
 from magunet.learn import device
-from magunet.nets.blocks import BatchNorm, Branch
+from magunet.nets.blocks import LGAG, BatchNorm, Branch, MaxPool
 from magunet.report import surfaces
 
 EVERYTHING = 10**12
@@ -28,20 +28,15 @@ def plain() -> Iterator[None]:
     """Context in which nothing is done the fast way.
 
     Networks compute in float32 with torch's own layout in memory, attention with its matrix, MFF with ReLU before pooling;
-    normalisation keeps its input; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one
+    their modules keep their inputs; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one
     process. What is finished and stored is not computed again.
     """
-    normalise = BatchNorm.forward
-
-    def keep_input(norm: BatchNorm, x: Tensor) -> Tensor:
-        norm.in_place = False
-        return normalise(norm, x)
-
     instead: list[tuple[object, str, object]] = [
         (device, "has_bfloat16", lambda _: False),          # so no groups are joined, and nothing is kept from widening
         (torch, "channels_last_3d", torch.contiguous_format),
         (F, "scaled_dot_product_attention", attention),
-        (BatchNorm, "forward", keep_input), (Branch, "forward", relu_before_pooling),
+        *((kind, "forward", keeping_input(kind.forward)) for kind in (BatchNorm, MaxPool, LGAG)),
+        (Branch, "forward", relu_before_pooling),
         (prepare, "SLAB", EVERYTHING), (prepare, "resize_mask", resize_mask),
         (augment, "SLAB", EVERYTHING), (augment, "where_seen", where_seen),
         (surfaces, "bounding_box", whole),
@@ -57,6 +52,14 @@ def plain() -> Iterator[None]:
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Scaled dot-product attention with its matrix: softmax(query key^T scale) value; each (b, heads, n, width)."""
     return (scale * query @ key.mT).softmax(dim=-1) @ value
+
+
+def keeping_input(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method of a module that would overwrite its input, without doing so."""
+    def kept(module: nn.Module, *inputs: Tensor) -> Tensor:
+        with patch.object(module, "in_place", False):
+            return forward(module, *inputs)
+    return kept
 
 
 def relu_before_pooling(branch: Branch, x: Tensor) -> Tensor:

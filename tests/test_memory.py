@@ -123,7 +123,7 @@ def test_a_training_that_does_not_fit_is_said_early_with_what_does(gigabytes, re
 
 
 @pytest.mark.parametrize("gigabytes, depth, words", [
-    (64, None, ""), (1, 25, "windows of 50 slices take about 1.4 GB, and 1.0 GB are free; going on with windows of 25, which"),
+    (64, None, ""), (1, 25, "windows of 50 slices take about 1.1 GB, and 1.0 GB are free; going on with windows of 25, which"),
     (0.3, 16, "may not fit either; close other programs")])
 def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(gigabytes, depth, words, monkeypatch, capsys):
     monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)

@@ -1,5 +1,6 @@
 """Every fast way computes what the plain way does: to the bit where nothing is rounded, else closely."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from unittest.mock import patch
 
@@ -17,8 +18,9 @@ from magunet.data.prepare import Prepared
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.learn import device, train
 from magunet.learn.predict import load_model
-from magunet.nets.blocks import PAM, Branch
+from magunet.nets.blocks import PAM, BatchNorm, Branch, MaxPool, evaluate_by_input
 from magunet.nets.magunet import MAGUNet
+from magunet.nets.studies import build
 from magunet.plain import plain
 from magunet.report.metrics import overlap
 from magunet.report.surfaces import surface_scores
@@ -130,6 +132,37 @@ def test_a_branch_of_mff_and_its_gradients_are_the_same_to_the_bit(seed):
 
     fast, slow = both(answers)
     assert (fast[0] == 0).float().mean() > 0.02 and all(map(torch.equal, fast, slow))
+
+
+@pytest.mark.parametrize("name", ["MAG-UNet", "+LGAG", "3D U-Net"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_prediction_that_overwrites_its_maps_is_the_same_to_the_bit(name, precision):
+    torch.manual_seed(1)
+    network, x = build(name, 8), torch.randn(1, 1, 50, 40, 36)
+    for norm in (m for m in network.modules() if isinstance(m, BatchNorm)):
+        torch.nn.init.uniform_(norm.bias, -1, 1)
+    evaluate_by_input(network)
+    with torch.inference_mode(), device.autocast(CPU, precision):
+        fast = network(x)
+        with ExitStack() as kept:
+            for module in network.modules():
+                if hasattr(module, "in_place"):
+                    kept.enter_context(patch.object(module, "in_place", False))
+            assert torch.equal(fast, network(x)) and fast.std() > 0.1
+
+
+@pytest.mark.parametrize("size", [(5, 4, 7), (2, 2, 2), (8, 9, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_in_place_finds_the_same_maxima(size, dtype):
+    x = torch.randn(2, 3, *size).to(dtype)
+    x[0, 0, 0, 0, 0], x[0, 1, -1] = torch.nan, -torch.inf
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        laid, pool = x.contiguous(memory_format=layout), MaxPool(in_place=True)
+        expected = torch.nn.functional.max_pool3d(laid, 2)
+        assert torch.equal(pool(laid).nan_to_num(7), expected.nan_to_num(7)) and torch.equal(laid.nan_to_num(7), x.nan_to_num(7))
+        with torch.no_grad():
+            answer = pool(laid.clone())
+        assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)) and answer.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-3), ("auto", 0.05)])

@@ -1,5 +1,6 @@
 """Training learns and repeats itself bit for bit; what it survives is in test_faults.py."""
 
+import contextlib
 import json
 import os
 from dataclasses import replace
@@ -225,3 +226,17 @@ def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_case
     write_json(cohort.root / "splits.json", {"train": cohort.val, "val": cohort.train})
     with pytest.raises(InputError, match="was trained on other data"):
         score_run(folder, load_cohort(cohort.root))
+
+
+@pytest.mark.parametrize("network", ["MAG-UNet", "3D U-Net"])
+def test_no_step_waits_for_a_device(network, monkeypatch):
+    meta = torch.device("meta")                             # has no values: to ask for one raises
+    monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("magunet.data.augment.AUGMENTATION_PROBABILITY", 1.0)
+    mask = np.zeros((20, 32, 32), np.uint8)
+    mask[5:9, 8:20, 10:20] = 1
+    case = Prepared(np.zeros((20, 32, 32), np.float32), mask, (3.0, 2.0, 2.0))
+    state = train.new_state(network, TINY, 0, 10, meta)
+    for _ in range(2):
+        train.train_step(state, case, TINY, meta, torch.float32)
+    assert state.whole and [loss.device for loss in state.losses] == [meta] * 2

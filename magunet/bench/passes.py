@@ -10,7 +10,7 @@ from magunet.bench.ceilings import Operations, floor_seconds
 from magunet.learn import losses
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.learn.memory import without_values
-from magunet.nets.blocks import BatchNorm, evaluate_by_input
+from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.studies import build, build_on_meta
 
 NETWORK = "MAG-UNet"
@@ -21,11 +21,11 @@ def default_precision() -> torch.dtype:
 
 
 def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
-    """The network as magunet runs it, and with torch's layout in memory and no normalisation in place."""
+    """The network as magunet runs it, and with torch's layout in memory and nothing in place."""
     network = build(NETWORK, divisor).to(choose_device(), memory_format=torch.channels_last_3d)
     plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     for module in plain.modules():
-        if isinstance(module, BatchNorm):
+        if hasattr(module, "in_place"):
             module.in_place = False
     return network, plain
 

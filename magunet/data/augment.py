@@ -98,14 +98,15 @@ def where_seen(mask: Tensor, matrix: Tensor) -> Box | None:
 def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Image and mask seen through one affine map; outside the window is air (0) and no target.
 
-    image: float (1, 1, d, h, w), mask: the same shape of 0 and 1. Linear, the mask cut at one half, and computed only
-    where any of it is seen.
+    image: float (1, 1, d, h, w), mask: the same shape of 0 and 1. Linear, the mask cut at one half, and on the CPU
+    computed only where any of it is seen; elsewhere looking for that would wait for all that the device has still to do.
     """
-    moved, box = torch.zeros_like(mask), where_seen(mask, matrix)
-    matrix = matrix.to(image)
+    everywhere = tuple(slice(0, n) for n in image.shape[2:])
+    box = where_seen(mask, matrix) if mask.device.type == "cpu" else everywhere
+    moved, matrix = torch.zeros_like(mask), matrix.to(image)
     if box is not None:
         moved[..., *box] = (seen_through(mask.to(image.dtype), matrix, box) > 0.5).to(mask.dtype)
-    return seen_through(image, matrix, tuple(slice(0, n) for n in image.shape[2:])), moved
+    return seen_through(image, matrix, everywhere), moved
 
 
 def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],

@@ -82,11 +82,19 @@ def mean_loss(state: TrainingState) -> float:
     return float(values.mean())
 
 
+def handed_over(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor from the CPU on a device. To a GPU from pinned memory, which does not wait for what the GPU still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device, precision: torch.dtype) -> None:
-    """A random window of a case, augmented, forwards and backwards."""
+    """A random window of a case, augmented, forwards and backwards.
+
+    Nothing here asks a GPU for a value: while it works on one window, the next are read, augmented and queued.
+    """
     state.whole = False
     image, mask = window(case, settings.depth, state.generator)
-    image, mask = augment(image.to(device), mask.to(device), case.spacing, state.generator)
+    image, mask = augment(handed_over(image, device), handed_over(mask, device), case.spacing, state.generator)
     with autocast(device, precision):
         logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
     loss = losses.dice_ce_loss(logits.float(), mask)

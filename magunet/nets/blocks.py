@@ -24,6 +24,11 @@ def no_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
 
 
+def may_overwrite(x: Tensor) -> bool:
+    """Whether a module whose input nobody else reads may write its output there: on the CPU, where no gradient asks for it."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
 def merge_groups(weight: Tensor, groups: int, width: int = 8) -> tuple[Tensor, int]:
     """Neighbouring groups of a convolution joined to one of at least ``width`` input channels, if they divide so.
 
@@ -80,7 +85,7 @@ class BatchNorm(nn.BatchNorm3d):
         if self.training and single:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         if self.by_input and not self.training and not single:
-            if self.in_place and x.device.type == "cpu" and not torch.is_grad_enabled():
+            if self.in_place and may_overwrite(x):
                 mean, scale = torch.empty_like(self.weight), torch.empty_like(self.weight)
                 return torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0, self.eps, out=(x, mean, scale))[0]
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
@@ -126,15 +131,22 @@ def double_conv(c_in: int, c_out: int) -> nn.Sequential:
 class MaxPool(nn.MaxPool3d):
     """Max pooling in the precision of x: on the CPU autocast would widen x to float32, which changes no maximum.
 
+    in_place: as `may_overwrite` allows, x is overwritten, which saves the memory of the indices of the maxima.
     x: (b, c, d, h, w) -> (b, c, d // 2, h // 2, w // 2).
     """
 
-    def __init__(self):
+    def __init__(self, in_place: bool = False):
         super().__init__(2)
+        self.in_place = in_place
 
     def forward(self, x: Tensor) -> Tensor:
-        with no_autocast(x):
-            return super().forward(x)
+        if not (self.in_place and may_overwrite(x)):
+            with no_autocast(x):
+                return super().forward(x)
+        for dim in (2, 3, 4):
+            even, odd = x.narrow(dim, 0, x.shape[dim] // 2 * 2).unflatten(dim, (-1, 2)).unbind(dim + 1)
+            x = torch.maximum(even, odd, out=even if dim < 4 else None)
+        return x
 
 
 class Branch(nn.Sequential):
@@ -145,7 +157,7 @@ class Branch(nn.Sequential):
 
     def __init__(self, c_in: int, c_out: int, kernel: int):
         conv, norm, relu = conv_bn_relu(c_in, c_out, kernel)
-        super().__init__(conv, norm, MaxPool(), relu)
+        super().__init__(conv, norm, MaxPool(in_place=True), relu)
 
 
 class MFF(nn.Module):
@@ -263,11 +275,13 @@ class LGAG(nn.Module):
 
     GC are 3^3 convolutions in ``groups`` groups, or as many of those as divide C; C(.) is a 1^3
     convolution to one channel. ``projection`` adds a 1^3 convolution on the gated skip, an alternative
-    reading of the parameter counts. g, x: (b, c, d, h, w) -> (b, c, d, h, w).
+    reading of the parameter counts. in_place: as `may_overwrite` allows, x is overwritten.
+    g, x: (b, c, d, h, w) -> (b, c, d, h, w).
     """
 
-    def __init__(self, channels: int, groups: int = 16, projection: bool = False):
+    def __init__(self, channels: int, groups: int = 16, projection: bool = False, in_place: bool = False):
         super().__init__()
+        self.in_place = in_place
         groups = math.gcd(channels, groups)
 
         def grouped() -> nn.Sequential:
@@ -285,4 +299,7 @@ class LGAG(nn.Module):
         return torch.sigmoid(self.gate(F.relu(self.g(g).add_(self.x(x)), inplace=True)))
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
-        return self.projection(x * self.attention(g, x))
+        attention = self.attention(g, x)
+        if self.in_place and may_overwrite(x) and attention.dtype == x.dtype:
+            return self.projection(x.mul_(attention))
+        return self.projection(x * attention)

@@ -112,18 +112,26 @@ class DecoderStep(nn.Module):
             case "classic":
                 self.up = nn.ConvTranspose3d(c_deep, c, 2, stride=2)
                 self.merge = double_conv(2 * c, c)
-        self.gate = LGAG(c, config.lgag_groups, config.lgag_projection) if config.lgag else None
+        self.gate = LGAG(c, config.lgag_groups, config.lgag_projection, in_place=True) if config.lgag else None
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+    def grown(self, x: Tensor, skip: Tensor) -> Tensor:
+        """x upsampled to the skip's grid."""
         g = self.up(x)
         missing = [s - n for s, n in zip(skip.shape[2:], g.shape[2:])]
         if any(missing):
             d, h, w = missing
             with no_autocast(g):                                # on the CPU autocast would widen g
                 g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")
+        return g
+
+    def joined(self, g: Tensor, skip: Tensor) -> Tensor:
+        """g and the (gated) skip, summed or concatenated."""
         if self.gate is not None:
             skip = self.gate(g, skip)
-        return self.merge(g + skip if self.sums else torch.cat([skip, g], dim=1))
+        return g + skip if self.sums else torch.cat([skip, g], dim=1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.merge(self.joined(self.grown(x, skip), skip))       # nested, so that no map lives longer than it must
 
 
 class MAGUNet(nn.Module):

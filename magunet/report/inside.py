@@ -21,9 +21,12 @@ def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module]) -> 
     (1, c, d', h', w'), in evaluation, as for a prediction.
     """
     seen = {}
-    hooks = [module.register_forward_hook(
-        lambda _, inputs, output, name=name: seen.update({name: tuple(x.detach().float().cpu() for x in (inputs[0], output))}))
-        for name, module in modules.items()]
+
+    def keep(name: str, *tensors: Tensor) -> None:                      # copies, since what follows may overwrite them
+        seen[name] = tuple(x.detach().to("cpu", torch.float32, copy=True) for x in tensors)
+
+    hooks = [module.register_forward_hook(lambda _, inputs, output, name=name: keep(name, inputs[0], output))
+             for name, module in modules.items()]
     try:
         probability(model.network, window, model.device, model.precision)
     finally:

@@ -151,18 +151,18 @@ def test_a_prediction_that_overwrites_its_maps_is_the_same_to_the_bit(name, prec
             assert torch.equal(fast, network(x)) and fast.std() > 0.1
 
 
-@pytest.mark.parametrize("size", [(5, 4, 7), (2, 2, 2), (8, 9, 3)])
+@pytest.mark.parametrize("size", [(2, 3, 5, 4, 7), (1, 3, 4, 2, 6), (1, 4, 8, 9, 6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pooling_in_place_finds_the_same_maxima(size, dtype):
-    x = torch.randn(2, 3, *size).to(dtype)
-    x[0, 0, 0, 0, 0], x[0, 1, -1] = torch.nan, -torch.inf
+    x = torch.randn(size).to(dtype)
+    x[0, 0, 0, 0, 0], x[0, 1] = torch.nan, -torch.inf
     for layout in (torch.contiguous_format, torch.channels_last_3d):
         laid, pool = x.contiguous(memory_format=layout), MaxPool(in_place=True)
         expected = torch.nn.functional.max_pool3d(laid, 2)
         assert torch.equal(pool(laid).nan_to_num(7), expected.nan_to_num(7)) and torch.equal(laid.nan_to_num(7), x.nan_to_num(7))
         with torch.no_grad():
             answer = pool(laid.clone())
-        assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)) and answer.is_contiguous(memory_format=layout)
+        assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)) and answer.stride() == expected.stride()
 
 
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-3), ("auto", 0.05)])

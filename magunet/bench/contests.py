@@ -137,7 +137,7 @@ def segment_file(run: Path, source: Path, target: Path) -> None:
 
 @contextmanager
 def prediction(matrix: int = CLINICAL[0], slices: int = CLINICAL[1], unit: str = SECONDS, target: float = 0.35,
-               most: float | None = None) -> Iterator[Contest]:
+               most: float | None = None, rounds: int = 3) -> Iterator[Contest]:
     """The floor is that of the network's passes alone, two for each window."""
     settings = replace(profiles.load("paper"), profile="bench")
     with tempfile.TemporaryDirectory(prefix="magunet-bench-") as name:
@@ -148,12 +148,12 @@ def prediction(matrix: int = CLINICAL[0], slices: int = CLINICAL[1], unit: str =
         yield Contest(f"prediction, file to file, {slices}x{matrix}x{matrix}", "MONAI's AttentionUnet, float32, sliding window",
                       partial(segment_file, run, folder / "ct.nii.gz", folder / "ours.nii.gz"),
                       partial(others.segment_with_monai, folder / "ct.nii.gz", folder / "theirs.nii.gz"),
-                      target=target, most=most, unit=unit, rounds=1, warm_up=False,
+                      target=target, most=most, unit=unit, rounds=rounds, warm_up=False,
                       floor=passes * floor(1, INPUT_SIZE, training=False) if unit == SECONDS else None,
                       note="MONAI's windows tile the scan's own grid, ours its preparation")
 
 
-prediction_memory = partial(prediction, unit=MEGABYTES, target=0.5, most=2500.0)
+prediction_memory = partial(prediction, unit=MEGABYTES, target=0.5, most=2500.0, rounds=2)
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def position_attention(positions: tuple[int, int, int] = (12, 64, 64)) -> Iterat
         raise InputError(f"the naive matrix of PAM at {'x'.join(map(str, positions))} positions and its softmax take "
                          f"{needed / 1e9:.1f} GB, more than is free")
     yield Contest(f"PAM, {'x'.join(map(str, positions))} positions", "the naive matrix", partial(attend, False, positions),
-                  partial(attend, True, positions), unit=MEGABYTES, rounds=1)
+                  partial(attend, True, positions), unit=MEGABYTES, rounds=3)
 
 
 @contextmanager

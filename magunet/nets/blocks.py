@@ -144,8 +144,8 @@ class MaxPool(nn.MaxPool3d):
             with no_autocast(x):
                 return super().forward(x)
         for dim in (2, 3, 4):
-            even, odd = x.narrow(dim, 0, x.shape[dim] // 2 * 2).unflatten(dim, (-1, 2)).unbind(dim + 1)
-            x = torch.maximum(even, odd, out=even if dim < 4 else None)
+            even, odd = (x[(slice(None),) * dim + (slice(first, x.shape[dim] // 2 * 2, 2),)] for first in (0, 1))
+            x = torch.maximum(even, odd, out=even if dim < 4 else torch.empty_like(even))
         return x
 
 

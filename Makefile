@@ -32,7 +32,7 @@ torture: install
 quality: install
 	@mkdir -p runs/quality
 	$(RUN) coverage erase && $(RUN) coverage run -m pytest tests && $(RUN) coverage combine --quiet
-	$(RUN) coverage report; $(RUN) coverage json --quiet -o runs/quality/coverage.json; .venv/bin/python workflow/covered.py; \
+	$(RUN) coverage report && $(RUN) coverage json --quiet -o runs/quality/coverage.json && .venv/bin/python workflow/covered.py; \
 	    covered=$$?; sh workflow/mutations.sh && exit $$covered
 
 lint: install

@@ -65,7 +65,7 @@ class Peer:
     monai: bool = True
 
 
-LAYERS = (blocks.Conv3d, blocks.merge_groups, blocks.BatchNorm, blocks.no_autocast, blocks.in_float32)
+LAYERS = (blocks.Conv3d, blocks.merge_groups, blocks.BatchNorm, blocks.may_overwrite, blocks.no_autocast, blocks.in_float32)
 TRUNK = (magunet, blocks.conv_bn_relu, blocks.double_conv, blocks.MaxPool, blocks.statistics_left_alone, *LAYERS)
 SHARED = (adapt, *LAYERS)
 """Code that all networks are made of; all MAG-UNets; all peers."""

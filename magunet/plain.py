@@ -5,7 +5,7 @@ without them; ``tests/test_plain.py`` does so for all of them.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from magunet import parallel
 from magunet.data import augment, distance, prepare, scanner, target
-from magunet.learn import device, predict
+from magunet.learn import device
 from magunet.nets.blocks import LGAG, BatchNorm, Branch, MaxPool
 from magunet.report import surfaces
 
@@ -28,8 +28,8 @@ def plain() -> Iterator[None]:
     """Context in which nothing is done the fast way.
 
     Networks compute in float32 with torch's own layout in memory, attention with its matrix, MFF with ReLU before pooling;
-    their modules keep their inputs, freed memory goes back at once; preparation, augmentation, distances, masks and
-    phantoms work on whole arrays, in one process. What is finished and stored is not computed again.
+    their modules keep their inputs; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one
+    process. What is finished and stored is not computed again.
     """
     instead: list[tuple[object, str, object]] = [
         (device, "has_bfloat16", lambda _: False),          # so no groups are joined, and nothing is kept from widening
@@ -37,7 +37,7 @@ def plain() -> Iterator[None]:
         (F, "scaled_dot_product_attention", attention),
         *((kind, "forward", keeping_input(kind.forward)) for kind in (BatchNorm, MaxPool, LGAG)),
         (Branch, "forward", relu_before_pooling),
-        (predict, "memory_kept", nullcontext), (prepare, "SLAB", EVERYTHING), (prepare, "resize_mask", resize_mask),
+        (prepare, "SLAB", EVERYTHING), (prepare, "resize_mask", resize_mask),
         (augment, "SLAB", EVERYTHING), (augment, "where_seen", where_seen),
         (surfaces, "bounding_box", whole),
         (target, "_common_box", whole), (distance, "NEAR", EVERYTHING),

@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from boxes import TINY
@@ -17,7 +20,7 @@ from test_cli import call
 
 from magunet import profiles
 from magunet.bench import ceilings, contests, others, passes, suite
-from magunet.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest, megabytes_of, run
+from magunet.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest, alone, megabytes_of, run
 from magunet.data.prepare import prepare
 from magunet.data.volume import read_volume, same_geometry, write_volume
 from magunet.errors import InputError
@@ -170,6 +173,36 @@ def test_memory_is_that_of_a_fresh_process_each():
     refused(lambda: megabytes_of(die), "die", "ended with 9")
 
 
+def fail(error):
+    raise error
+
+
+def test_work_alone_is_done_in_another_process_and_its_errors_come_back():
+    assert alone("work", os.getpid) != os.getpid()
+    assert alone("work", torch.get_num_threads) == torch.get_num_threads()
+    refused(lambda: alone("work", fail, InputError("no such file")), "no such file")
+    with pytest.raises(MemoryError):
+        alone("work", fail, MemoryError())
+    with pytest.raises(RuntimeError, match="a defect") as found:
+        alone("work", fail, RuntimeError("a defect"))
+    assert "in fail" in found.value.__notes__[0]
+
+
+def test_an_interruption_ends_the_processes_that_work_alone():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(15)                                                            # by then the inner one has begun
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            alone("outer", alone, "inner", time.sleep, 60)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert not [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+
+
 def test_the_naive_matrix_computes_what_pam_computes():
     torch.manual_seed(0)
     pam, x = PAM(16, reduction=2), torch.randn(1, 16, 3, 4, 5)
@@ -235,6 +268,7 @@ def quick_contests(monkeypatch):
 
     monkeypatch.setattr(suite, "CONTESTS", {"a": partial(contest, "a"), "b": partial(contest, "b"),
                                             "c": partial(contest, "c", fails=True)})
+    monkeypatch.setattr(suite, "alone", lambda what, work, *arguments: work(*arguments))        # which have no names to import
     return measured
 
 

@@ -123,7 +123,7 @@ def test_a_training_that_does_not_fit_is_said_early_with_what_does(gigabytes, re
 
 
 @pytest.mark.parametrize("gigabytes, depth, words", [
-    (64, None, ""), (1, 25, "windows of 50 slices take about 1.6 GB, and 1.0 GB are free; going on with windows of 25, which"),
+    (64, None, ""), (1, 25, "windows of 50 slices take about 1.1 GB, and 1.0 GB are free; going on with windows of 25, which"),
     (0.3, 16, "may not fit either; close other programs")])
 def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(gigabytes, depth, words, monkeypatch, capsys):
     monkeypatch.setattr(memory, "free_bytes", lambda device: gigabytes * 1e9)
@@ -132,7 +132,7 @@ def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows
     said = capsys.readouterr().err
     assert fitting.window_depth == depth and words in said and bool(said) == bool(words)
     if depth:
-        assert memory.prediction_needs("MAG-UNet", PAPER, depth, torch.bfloat16) < gigabytes * 1e9 or depth == 16
+        assert memory.prediction_bytes("MAG-UNet", 1, (depth, 256, 256), torch.bfloat16) < gigabytes * 1e9 or depth == 16
 
 
 def test_windows_are_as_deep_as_the_model_says(monkeypatch):

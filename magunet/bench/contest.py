@@ -2,10 +2,15 @@
 
 import gc
 import multiprocessing
+import signal
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
@@ -114,20 +119,34 @@ def megabytes_of(work: Callable[[], object]) -> float:
 
     Raises InputError when the process dies, as it does without memory.
     """
+    return alone(getattr(work, "func", work).__name__, _peak_of, work)
+
+
+def alone(what: str, work: Callable, *arguments: object) -> Any:
+    """What ``work(*arguments)`` returns in a fresh process, which must be able to import it, on as many threads as here.
+
+    So nothing that this process did before, and no memory that it holds, makes a difference. What the work raises is
+    raised here. Raises InputError when the process dies.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(work, torch.get_num_threads(), sender))
+    process = context.Process(target=_answer, args=(work, arguments, torch.get_num_threads(), sender))
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        found, error = receiver.recv()
     except EOFError:
         process.join()
-        name = getattr(work, "func", work).__name__
-        raise InputError(f"{name}: its process ended with {process.exitcode} before it was done; "
+        raise InputError(f"{what}: its process ended with {process.exitcode} before it was done; "
                          "there may be too little memory") from None
+    except BaseException:
+        process.terminate()
+        raise
     finally:
         process.join()
+    if error:
+        raise error
+    return found
 
 
 def gpu_megabytes_of(work: Callable[[], object]) -> float:
@@ -139,8 +158,19 @@ def gpu_megabytes_of(work: Callable[[], object]) -> float:
     return peak.mb
 
 
-def _child(work, threads, sender) -> None:
-    torch.set_num_threads(threads)
+def _peak_of(work: Callable[[], object]) -> float:
     with PeakMemory(torch.device("cpu")) as peak:
         work()
-    sender.send(peak.mb)
+    return peak.mb
+
+
+def _answer(work: Callable, arguments: tuple, threads: int, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)                                # the parent's to handle
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))                       # so that a process started here ends, too
+    torch.set_num_threads(threads)
+    try:
+        answer = work(*arguments), None
+    except Exception as error:
+        error.add_note(traceback.format_exc())                                  # which would stay here
+        answer = None, error
+    sender.send(answer)

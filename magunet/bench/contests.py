@@ -27,7 +27,6 @@ from magunet.bench.passes import (
     both_networks,
     default_precision,
     floor,
-    pass_in_kept_memory,
     pass_through,
     step,
     two_steps,
@@ -72,8 +71,8 @@ def forward(size: tuple[int, int, int] = INPUT_SIZE, divisor: int = 1) -> Iterat
     for network in networks:
         evaluate_by_input(network)
     image = torch.rand(1, 1, *size, device=choose_device())
-    ours, theirs = (partial(way, network, image, precision) for way, network, precision in
-                    zip((pass_in_kept_memory, pass_through), networks, (default_precision(), torch.float32)))
+    ours, theirs = (partial(pass_through, network, image, precision)
+                    for network, precision in zip(networks, (default_precision(), torch.float32)))
     yield Contest(f"{NETWORK} forward, 1 x {'x'.join(map(str, size))}", "own, float32", ours, theirs,
                   target=0.33, floor=floor(divisor, size, training=False))
 

@@ -12,12 +12,12 @@ import torch
 from magunet import parallel, profiles
 from magunet.bench import contests, others
 from magunet.bench.contest import megabytes_of, seconds_of
-from magunet.bench.passes import NETWORK, default_precision, pass_in_kept_memory, pass_through, two_steps
+from magunet.bench.passes import NETWORK, default_precision, pass_through, two_steps
 from magunet.data import itk
 from magunet.data.phantom import make_phantom
 from magunet.data.prepare import prepare
 from magunet.data.volume import Volume
-from magunet.learn.memory import KEPT, OWN_BYTES, counting, prediction_bytes, training_bytes
+from magunet.learn.memory import OWN_BYTES, counting, prediction_bytes, training_bytes
 from magunet.nets.blocks import PAM, evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import Settings
@@ -136,7 +136,7 @@ def one_prediction(size: tuple[int, int, int], divisor: int, precision: torch.dt
     itk.load()
     network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d)
     evaluate_by_input(network)
-    pass_in_kept_memory(network, torch.rand(1, 1, *size).contiguous(memory_format=torch.channels_last_3d), precision)
+    pass_through(network, torch.rand(1, 1, *size).contiguous(memory_format=torch.channels_last_3d), precision)
 
 
 def memory_check(size: tuple[int, int, int], divisor: int) -> pd.DataFrame:
@@ -148,7 +148,7 @@ def memory_check(size: tuple[int, int, int], divisor: int) -> pd.DataFrame:
     ways = {"training": (training_bytes(NETWORK, divisor, size, precision), partial(two_steps, size, divisor, precision)),
             "training, recomputing": (training_bytes(NETWORK, divisor, size, precision, True),
                                       partial(two_steps, size, divisor, precision, True)),
-            "prediction": (KEPT * prediction_bytes(NETWORK, divisor, size, precision),
+            "prediction": (prediction_bytes(NETWORK, divisor, size, precision),
                            partial(one_prediction, size, divisor, precision))}
     rows = {}
     for name, (tensors, work) in ways.items():

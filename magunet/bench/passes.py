@@ -9,7 +9,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from magunet.bench.ceilings import Operations, floor_seconds
 from magunet.learn import losses
 from magunet.learn.device import autocast, choose_device, choose_precision
-from magunet.learn.heap import memory_kept
 from magunet.learn.memory import without_values
 from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.studies import build, build_on_meta
@@ -51,12 +50,6 @@ def pass_through(network: nn.Module, image: Tensor, precision: torch.dtype) -> T
     """Logits of a window, without gradients."""
     with torch.inference_mode(), autocast(image.device, precision):
         return network(image)
-
-
-def pass_in_kept_memory(network: nn.Module, image: Tensor, precision: torch.dtype) -> Tensor:
-    """As predictions do it."""
-    with memory_kept():
-        return pass_through(network, image, precision)
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, mask: Tensor, precision: torch.dtype) -> None:

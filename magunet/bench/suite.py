@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from magunet import project, provenance
-from magunet.bench.contest import SECONDS, Result, run
+from magunet.bench.contest import SECONDS, Result, alone, run
 from magunet.bench.contests import CONTESTS
 from magunet.errors import InputError, is_out_of_memory
 from magunet.learn.device import choose_device
@@ -18,7 +18,7 @@ from magunet.progress import say
 
 
 def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result], dict[str, str]]:
-    """Run contests by name. Returns name -> result, and name -> reason of those that cannot run here.
+    """Run contests by name, each in a fresh process. Returns name -> result, and name -> reason of those that cannot run here.
 
     With a file, what it holds of this revision and machine is not measured again, and every result is added at once;
     what it holds of this machine's other contests stays, each with the revision that it was measured at.
@@ -30,8 +30,7 @@ def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result],
             continue                                            # a revision with changes could be any
         say(f"bench: {name}")
         try:
-            with CONTESTS[name]() as contest:
-                known[name] = replace(run(contest), revision=revision)
+            known[name] = replace(alone(name, _result, name), revision=revision)
         except (InputError, RuntimeError, MemoryError) as error:
             if not isinstance(error, InputError) and not is_out_of_memory(error):
                 raise
@@ -42,6 +41,11 @@ def measure(names: Sequence[str], file: Path | None) -> tuple[dict[str, Result],
             results = {name: result.as_dict() for name, result in known.items()}
             provenance.write_json(file, {"machine": machine, "results": results})
     return {name: known[name] for name in names if name in known}, left_out
+
+
+def _result(name: str) -> Result:
+    with CONTESTS[name]() as contest:
+        return run(contest)
 
 
 def stored(file: Path | None, machine: dict) -> dict[str, Result]:

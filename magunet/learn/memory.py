@@ -30,8 +30,6 @@ OWN_BYTES = {"cpu": 450e6, "cuda": 600e6}
 """What Python and torch take before the first tensor: resident on the CPU, the context on a GPU."""
 ADAM_BYTES = 8
 """Of the two moments that Adam keeps of a parameter."""
-KEPT = 1.4
-"""The most that the C library held while a network predicted, in parts of what its tensors took: see `magunet.learn.heap`."""
 GLANCE_BYTES = 50_000
 """Per voxel of the window: more than any network here takes at any width."""
 
@@ -103,12 +101,6 @@ def prediction_bytes(network: str, divisor: int, size: tuple[int, int, int], pre
     return counted.peak
 
 
-def prediction_needs(network: str, settings: Settings, depth: int, precision: torch.dtype) -> float:
-    """Bytes, beside `OWN_BYTES`, that a process may take while windows of ``depth`` slices are predicted."""
-    size = (depth, settings.size, settings.size)
-    return KEPT * prediction_bytes(network, settings.width_divisor, size, precision)
-
-
 def free_bytes(device: torch.device) -> int:
     """What is free on a GPU, or of the machine's memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(free_memory() * 2**30)
@@ -163,8 +155,9 @@ def with_room(model: Model) -> Model:
     if GLANCE_BYTES * settings.depth * settings.size**2 < free:
         return model
 
-    def taken(depth: int) -> float:
-        return prediction_needs(model.record["network"], settings, depth, model.precision)
+    def taken(depth: int) -> int:
+        return prediction_bytes(model.record["network"], settings.width_divisor, (depth, settings.size, settings.size),
+                                model.precision)
 
     depth = settings.depth
     while taken(depth) > free and depth > SMALLEST_SIDE:

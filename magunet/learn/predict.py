@@ -13,7 +13,6 @@ from magunet.data.prepare import prepare, resize, restore_mask
 from magunet.data.volume import Volume
 from magunet.errors import InputError, is_out_of_memory
 from magunet.learn.device import autocast, choose_device, choose_precision
-from magunet.learn.heap import memory_kept
 from magunet.nets.blocks import evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import SMALLEST_SIDE, Settings, from_mapping
@@ -62,11 +61,10 @@ def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarra
     padded = np.pad(image, ((before, max(0, depth - slices) - before), (0, 0), (0, 0)), mode="edge")
     total, weight = np.zeros(padded.shape), np.zeros((len(padded), 1, 1))
     share = gaussian_weights(depth)[:, None, None]
-    with memory_kept():
-        for start in track(window_starts(len(padded), depth), "windows", lines=False):
-            window = slice(start, start + depth)
-            total[window] += share * function(padded[window])
-            weight[window] += share
+    for start in track(window_starts(len(padded), depth), "windows", lines=False):
+        window = slice(start, start + depth)
+        total[window] += share * function(padded[window])
+        weight[window] += share
     return (total / weight)[before:before + slices].astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from magunet.bench.passes import NETWORK, floor
 from magunet.data.cohort import split_by_patient
 from magunet.errors import InputError
 from magunet.learn.device import choose_precision
-from magunet.learn.memory import OWN_BYTES, free_bytes, needed, prediction_needs
+from magunet.learn.memory import OWN_BYTES, free_bytes, needed, prediction_bytes
 from magunet.profiles import Settings
 from magunet.report.tables import study_rows, trained_as
 
@@ -44,7 +44,7 @@ def memory_table(device: torch.device) -> pd.DataFrame:
         settings = profiles.load(profile)
         size, precision = (settings.depth, settings.size, settings.size), choose_precision(settings.precision, device)
         plain, lean = (needed(NETWORK, settings, device, recompute) for recompute in (False, True))
-        window = prediction_needs(NETWORK, settings, settings.depth, precision) + OWN_BYTES[device.type]
+        window = prediction_bytes(NETWORK, settings.width_divisor, size, precision) + OWN_BYTES[device.type]
         rows[profile] = {"window": "x".join(map(str, size)), "widths / ": settings.width_divisor,
                          "training, GB": round(plain / 1e9, 1), "recomputing, GB": round(lean / 1e9, 1),
                          "prediction, GB": round(window / 1e9, 1),

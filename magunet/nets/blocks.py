@@ -118,9 +118,7 @@ def statistics_left_alone(module: nn.Module) -> Iterator[None]:
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
     """Convolution that keeps the grid, batch normalisation, ReLU (Sec. 1.1: BN after every convolution)."""
-    return nn.Sequential(
-        Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm(c_out, in_place=True), nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm(c_out, in_place=True), nn.ReLU(inplace=True))
 
 
 def double_conv(c_in: int, c_out: int) -> nn.Sequential:
@@ -285,9 +283,7 @@ class LGAG(nn.Module):
         groups = math.gcd(channels, groups)
 
         def grouped() -> nn.Sequential:
-            return nn.Sequential(
-                Conv3d(channels, channels, 3, padding=1, groups=groups), BatchNorm(channels, in_place=True)
-            )
+            return nn.Sequential(Conv3d(channels, channels, 3, padding=1, groups=groups), BatchNorm(channels, in_place=True))
 
         self.g = grouped()
         self.x = grouped()
@@ -300,6 +296,5 @@ class LGAG(nn.Module):
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
         attention = self.attention(g, x)
-        if self.in_place and may_overwrite(x) and attention.dtype == x.dtype:
-            return self.projection(x.mul_(attention))
-        return self.projection(x * attention)
+        fits = self.in_place and may_overwrite(x) and attention.dtype == x.dtype
+        return self.projection(x.mul_(attention) if fits else x * attention)

@@ -28,7 +28,7 @@ from magunet.data.cohort import Cohort, cohort_of, read_checked
 from magunet.data.prepare import prepare
 from magunet.learn.device import autocast, choose_device
 from magunet.learn.predict import Model, load_model, window_starts
-from magunet.nets.blocks import evaluate_by_input
+from magunet.nets.layers import evaluate_by_input
 from magunet.profiles import Settings
 from magunet.progress import track
 from magunet.report.metrics import overlap

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from magunet import parallel
 from magunet.data import augment, distance, prepare, scanner, target
 from magunet.learn import device
-from magunet.nets.blocks import LGAG, BatchNorm, Branch, MaxPool
+from magunet.nets.blocks import LGAG, MFF, Branch
+from magunet.nets.layers import BatchNorm, MaxPool
+from magunet.nets.magunet import DecoderStep
 from magunet.report import surfaces
 
 EVERYTHING = 10**12
@@ -28,14 +30,14 @@ def plain() -> Iterator[None]:
     """Context in which nothing is done the fast way.
 
     Networks compute in float32 with torch's own layout in memory, attention with its matrix, MFF with ReLU before pooling;
-    their modules keep their inputs; preparation, augmentation, distances, masks and phantoms work on whole arrays, in one
-    process. What is finished and stored is not computed again.
+    they join what is to be concatenated and keep their maps; preparation, augmentation, distances, masks and phantoms work
+    on whole arrays, in one process. What is finished and stored is not computed again.
     """
     instead: list[tuple[object, str, object]] = [
         (device, "has_bfloat16", lambda _: False),          # so no groups are joined, and nothing is kept from widening
         (torch, "channels_last_3d", torch.contiguous_format),
         (F, "scaled_dot_product_attention", attention),
-        *((kind, "forward", keeping_input(kind.forward)) for kind in (BatchNorm, MaxPool, LGAG)),
+        *((kind, "forward", keeping_input(kind.forward)) for kind in (BatchNorm, MaxPool, MFF, LGAG, DecoderStep)),
         (Branch, "forward", relu_before_pooling),
         (prepare, "SLAB", EVERYTHING), (prepare, "resize_mask", resize_mask),
         (augment, "SLAB", EVERYTHING), (augment, "where_seen", where_seen),

@@ -11,7 +11,7 @@ import pytest
 
 from magunet import paper, profiles
 from magunet.claims import CLAIMS, ERRATA, Verdict
-from magunet.nets.blocks import BatchNorm
+from magunet.nets.layers import BatchNorm
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import ALIASES, NETWORKS, build_on_meta
 from magunet.report import additivity, audit, footprint, rankings, units, verdicts

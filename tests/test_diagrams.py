@@ -13,7 +13,8 @@ from torch import nn
 
 from magunet import profiles
 from magunet.nets.attention import CBAM, ECA, SE, NonLocal
-from magunet.nets.blocks import CAM, LGAG, MFF, PAM, BatchNorm, Conv3d, DualAttention
+from magunet.nets.blocks import CAM, LGAG, MFF, PAM, DualAttention
+from magunet.nets.layers import BatchNorm, Conv3d
 from magunet.nets.magunet import ATTENTIONS, DECODERS, DecoderStep, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.report import layout
 from magunet.report.diagrams import MODULES, module_diagram, network_diagram, network_diagrams

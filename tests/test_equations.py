@@ -8,7 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from magunet.learn import losses
-from magunet.nets.blocks import CAM, LGAG, MFF, PAM, BatchNorm, DualAttention
+from magunet.nets.blocks import CAM, LGAG, MFF, PAM, DualAttention
+from magunet.nets.layers import BatchNorm
 from magunet.report.metrics import overlap
 
 torch.manual_seed(0)

@@ -7,7 +7,8 @@ import torch
 
 from magunet import profiles
 from magunet.learn.predict import Model
-from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.blocks import PAM
+from magunet.nets.layers import evaluate_by_input
 from magunet.nets.studies import build
 from magunet.report.inside import joint_position, map_figure, maps, position_attention
 

@@ -18,7 +18,7 @@ from magunet.bench.contest import Contest
 from magunet.learn import losses, memory
 from magunet.learn.device import autocast
 from magunet.learn.predict import Model
-from magunet.nets.blocks import BatchNorm
+from magunet.nets.layers import BatchNorm
 from magunet.nets.studies import build
 from magunet.report import doctor
 from magunet.report.cost import PeakMemory

@@ -10,8 +10,8 @@ from torch import nn
 
 from magunet.nets import peers, transunet, unetr
 from magunet.nets.adapt import sine_positions
-from magunet.nets.blocks import Conv3d
 from magunet.nets.deeplab import ASPP, DeepLabV3Plus, SeparableConv3d, resnet_50
+from magunet.nets.layers import Conv3d
 from magunet.nets.magunet import count_parameters
 from magunet.nets.segnet import SegNet
 from magunet.nets.studies import build_on_meta

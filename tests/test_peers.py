@@ -23,7 +23,7 @@ from magunet.learn.device import autocast, has_bfloat16
 from magunet.learn.predict import load_model
 from magunet.nets import adapt, attention, blocks, peers, studies, transunet, unetr
 from magunet.nets.adapt import AnyGrid, ConvTranspose3d, sine_positions
-from magunet.nets.blocks import BatchNorm, Conv3d, evaluate_by_input
+from magunet.nets.layers import BatchNorm, Conv3d, evaluate_by_input
 from magunet.nets.magunet import count_parameters
 from magunet.nets.studies import PEERS, build, build_on_meta, code_of, configuration
 

@@ -18,8 +18,9 @@ from magunet.data.prepare import Prepared
 from magunet.data.volume import Volume, read_volume, write_volume
 from magunet.learn import device, train
 from magunet.learn.predict import load_model
-from magunet.nets.blocks import PAM, BatchNorm, Branch, MaxPool, evaluate_by_input
-from magunet.nets.magunet import MAGUNet
+from magunet.nets.blocks import LGAG, MFF, PAM, Branch
+from magunet.nets.layers import BatchNorm, Conv3d, MaxPool, evaluate_by_input
+from magunet.nets.magunet import DecoderStep, MAGUNet, MAGUNetConfig
 from magunet.nets.studies import build
 from magunet.plain import plain
 from magunet.report.metrics import overlap
@@ -134,21 +135,63 @@ def test_a_branch_of_mff_and_its_gradients_are_the_same_to_the_bit(seed):
     assert (fast[0] == 0).float().mean() > 0.02 and all(map(torch.equal, fast, slow))
 
 
-@pytest.mark.parametrize("name", ["MAG-UNet", "+LGAG", "3D U-Net"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_prediction_that_overwrites_its_maps_is_the_same_to_the_bit(name, precision):
+def network_for_predictions(name, divisor=8):
     torch.manual_seed(1)
-    network, x = build(name, 8), torch.randn(1, 1, 50, 40, 36)
+    network = build(name, divisor)
     for norm in (m for m in network.modules() if isinstance(m, BatchNorm)):
         torch.nn.init.uniform_(norm.bias, -1, 1)
     evaluate_by_input(network)
-    with torch.inference_mode(), device.autocast(CPU, precision):
-        fast = network(x)
-        with ExitStack() as kept:
-            for module in network.modules():
-                if hasattr(module, "in_place"):
-                    kept.enter_context(patch.object(module, "in_place", False))
-            assert torch.equal(fast, network(x)) and fast.std() > 0.1
+    return network
+
+
+def predicted(network, x, precision, *not_in_place):
+    with torch.inference_mode(), device.autocast(CPU, precision), ExitStack() as kept:
+        for part in network.modules():
+            if isinstance(part, not_in_place):
+                kept.enter_context(patch.object(part, "in_place", False))
+        return network(x).float()
+
+
+@pytest.mark.parametrize("name", ["MAG-UNet", "+LGAG", "3D U-Net"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_prediction_that_overwrites_its_maps_is_the_same_to_the_bit(name, precision):
+    network, x = network_for_predictions(name), torch.randn(1, 1, 50, 40, 36)
+    fast = predicted(network, x, precision)
+    assert torch.equal(fast, predicted(network, x, precision, BatchNorm, MaxPool, LGAG)) and fast.std() > 0.1
+
+
+@pytest.mark.parametrize("name", ["MAG-UNet", "+MFF", "3D U-Net"])
+@pytest.mark.parametrize("size", [(50, 40, 36), (16, 16, 16)])
+def test_a_prediction_that_joins_no_maps_is_as_exact_as_one_that_does(name, size):
+    network, x = network_for_predictions(name), torch.randn(1, 1, *size)
+    joins, exact = (MFF, DecoderStep), predicted(network.double(), x.double(), torch.float32, MFF, DecoderStep)
+    network.float()
+    for precision, error in ((torch.float32, 1e-4), (torch.bfloat16, 0.2)):
+        fast, plainly = (predicted(network, x, precision, *kinds) - exact for kinds in ((), joins))
+        assert not torch.equal(fast, plainly)                                # two ways indeed
+        assert fast.abs().mean() <= 1.2 * plainly.abs().mean() + 1e-7 and fast.abs().mean() < error * exact.std()
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(6, 7, 5), (2, 4, 2)])
+def test_a_convolution_of_maps_apart_is_that_of_the_joined_map(kernel, size):
+    torch.manual_seed(0)
+    conv, maps = Conv3d(6, 4, kernel, padding=kernel // 2).double(), [torch.randn(2, c, *size).double() for c in (1, 3, 2)]
+    with torch.no_grad():
+        torch.testing.assert_close(conv.of_joined(iter(maps)), conv(torch.cat(maps, dim=1)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("decoder", ["merge", "trilinear", "classic"])
+def test_every_decoder_that_concatenates_may_leave_it_away(decoder):
+    torch.manual_seed(0)
+    config = MAGUNetConfig(widths=(4, 8, 16, 32, 64), mff_kernels=None, lgag=False, decoder=decoder)
+    network, x = MAGUNet(config), torch.randn(1, 1, 20, 24, 16)
+    evaluate_by_input(network)
+    with patch.object(torch, "cat", side_effect=torch.cat) as joined:
+        fast = predicted(network, x, torch.float32)
+        assert not joined.called
+        torch.testing.assert_close(fast, predicted(network, x, torch.float32, DecoderStep), rtol=1e-3, atol=1e-4)
+        assert joined.call_count == 4
 
 
 @pytest.mark.parametrize("size", [(2, 3, 5, 4, 7), (1, 3, 4, 2, 6), (1, 4, 8, 9, 6)])

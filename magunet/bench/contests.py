@@ -41,7 +41,8 @@ from magunet.learn.checkpoint import TrainingState
 from magunet.learn.device import choose_device
 from magunet.learn.memory import with_room
 from magunet.learn.predict import RECORD_FILE, RECORDED, WEIGHTS_FILE, load_model, window_starts
-from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.blocks import PAM
+from magunet.nets.layers import evaluate_by_input
 from magunet.nets.studies import build
 from magunet.paper import INPUT_SIZE
 from magunet.profiles import Settings

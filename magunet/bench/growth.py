@@ -18,7 +18,8 @@ from magunet.data.phantom import make_phantom
 from magunet.data.prepare import prepare
 from magunet.data.volume import Volume
 from magunet.learn.memory import OWN_BYTES, counting, prediction_bytes, training_bytes
-from magunet.nets.blocks import PAM, evaluate_by_input
+from magunet.nets.blocks import PAM
+from magunet.nets.layers import evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import Settings
 from magunet.report.cost import PeakMemory

@@ -10,7 +10,7 @@ from magunet.bench.ceilings import Operations, floor_seconds
 from magunet.learn import losses
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.learn.memory import without_values
-from magunet.nets.blocks import evaluate_by_input
+from magunet.nets.layers import evaluate_by_input
 from magunet.nets.studies import build, build_on_meta
 
 NETWORK = "MAG-UNet"

@@ -18,7 +18,7 @@ from magunet.errors import is_out_of_memory
 from magunet.learn import losses, train
 from magunet.learn.device import autocast, choose_precision
 from magunet.learn.predict import Model
-from magunet.nets.blocks import evaluate_by_input
+from magunet.nets.layers import evaluate_by_input
 from magunet.nets.magunet import MAGUNet
 from magunet.nets.studies import build_on_meta
 from magunet.parallel import free_memory

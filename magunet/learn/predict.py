@@ -13,7 +13,7 @@ from magunet.data.prepare import prepare, resize, restore_mask
 from magunet.data.volume import Volume
 from magunet.errors import InputError, is_out_of_memory
 from magunet.learn.device import autocast, choose_device, choose_precision
-from magunet.nets.blocks import evaluate_by_input
+from magunet.nets.layers import evaluate_by_input
 from magunet.nets.studies import build
 from magunet.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.progress import say, track

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.nets.blocks import BatchNorm, Conv3d, in_float32, no_autocast
+from magunet.nets.layers import BatchNorm, Conv3d, in_float32, no_autocast
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
     """Transposed convolution that on the CPU stays in float32 where the map is smaller than the kernel.
 
-    The fault that `magunet.nets.blocks.Conv3d` avoids; here only grouped convolutions of a single voxel have it.
+    The fault that `magunet.nets.layers.Conv3d` avoids; here only grouped convolutions of a single voxel have it.
     x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
     """
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.nets.blocks import BatchNorm, Conv3d, in_float32, no_autocast, rows
+from magunet.nets.blocks import rows
+from magunet.nets.layers import BatchNorm, Conv3d, in_float32, no_autocast
 
 
 def channel_mlp(channels: int, reduction: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magunet.nets.adapt import AnyGrid, scaled
-from magunet.nets.blocks import BatchNorm, Conv3d
+from magunet.nets.layers import BatchNorm, Conv3d
 
 RATES = (3, 6, 9)
 """Atrous rates. The reference has 6, 12, 18 on its 33 x 33 map; the paper's 256 x 256 slices give 16 x 16."""

@@ -14,17 +14,17 @@ from torch.utils.checkpoint import checkpoint
 
 from magunet.errors import InputError
 from magunet.nets.attention import CBAM, ECA, SE, NonLocal
-from magunet.nets.blocks import (
-    LGAG,
-    MFF,
+from magunet.nets.blocks import LGAG, MFF, DualAttention
+from magunet.nets.layers import (
     BatchNorm,
     Conv3d,
-    DualAttention,
     MaxPool,
     conv_bn_relu,
     double_conv,
+    may_overwrite,
     no_autocast,
     statistics_left_alone,
+    through_joined,
 )
 
 ATTENTIONS = ("none", "da", "se", "cbam", "non_local", "eca")
@@ -93,7 +93,10 @@ class DecoderStep(nn.Module):
 
     x: (b, c_deep, d', h', w'), skip: (b, c, d, h, w) -> (b, c, d, h, w). Floor pooling of an odd size
     leaves the upsampled map one voxel short (50-25-12-6-3); it is replicate-padded to the skip's grid.
+    in_place: as `may_overwrite` allows, what is to be concatenated is convolved map by map and never joined.
     """
+
+    in_place = True
 
     def __init__(self, c_deep: int, c: int, config: MAGUNetConfig):
         super().__init__()
@@ -124,14 +127,19 @@ class DecoderStep(nn.Module):
                 g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")
         return g
 
-    def joined(self, g: Tensor, skip: Tensor) -> Tensor:
-        """g and the (gated) skip, summed or concatenated."""
-        if self.gate is not None:
-            skip = self.gate(g, skip)
-        return g + skip if self.sums else torch.cat([skip, g], dim=1)
+    def pair(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """The (gated) skip, and x upsampled."""
+        g = self.grown(x, skip)
+        return skip if self.gate is None else self.gate(g, skip), g
+
+    def joined(self, skip: Tensor, g: Tensor) -> Tensor:
+        """Both maps summed or concatenated."""
+        return skip + g if self.sums else torch.cat([skip, g], dim=1)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.merge(self.joined(self.grown(x, skip), skip))       # nested, so that no map lives longer than it must
+        if self.in_place and not self.sums and may_overwrite(skip):
+            return through_joined(self.merge, self.pair(x, skip))
+        return self.merge(self.joined(*self.pair(x, skip)))             # nested, so that no map lives longer than it must
 
 
 class MAGUNet(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magunet.nets.adapt import AnyGrid, scaled
-from magunet.nets.blocks import Conv3d, conv_bn_relu
+from magunet.nets.layers import Conv3d, conv_bn_relu
 
 WIDTHS, CONVOLUTIONS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
 """Of the five stages: VGG-16, as in the reference, Sec. 3.1."""

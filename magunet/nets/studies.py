@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from magunet.errors import InputError
-from magunet.nets import adapt, attention, blocks, deeplab, magunet, peers, segnet, transunet, unetr
+from magunet.nets import adapt, attention, blocks, deeplab, layers, magunet, peers, segnet, transunet, unetr
 from magunet.nets.adapt import scaled
 from magunet.nets.magunet import MAGUNet, MAGUNetConfig
 
@@ -65,8 +65,9 @@ class Peer:
     monai: bool = True
 
 
-LAYERS = (blocks.Conv3d, blocks.merge_groups, blocks.BatchNorm, blocks.may_overwrite, blocks.no_autocast, blocks.in_float32)
-TRUNK = (magunet, blocks.conv_bn_relu, blocks.double_conv, blocks.MaxPool, blocks.statistics_left_alone, *LAYERS)
+LAYERS = (layers.Conv3d, layers.merge_groups, layers.BatchNorm, layers.may_overwrite, layers.no_autocast, layers.in_float32)
+TRUNK = (magunet, layers.conv_bn_relu, layers.double_conv, layers.MaxPool, layers.statistics_left_alone,
+         layers.through_joined, *LAYERS)
 SHARED = (adapt, *LAYERS)
 """Code that all networks are made of; all MAG-UNets; all peers."""
 
@@ -84,14 +85,14 @@ PEERS = {
     "3D V-Net": Peer(build=peers.v_net, code=(peers.VNet,)),
     "ResUNet": Peer(build=peers.res_unet, code=(peers.dyn_unet,)),
     "Attention UNet": Peer(build=peers.attention_unet),
-    "SegNet": Peer(build=segnet.segnet, code=(segnet, blocks.conv_bn_relu), monai=False),
+    "SegNet": Peer(build=segnet.segnet, code=(segnet, layers.conv_bn_relu), monai=False),
     "UNETR": Peer(build=unetr.unetr, code=(unetr, blocks.rows)),
     "DeepLabv3+": Peer(build=deeplab.deeplab, code=(deeplab,)),
     "nnU-Net": Peer(build=peers.nn_unet, code=(peers.dyn_unet,)),
     "MedNeXt": Peer(build=peers.mednext),
     "SegResNet": Peer(build=peers.seg_resnet),
     "SwinUNETR": Peer(build=peers.swin_unetr),
-    "TransUNet": Peer(build=transunet.transunet, code=(transunet, blocks.rows, blocks.conv_bn_relu, blocks.double_conv)),
+    "TransUNet": Peer(build=transunet.transunet, code=(transunet, blocks.rows, layers.conv_bn_relu, layers.double_conv)),
 }
 """The other networks of Table 1; then nnU-Net, MedNeXt, SegResNet, Swin UNETR; and TransUNet, which Sec. 2.2 names."""
 

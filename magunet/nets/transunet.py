@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magunet.nets.adapt import AnyGrid, scaled, sine_positions, without_idle_parameters
-from magunet.nets.blocks import Conv3d, conv_bn_relu, double_conv, rows
+from magunet.nets.blocks import rows
+from magunet.nets.layers import Conv3d, conv_bn_relu, double_conv
 
 
 class TransUNet(nn.Module):

@@ -6,7 +6,8 @@ Hatamizadeh et al.: UNETR: Transformers for 3D Medical Image Segmentation, WACV 
 from torch import Tensor, nn
 
 from magunet.nets.adapt import AnyGrid, scaled, sine_positions, without_idle_parameters
-from magunet.nets.blocks import Conv3d, rows
+from magunet.nets.blocks import rows
+from magunet.nets.layers import Conv3d
 
 CELL = 16
 """Voxels along the sides of the cube that becomes one token; MONAI's network has no other."""

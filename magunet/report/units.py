@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from magunet.nets.blocks import BatchNorm
+from magunet.nets.layers import BatchNorm
 from magunet.nets.magunet import DECODERS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.nets.studies import DA, GATES, MFF, PLAIN
 from magunet.paper import MI, TABLE_3, TABLE_4

@@ -213,9 +213,11 @@ def test_any_job_ended_at_a_random_moment_goes_on(job, number, sent, references,
         time.sleep(chance.uniform(0, seconds[job]))
     in_time = process.poll() is None and (sent == signal.SIGKILL or catches(process, signal.SIGTERM))
     said = end(process, sent)
-    if in_time:
+    if in_time and (sent, process.returncode) != (signal.SIGKILL, 0):           # 0: it was on its way out, its work all done
         check_ending(process, said, sent)
     assert_whole(root, after(references, job))
+    if process.returncode == 0:
+        assert_done(root, after(references, job))
     finish(root, job)
     assert_done(root, after(references, job))
 

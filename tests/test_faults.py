@@ -294,11 +294,11 @@ def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files
 
 @pytest.mark.parametrize("job", ["cohort", "prepare", long("train"), long("predict"), long("export")])
 def test_files_that_may_not_grow_are_named_and_no_half_one_stays(job, references, tmp_path, capfd):
-    """As on a full disk, for any user: no file may become as large as this job's largest."""
+    """As on a full disk, for any user: no file may become nearly as large as this job's largest (a PNG's bytes vary by one)."""
     root, old = before(references, job, tmp_path), results_sizes(references / job)
     largest = max(size for path, size in results_sizes(after(references, job)).items() if path not in old)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest * 3 // 4, hard))
     try:
         refused_in_one_line(root, job, capfd, "File too large", "no space left on the device")
     finally:

@@ -11,8 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from magunet import verbs
 from magunet.errors import InputError, is_out_of_memory
+from magunet.verbs import data, learning, machine, results
 from magunet.view import FORMATS
 
 
@@ -60,36 +60,36 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--profile", default="smoke", help="a name in papermill_params/, or a YAML file")
         return made
 
-    verb("sample", verbs.run_sample, "download the real sample CT and derive its joint mask")
-    verb("cohort", verbs.run_cohort, "make the profile's cohort and print its folder", profile=True)
-    verb("check", verbs.run_check, "check a cohort in nnU-Net raw layout").add_argument("cohort")
-    verb("prepare", verbs.run_prepare, "prepare the profile's cases for training", profile=True)
-    train = verb("train", verbs.run_train, "train a network, or go on, and print its run folder", profile=True)
+    verb("sample", data.run_sample, "download the real sample CT and derive its joint mask")
+    verb("cohort", data.run_cohort, "make the profile's cohort and print its folder", profile=True)
+    verb("check", data.run_check, "check a cohort in nnU-Net raw layout").add_argument("cohort")
+    verb("prepare", data.run_prepare, "prepare the profile's cases for training", profile=True)
+    train = verb("train", learning.run_train, "train a network, or go on, and print its run folder", profile=True)
     train.add_argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'")
     train.add_argument("--seed", type=seed_number, help="default: the profile's first")
     train.add_argument("--recompute", choices=("auto", "always", "never"), default="auto",
                        help="less memory for more time, the same weights; default: where memory demands it")
-    verb("evaluate", verbs.run_evaluate, "score a run on its validation cases").add_argument("run")
-    predict = verb("predict", verbs.run_predict, "segment a CT: mask, picture, files for 3D Slicer and PACS, a report")
+    verb("evaluate", learning.run_evaluate, "score a run on its validation cases").add_argument("run")
+    predict = verb("predict", learning.run_predict, "segment a CT: mask, picture, files for 3D Slicer and PACS, a report")
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
     predict.add_argument("--model", required=True, help="a run folder")
     predict.add_argument("--out", required=True, help="folder to write into")
     predict.add_argument("--quick", action="store_true", help="look for the joints at low resolution first, segment only there")
     predict.add_argument("--engine", choices=("torch", "openvino"), default="torch",
                          help="what runs the network; openvino: quicker on processors without bfloat16")
-    exports = verb("export", verbs.run_export, "the same files of cases of a run's own cohort, prediction and truth")
+    exports = verb("export", learning.run_export, "the same files of cases of a run's own cohort, prediction and truth")
     exports.add_argument("run", help="a run folder")
     exports.add_argument("case", nargs="+", help="names of cases of the cohort that the run was trained on")
     exports.add_argument("--out", help="folder to write into; default: exports in the run's folder")
     for made in (predict, exports):
         made.add_argument("--formats", type=format_names, help=f"some of {', '.join(FORMATS)}; default: all but vtp")
         made.add_argument("--anonymise", action="store_true", help="neutral file names; no patient and new UIDs in DICOM SEG")
-    phantoms = verb("phantom", verbs.run_phantom, "make phantoms with the spacing, slices and noise of a cohort's scans")
+    phantoms = verb("phantom", data.run_phantom, "make phantoms with the spacing, slices and noise of a cohort's scans")
     phantoms.add_argument("--like", required=True, metavar="COHORT", help="the cohort whose scans they take after")
     phantoms.add_argument("--out", required=True, help="folder for the new cohort")
     phantoms.add_argument("--cases", type=case_count, help="how many; default: as many as the cohort has")
     phantoms.add_argument("--seed", type=seed_number, default=0, help="of the first phantom (0); the next ones count up")
-    imports = verb("import", verbs.run_import, "make a cohort of a public data set, or of your own CTs with bone labels")
+    imports = verb("import", data.run_import, "make a cohort of a public data set, or of your own CTs with bone labels")
     imports.add_argument("source", choices=("totalsegmentator", "vsd", "ctpelvic1k", "pengwin", "labelmap"))
     imports.add_argument("src", help="the folder it is unpacked in; for labelmap a CT, or a folder of CTs")
     imports.add_argument("--out", required=True, help="folder for the cohort")
@@ -98,12 +98,19 @@ def parser() -> argparse.ArgumentParser:
     for name, example in (("sacrum", "25 26"), ("left-hip", "77"), ("right-hip", "78")):
         own.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=f"its label numbers, default {example}")
     own.add_argument("--patient", help="whose CTs these are, where one patient has several; default: each its own")
-    study = verb("study", verbs.run_study, "print one of the paper's tables, measured on the profile's finished runs",
+    study = verb("study", results.run_study, "print one of the paper's tables, measured on the profile's finished runs",
                  profile=True)
     study.add_argument("table", type=int, choices=(1, 2, 3, 4), help="its number in the paper")
     study.add_argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text")
-    verb("report", verbs.run_report, "print scores, figures and masks of a profile", profile=True)
-    viewer = verb("viewer", verbs.run_viewer, "make the 3D viewer of notebook 10 work without a network")
+    claims = verb("claims", results.run_claims, "print what becomes of the paper's claims in the profile's scored runs",
+                  profile=True)
+    for made in (study, claims):
+        made.add_argument("--scores", metavar="FOLDER", help="take them from files that 'magunet store' wrote, not from runs")
+    store = verb("store", results.run_store, "write scores, learning curves and records of a profile's scored runs into a folder",
+                 profile=True)
+    store.add_argument("--out", required=True, help="the folder, such as figures/PROFILE")
+    verb("report", results.run_report, "print scores, figures and masks of a profile", profile=True)
+    viewer = verb("viewer", machine.run_viewer, "make the 3D viewer of notebook 10 work without a network")
     actions = viewer.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=OneLineParser)
     install = actions.add_parser("install", help="put the viewer's programs beside JupyterLab's extension")
     install.add_argument("--bundle", metavar="FILE", help="take them from this file, and nothing from a network")
@@ -111,13 +118,13 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("check", help="say what is wrong, if anything")
     bundle = actions.add_parser("bundle", help="write the programs to one file, for a machine without a network")
     bundle.add_argument("file", help="such as viewer.tar; about 52 MB")
-    verb("doctor", verbs.run_doctor, "say what this machine has, which profiles fit into its memory, and how long they take")
-    bench = verb("bench", verbs.run_bench, "measure speed and memory beside other ways of doing the same")
+    verb("doctor", machine.run_doctor, "say what this machine has, which profiles fit into its memory, and how long they take")
+    bench = verb("bench", machine.run_bench, "measure speed and memory beside other ways of doing the same")
     bench.add_argument("contest", nargs="*", help="which; default: all")
     bench.add_argument("--format", choices=("text", "md"), default="text", help="default: text")
     bench.add_argument("--json", metavar="FILE", help="keep the results here, and go on from them after an interruption")
     bench.add_argument("--readme", metavar="FILE", help="put all results of --json into this document, in place of its table")
-    verb("audit", verbs.run_audit, "print the paper's parameter counts beside ours")
+    verb("audit", results.run_audit, "print the paper's parameter counts beside ours")
     return top
 
 

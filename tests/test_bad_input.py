@@ -180,6 +180,13 @@ CORPUS = [
       for file, name, content, command in [
           ("scores.csv", "of no bytes", b"", STUDY), ("scores.csv", "of other columns", "a,b\n1,2\n", REPORT),
           ("scores.csv", "no text", b"\xff\xfe\0", EVALUATE), ("scores_by_side.csv", "cut", "network,seed,ca", STUDY)]),
+    Bad("learning curve cut", holding(RUN / "metrics.jsonl", '{"epoch": 1, "lo'), "store --profile own --out stored",
+        "metrics.jsonl", ["damaged", "train the run again"]),
+    Bad("results into a file", holding("out.csv", b""), "store --profile own --out out.csv", "out.csv",
+        ["is a file", "give a folder"]),
+    Bad("stored results missing", nothing, "claims --scores none", "none", ["no results", "'magunet store'"]),
+    Bad("stored results of nothing", holding("stored/runs.json", "{}"), "study 4 --scores stored", "stored",
+        ["no results", "'magunet store'"]),
     Bad("notebook of no bytes", holding("runs/own/notebooks/01.ipynb", b""), REPORT, "01.ipynb",
         ["no executed notebook", "run it"]),
     Bad("mask of the real CT damaged", lambda: [holding(path, b"")() for path in

@@ -2,18 +2,21 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from boxes import TINY, write_cohort
 
-from magunet import __version__, cli, verbs
+from magunet import __version__, cli
 from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
-from magunet.provenance import write_json
+from magunet.provenance import read_json, write_json
 from magunet.report.metrics import Overlap
+from magunet.verbs import data
 
 
 def call(capsys, *words):
@@ -128,6 +131,40 @@ def test_study_scores_finished_runs_and_compares_them(compendium, capsys):
         capsys, "study", "4", "--profile", "own", "--format", "md")[1]
 
 
+def test_stored_results_say_what_the_runs_say(compendium, capsys):
+    write_cohort(compendium / "data" / "boxes")
+    settings = TINY.as_dict() | {"cohort": "data/boxes", "epochs": 2, "profile": "own"}
+    write_json(compendium / "papermill_params" / "own.yaml", settings)
+    assert "make reproduce" in call(capsys, "store", "--profile", "own", "--out", "stored")[2]
+    for network in ("MAG-UNet", "[1,3,5]"):
+        assert call(capsys, "train", network, "--profile", "own")[0] == 0
+    said = {table: call(capsys, "study", table, "--profile", "own") for table in (3, 4)}
+    claims = call(capsys, "claims", "--profile", "own")[1]
+    status, out, _ = call(capsys, "store", "--profile", "own", "--out", "stored")
+    assert status == 0 and [Path(line).name for line in out.split()] == [p.name for p in map(Path, out.split()) if p.exists()]
+    curves, runs = pd.read_csv("stored/curves.csv"), read_json(Path("stored/runs.json"))["runs"]
+    assert list(curves["epoch"]) == [1, 2, 1, 2] and curves["loss"].notna().all()
+    assert {run["network"]: run["epochs"] for run in runs} == {"MAG-UNet": 2, "+MFF": 2}
+    shutil.rmtree(compendium / "runs")
+    for table, (_, text, missing) in said.items():
+        status, again, missing_again = call(capsys, "study", table, "--scores", "stored")
+        assert status == 0 and again == text and missing_again.count("not in stored") == missing.count("not trained") > 0
+    assert call(capsys, "claims", "--scores", "stored")[1] == claims
+
+
+@pytest.mark.parametrize("table", [1, 2, 3, 4])
+def test_the_tables_of_the_cpu_profile_come_from_its_stored_scores(table, capsys):
+    folder = Path(__file__).parents[1] / "figures" / "cpu"
+    for form in ("md", "csv"):
+        out = call(capsys, "study", table, "--scores", folder, "--format", form)[1]
+        assert out == (folder / f"table{table}.{form}").read_text()
+
+
+def test_so_do_its_claims(capsys):
+    folder = Path(__file__).parents[1] / "figures" / "cpu"
+    assert (folder / "claims.md").read_text().endswith(call(capsys, "claims", "--scores", folder)[1].replace("](", "](../../"))
+
+
 def test_audit_prints_every_row(capsys):
     status, out, _ = call(capsys, "audit")
     assert status == 0
@@ -138,7 +175,7 @@ def test_audit_prints_every_row(capsys):
 def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
-    monkeypatch.setattr(verbs, "run_cohort", interrupt)
+    monkeypatch.setattr(data, "run_cohort", interrupt)
     status, _, error = call(capsys, "cohort")
     assert status == 130
     assert "the same command goes on" in error
@@ -148,8 +185,8 @@ def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
 def test_the_status_after_a_signal_is_130_even_within_an_exec_of_text(sent, tmp_path):
     """As dataclasses do on import; Python would then end itself by SIGINT after a plain KeyboardInterrupt."""
     (tmp_path / "ended.py").write_text(
-        "import signal, sys\nfrom magunet import cli, verbs\n"
-        f"verbs.run_audit = lambda arguments: exec('signal.raise_signal(signal.{sent})', {{'signal': signal}})\n"
+        "import signal, sys\nfrom magunet import cli\nfrom magunet.verbs import results\n"
+        f"results.run_audit = lambda arguments: exec('signal.raise_signal(signal.{sent})', {{'signal': signal}})\n"
         "sys.exit(cli.main(['audit']))")
     done = subprocess.run([sys.executable, "-m", "ended"], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
@@ -183,7 +220,7 @@ def test_a_target_that_the_input_size_swallows_is_said(compendium, capsys):
 def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
     def fail(arguments):
         raise error
-    monkeypatch.setattr(verbs, "run_cohort", fail)
+    monkeypatch.setattr(data, "run_cohort", fail)
     status, _, said = call(capsys, "cohort")
     assert status == 2
     assert f"not enough memory{f' ({error})' if str(error) else ''}; close other programs, or lower size" in said
@@ -193,6 +230,6 @@ def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
 def test_other_errors_are_not_swallowed(compendium, monkeypatch):
     def fail(arguments):
         raise RuntimeError("a defect")
-    monkeypatch.setattr(verbs, "run_cohort", fail)
+    monkeypatch.setattr(data, "run_cohort", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["cohort"])

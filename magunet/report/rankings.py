@@ -29,11 +29,13 @@ def paper_scores() -> pd.DataFrame:
 
 
 def run_scores(settings: Settings) -> Scores:
-    """Means of the profile's finished and scored runs over cases and seeds; None without runs or with few cases."""
+    """`means` of the profile's finished and scored runs; None without any."""
     runs = scored_runs(settings)
-    if not runs:
-        return None
-    scores = pd.concat([read_scores(run) for run in runs])
+    return means(pd.concat([read_scores(run) for run in runs])) if runs else None
+
+
+def means(scores: pd.DataFrame) -> Scores:
+    """Means over cases and seeds of scores by case; None where the cases are few."""
     if scores["case"].nunique() < LEAST_CASES:
         return None
     return (100 * scores.groupby("network", sort=False)[list(MEASURES)].mean()).reset_index()

@@ -1,5 +1,6 @@
 """The finished runs behind one of the paper's tables: found, scored where need be, and told what is missing."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -37,11 +38,10 @@ def collect(table: int, settings: Settings) -> Collected:
     Only runs of today's data, settings and code count. Runs without today's scores are scored, which takes its time.
     Raises InputError when there is no such table.
     """
-    names = list(dict.fromkeys([*(row.network for row in study_rows(table, BEYOND.get(table, ()))), REFERENCE]))
     cohort = existing_cohort(settings)
     data = data_hash(cohort, settings) if cohort else ""
     scores, sides, missing, devices = [], [], [], set()
-    for name in names:
+    for name in networks_of(table):
         for seed in settings.seeds:
             folder = run_folder(name, settings, seed, data)
             if not (cohort and is_finished(folder)):
@@ -52,13 +52,23 @@ def collect(table: int, settings: Settings) -> Collected:
             scores.append(score_run(folder, cohort))
             sides.append(read_scores(folder, SIDES_FILE))
             devices.add(scored_on(folder))
+    return Collected(_joined(scores), _joined(sides), missing, notes_of(settings, devices))
+
+
+def networks_of(table: int) -> list[str]:
+    """The networks of a table's rows, those beyond the paper's, and MAG-UNet. Raises InputError when there is no such table."""
+    return list(dict.fromkeys([*(row.network for row in study_rows(table, BEYOND.get(table, ()))), REFERENCE]))
+
+
+def notes_of(settings: Settings, devices: Collection[str]) -> list[str]:
+    """What to know of runs of these settings that predicted on these devices."""
     epochs, seeds = (f"{word}{'s'[:many]}" for word, many in (("epoch", settings.epochs > 1), ("seed", len(settings.seeds) > 1)))
     notes = [f"Profile {settings.profile}: widths / {settings.width_divisor}, input {settings.depth} x {settings.size} x "
              f"{settings.size}, {settings.epochs} {epochs}, {settings.samples_per_case} x each case an epoch, {seeds} "
              f"{', '.join(map(str, settings.seeds))}."]
     if devices:
         notes.append(f"Predicted on: {'; '.join(sorted(devices))}.")
-    return Collected(_joined(scores), _joined(sides), missing, notes)
+    return notes
 
 
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:

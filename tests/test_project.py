@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from magunet import paper, profiles
 from magunet.nets.studies import ALIASES
+from magunet.report.tables import BEYOND
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -188,6 +189,8 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
         seeds = map(str, profiles.load(profile).seeds)
         assert trainings == set(itertools.product({ALIASES.get(name, name) for name in named}, seeds))
     assert dry_run("smok", "--cores", "2").returncode != 0
+    beyond = dry_run("smoke", "--cores", "2", "--config", "profile=smoke", "beyond=true").stdout
+    assert all(f"magunet train '{name}' --profile smoke" in beyond for name in (*BEYOND[1], "MAG-UNet"))
 
 
 def copy_workflow(compendium, **settings):
@@ -225,6 +228,22 @@ def test_a_network_that_fails_is_named_at_the_end_and_tried_again(trained, says,
     assert done.stderr.count(says) == 1 and "not finished:" not in done.stderr
     assert not {f"{step}-SegNet-s0.txt" for step in ("train", "evaluate")} & {path.name for path in receipts.iterdir()}
     assert not (receipts / "grid.txt").exists()
+
+
+def test_a_broken_off_grid_has_one_seed_of_everything_first(compendium):
+    receipts = copy_workflow(compendium, cohort="data/nowhere", seeds="[0,1]")
+    left = ("SegNet", "3D U-Net", "+SE", "MAG-UNet")
+    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} - set(left) | {"+MFF+LGAG"}
+    files = ["-".join(re.findall(r"\w+", name)) for name in others]
+    for name in ["cohort", *(f"{step}-{name}-s{seed}" for step in ("train", "evaluate") for name in files for seed in (0, 1))]:
+        (receipts / f"{name}.txt").touch()
+    done = snakemake(compendium, "--cores", "1", "--scheduler", "greedy", "--keep-going", "--printshellcmds", "--allowed-rules",
+                     "train", "evaluate", "grid", "--", "runs/smoke/receipts/grid.txt")
+    order = re.findall(r"magunet (?:train '(.+?)' --profile smoke --seed (\d)|evaluate .*\n)", done.stderr)
+    trained = [step for step in order if step[0]]
+    assert {*trained[:2]} == {("3D U-Net", "0"), ("MAG-UNet", "0")} and {*trained[2:4]} == {("SegNet", "0"), ("+SE", "0")}
+    assert {*trained[4:6]} == {("3D U-Net", "1"), ("MAG-UNet", "1")} and {*trained[6:]} == {("SegNet", "1"), ("+SE", "1")}
+    assert [bool(network) for network, _ in order] == [True, False] * 8                     # each is scored at once
 
 
 def stand_in(compendium, name, text):

@@ -53,7 +53,7 @@ class Conv3d(nn.Conv3d):
         return self.convolved(x, self.weight, self.bias)
 
     def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x with another kernel than the module's own."""
+        """x convolved with this kernel, (c_out, c_in / groups, k, k, k), in place of the module's own."""
         groups = self.groups
         if x.device.type == "cpu":
             if min(x.shape[2:]) < max(self.kernel_size):

@@ -28,7 +28,7 @@ RANGES = {
     "seeds": (0, LARGEST_SEED - 1)}
 """Smallest and largest value of a setting. Three cases are the fewest to train on and score; within 15 mm both joints'
 masks stay apart."""
-CHOICES = {"schedule": ("constant", "cosine"), "precision": ("auto", "float32", "bfloat16")}
+CHOICES = {"augmentation": ("paper", "strong"), "schedule": ("constant", "cosine"), "precision": ("auto", "float32", "bfloat16")}
 PARAMETERS_CELL = "# Parameters"
 """First line of a notebook's parameters cell, and of the cell that papermill inserts after it."""
 
@@ -47,6 +47,7 @@ class Settings:
     margin_mm: how far training slices reach beyond the target at either end.
     width_divisor: the network's channel widths are the paper's divided by this.
     epochs, samples_per_case: an epoch draws this many windows from each training case, batch size 1.
+    augmentation: "paper", or "strong": wider ranges, and contrast, resolution, blur and noise, too.
     learning_rate, weight_decay, schedule: Adam; "constant", or "cosine" down to 0.
     precision: "auto" takes bfloat16 where the processor has it, else float32.
     seeds: one training each.
@@ -66,6 +67,7 @@ class Settings:
     width_divisor: int
     epochs: int
     samples_per_case: int
+    augmentation: str
     learning_rate: float
     weight_decay: float
     schedule: str

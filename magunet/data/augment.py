@@ -1,5 +1,7 @@
 """Random augmentation of training windows: flip, affine, gamma, each with probability 0.5 (Sec. 2.1.3).
 
+"paper" is that and nothing else; "strong" has ranges twice as wide, and `magunet.data.appearance` after them.
+
 PyTorch on the tensors' own device; image and mask go through the same geometry. Random numbers are drawn
 on the CPU, so that a seed means the same on every device.
 """
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from magunet.data.appearance import vary_appearance
 from magunet.paper import AUGMENTATION_PROBABILITY
 
 Box = tuple[slice, slice, slice]
@@ -20,6 +23,8 @@ TRANSLATION = 0.08
 LOG_GAMMA = 0.3
 """Largest rotation about each axis, relative change of size, shift as a fraction of the window, and
 logarithm of the exponent. The paper names the operations but no ranges."""
+REACH = {"paper": 1.0, "strong": 2.0}
+"""What these ranges are multiplied with."""
 SLAB = 4
 """Slices that are resampled at a time on the CPU."""
 
@@ -44,11 +49,15 @@ def rotation_matrix(angles: Tensor) -> Tensor:
 
 
 def random_affine(generator: torch.Generator, shape: tuple[int, int, int],
-                  spacing: tuple[float, float, float]) -> Tensor:
-    """A 3 x 4 matrix for ``affine_grid``: rigid in millimetres, whatever the voxels' proportions."""
-    angles = uniform(generator, -math.radians(ROTATION_DEGREES), math.radians(ROTATION_DEGREES), 3)
-    scale = 1 + uniform(generator, -SCALING, SCALING)
-    shift = 2 * uniform(generator, -TRANSLATION, TRANSLATION, 3)        # the window is 2 units wide
+                  spacing: tuple[float, float, float], reach: float = 1.0) -> Tensor:
+    """A 3 x 4 matrix for ``affine_grid``: rigid in millimetres, whatever the voxels' proportions.
+
+    reach: what the ranges of rotation, size and shift are multiplied with.
+    """
+    most = math.radians(ROTATION_DEGREES) * reach
+    angles = uniform(generator, -most, most, 3)
+    scale = 1 + uniform(generator, -SCALING * reach, SCALING * reach)
+    shift = 2 * uniform(generator, -TRANSLATION * reach, TRANSLATION * reach, 3)    # the window is 2 units wide
     extent = torch.tensor([n * s for n, s in zip(shape, spacing)])[[2, 1, 0]] / 2       # half sides x, y, z in mm
     matrix = rotation_matrix(angles) / scale
     matrix = matrix * extent[None, :] / extent[:, None]                 # units -> mm -> rotate -> units
@@ -109,9 +118,9 @@ def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tenso
     return seen_through(image, matrix, everywhere), moved
 
 
-def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],
-            generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Flip left to right, affine, gamma; each happens or not.
+def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float], generator: torch.Generator,
+            strength: str = "paper") -> tuple[Tensor, Tensor]:
+    """Flip left to right, affine, gamma; each happens or not. Then, if "strong", `vary_appearance`.
 
     The paper does not say which way it flips. Windows are in LPS order, head up and face forward, so nobody is
     ever seen the other way round.
@@ -121,7 +130,8 @@ def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float],
     if happens(generator):
         image, mask = image.flip(-1), mask.flip(-1)
     if happens(generator):
-        image, mask = resample(image, mask, random_affine(generator, tuple(image.shape[2:]), spacing))
+        image, mask = resample(image, mask, random_affine(generator, tuple(image.shape[2:]), spacing, REACH[strength]))
     if happens(generator):
-        image = image.clamp(0, 1) ** math.exp(float(uniform(generator, -LOG_GAMMA, LOG_GAMMA)))
-    return image, mask
+        most = LOG_GAMMA * REACH[strength]
+        image = image.clamp(0, 1) ** math.exp(float(uniform(generator, -most, most)))
+    return vary_appearance(image, generator) if strength == "strong" else image, mask

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from magunet import project, provenance
-from magunet.data import augment
+from magunet.data import appearance, augment
 from magunet.data.cohort import Cohort
 from magunet.data.prepare import cache_key, prepare_case
 from magunet.errors import InputError, is_out_of_memory
@@ -26,7 +26,7 @@ from magunet.profiles import Settings
 from magunet.progress import track
 
 TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
-                     "learning_rate", "weight_decay", "schedule")
+                     "augmentation", "learning_rate", "weight_decay", "schedule")
 """The settings that change the weights; the others change the data, which is hashed itself."""
 
 
@@ -43,7 +43,7 @@ def run_hash(network: str, settings: Settings, data: str) -> str:
     return provenance.content_hash(
         configuration(network, settings.width_divisor), str(precision), data,
         {name: getattr(settings, name) for name in TRAINING_SETTINGS},
-        provenance.code_hash(*code_of(network), losses, augment, train))
+        provenance.code_hash(*code_of(network), losses, appearance, augment, train))
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str) -> Path:

@@ -94,7 +94,8 @@ def train_step(state: TrainingState, case: Prepared, settings: Settings, device:
     """
     state.whole = False
     image, mask = window(case, settings.depth, state.generator)
-    image, mask = augment(handed_over(image, device), handed_over(mask, device), case.spacing, state.generator)
+    image, mask = augment(handed_over(image, device), handed_over(mask, device), case.spacing, state.generator,
+                          settings.augmentation)
     with autocast(device, precision):
         logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
     loss = losses.dice_ce_loss(logits.float(), mask)

@@ -21,7 +21,7 @@ ISOLATED = $(shell if sh workflow/offline.sh true 2>/dev/null; then echo sh work
 test: install
 	$(RUN) pytest tests
 	$(RUN) magunet sample
-	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz
+	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz runs/smoke/first_mask/ct_sij.nii.gz
 	$(ISOLATED) $(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
 # Every fault: jobs ended at random moments, disks that fill up, clocks that jump. About half an hour.

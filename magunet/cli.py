@@ -6,6 +6,7 @@ what), 130 interrupted, by Ctrl-C or SIGTERM.
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -37,6 +38,17 @@ def case_count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 100_000:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of cases from 1 to 99999")
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
 
 
 def format_names(text: str) -> tuple[str, ...]:
@@ -72,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     verb("evaluate", learning.run_evaluate, "score a run on its validation cases").add_argument("run")
     predict = verb("predict", learning.run_predict, "segment a CT: mask, picture, files for 3D Slicer and PACS, a report")
     predict.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
-    predict.add_argument("--model", required=True, help="a run folder")
+    predict.add_argument("--model", help="a run folder; default: the weights that come with magunet, of data/weights")
     predict.add_argument("--out", required=True, help="folder to write into")
     predict.add_argument("--quick", action="store_true", help="look for the joints at low resolution first, segment only there")
     predict.add_argument("--engine", choices=("torch", "openvino"), default="torch",
@@ -104,11 +116,16 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text")
     claims = verb("claims", results.run_claims, "print what becomes of the paper's claims in the profile's scored runs",
                   profile=True)
-    for made in (study, claims):
+    said = verb("findings", results.run_findings, "say in words what the profile's scores say", profile=True)
+    for made in (study, claims, said):
         made.add_argument("--scores", metavar="FOLDER", help="take them from files that 'magunet store' wrote, not from runs")
     store = verb("store", results.run_store, "write scores, learning curves and records of a profile's scored runs into a folder",
                  profile=True)
     store.add_argument("--out", required=True, help="the folder, such as figures/PROFILE")
+    redraw = verb("redraw", results.run_redraw, "make tables, figures, verdicts and findings again from files of 'magunet store'")
+    efficiency = verb("efficiency", results.run_efficiency, "print how fast the runs in files of 'magunet store' were trained")
+    for made in (redraw, efficiency):
+        made.add_argument("folder", help="what 'magunet store' wrote into")
     verb("report", results.run_report, "print scores, figures and masks of a profile", profile=True)
     viewer = verb("viewer", machine.run_viewer, "make the 3D viewer of notebook 10 work without a network")
     actions = viewer.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=OneLineParser)
@@ -118,7 +135,11 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("check", help="say what is wrong, if anything")
     bundle = actions.add_parser("bundle", help="write the programs to one file, for a machine without a network")
     bundle.add_argument("file", help="such as viewer.tar; about 52 MB")
-    verb("doctor", machine.run_doctor, "say what this machine has, which profiles fit into its memory, and how long they take")
+    doctor = verb("doctor", machine.run_doctor,
+                  "say what this machine has, which profiles fit into its memory, and how long they take")
+    for made in (doctor, efficiency):
+        made.add_argument("--ceilings", type=above_zero, nargs=2, metavar=("TFLOP/S", "TB/S"),
+                          help="of another machine: what it can do at most of a large product and a large copy")
     bench = verb("bench", machine.run_bench, "measure speed and memory beside other ways of doing the same")
     bench.add_argument("contest", nargs="*", help="which; default: all")
     bench.add_argument("--format", choices=("text", "md"), default="text", help="default: text")

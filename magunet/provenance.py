@@ -112,7 +112,8 @@ def _without_docstrings(source: str) -> str:
 
 
 def git_revision(root: Path, besides: Path | None = None) -> str:
-    """The commit the code stands at, "+changes" when files differ from it, "unknown" outside git.
+    """The commit the code stands at, "+changes" when files differ from it; outside git what the environment variable
+    MAGUNET_REVISION says, as on a machine that a copy was sent to, or "unknown".
 
     Figures do not count: they are what is drawn, not what draws. besides: a file that does not count either.
     """
@@ -126,7 +127,7 @@ def git_revision(root: Path, besides: Path | None = None) -> str:
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *others) else "")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("MAGUNET_REVISION", "unknown")
 
 
 def environment(device: torch.device) -> dict:

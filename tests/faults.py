@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3, "samples_per_case": 1}
 JOBS = ("cohort", "prepare", "train", "predict", "export")
 """Each needs what those before it made."""
-TIMING = ("seconds", "peak_memory_mb")
+TIMING = ("seconds", "step_seconds", "peak_memory_mb")
 """What differs from run to run."""
 
 

@@ -69,6 +69,24 @@ def test_a_random_affine_is_a_similarity_in_millimetres_within_its_ranges():
     assert 0.07 < max(shifts) <= 0.08 + 1e-6
 
 
+def test_strong_is_twice_the_reach_and_other_grey_values_after_it(monkeypatch):
+    """With everything of the paper's happening, the strong window is the one that its own steps give."""
+    image, mask = blob()
+    for seed in range(5):
+        only(monkeypatch, True, True, True)
+        found, found_mask = augment(image, mask, SPACING, seeded(seed), "strong")
+        generator = seeded(seed)
+        monkeypatch.setattr(module, "ROTATION_DEGREES", 20.0)
+        monkeypatch.setattr(module, "SCALING", 0.3)
+        monkeypatch.setattr(module, "TRANSLATION", 0.16)
+        monkeypatch.setattr(module, "LOG_GAMMA", 0.6)
+        monkeypatch.setattr(module, "happens", lambda generator: True)
+        wide, wide_mask = augment(image, mask, SPACING, generator)
+        assert torch.equal(found_mask, wide_mask)
+        assert torch.equal(found, module.vary_appearance(wide, generator))
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 2.0, 0.8)])
 def test_a_ball_stays_a_ball_at_any_spacing(monkeypatch, spacing):
     shape = tuple(round(n / s) for n, s in zip((72, 60, 64), spacing))

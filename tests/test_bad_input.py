@@ -175,6 +175,8 @@ CORPUS = [
     Bad("record with a misspelt setting", changed(RUN / "run.json", settings={"epoch": 1}), EVALUATE, "run.json", ["'epochs'?"]),
     Bad("recomputing sometimes", nothing, f"{TRAIN} --recompute sometimes", "--recompute", ["auto", "never"]),
     Bad("doctor of something", nothing, "doctor smoke", "smoke", ["unrecognized"]),
+    Bad("a machine that can do nothing", nothing, "doctor --ceilings 0 3", "'0'", ["no number above 0"]),
+    Bad("half a machine", nothing, "doctor --ceilings 800", "--ceilings", ["2 arguments"]),
     Bad("network unknown", nothing, "train MAGUNet --profile own", "'MAGUNet'", ["unknown network", "known: 3D U-Net"]),
     *(Bad(f"{file} {name}", holding(RUN / file, content), command, file, ["damaged", "score the run again"])
       for file, name, content, command in [
@@ -347,9 +349,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OUT_OF_RANGE = {name: [bound + side * 1000 * (1 + abs(bound)) for bound, side in zip(bounds, (-1, 1))]
                 for name, bounds in profiles.RANGES.items()}
 OUT_OF_RANGE |= {"scan_slices": [[15, 40], [40, 36], [36, 10**5]], "seeds": [[], [-1], [2**63]], "width_divisor": [0, -1, 33],
-                 "schedule": ["step", ""], "precision": ["float16"], "profile": ["", "..", "a/b", "../../up", "a\\b"],
-                 "cohort": ["", " "]}
-OUT_OF_TYPE = {"profile": 3, "cohort": 3, "scan_slices": "36", "seeds": 0, "schedule": 1, "precision": True, "slice_mm": "own"}
+                 "schedule": ["step", ""], "augmentation": ["Strong", ""], "precision": ["float16"],
+                 "profile": ["", "..", "a/b", "../../up", "a\\b"], "cohort": ["", " "]}
+OUT_OF_TYPE = {"profile": 3, "cohort": 3, "scan_slices": "36", "seeds": 0, "schedule": 1, "augmentation": 2, "precision": True,
+               "slice_mm": "own"}
 PARAMETERS = [(name, value) for name in OUT_OF_RANGE for value in (*OUT_OF_RANGE[name], OUT_OF_TYPE.get(name, [1.5]))]
 
 

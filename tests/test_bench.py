@@ -108,16 +108,14 @@ def test_the_cases_of_an_epoch_are_mapped_from_files_as_in_training(tmp_path):
 def test_the_floor_takes_the_slower_of_arithmetic_and_memory(monkeypatch):
     monkeypatch.setattr(ceilings, "flop_per_second", lambda device, precision: 10.0)
     monkeypatch.setattr(ceilings, "bytes_per_second", lambda device: 2.0)
-    assert ceilings.floor_seconds([(100, 4), (0, 4), (10, 40)], None, None) == 10 + 2 + 20
+    assert ceilings.floor_seconds([(100, 4), (0, 4), (10, 40)], ceilings.ceilings_of(None, None)) == 10 + 2 + 20
 
 
-def test_operations_of_a_forward_pass_are_those_that_the_tables_show(monkeypatch):
-    counts = []
-    monkeypatch.setattr(passes, "floor_seconds", lambda found, *_: counts.append(sum(flop for flop, _ in found)))
-    monkeypatch.setattr(passes, "default_precision", lambda: torch.float32)
-    for training in (False, True):
-        passes.floor(4, (32, 64, 64), training)
-    expected = count_flop(passes.build_on_meta(passes.NETWORK, 4), (32, 64, 64))
+@pytest.mark.parametrize("network", ["MAG-UNet", "3D U-Net", "[3,5,7]"])
+def test_operations_of_a_pass_are_those_that_the_tables_show(network):
+    counts = [sum(flop for flop, _ in passes.operations(network, 4, (32, 64, 64), training, torch.float32))
+              for training in (False, True)]
+    expected = count_flop(passes.build_on_meta(network, 4), (32, 64, 64))
     assert counts[0] == pytest.approx(expected, rel=1e-3)                # all but attention's
     assert 2.8 < counts[1] / expected < 3.2                              # two more passes for gradients
 

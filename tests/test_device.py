@@ -9,6 +9,7 @@ import torch
 
 from magunet.learn import device
 
+current = []
 HOLD = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
@@ -25,7 +26,9 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("Properties", (), {"uuid": f"gpu-{i}"}))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen))
     monkeypatch.setattr(device, "_held", [])
+    current.clear()
     device.choose_device.cache_clear()
     yield tmp_path
     for file in device._held:
@@ -44,6 +47,7 @@ def held_by_another(folder, name):
 def test_a_free_gpu_is_taken_and_kept(machine):
     assert device.choose_device() == torch.device("cuda", 0)
     assert device.choose_device() == torch.device("cuda", 0)
+    assert current == [torch.device("cuda", 0)]
 
 
 def test_a_gpu_of_another_process_is_left_to_it_until_it_ends(machine):

@@ -186,6 +186,30 @@ def test_a_signal_is_not_lost_when_the_step_fails_and_a_full_disk_does_not_hide_
     assert_done(root, after(references, "train"))
 
 
+def test_where_checkpoints_take_long_an_interruption_still_loses_nothing(references, tmp_path, monkeypatch, capsys):
+    """As on a GPU: none is written after an epoch, but one when a signal comes, even between two epochs, and one at the end."""
+    root, real, saved = before(references, "train", tmp_path), train.write_log, []
+
+    def interrupting(path, log):
+        real(path, log)
+        if len(log) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    def save(state, *others, save=checkpoint.save):
+        saved.append((len(state.log), len(state.losses)))
+        save(state, *others)
+
+    monkeypatch.setitem(train.CHECKPOINT_SECONDS, "cpu", 1e9)
+    monkeypatch.setattr(train.checkpoint, "save", save)
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "write_log", interrupting)
+        assert here(root, "train") == 130
+    assert saved == [(2, 0)] and "checkpoint after epoch 2\n" in capsys.readouterr().err
+    assert here(root, "train") == 0 and saved == [(2, 0), (3, 0)]
+    assert "going on after epoch 2 of 3" in capsys.readouterr().err
+    assert_done(root, after(references, "train"))
+
+
 def catches(process, sent):
     """Whether the process handles a signal: it is neither just starting nor about to end."""
     with open(f"/proc/{process.pid}/status") as status:

@@ -116,12 +116,14 @@ def test_a_picture_for_the_screen_has_no_pdf(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f.png"]
 
 
-def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path):
+def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypatch):
     def git(*words):
         own = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(tmp_path), *own, *words], check=True, capture_output=True)
 
     assert git_revision(tmp_path) == "unknown"
+    monkeypatch.setenv("MAGUNET_REVISION", "0123456789ab")
+    assert git_revision(tmp_path) == "0123456789ab"
     for name in ("code.py", "figures/cpu/drawn.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")

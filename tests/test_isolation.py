@@ -147,7 +147,8 @@ def test_make_test_runs_all_trainings_and_notebooks_in_the_namespace(without_net
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     planned = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert re.search(r"^sh workflow/offline.sh .* snakemake .* profile=smoke -- grid runs/smoke/sample/\S+$", planned, re.M)
+    assert re.search(r"^sh workflow/offline.sh .* snakemake .* profile=smoke -- grid runs/smoke/sample/\S+ "
+                     r"runs/smoke/first_mask/\S+$", planned, re.M)
     assert re.search(r"^sh workflow/offline.sh .* pytest --nbval-lax .* notebooks$", planned, re.M)
 
 

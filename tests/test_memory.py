@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from magunet import profiles
 from magunet.bench import growth
+from magunet.bench.ceilings import Ceilings
 from magunet.bench.contest import Contest
 from magunet.learn import losses, memory
 from magunet.learn.device import autocast
@@ -156,14 +157,25 @@ def test_the_doctor_knows_every_profile_and_this_machine():
     assert "GB" in machine(CPU) and f"{torch.get_num_threads()} threads" in machine(CPU)
 
 
-def test_the_doctor_reckons_hours_from_a_measured_step(monkeypatch, tmp_path):
+def test_the_doctor_measures_some_profiles_and_reckons_the_others(monkeypatch):
+    """Floors are 2 s in the probes, 3 and 5 times as long in truth; a profile that is not measured takes after the first."""
     @contextmanager
     def measured(profile):
-        yield Contest("a step", "nothing", lambda: None, lambda: None, floor=2.0)
+        yield Contest("a step", "nothing", lambda: seconds.append({"gpu": 6.0, "paper": 10.0}[profile]), lambda: None, floor=2.0)
 
+    seconds = []
     monkeypatch.setattr(doctor.contests, "training_step", measured)
-    monkeypatch.setattr(doctor, "seconds_of", lambda work: 6.0)                          # three times its floor
-    monkeypatch.setattr(doctor, "floor", lambda divisor, size, training: 10.0 if divisor == 4 else 100.0)
+    monkeypatch.setattr(doctor, "seconds_of", lambda work: work() or seconds[-1])
+    monkeypatch.setattr(doctor, "floor", lambda divisor, size, training: 100.0 if training else None)
+    step = doctor.measured_step(torch.device("cuda"))
+    assert [step(profiles.load(name)) for name in ("gpu", "paper", "cpu")] == [300.0, 500.0, 300.0]
+
+
+def test_the_doctor_reckons_hours_from_steps(monkeypatch, tmp_path):
+    """Every network but MAG-UNet does half of its operations."""
+    most = Ceilings(10.0, 1.0)
+    monkeypatch.setattr(doctor, "operations",
+                        lambda network, divisor, size, training, precision: [(20, 0)] if network == "MAG-UNet" else [(10, 0)])
     own = {"mine": replace(profiles.load("cpu"), profile="mine", cohort=str(tmp_path), seeds=(0, 1)),
            "gone": replace(profiles.load("cpu"), profile="gone", cohort=str(tmp_path / "gone"))}
     load = profiles.load
@@ -172,12 +184,14 @@ def test_the_doctor_reckons_hours_from_a_measured_step(monkeypatch, tmp_path):
     (tmp_path / "imagesTr").mkdir()
     for number in range(10):
         (tmp_path / "imagesTr" / f"ct_{number}_0000.nii.gz").touch()
-    table = doctor.time_table(CPU)
+    table = doctor.time_table(lambda settings: 30.0 if settings.width_divisor == 4 else 300.0, most)
     assert list(table.index) == ["cpu", "gpu", "mine"]
-    assert table["steps"].tolist() == [30 * 17, 60 * 49, 30 * 7] and table["trainings"].tolist() == [25, 75, 50]
+    assert table["steps"].tolist() == [30 * 17, 60 * 49, 30 * 7] and table["trainings"].tolist() == [25, 90, 50]
     hours = [30 * 30 * (17 + 7 * 2 / 3) / 3600, 300 * 60 * (49 + 21 * 2 / 3) / 3600, 30 * 30 * (7 + 3 * 2 / 3) / 3600]
     assert table["one training, h"].tolist() == pytest.approx(hours, rel=0.05)
-    assert table["all of them, h, at most"].tolist() == pytest.approx([25 * hours[0], 75 * hours[1], 50 * hours[2]], rel=0.05)
+    whole = [(1 + 24 / 2) * hours[0], 3 * (1 + 29 / 2) * hours[1], 2 * (1 + 24 / 2) * hours[2]]
+    assert table["all of them, h"].tolist() == pytest.approx(whole, rel=0.05)
+    assert doctor.least_step(most)(load("gpu")) == 2.0
 
 
 def test_preparing_a_scan_takes_memory_by_its_voxels():

@@ -26,7 +26,7 @@ def smoke(**changes):
 # Profiles ---------------------------------------------------------------------------------------------
 
 def test_the_profiles_are_there():
-    assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer"]
+    assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -50,6 +50,7 @@ def test_the_paper_profile_is_the_papers():
         paper.EPOCHS, paper.LEARNING_RATE, paper.WEIGHT_DECAY)
     assert settings.cases == paper.CASES and settings.scan_slices == paper.SLICES and settings.scan_matrix == 512
     assert settings.width_divisor == 1 and settings.slice_mm is None and settings.schedule == "constant"
+    assert settings.augmentation == "paper"
     assert settings.samples_per_case * paper.TRAIN_CASES * settings.epochs == 49 * 300      # windows of batch size 1
 
 
@@ -130,7 +131,7 @@ def test_a_value_of_the_wrong_type_is_refused(name, value, kind):
     ("cases", 2), ("depth", 15), ("size", 15), ("scan_matrix", 31), ("scan_slices", [15, 20]),
     ("scan_slices", [30, 20]), ("epochs", 0), ("samples_per_case", 0), ("width_divisor", 0), ("target_mm", 0),
     ("target_mm", -1.0), ("learning_rate", 0.0), ("margin_mm", -0.1), ("weight_decay", -1e-9), ("slice_mm", 0),
-    ("slice_mm", -3.0), ("schedule", "step"), ("precision", "float16"), ("seeds", []),
+    ("slice_mm", -3.0), ("schedule", "step"), ("augmentation", "most"), ("precision", "float16"), ("seeds", []),
 ])
 def test_a_value_out_of_range_is_refused_with_its_rule(name, value):
     refused(lambda: from_mapping(smoke(**{name: value}), "here"), "here", name, "must be", "got")

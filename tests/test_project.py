@@ -185,6 +185,7 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
         for path in NOTEBOOKS:
             assert f"notebooks/{path.name}" in plan
         named = {row.network for table in paper.TABLES for row in table} | {"+MFF+LGAG"}
+        named |= set(BEYOND[1]) if profile == "gpu" else set()
         trainings = set(re.findall(r"magunet train '(.+?)' --profile \w+ --seed (\d+)", plan))
         seeds = map(str, profiles.load(profile).seeds)
         assert trainings == set(itertools.product({ALIASES.get(name, name) for name in named}, seeds))

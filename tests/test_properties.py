@@ -153,11 +153,13 @@ VALUES = {
     "size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0), "epochs": (1, 2), "cases": (3, 4),
     "depth": (16, 32), "cohort_seed": (0, 7), "scan_matrix": (64, 96), "scan_slices": ((36, 48), (36, 40)),
     "target_mm": (5.0, 6.0), "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4), "schedule": ("constant", "cosine"),
+    "augmentation": ("paper", "strong"),
     "samples_per_case": (1, 20), "width_divisor": (8, 16), "seeds": ((0,), (0, 1)), "profile": ("smoke", "mine"),
     "cohort": (None, "data/mine")}
 PREPARES = {"size", "slice_mm", "margin_mm"}
 DRAWS = {"profile", "cases", "cohort_seed", "scan_matrix", "scan_slices", "target_mm"}
-TRAINS = {*PREPARES, "depth", "width_divisor", "epochs", "samples_per_case", "learning_rate", "weight_decay", "schedule"}
+TRAINS = {*PREPARES, "depth", "width_divisor", "epochs", "samples_per_case", "learning_rate", "weight_decay", "augmentation",
+          "schedule"}
 some_settings = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}).map(
     lambda values: replace(SMOKE, **values))
 few = settings(BOUNDED, max_examples=8)

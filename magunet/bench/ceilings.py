@@ -1,6 +1,7 @@
 """What this machine can do at most, measured, and what a network asks of it: the floor that a time stands against."""
 
 import time
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -77,7 +78,24 @@ def copy_seconds(device: torch.device, *arrays: np.ndarray | Tensor) -> float:
     return sum(array.nbytes for array in arrays) / bytes_per_second(device)
 
 
-def floor_seconds(counts: list[tuple[int, int]], device: torch.device, precision: torch.dtype) -> float:
-    """Seconds of operations (floating-point operations, bytes), each as fast as a matrix product and as a copy allow."""
-    most_flop, most_bytes = flop_per_second(device, precision), bytes_per_second(device)
-    return sum(max(flop / most_flop, size / most_bytes) for flop, size in counts)
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine can do at most in a second: floating-point operations, and bytes read or written."""
+
+    flop: float
+    bytes: float
+
+
+def ceilings_of(device: torch.device, precision: torch.dtype) -> Ceilings:
+    """As measured on this machine."""
+    return Ceilings(flop_per_second(device, precision), bytes_per_second(device))
+
+
+def ceilings_given(tera_flop: float, tera_bytes: float) -> Ceilings:
+    """As told, in 10^12 a second."""
+    return Ceilings(1e12 * tera_flop, 1e12 * tera_bytes)
+
+
+def floor_seconds(counts: list[tuple[int, int]], most: Ceilings) -> float:
+    """Seconds of operations (floating-point operations, bytes), each as fast as the ceilings allow."""
+    return sum(max(flop / most.flop, size / most.bytes) for flop, size in counts)

@@ -1,12 +1,13 @@
 """Forward passes and training steps of MAG-UNet, as magunet runs it and plain, and the floor they stand against."""
 
 import copy
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from magunet.bench.ceilings import Operations, floor_seconds
+from magunet.bench.ceilings import Operations, ceilings_of, floor_seconds
 from magunet.learn import losses
 from magunet.learn.device import autocast, choose_device, choose_precision
 from magunet.learn.memory import without_values
@@ -30,20 +31,28 @@ def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
     return network, plain
 
 
-def floor(divisor: int, size: tuple[int, int, int], training: bool) -> float:
-    """Seconds that the operations of a forward pass or a training step take where the machine's ceilings are reached."""
-    network, precision = build_on_meta(NETWORK, divisor), default_precision()
-    with FakeTensorMode(), Operations() as operations:
-        without_values(network)
+@cache
+def operations(network: str, divisor: int, size: tuple[int, int, int], training: bool,
+               precision: torch.dtype) -> list[tuple[int, int]]:
+    """(Floating-point operations, bytes) of each operation of a forward pass or a training step on a window (d, h, w)."""
+    net = build_on_meta(network, divisor)
+    with FakeTensorMode(), Operations() as counted:
+        without_values(net)
         image = torch.zeros(1, 1, *size).contiguous(memory_format=torch.channels_last_3d)
         if training:
             mask = torch.zeros(1, 1, *size, dtype=torch.uint8)
-            step(network.train(), torch.optim.Adam(network.parameters()), image, mask, precision)
+            step(net.train(), torch.optim.Adam(net.parameters()), image, mask, precision)
         else:
-            evaluate_by_input(network)
+            evaluate_by_input(net)
             with torch.no_grad(), autocast(image.device, precision):
-                network(image)
-    return floor_seconds(operations.counts, choose_device(), precision)
+                net(image)
+    return counted.counts
+
+
+def floor(divisor: int, size: tuple[int, int, int], training: bool) -> float:
+    """Seconds that MAG-UNet's operations take where this machine's ceilings are reached."""
+    precision = default_precision()
+    return floor_seconds(operations(NETWORK, divisor, size, training, precision), ceilings_of(choose_device(), precision))
 
 
 def pass_through(network: nn.Module, image: Tensor, precision: torch.dtype) -> Tensor:

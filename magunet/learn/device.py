@@ -22,7 +22,9 @@ def choose_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
-    return torch.device("cuda", next((i for i, name in enumerate(names) if take(name)), 0))
+    device = torch.device("cuda", next((i for i, name in enumerate(names) if take(name)), 0))
+    torch.cuda.set_device(device)                                   # what names no device, such as synchronize, means it, too
+    return device
 
 
 def take(name: str) -> bool:

@@ -28,6 +28,8 @@ from magunet.progress import say, track
 from magunet.report.metrics import overlap
 
 CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "metrics.jsonl"
+CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 20}
+"""Between checkpoints at least: on a GPU writing one can take longer than an epoch. An interruption writes one in any case."""
 
 
 def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,8 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
 def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
           held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype,
           recompute: bool = False) -> TrainingState:
-    """Run the epochs that are still to do, with a checkpoint and a log line after each, and a checkpoint when interrupted.
+    """Run the epochs that are still to do, with a log line and a checkpoint (as CHECKPOINT_SECONDS allow) after each, and a
+    checkpoint when interrupted.
 
     cases are learned from, held_out only drawn as a curve. recompute: as in `magunet.nets.magunet.MAGUNet`.
     """
@@ -134,30 +137,39 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
             raise InputError(f"{path}: names cases that are not trained on; remove it to train from the start")
         within = f" and window {len(state.losses)} of {len(state.order)} of the next" if state.losses else ""
         say(f"{network}: going on after epoch {len(state.log)} of {settings.epochs}{within}")
+    saved, saved_epochs = time.monotonic(), len(state.log)
     for epoch in range(len(state.log) + 1, settings.epochs + 1):
         began, before = time.monotonic(), state.seconds
+        done = len(state.losses)                                        # before an interruption
         try:
-            all_seen = 0 < len(state.order) == len(state.losses)        # interrupted within the validation
+            all_seen = 0 < len(state.order) == done                     # interrupted within the validation
             loss = mean_loss(state) if all_seen else train_epoch(state, cases, settings, device, precision)
+            step_seconds = None if all_seen else round((time.monotonic() - began) / (len(state.losses) - done), 5)
             dice = validation_dice(state.network, held_out, settings, device, precision)
+            with uninterrupted():
+                factor = learning_rate_factor(settings.schedule, steps * (epoch - 1) // settings.epochs, steps)
+                state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice,
+                                  "learning_rate": settings.learning_rate * factor,
+                                  "seconds": round(before + time.monotonic() - began, 2), "step_seconds": step_seconds})
+                state.order, state.losses, state.seconds = [], [], 0.0
+                if epoch == settings.epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS[device.type]:
+                    checkpoint.save(state, path, settings_hash)
+                    saved, saved_epochs = time.monotonic(), epoch
+                write_log(folder / LOG_FILE, state.log)
+            say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  "
+                f"{state.log[-1]['seconds']:.0f} s")
         except KeyboardInterrupt:
-            state.seconds = before + time.monotonic() - began
-            if state.whole and state.losses and torch.stack([loss.cpu() for loss in state.losses]).isfinite().all():
+            if state.losses:
+                state.seconds = before + time.monotonic() - began
+            unsaved = state.losses or len(state.log) > saved_epochs
+            if state.whole and unsaved and all(loss.isfinite() for loss in state.losses):
                 try:
                     checkpoint.save(state, path, settings_hash)
-                    say(f"{network}: checkpoint after window {len(state.losses)} of {len(state.order)} of epoch {epoch}")
+                    within = f"window {len(state.losses)} of {len(state.order)} of " if state.losses else ""
+                    say(f"{network}: checkpoint after {within}epoch {len(state.log) + bool(state.losses)}")
                 except (InputError, OSError) as error:
                     say(f"note: no checkpoint within the epoch: {error}")
             raise
-        with uninterrupted():
-            rate = settings.learning_rate * learning_rate_factor(settings.schedule, steps * (epoch - 1) // settings.epochs, steps)
-            state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
-                              "seconds": round(before + time.monotonic() - began, 2)})
-            state.order, state.losses, state.seconds = [], [], 0.0
-            checkpoint.save(state, path, settings_hash)
-            write_log(folder / LOG_FILE, state.log)
-        say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  "
-            f"{state.log[-1]['seconds']:.0f} s")
     return state
 
 

@@ -1,22 +1,28 @@
 """What the machine has, and what each profile would take on it."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import psutil
 import torch
 
 from magunet import profiles, project, provenance
 from magunet.bench import contests
+from magunet.bench.ceilings import Ceilings, floor_seconds
 from magunet.bench.contest import seconds_of
-from magunet.bench.passes import NETWORK, floor
+from magunet.bench.passes import NETWORK, floor, operations
 from magunet.data.cohort import split_by_patient
 from magunet.errors import InputError
 from magunet.learn.device import choose_precision
 from magunet.learn.memory import OWN_BYTES, free_bytes, needed, prediction_bytes
 from magunet.profiles import Settings
-from magunet.report.tables import study_rows, trained_as
+from magunet.progress import track
+from magunet.report.tables import grid
 
-PROBE = {"cpu": "cpu", "cuda": "gpu"}
-"""The profile whose training step is measured; the others' are reckoned from it."""
+PROBES = {"cpu": ("cpu",), "cuda": ("gpu", "paper")}
+"""Profiles whose training step is measured; the others' are reckoned from the first."""
+REFERENCE_PROFILE = "gpu"
+"""Whose networks' operations tell how long they take beside MAG-UNet's."""
 VALIDATION_STEPS = 2 / 3
 """What a validation case takes of a training step's time: two windows or so, a third of the operations each."""
 
@@ -52,30 +58,54 @@ def memory_table(device: torch.device) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def time_table(device: torch.device) -> pd.DataFrame:
-    """Hours that training MAG-UNet takes in each profile, one and all seeds of all networks of Tables 1 to 4.
+def measured_step(device: torch.device) -> Callable[[Settings], float]:
+    """Profile -> seconds of a training step of MAG-UNet on this machine.
 
-    A training step of one profile is measured, in seconds; the others take as much more as their operations would take at
-    the speed of this machine's products and copies. Most networks are quicker than MAG-UNet, so all of them take less than
-    the table says, one after the other on this device. A profile whose own cohort is not there has no row.
+    Steps of the profiles in PROBES are measured; another's takes as much longer than the first of them as its operations would
+    at the speed of this machine's products and copies.
     """
-    with contests.training_step(PROBE[device.type]) as contest:
-        contest.ours()
-        slower = min(seconds_of(contest.ours) for _ in range(2)) / contest.floor
-    networks = len({trained_as(row.network) for table in (1, 2, 3, 4) for row in study_rows(table, ())})
-    rows = {}
+    slower = {}
+    for profile in PROBES[device.type]:
+        with contests.training_step(profile) as contest:
+            contest.ours()
+            slower[profile] = min(seconds_of(contest.ours) for _ in range(2)) / contest.floor
+
+    def step(settings: Settings) -> float:
+        least = floor(settings.width_divisor, (settings.depth, settings.size, settings.size), training=True)
+        return least * slower.get(settings.profile, slower[PROBES[device.type][0]])
+    return step
+
+
+def least_step(most: Ceilings) -> Callable[[Settings], float]:
+    """Profile -> seconds that a training step of MAG-UNet in bfloat16 takes at least on a machine with these ceilings."""
+    def step(settings: Settings) -> float:
+        size = settings.depth, settings.size, settings.size
+        return floor_seconds(operations(NETWORK, settings.width_divisor, size, True, torch.bfloat16), most)
+    return step
+
+
+def time_table(step: Callable[[Settings], float], most: Ceilings) -> pd.DataFrame:
+    """Hours of each profile, one training of MAG-UNet and all seeds of all its networks, one after the other.
+
+    step: profile -> seconds of a training step of MAG-UNet. Other networks take as much of it as their operations of a step
+    of the profile gpu, at these ceilings, take of MAG-UNet's. A profile whose own cohort is not there has no row.
+    """
+    reference, rows = profiles.load(REFERENCE_PROFILE), {}
+    size = reference.depth, reference.size, reference.size
+    work = {name: floor_seconds(operations(name, reference.width_divisor, size, True, torch.bfloat16), most)
+            for name in track(grid(REFERENCE_PROFILE, beyond=True), "networks counted", lines=False)}
     for profile in profile_names():
         settings = profiles.load(profile)
-        step = slower * floor(settings.width_divisor, (settings.depth, settings.size, settings.size), training=True)
         try:
             train, held_out = (len(cases) for cases in both_sides(settings))
         except InputError:
             continue
-        hours = step * settings.epochs * (train * settings.samples_per_case + held_out * VALIDATION_STEPS) / 3600
-        count = networks * len(settings.seeds)
-        rows[profile] = {"steps": settings.epochs * train * settings.samples_per_case, "seconds a step": float(f"{step:.2g}"),
-                         "one training, h": float(f"{hours:.2g}"), "trainings": count,
-                         "all of them, h, at most": float(f"{count * hours:.2g}")}
+        seconds, networks = step(settings), grid(profile)
+        hours = seconds * settings.epochs * (train * settings.samples_per_case + held_out * VALIDATION_STEPS) / 3600
+        whole = hours * len(settings.seeds) * sum(work[name] for name in networks) / work[NETWORK]
+        rows[profile] = {"steps": settings.epochs * train * settings.samples_per_case,
+                         "seconds a step": float(f"{seconds:.2g}"), "one training, h": float(f"{hours:.2g}"),
+                         "trainings": len(networks) * len(settings.seeds), "all of them, h": float(f"{whole:.2g}")}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

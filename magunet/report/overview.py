@@ -33,7 +33,9 @@ def overview(settings: Settings) -> str:
         parts.append(f"no scored run yet: PROFILE={settings.profile} make reproduce")
     parts.append(_listing("Runs", runs))
     parts.append(_listing("Figures", sorted(project.figures(settings.profile).glob("*.png"))))
-    parts.append(_listing("Real CT", sorted(outputs.glob("sample/*"))) + _real_score(outputs / "sample" / "ct_sij.nii.gz"))
+    for folder, network in (("sample", "this profile's MAG-UNet"), ("first_mask", "the weights in data/weights")):
+        parts.append(_listing(f"Real CT, by {network}", sorted(outputs.glob(f"{folder}/*")))
+                     + _real_score(outputs / folder / "ct_sij.nii.gz"))
     notebooks = sorted(outputs.glob("notebooks/*.ipynb"))
     parts.append("Notebooks (executed copies, seconds):\n"
                  + "\n".join(f"  {_shown(path)}  {_seconds(path)}" for path in notebooks))

@@ -20,6 +20,7 @@ from magunet.report.study import Collected, networks_of, notes_of
 from magunet.report.tables import BEYOND, trained_as
 
 CURVES_FILE, RUNS_FILE = "curves.csv", "runs.json"
+NOTHING_SCORED = "no run of profile {0} has been scored yet: PROFILE={0} make reproduce"
 SHARED = ("data_hash", "train", "val")
 """What the records of one profile's runs have in common, beside the settings."""
 
@@ -30,7 +31,7 @@ def store(runs: Sequence[Path], settings: Settings, folder: Path) -> list[Path]:
     Raises InputError when there is no run, or when they differ in data or split.
     """
     if not runs:
-        raise InputError(f"no run of profile {settings.profile} has been scored yet: PROFILE={settings.profile} make reproduce")
+        raise InputError(NOTHING_SCORED.format(settings.profile))
     records = [read_json(run / RECORD_FILE) for run in runs]
     shared = {name: records[0][name] for name in SHARED}
     for run, record in zip(runs, records):

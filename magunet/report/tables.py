@@ -20,6 +20,8 @@ LEFT_OUT = {4: ("+MFF+LGAG",)}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet")}
 """Networks a user may take instead, by table; shown where they have been trained."""
+WHOLE_STUDY = ("gpu",)
+"""Profiles whose grid trains those, too."""
 REFERENCE = "MAG-UNet"
 """What every other network is tested against."""
 ALL = "all"
@@ -57,6 +59,13 @@ def study_rows(table: int, trained: Collection[str]) -> tuple[Row, ...]:
     """The paper's rows, those it leaves out, and those of ``trained`` that go beyond it. Raises as `paper_rows` does."""
     more = (*LEFT_OUT.get(table, ()), *(name for name in BEYOND.get(table, ()) if name in trained))
     return *paper_rows(table), *(Row(table=table, name=name, network=name) for name in more)
+
+
+def grid(profile: str, beyond: bool | None = None) -> list[str]:
+    """The networks that a profile trains, each once. beyond: with those of BEYOND; None asks WHOLE_STUDY."""
+    more = BEYOND if (profile in WHOLE_STUDY if beyond is None else beyond) else {}
+    rows = [row for table in range(1, len(TABLES) + 1) for row in study_rows(table, more.get(table, ()))]
+    return list(dict.fromkeys(trained_as(row.network) for row in rows))
 
 
 def trained_as(network: str) -> str:

@@ -36,10 +36,15 @@ def run_predict(arguments: argparse.Namespace) -> None:
     from magunet.data.volume import read_volume
     from magunet.learn.memory import with_room
     from magunet.learn.predict import load_model
+    from magunet.learn.shipped import CARD_FILE, shipped_weights
     from magunet.progress import say
     from magunet.view.export import Exported, Origin, case_name, export, find_source
 
-    model, ct, out = load_model(arguments.model), Path(arguments.ct), export_folder(arguments.out)
+    run = shipped_weights() if arguments.model is None else Path(arguments.model)
+    model, ct, out = load_model(run), Path(arguments.ct), export_folder(arguments.out)
+    if arguments.model is None:
+        say(f"note: no --model given, so the weights that come with magunet are taken: {model.record['network']}, trained on "
+            f"phantoms only; {run / CARD_FILE} says what they can do")
     if arguments.engine == "openvino":
         from magunet.learn.openvino import with_openvino
         model = with_openvino(model)
@@ -54,7 +59,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
              "the network was run by OpenVINO": arguments.engine == "openvino"}
     note = "; ".join(text for text, said in notes.items() if said)
     case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source, note=note)
-    files = export(case, Origin.of(Path(arguments.model), model), out, arguments.formats, arguments.anonymise)
+    files = export(case, Origin.of(run, model), out, arguments.formats, arguments.anonymise)
     if not mask.array.any():
         say("note: the network found no joint in this scan; the mask is empty")
     print(*files, sep="\n")

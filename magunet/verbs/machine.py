@@ -28,11 +28,18 @@ def run_viewer(arguments: argparse.Namespace) -> None:
 
 
 def run_doctor(arguments: argparse.Namespace) -> None:
-    from magunet.learn.device import choose_device
-    from magunet.report.doctor import machine, memory_table, time_table
+    from magunet.bench.ceilings import ceilings_given, ceilings_of
+    from magunet.learn.device import choose_device, choose_precision
+    from magunet.report.doctor import least_step, machine, measured_step, memory_table, time_table
 
+    if arguments.ceilings:
+        most = ceilings_given(*arguments.ceilings)
+        print("Seconds and hours, at least:", time_table(least_step(most), most).to_string(), sep="\n\n")
+        return
     device = choose_device()
-    print(machine(device), memory_table(device).to_string(), time_table(device).to_string(), sep="\n\n")
+    print(machine(device), memory_table(device).to_string(), sep="\n\n")
+    most = ceilings_of(device, choose_precision("auto", device))
+    print("", time_table(measured_step(device), most).to_string(), sep="\n")
 
 
 def run_bench(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,152 @@
+"""Weights in half precision, the ones in the repository, and what their card says of them."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT, refused
+
+from magunet import cli, project
+from magunet.data.phantom import make_phantom
+from magunet.data.phantom_cohort import phantom_scan
+from magunet.data.volume import Volume, write_volume
+from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.learn.shipped import CARD_FILE, ship, shipped_weights
+from magunet.provenance import file_hash, read_json
+from magunet.report import transfer
+from magunet.report.metrics import overlap
+
+WEIGHTS = ROOT / "data" / "weights"
+sys.path.insert(0, str(ROOT / "workflow"))
+from weights import card  # noqa: E402
+
+
+def box_scan():
+    rng = np.random.default_rng(1)
+    scan = rng.normal(-1000, 50, (24, 36, 36)).astype(np.int16)
+    scan[6:15, 12:22, 10:20] = 700
+    return Volume(scan, (3.0, 2.0, 2.0))
+
+
+# Halving ----------------------------------------------------------------------------------------------
+
+def test_weights_are_halved_and_answer_alike(run, tmp_path):
+    window = np.random.default_rng(0).random((16, 32, 32), np.float32)
+    ship(run, tmp_path / "weights")
+    whole, half = (safetensors.torch.load_file(folder / WEIGHTS_FILE) for folder in (run, tmp_path / "weights"))
+    assert whole.keys() == half.keys()
+    for name, tensor in half.items():
+        assert tensor.dtype == (torch.half if whole[name].is_floating_point() else whole[name].dtype)
+        assert torch.equal(tensor, whole[name].to(tensor.dtype))
+    record = read_json(tmp_path / "weights" / RECORD_FILE)
+    assert record["outputs"][WEIGHTS_FILE] == file_hash(tmp_path / "weights" / WEIGHTS_FILE)
+    assert record["run"] == run.name and record["train"] == read_json(run / RECORD_FILE)["train"]
+    full, small = (load_model(folder).probability(window) for folder in (run, tmp_path / "weights"))
+    assert full.max() > 0.5 > full.min() and np.abs(full - small).max() < 0.02
+
+
+def test_a_weight_beyond_half_precision_is_refused_and_nothing_written(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    weights = safetensors.torch.load_file(tmp_path / "run" / WEIGHTS_FILE)
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    weights[name].view(-1)[0] = 7e4
+    (tmp_path / "run" / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights))
+    refused(lambda: ship(tmp_path / "run", tmp_path / "weights"), WEIGHTS_FILE, name, "65504")
+    assert not (tmp_path / "weights").exists()
+
+
+# Without --model ----------------------------------------------------------------------------------------
+
+def predicted(capsys, folder, *words):
+    status = cli.main(["predict", str(folder / "ct.nii.gz"), "--out", str(folder / "out"), "--formats", "nifti,json", *words])
+    return status, *capsys.readouterr()
+
+
+def test_predict_takes_them_when_no_model_is_named_and_says_so(run, compendium, capsys):
+    ship(run, compendium / "data" / "weights")
+    write_volume(box_scan(), compendium / "ct.nii.gz")
+    status, out, said = predicted(capsys, compendium)
+    assert status == 0 and "no --model given" in said and CARD_FILE in said and "trained on phantoms only" in said
+    mask, report = map(Path, out.split())
+    first, model = mask.read_bytes(), read_json(report)["model"]
+    assert model["sha256_of_weights"] == file_hash(compendium / "data" / "weights" / WEIGHTS_FILE)
+    status, _, said = predicted(capsys, compendium, "--model", str(compendium / "data" / "weights"))
+    assert status == 0 and "no --model given" not in said and mask.read_bytes() == first
+
+
+def test_where_they_are_missing_predict_says_what_to_do(compendium, capsys):
+    write_volume(box_scan(), compendium / "ct.nii.gz")
+    status, out, said = predicted(capsys, compendium)
+    assert status == 2 and out == "" and said.count("\n") == 1 and not (compendium / "out").exists()
+    assert "data/weights/weights.safetensors: missing" in said and "--model" in said
+
+
+# Those in the repository ---------------------------------------------------------------------------------
+
+def test_they_are_small_halved_and_whole():
+    assert shipped_weights() == project.data() / "weights"
+    assert (WEIGHTS / WEIGHTS_FILE).stat().st_size <= 8 * 2**20
+    tensors = safetensors.torch.load_file(WEIGHTS / WEIGHTS_FILE)
+    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.half}
+    record = read_json(WEIGHTS / RECORD_FILE)
+    assert record["outputs"] == {WEIGHTS_FILE: file_hash(WEIGHTS / WEIGHTS_FILE)}
+    assert record["network"] == "MAG-UNet" and record["settings"]["augmentation"] == "strong"
+
+
+def test_half_precision_agrees_with_full():
+    """In the same arithmetic; bfloat16 adds rounding of its own."""
+    scores = pd.read_csv(WEIGHTS / "scores.csv")
+    assert scores["agreement"].min() >= 0.999 and scores["agreement"].count() >= 25
+    assert scores["agreement_as_run"].min() >= 0.998 and scores["agreement_as_run"].notna().all()
+
+
+def test_the_card_says_what_record_and_scores_say():
+    scores = pd.read_csv(WEIGHTS / "scores.csv")
+    text = (WEIGHTS / CARD_FILE).read_text()
+    assert text == card(read_json(WEIGHTS / RECORD_FILE), scores)
+    phantoms = scores[scores["group"] == transfer.PHANTOMS]
+    assert sorted(phantoms["case"]) == sorted(read_json(WEIGHTS / RECORD_FILE)["val"])
+    assert f"| real CT | 1 | {100 * scores.iloc[-1]['dice']:.1f} " in text
+    third = [100 * joint for side in ("left", "right") for joint in phantoms.loc[phantoms[f"grade_{side}"] == 3, f"dice_{side}"]]
+    assert f"| 3 | {len(third)} | {np.mean(third):.1f} ({min(third):.1f} to {max(third):.1f}) |" in text
+    assert f"Worst phantoms: {phantoms.sort_values('dice')['case'].iloc[0]} {100 * phantoms['dice'].min():.1f} (grades " in text
+
+
+def test_the_readme_has_the_cards_scores():
+    card_lines, readme = (WEIGHTS / CARD_FILE).read_text().splitlines(), (ROOT / "README.md").read_text()
+    groups = [line for line in card_lines if line.startswith(tuple(f"| {group} |" for group in
+                                                                   pd.read_csv(WEIGHTS / "scores.csv")["group"].unique()))]
+    assert len(groups) == 4 and "\n".join(groups) in readme
+    record = read_json(WEIGHTS / RECORD_FILE)
+    assert f"trained on {len(record['train'])} phantoms" in readme and f"for {record['seconds'] / 60:.0f} minutes" in readme
+
+
+def test_they_find_the_joints_of_a_phantom_that_nobody_has_seen():
+    scan, truth = phantom_scan(make_phantom(123_456, matrix=96, slices=(36, 48)))
+    assert overlap(load_model(WEIGHTS).segment(scan).array, truth.array).dice > 0.6
+
+
+# Scores of unseen scans -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_scan_is_scored_as_a_whole_and_by_side(turn):
+    truth, found = np.zeros((10, 20, 40), np.uint8), np.zeros((10, 20, 40), np.uint8)
+    truth[2:8, 5:15, 5:10], truth[2:8, 5:15, 30:35] = 1, 1                # right and left, as columns run to the left
+    found[2:8, 5:15, 5:10], found[2:8, 5:10, 30:35] = 1, 1
+    direction = np.diag([-1.0, 1, 1]) if turn else np.eye(3)
+    volumes = [Volume(array[:, :, ::-1] if turn else array, (2.0, 1.0, 1.5), (0, 0, 0), direction) for array in (truth, found)]
+    row = transfer.score(transfer.Unseen("g", "c", volumes[0], volumes[0], (1, 4)), volumes[1])
+    assert row["dice"] == pytest.approx(2 * 450 / (600 + 450)) and row["dice_right"] == 1
+    assert row["dice_left"] == pytest.approx(2 * 150 / (300 + 150))
+    assert (row["grade_left"], row["grade_right"], row["group"], row["case"]) == (1, 4, "g", "c")
+    nothing = volumes[0].with_array(np.zeros_like(volumes[0].array))
+    assert transfer.score(transfer.Unseen("g", "c", volumes[0], volumes[0]), nothing)["median_surface_mm"] == np.inf
+
+
+def test_a_folder_without_label_maps_is_refused(tmp_path):
+    refused(lambda: transfer.label_maps(tmp_path), str(tmp_path), "no .nii.gz label maps")

@@ -1,0 +1,164 @@
+"""Makes ``data/weights``: what `magunet predict` takes when no model is named, its scores, and the card that says what it is.
+
+    python workflow/weights.py --labels FOLDER
+
+Trains MAG-UNet on the profile `weights` (or goes on, or takes the finished run), stores it in half precision, and scores that,
+and its agreement with the full precision, on the profile's validation phantoms, renders of the label maps in FOLDER (NIfTI:
+1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human pelvises) and the real sample CT. No scan that is scored
+was trained on, and none chooses anything: the last epoch's weights are taken. What was scored already is not scored again.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from magunet import profiles, project, provenance
+from magunet.data import augment, prepare
+from magunet.data.cohort import cohort_of
+from magunet.errors import InputError
+from magunet.learn import predict
+from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.learn.runs import fit
+from magunet.learn.shipped import CARD_FILE, ship
+from magunet.progress import track
+from magunet.report import transfer
+from magunet.report.figures import save_figure, three_planes
+from magunet.report.metrics import overlap
+from magunet.report.sides import SIDES
+
+PROFILE, NETWORK = "weights", "MAG-UNet"
+RENDERS = 4
+"""Of each label map."""
+EXACT = 4
+"""Every so many phantoms, and all other scans, are also segmented in float32, which takes three times as long."""
+
+
+def main() -> None:
+    """Train if need be, store, score, write the card and the picture of the real CT."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--labels", type=Path, required=True, help="folder of label maps to render and score")
+    arguments = parser.parse_args()
+    transfer.label_maps(arguments.labels)                   # a wrong folder fails before any work
+    real, settings = transfer.real_ct(), profiles.load(PROFILE)
+    cohort = cohort_of(settings, track)
+    run, folder = fit(NETWORK, settings, settings.seeds[0], cohort), project.data() / "weights"
+    ship(run, folder)
+    full, half = load_model(run), load_model(folder)
+    exact = [replace(model, precision=torch.float32) for model in (full, half)]
+    key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE), provenance.code_hash(transfer, predict, prepare))
+    kept = run / f"unseen-{key}.csv"
+    rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
+    done = {row["case"] for row in rows}
+    all_scans = chain(transfer.validation_phantoms(cohort), transfer.renders(arguments.labels, RENDERS), [real])
+    for number, unseen in enumerate(all_scans):
+        if unseen.case not in done:
+            mask = half.segment(unseen.scan)
+            row = transfer.score(unseen, mask) | {"agreement_as_run": overlap(mask.array, full.segment(unseen.scan).array).dice}
+            if unseen.group != transfer.PHANTOMS or number % EXACT == 0:
+                row["agreement"] = overlap(*(model.segment(unseen.scan).array for model in exact)).dice
+            rows.append(row)
+            _write(pd.DataFrame(rows), kept)
+    scores = pd.DataFrame(rows)
+    _write(scores, folder / "scores.csv")
+    with provenance.whole_file(folder / CARD_FILE) as part:
+        part.write_text(card(provenance.read_json(folder / RECORD_FILE), scores))
+    figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan), truth_name="mask from bone labels",
+                          title="The real CT, and what the weights in data/weights find in it")
+    picture = save_figure(figure, project.figures("readme") / "first_mask.png", f"data/weights, run {run.name}", vector=False)
+    print(folder / CARD_FILE, folder / "scores.csv", picture, sep="\n")
+
+
+def _write(scores: pd.DataFrame, path: Path) -> None:
+    with provenance.whole_file(path) as part:
+        scores.to_csv(part, index=False)
+
+
+def card(record: dict, scores: pd.DataFrame) -> str:
+    """The model card, Markdown: all its numbers are from the run's record, the scores by scan, and the code."""
+    settings, phantoms = record["settings"], scores[scores["group"] == transfer.PHANTOMS]
+    joints = pd.concat([phantoms[[f"grade_{side}", f"dice_{side}"]].set_axis(["grade", "dice"], axis=1) for side in SIDES])
+    reach = augment.REACH[settings["augmentation"]]
+    return CARD.format(
+        **(settings | record), trained=len(record["train"]), held_out=len(record["val"]),
+        last_seed=settings["cohort_seed"] + settings["cases"] - 1,
+        steps=settings["epochs"] * settings["samples_per_case"] * len(record["train"]), minutes=record["seconds"] / 60,
+        degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
+        versions=", ".join(f"{name} {version}" for name, version in record["libraries"].items() if version != "not installed"),
+        groups="\n".join(f"| {group} | {len(table)} | {_percent(table['dice'])} | {table['median_surface_mm'].mean():.1f} |"
+                         for group, table in scores.groupby("group", sort=False)),
+        grades="\n".join(f"| {grade:.0f} | {len(table)} | {_percent(table['dice'])} |"
+                         for grade, table in joints.groupby("grade")),
+        worst=", ".join(f"{row.case} {100 * row.dice:.1f} (grades {row.grade_left:.0f} and {row.grade_right:.0f})"
+                        for row in phantoms.nsmallest(3, "dice").itertuples()),
+        compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(), min_agreement=scores["agreement"].min(),
+        mean_agreement_as_run=scores["agreement_as_run"].mean(), min_agreement_as_run=scores["agreement_as_run"].min())
+
+
+CARD = """\
+# Model card: MAG-UNet, compact, trained on phantoms
+
+The weights that `magunet predict CT --out FOLDER` takes when no model is named. `python workflow/weights.py --labels FOLDER`
+makes them and writes this page; `scores.csv` has its scores scan by scan, `run.json` is the record of the training.
+
+* **Network**: {network} with the paper's channel widths divided by {width_divisor}, weights in half precision.
+* **Data**: {trained} computed phantoms to learn from and {held_out} to validate on, seeds {cohort_seed} to {last_seed}, joints of
+  grade 0 to 4. No patient, no real CT, no Visible Human.
+* **Training**: {steps:,} steps at batch size 1 on windows of {depth} x {size} x {size} voxels, slices {slice_mm:g} mm apart;
+  Adam, learning rate {learning_rate:g} down to 0, weight decay {weight_decay:g}; Dice + cross-entropy.
+* **Augmentation**: `{augmentation}`: flips left to right, rotation by up to {degrees:.0f}°, size by up to {percent:.0f} %,
+  shifts, gamma, contrast, resolution, blur and noise.
+* **Made with**: {device}, {precision}, {minutes:.0f} minutes, revision {git};
+  {versions}.
+* **Licence**: CC BY 4.0, as the phantoms, whose mean shape was read off the Visible Human pelvises.
+
+## Scores, each on the scan's own grid
+
+| scans | number | Dice, %: mean (least to most) | median surface distance, mm |
+|---|---|---|---|
+{groups}
+
+Single joints of the validation phantoms, by the grade of their disease:
+
+| grade | joints | Dice, %: mean (least to most) |
+|---|---|---|
+{grades}
+
+Worst phantoms: {worst}.
+
+Masks by the weights in half and in full precision, both computed in float32, agree with a Dice of {mean_agreement:.5f} on average
+and {min_agreement:.5f} at least ({compared} of the scans). Computed in {precision}, whose own rounding is coarser than that of
+the weights, they agree with {mean_agreement_as_run:.5f} and {min_agreement_as_run:.5f} (all scans).
+
+The real CT has voxels of 3 mm, and its mask is derived from bone labels that another network predicted: a check that the
+weights find the joints of a person, and no measure of how exactly. The renders of label maps are new in pose, surface, tissue
+and scanner, but the phantom's mean shape is theirs.
+
+## Intended use
+
+A first look at what the project does on a CT of one's own; teaching; something to compare one's own training with. The band
+that it marks is what lies within {target_mm:g} mm of both sacrum and ilium: joint space and subchondral bone.
+
+## Limits
+
+* Not for diagnosis, follow-up or any other clinical decision: never trained on patients' joints, and never tested on them.
+* One training with one seed; another seed would give other masks.
+* Expects a pelvic CT in HU, head up and face forward as its header says, with slices up to 5 mm apart.
+* Fractures, tumours, implants in the joint, children and MRI are not in the phantoms.
+* It grades nothing. The phantoms' erosions and sclerosis are computed, and so is what was learned of them.
+"""
+
+
+def _percent(dice: pd.Series) -> str:
+    return f"{100 * dice.mean():.1f} ({100 * dice.min():.1f} to {100 * dice.max():.1f})"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"weights: {error}")

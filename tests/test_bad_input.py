@@ -187,6 +187,10 @@ CORPUS = [
     Bad("results into a file", holding("out.csv", b""), "store --profile own --out out.csv", "out.csv",
         ["is a file", "give a folder"]),
     Bad("stored results missing", nothing, "claims --scores none", "none", ["no results", "'magunet store'"]),
+    *(Bad(f"{verb} of missing results", nothing, f"{verb} none", "none", ["no results", "'magunet store'"])
+      for verb in ("redraw", "efficiency", "findings --scores")),
+    Bad("findings before anything is scored", nothing, "findings --profile smoke", "smoke", ["scored yet", "make reproduce"]),
+    Bad("no weights to take", nothing, "predict scan.mha --out out", "data/weights/weights.safetensors", ["missing", "--model"]),
     Bad("stored results of nothing", holding("stored/runs.json", "{}"), "study 4 --scores stored", "stored",
         ["no results", "'magunet store'"]),
     Bad("notebook of no bytes", holding("runs/own/notebooks/01.ipynb", b""), REPORT, "01.ipynb",

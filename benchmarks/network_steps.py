@@ -1,0 +1,74 @@
+"""A training step of every network on this device: seconds, memory, and what bfloat16 changes of its answer.
+
+    python benchmarks/network_steps.py [NETWORK ...] [--profile gpu]
+
+On a GPU with cuDNN's search for the fastest algorithm (`torch.backends.cudnn.benchmark`) off and on; magunet leaves it off, and
+this shows whether it would pay. Run it before a grid is started there: it also shows which networks do not run at all.
+"""
+
+import argparse
+import sys
+import time
+
+import torch
+
+from magunet import profiles
+from magunet.bench.passes import pass_through, step
+from magunet.errors import InputError
+from magunet.learn.device import choose_device, choose_precision
+from magunet.nets.layers import evaluate_by_input
+from magunet.nets.studies import NETWORKS, build, checked
+from magunet.profiles import Settings
+
+REPEATS = 5
+
+
+def measured(name: str, settings: Settings, device: torch.device) -> str:
+    """Milliseconds of the first and the fastest step, peak memory, and the relative error of logits in bfloat16."""
+    precision = choose_precision(settings.precision, device)
+    torch.manual_seed(0)
+    network = build(name, settings.width_divisor).to(device, memory_format=torch.channels_last_3d).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=device)
+    image, mask = image.contiguous(memory_format=torch.channels_last_3d), (image > 0.9).to(torch.uint8)
+    said = []
+    for search in (False, True) if device.type == "cuda" else (False,):
+        torch.backends.cudnn.benchmark = search
+        seconds = []
+        for _ in range(REPEATS + 1):
+            began = time.perf_counter()
+            step(network, optimizer, image, mask, precision)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(1000 * (time.perf_counter() - began))
+        said.append(f"{'search, ' if search else ''}first {seconds[0]:.0f} ms, fastest {min(seconds[1:]):.1f} ms")
+    if device.type == "cuda":
+        said.append(f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
+        torch.cuda.reset_peak_memory_stats(device)
+    evaluate_by_input(network)
+    exact, rounded = (pass_through(network, image, kind).float() for kind in (torch.float32, precision))
+    error = float((rounded - exact).norm() / exact.norm())
+    return "; ".join([*said, f"error of {str(precision).removeprefix('torch.')} {error:.3f}"])
+
+
+def main() -> None:
+    """One line a network; one that fails says why, and the others go on."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", nargs="*", help="default: all")
+    parser.add_argument("--profile", default="gpu")
+    arguments = parser.parse_args()
+    settings, device = profiles.load(arguments.profile), choose_device()
+    names = [checked(name, settings.width_divisor) for name in arguments.network] or list(NETWORKS)
+    print(f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {device}")
+    for name in names:
+        try:
+            print(f"{name:15s} {measured(name, settings, device)}", flush=True)
+        except RuntimeError as error:
+            print(f"{name:15s} failed: {' '.join(str(error).split())[:200]}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"network_steps: {error}")

@@ -1,7 +1,6 @@
 """Weights in half precision, the ones in the repository, and what their card says of them."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,9 @@ from magunet.learn.shipped import CARD_FILE, ship, shipped_weights
 from magunet.provenance import file_hash, read_json
 from magunet.report import transfer
 from magunet.report.metrics import overlap
+from workflow.weights import card
 
 WEIGHTS = ROOT / "data" / "weights"
-sys.path.insert(0, str(ROOT / "workflow"))
-from weights import card  # noqa: E402
 
 
 def box_scan():

@@ -5,7 +5,6 @@ case, with the columns network, seed, case, patient, dice, iou, hd95, missed and
 They raise InputError when there are none, or when two networks were scored on different patients.
 """
 
-from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -111,8 +110,8 @@ def wording(low: float, high: float, p_holm: float) -> str:
     return HELPS if low > 0 else HURTS if high < 0 else OPEN
 
 
-def findings(scores: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """All of it in Markdown, in percent, points of percent and mm; ``notes`` are paragraphs to end with.
+def findings(scores: pd.DataFrame) -> str:
+    """All of it in Markdown, in percent, points of percent and mm.
 
     With fewer than LEAST_CASES patients it has the numbers only; else `wording` chooses how a module's sentence begins.
     """
@@ -130,7 +129,7 @@ def findings(scores: pd.DataFrame, notes: Sequence[str] = ()) -> str:
         intervals,
         "## Does each module help?", *_modules(module_effects(scores), ranks),
         "## Which of the paper's orderings hold?", *_orders(orderings(scores), ranks),
-        f"## Where does {REFERENCE} fail?", *_failures(scores, ranks), *notes]) + "\n"
+        f"## Where does {REFERENCE} fail?", *_failures(scores, ranks)]) + "\n"
 
 
 def _means(scores: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,7 +2,7 @@
 
     python benchmarks/anatomy.py [--seeds 100] [--processes 2]
 
-Prints mean and SD of every measure of `magunet.data.pelvimetry` over the seeds, on label maps of 1 mm, beside those
+Prints mean and SD of every measure of `compendium.pelvimetry` over the seeds, on label maps of 1 mm, beside those
 of 19 adults (surface models made from CT, VSD full-body bone models, doi:10.5281/zenodo.8316730), and of women and men
 apart. Ends with status 1 when a mean is more than one reference SD off, or an SD less than half or more than twice the
 reference's.
@@ -17,9 +17,9 @@ from multiprocessing import get_context
 import numpy as np
 import pandas as pd
 
-from magunet.data.pelvimetry import pelvimetry
-from magunet.data.pelvis import parametric_pelvis
-from magunet.progress import track
+from compendium.pelvimetry import pelvimetry
+from magunet.base.progress import track
+from sijphantom.pelvis import parametric_pelvis
 
 SPACING = 1.0  # mm, as in the reference
 REFERENCE = {  # mean, SD: lengths in mm, areas in cm2, volume in cm3, angles in degrees

@@ -9,13 +9,13 @@ grids. The two joints of a scan are scored apart, since each has its own grade.
 import argparse
 import sys
 
-from magunet import profiles
-from magunet.data.cohort import cohort_of
-from magunet.errors import InputError
-from magunet.learn.predict import load_model
-from magunet.learn.runs import fit
-from magunet.progress import track
-from magunet.report.scores import SIDES_FILE, read_scores, score_run
+from compendium.scores import SIDES_FILE, read_scores, score_run
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.base.progress import track
+from magunet.cohort import cohort_of
+from magunet.predict import load_model
+from magunet.runs import fit
 
 
 def main() -> None:

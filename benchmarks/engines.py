@@ -24,14 +24,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from magunet.data.cohort import Cohort, cohort_of, read_checked
-from magunet.data.prepare import prepare
-from magunet.learn.device import autocast, choose_device
-from magunet.learn.predict import Model, load_model, window_starts
-from magunet.nets.layers import evaluate_by_input
-from magunet.profiles import Settings
-from magunet.progress import track
-from magunet.report.metrics import overlap
+from magunet.base.device import autocast, choose_device
+from magunet.base.profiles import Settings
+from magunet.base.progress import track
+from magunet.cohort import Cohort, cohort_of, read_checked
+from magunet.fast import evaluate_by_input
+from magunet.metrics import overlap
+from magunet.predict import Model, load_model, window_starts
+from magunet.prepare import prepare
 
 Answer = Callable[[Tensor], Tensor]
 WINDOWS = 12

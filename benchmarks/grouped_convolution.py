@@ -3,7 +3,7 @@
     python benchmarks/grouped_convolution.py
 
 One thread, channels last, the maps that LGAG sees at several widths and inputs; three ways take turns in one process,
-medians of 5: float32, bfloat16, and bfloat16 with narrow groups joined, as `magunet.nets.layers.Conv3d` does.
+medians of 5: float32, bfloat16, and bfloat16 with narrow groups joined, as `magunet.fast.Conv3d` does.
 """
 
 import copy
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from magunet.nets.layers import merge_groups
+from magunet.fast import merge_groups
 
 MAPS = ((4, 32, 64, 64), (8, 48, 96, 96), (16, 24, 48, 48), (32, 16, 64, 64), (64, 16, 64, 64), (256, 6, 32, 32))
 """Channels and size (d, h, w)."""

@@ -12,12 +12,12 @@ import argparse
 import numpy as np
 from scipy import ndimage
 
-from magunet.data.distance import distance_at_voxels
-from magunet.data.phantom import Phantom, make_phantom
-from magunet.data.scanner import Protocol
-from magunet.data.volume import Volume
-from magunet.view.joint_space import REACH, STEP, joint_space, measured_widths
-from magunet.view.joints import JOINTS, left_and_right
+from compendium.view.joint_space import REACH, STEP, joint_space, measured_widths
+from magunet.distance import distance_at_voxels
+from magunet.joints import JOINTS, left_and_right
+from magunet.volume import Volume
+from sijphantom.phantom import Phantom, make_phantom
+from sijphantom.scanner import Protocol
 
 HIPS = {"left": 2, "right": 3}
 

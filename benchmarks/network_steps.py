@@ -12,13 +12,13 @@ import time
 
 import torch
 
-from magunet import profiles
-from magunet.bench.passes import pass_through, step
-from magunet.errors import InputError
-from magunet.learn.device import choose_device, choose_precision
-from magunet.nets.layers import evaluate_by_input
-from magunet.nets.studies import NETWORKS, build, checked
-from magunet.profiles import Settings
+from compendium.bench.passes import pass_through, step
+from magunet.base import profiles
+from magunet.base.device import choose_device, choose_precision
+from magunet.base.errors import InputError
+from magunet.base.profiles import Settings
+from magunet.fast import evaluate_by_input
+from magunet.studies import NETWORKS, build, checked
 
 REPEATS = 5
 

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from magunet import project
-from magunet.data.anatomy import label_map_pelvis
-from magunet.data.phantom import make_phantom
-from magunet.data.phantom_cohort import phantom_scan
-from magunet.data.scanner import Protocol
-from magunet.data.volume import read_volume, reorient
-from magunet.provenance import whole_file
-from magunet.report.figures import TRUTH_COLOUR, central_slices, draw_plane, save_figure
+from compendium.figures.planes import TRUTH_COLOUR, central_slices, draw_plane, save_figure
+from magunet.base import project
+from magunet.base.provenance import whole_file
+from magunet.volume import read_volume, reorient
+from sijphantom.anatomy import label_map_pelvis
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
+from sijphantom.scanner import Protocol
 
 GRID = dict(matrix=320, slices=(140, 140), grades=(0, 0),
             protocol=Protocol(pixel_mm=(1.05, 1.05), margin_mm=(60, 60), noise_hu=(12, 12)))

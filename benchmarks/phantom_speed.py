@@ -16,7 +16,7 @@ os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")
 
 import torch
 
-from magunet.data.phantom import make_phantom
+from sijphantom.phantom import make_phantom
 
 SIZES = {"50 x 256 x 256": (256, 50), "150 x 512 x 512": (512, 150)}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from magunet.data.cohort import cohort_of, read_checked
-from magunet.learn.predict import load_model
-from magunet.progress import track
-from magunet.report.metrics import overlap
+from magunet.base.progress import track
+from magunet.cohort import cohort_of, read_checked
+from magunet.metrics import overlap
+from magunet.predict import load_model
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from magunet import profiles
-from magunet.data.cohort import cohort_of
-from magunet.errors import InputError
-from magunet.learn.predict import load_model
-from magunet.learn.runs import fit
-from magunet.progress import track
-from magunet.report.figures import save_figure, three_planes
-from magunet.report.transfer import label_maps, real_ct, renders, score, validation_phantoms
+from compendium.figures.planes import save_figure, three_planes
+from compendium.transfer import label_maps, real_ct, renders, score, validation_phantoms
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.base.progress import track
+from magunet.cohort import cohort_of
+from magunet.predict import load_model
+from magunet.runs import fit
 
 
 def main() -> None:

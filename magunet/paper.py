@@ -3,7 +3,7 @@
 Yan W., Jing Y., Xu Y., Zhang X., Wang C.: "Sacral-iliac joint segmentation network integrating large kernel
 gated mechanisms and dual attention" (in Chinese), School of Computer Science and Technology, Taiyuan
 Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M. What the
-paper claims with these numbers is in ``magunet.claims``.
+paper claims with these numbers is in ``compendium.audit.claims``.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MI = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of one table. ``network`` is the row's name in ``magunet.nets.studies``."""
+    """One row of one table. ``network`` is the row's name in ``magunet.studies``."""
 
     table: int
     name: str

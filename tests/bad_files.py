@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 from test_check import pelvis
 
-from magunet.data.volume import FILE_ENDINGS, Volume, write_volume
+from magunet.volume import FILE_ENDINGS, Volume, write_volume
 
 SCAN = pelvis(0, (6, 20, 22))[0]
 """A sound one; on another grid than those of the cohorts."""

@@ -11,9 +11,9 @@ import pytest
 import torch
 from boxes import TINY, write_cohort
 
-from magunet import project
-from magunet.errors import InputError
-from magunet.learn import runs
+from magunet import runs
+from magunet.base import project
+from magunet.base.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)      # two stall each other where something else runs

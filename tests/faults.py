@@ -14,8 +14,8 @@ import safetensors.torch
 from boxes import TINY
 from PIL import Image
 
-from magunet import cli
-from magunet.provenance import file_hash, write_json
+from compendium import cli
+from magunet.base.provenance import file_hash, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3, "samples_per_case": 1}
@@ -44,7 +44,7 @@ def words_of(job, root):
 
 PAUSED = """
 import os, signal, sys
-from magunet import cli
+from compendium import cli
 rename, names, paused_at = os.replace, [], int(sys.argv.pop(1))
 def replace(part, path):
     names.append(path)

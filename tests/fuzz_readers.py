@@ -26,13 +26,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 with atheris.instrument_imports(include=["magunet"]):
     from bad_files import SCANS, SEEDS_OF_SERIES, series, sound
 
-    from magunet import profiles
-    from magunet.data.cohort import load_cohort
-    from magunet.data.volume import FILE_ENDINGS, read_segments, read_volume
-    from magunet.errors import InputError
-    from magunet.learn import checkpoint, train
-    from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
-    from magunet.view.dicom_seg import read_source
+    from compendium.view.dicom_seg import read_source
+    from magunet import checkpoint, train
+    from magunet.base import profiles
+    from magunet.base.errors import InputError
+    from magunet.cohort import load_cohort
+    from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+    from magunet.volume import FILE_ENDINGS, read_segments, read_volume
 
 SECONDS = 120
 LIMITS = ["-timeout=60", "-rss_limit_mb=4096", "-max_len=400000", "-detect_leaks=0", "-print_final_stats=1"]

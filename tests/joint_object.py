@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from magunet.data.volume import Volume
+from magunet.volume import Volume
 
 CENTRES = {"left": np.array([45.0, 10.0, 5.0]), "right": np.array([-38.0, -6.0, -4.0])}
 """LPS mm."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from conftest import ROOT
 
-from magunet.view import offline, parts
+from compendium.view import offline, parts
 
 CHROMIUM = shutil.which("chromium") or "chromium"
 FLAGS = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",

@@ -5,7 +5,7 @@ import itertools
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from magunet.report.page import INCH, PRINT_WIDTH, SMALLEST_FONT
+from compendium.figures.page import INCH, PRINT_WIDTH, SMALLEST_FONT
 
 
 def texts(figure):

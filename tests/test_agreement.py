@@ -22,8 +22,8 @@ from monai.metrics import (
 )
 from test_surfaces import SPACINGS, blob
 
-from magunet.report.metrics import overlap
-from magunet.report.surfaces import surface_distances, surface_scores
+from magunet.metrics import overlap
+from magunet.surfaces import surface_distances, surface_scores
 
 SHAPE = (10, 14, 13)
 RANDOM, DEGENERATE = (0.25, 0.4, 0.2), (0.6, 0.4, 0.7)

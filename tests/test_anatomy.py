@@ -8,11 +8,11 @@ import pytest
 from conftest import refused
 
 from benchmarks.anatomy import REFERENCE
-from magunet.data.anatomy import Bones, label_map_pelvis
-from magunet.data.pelvimetry import pelvimetry
-from magunet.data.pelvis import parametric_pelvis
-from magunet.data.pelvis_sizes import draw_common
-from magunet.errors import InputError
+from compendium.pelvimetry import pelvimetry
+from magunet.base.errors import InputError
+from sijphantom.anatomy import Bones, label_map_pelvis
+from sijphantom.pelvis import parametric_pelvis
+from sijphantom.pelvis_sizes import draw_common
 
 SEEDS = range(12)
 SPACING = 1.5  # mm

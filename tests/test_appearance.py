@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from magunet.data import appearance
-from magunet.data.appearance import between, blurred, coarser, contrasted, vary_appearance
+from magunet import appearance
+from magunet.appearance import between, blurred, coarser, contrasted, vary_appearance
 
 SHAPE = (12, 20, 16)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from magunet.nets.attention import CBAM, ECA, SE, NonLocal
+from magunet.attention import CBAM, ECA, SE, NonLocal
 
 X = torch.randn(2, 16, 2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from magunet import paper, profiles
-from magunet.claims import CLAIMS, ERRATA, Verdict
-from magunet.nets.layers import BatchNorm
-from magunet.nets.magunet import MAGUNet, MAGUNetConfig, count_parameters
-from magunet.nets.studies import ALIASES, NETWORKS, build_on_meta
-from magunet.report import additivity, audit, footprint, rankings, units, verdicts
+from compendium.audit import additivity, footprint, rankings, units, verdicts
+from compendium.audit import parameters as audit
+from compendium.audit.claims import CLAIMS, ERRATA, Verdict
+from magunet import paper
+from magunet.base import profiles
+from magunet.fast import BatchNorm
+from magunet.model import MAGUNet, MAGUNetConfig, count_parameters
+from magunet.studies import ALIASES, NETWORKS, build_on_meta
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "11_paper_audit.ipynb"
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from magunet.data import augment as module
-from magunet.data.augment import augment, happens, random_affine, resample, rotation_matrix, sampling_grid, uniform, where_seen
+from magunet import augment as module
+from magunet.augment import augment, happens, random_affine, resample, rotation_matrix, sampling_grid, uniform, where_seen
 
 SHAPE, SPACING = (24, 64, 48), (3.0, 1.0, 1.5)             # 72 x 64 x 72 mm
 WHOLE = tuple(slice(0, n) for n in SHAPE)

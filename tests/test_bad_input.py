@@ -24,12 +24,13 @@ from conftest import ROOT, refused
 from test_check import pelvis
 from test_sources import EMPTY, own, pengwin, scan, totalsegmentator, vsd
 
-from magunet import cli, profiles
-from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
-from magunet.learn.predict import Model
-from magunet.nets.studies import build
-from magunet.provenance import write_json
-from magunet.view import offline, parts
+from compendium import cli
+from compendium.view import offline, parts
+from magunet.base import profiles
+from magunet.base.provenance import write_json
+from magunet.predict import Model
+from magunet.studies import build
+from magunet.volume import Volume, read_volume, same_geometry, write_volume
 
 OWN = "papermill_params/own.yaml"
 BOXES = Path("data/boxes")

@@ -18,15 +18,15 @@ from boxes import TINY
 from conftest import refused
 from test_cli import call
 
-from magunet import profiles
-from magunet.bench import ceilings, contests, others, passes, suite
-from magunet.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest, alone, megabytes_of, run
-from magunet.data.prepare import prepare
-from magunet.data.volume import read_volume, same_geometry, write_volume
-from magunet.errors import InputError
-from magunet.learn.predict import load_model
-from magunet.nets.blocks import PAM
-from magunet.report.cost import count_flop
+from compendium.bench import ceilings, contests, others, passes, suite
+from compendium.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest, alone, megabytes_of, run
+from compendium.cost import count_flop
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.blocks import PAM
+from magunet.predict import load_model
+from magunet.prepare import prepare
+from magunet.volume import read_volume, same_geometry, write_volume
 
 SMALL = {
     "forward": partial(contests.forward, (16, 16, 16), 16),

@@ -18,8 +18,8 @@ from conftest import ROOT
 from lab import copy_extension, missing, open_notebook, run_all, running_lab, viewer_frame
 from PIL import Image
 
-from magunet.errors import InputError
-from magunet.view import offline
+from compendium.view import offline
+from magunet.base.errors import InputError
 
 NOTEBOOK = "10_inspect_in_3d.ipynb"
 OBJECT = """

@@ -9,12 +9,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 from test_cli import call
 
-from magunet.data import phantom
-from magunet.data.check import scale_problems
-from magunet.data.cohort import load_cohort, read_checked
-from magunet.data.phantom_cohort import phantom_scan
-from magunet.data.volume import Volume, read_volume, reorient, write_volume
-from magunet.report.figures import both_grids
+from compendium.check import scale_problems
+from compendium.figures.planes import both_grids
+from magunet.cohort import load_cohort, read_checked
+from magunet.volume import Volume, read_volume, reorient, write_volume
+from sijphantom import phantom
+from sijphantom.cohort import phantom_scan
 
 sitk = pytest.importorskip("SimpleITK")
 

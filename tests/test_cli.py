@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from boxes import TINY, write_cohort
 
-from magunet import __version__, cli
-from magunet.data.volume import Volume, read_volume, same_geometry, write_volume
-from magunet.provenance import read_json, write_json
-from magunet.report.metrics import Overlap
-from magunet.verbs import data
+from compendium import cli
+from compendium.verbs import data
+from magunet import __version__
+from magunet.base.provenance import read_json, write_json
+from magunet.metrics import Overlap
+from magunet.volume import Volume, read_volume, same_geometry, write_volume
 
 
 def call(capsys, *words):
@@ -75,7 +76,7 @@ def test_predict_writes_a_mask_on_the_scans_grid_and_a_picture(run, tmp_path, ca
 
 
 def test_a_mask_without_a_joint_is_said(run, tmp_path, capsys, monkeypatch):
-    from magunet.learn.predict import Model
+    from magunet.predict import Model
     monkeypatch.setattr(Model, "segment", lambda self, scan, quick=False: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
     write_volume(Volume(np.full((20, 20, 20), -1000, np.int16), (1, 1, 1)), tmp_path / "air.nii.gz")
     status, _, error = call(capsys, "predict", tmp_path / "air.nii.gz", "--model", run, "--out", tmp_path / "out")
@@ -96,7 +97,7 @@ def test_train_evaluate_and_report_of_a_cohort_of_ones_own(compendium, capsys, m
     row = next(line for line in report.splitlines() if line.startswith("MAG-UNet"))
     assert row.split()[1] == "1" and len(row.split()) == 6                    # one validation case, scored once
     (compendium / out.strip() / "scores.json").unlink()
-    monkeypatch.setattr("magunet.report.scores.overlap", lambda *_: Overlap(1, 0, 0))
+    monkeypatch.setattr("compendium.scores.overlap", lambda *_: Overlap(1, 0, 0))
     assert call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[4] == "1.0"     # stale scores are made anew
     write_json(compendium / "papermill_params" / "own.yaml", settings | {"learning_rate": 0.5})
     assert "no scored run yet" in call(capsys, "report", "--profile", "own")[1]
@@ -185,7 +186,7 @@ def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
 def test_the_status_after_a_signal_is_130_even_within_an_exec_of_text(sent, tmp_path):
     """As dataclasses do on import; Python would then end itself by SIGINT after a plain KeyboardInterrupt."""
     (tmp_path / "ended.py").write_text(
-        "import signal, sys\nfrom magunet import cli\nfrom magunet.verbs import results\n"
+        "import signal, sys\nfrom magunet import cli\nfrom compendium.verbs import results\n"
         f"results.run_audit = lambda arguments: exec('signal.raise_signal(signal.{sent})', {{'signal': signal}})\n"
         "sys.exit(cli.main(['audit']))")
     done = subprocess.run([sys.executable, "-m", "ended"], capture_output=True, text=True,

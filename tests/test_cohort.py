@@ -11,9 +11,8 @@ from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magunet import profiles
-from magunet.data import phantom
-from magunet.data.cohort import (
+from magunet.base import profiles
+from magunet.cohort import (
     SPLIT_SEED,
     check_case,
     cohort_of,
@@ -21,9 +20,10 @@ from magunet.data.cohort import (
     load_cohort,
     split_by_patient,
 )
-from magunet.data.phantom_cohort import make_phantom_cohort, phantom_folder, phantom_scan
-from magunet.data.volume import Volume, orientation, read_volume, write_volume
-from magunet.learn.runs import fit
+from magunet.runs import fit
+from magunet.volume import Volume, orientation, read_volume, write_volume
+from sijphantom import phantom
+from sijphantom.cohort import make_phantom_cohort, phantom_folder, phantom_scan
 
 SHAPE, SPACING = (8, 8, 8), (3.0, 1.0, 1.0)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from magunet.report import consistency
-from magunet.report.consistency import HALF, MEASURES
-from magunet.report.metrics import Overlap
+from compendium.audit import consistency
+from compendium.audit.consistency import HALF, MEASURES
+from magunet.metrics import Overlap
 
 SEEDS = range(40)
 

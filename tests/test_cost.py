@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from magunet.nets.blocks import CAM, PAM
-from magunet.report.cost import PeakMemory, count_flop, network_cost
+from compendium.cost import PeakMemory, count_flop, network_cost
+from magunet.blocks import CAM, PAM
 
 
 def on_meta(make):

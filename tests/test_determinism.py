@@ -5,7 +5,7 @@ import torch
 from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from magunet.nets.studies import PEERS, build_on_meta
+from magunet.studies import PEERS, build_on_meta
 
 LISTED = {"convolution": "Conv3d", "max_pool3d_with_indices": "MaxPool3d", "max_unpool3d": "MaxUnpool3d", "index": "indexing",
           "replication_pad3d": "ReplicationPad3d", "upsample_trilinear3d": "interpolate"}

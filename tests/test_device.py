@@ -7,13 +7,13 @@ import tempfile
 import pytest
 import torch
 
-from magunet.learn import device
+from magunet.base import device
 
 current = []
 HOLD = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
-from magunet.learn.device import take
+from magunet.base.device import take
 print(take(sys.argv[2]), flush=True)
 sys.stdin.read()
 """

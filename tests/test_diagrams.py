@@ -11,14 +11,14 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from printed import assert_readable, texts, words
 from torch import nn
 
-from magunet import profiles
-from magunet.nets.attention import CBAM, ECA, SE, NonLocal
-from magunet.nets.blocks import CAM, LGAG, MFF, PAM, DualAttention
-from magunet.nets.layers import BatchNorm, Conv3d
-from magunet.nets.magunet import ATTENTIONS, DECODERS, DecoderStep, MAGUNet, MAGUNetConfig, count_parameters
-from magunet.report import layout
-from magunet.report.diagrams import MODULES, module_diagram, network_diagram, network_diagrams
-from magunet.report.trace import describe, power, shape_text, trace
+from compendium.figures import layout
+from compendium.figures.diagrams import MODULES, module_diagram, network_diagram, network_diagrams
+from compendium.figures.trace import describe, power, shape_text, trace
+from magunet.attention import CBAM, ECA, SE, NonLocal
+from magunet.base import profiles
+from magunet.blocks import CAM, LGAG, MFF, PAM, DualAttention
+from magunet.fast import BatchNorm, Conv3d
+from magunet.model import ATTENTIONS, DECODERS, DecoderStep, MAGUNet, MAGUNetConfig, count_parameters
 
 PROFILES = sorted(path.stem for path in (ROOT / "papermill_params").glob("*.yaml"))
 TINY = (2, 4, 8, 16, 32)

@@ -11,9 +11,9 @@ from conftest import refused
 from dicom_series import BEYOND, STANDARD, planted, write_series
 from joint_object import DIRECTIONS, both, grid, parts, world
 
-from magunet.data.volume import read_volume
-from magunet.view.dicom_seg import read_source, write_dicom_seg
-from magunet.view.joints import JOINTS, left_and_right
+from compendium.view.dicom_seg import read_source, write_dicom_seg
+from magunet.joints import JOINTS, left_and_right
+from magunet.volume import read_volume
 
 RIGHT_HANDED = {name: d for name, d in DIRECTIONS.items() if np.linalg.det(d) > 0}
 """DICOM has no others: mirrored rows turn the normal around."""

@@ -9,14 +9,14 @@ import pytest
 from boxes import TINY
 from conftest import ROOT
 
-from magunet import cli
-from magunet.bench.ceilings import Ceilings
-from magunet.nets.magunet import count_parameters
-from magunet.nets.studies import build_on_meta
-from magunet.provenance import read_json
-from magunet.report import efficiency as module
-from magunet.report.cost import count_flop
-from magunet.report.efficiency import efficiency
+from compendium import cli
+from compendium import efficiency as module
+from compendium.bench.ceilings import Ceilings
+from compendium.cost import count_flop
+from compendium.efficiency import efficiency
+from magunet.base.provenance import read_json
+from magunet.model import count_parameters
+from magunet.studies import build_on_meta
 
 RUN = {"network": "3D U-Net", "seed": 1, "epochs": 3, "seconds": 7200.0, "peak_memory_mb": 2500.0, "device": "a machine",
        "precision": "float32"}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from magunet.learn import losses
-from magunet.nets.blocks import CAM, LGAG, MFF, PAM, DualAttention
-from magunet.nets.layers import BatchNorm
-from magunet.report.metrics import overlap
+from magunet import losses
+from magunet.blocks import CAM, LGAG, MFF, PAM, DualAttention
+from magunet.fast import BatchNorm
+from magunet.metrics import overlap
 
 torch.manual_seed(0)
 

@@ -20,15 +20,15 @@ from dicom_series import PATIENT, STANDARD, planted, write_series
 from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
 from test_cli import call
 
+from compendium.view import FORMATS, dicom_seg
+from compendium.view.case_report import touched_faces, voxel_hash
+from compendium.view.export import Exported, Origin, export
+from compendium.view.segments import write_segments
 from magunet import __version__
-from magunet.data.volume import Volume, read_volume, write_volume
-from magunet.learn.predict import Model
-from magunet.provenance import file_hash
-from magunet.view import FORMATS, dicom_seg
-from magunet.view.case_report import touched_faces, voxel_hash
-from magunet.view.export import Exported, Origin, export
-from magunet.view.joints import JOINTS, left_and_right
-from magunet.view.segments import write_segments
+from magunet.base.provenance import file_hash
+from magunet.joints import JOINTS, left_and_right
+from magunet.predict import Model
+from magunet.volume import Volume, read_volume, write_volume
 
 ORIGIN = Origin("MAG-UNet-0123456789-s0", "MAG-UNet", "smoke", 0, "f" * 64, "0123456789")
 ALL = ",".join(FORMATS)
@@ -351,7 +351,7 @@ def test_a_dicom_series_that_cannot_be_referred_to_gets_all_but_the_seg(run, fin
 def test_a_series_of_which_highdicom_makes_nothing_gets_the_rest(run, finds_the_object, tmp_path, capsys, monkeypatch):
     def fail(*words, **named):
         raise ValueError("an odd\nseries")
-    monkeypatch.setattr("magunet.view.dicom_seg.Segmentation", fail)
+    monkeypatch.setattr("compendium.view.dicom_seg.Segmentation", fail)
     folder = dicom_folder(tmp_path)
     status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 0 and "no DICOM SEG can be made of this series (an odd series)" in said

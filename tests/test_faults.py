@@ -20,9 +20,9 @@ import torch
 from boxes import write_cohort
 from faults import JOBS, PROFILE, ROOT, after, assert_done, assert_whole, before, finish, here, make_references, names, start
 
-from magunet import profiles
-from magunet.data.volume import read_volume
-from magunet.learn import checkpoint, runs, train
+from magunet import checkpoint, runs, train
+from magunet.base import profiles
+from magunet.volume import read_volume
 
 torture = pytest.mark.torture
 
@@ -522,7 +522,7 @@ ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB
 @pytest.fixture
 def large(references, tmp_path, monkeypatch):
     """A compendium whose network sees windows of 40 x 32 x 32, and a way to give it less memory than that takes."""
-    from magunet.nets.magunet import MAGUNet
+    from magunet.model import MAGUNet
     root = before(references, "train", tmp_path)
     (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE | {"depth": 40, "epochs": 1}))
     real = MAGUNet.forward

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from printed import assert_readable
 
-from magunet import __version__, profiles, project
-from magunet.data.volume import Volume, reorient
-from magunet.errors import InputError
-from magunet.provenance import git_revision
-from magunet.report import figures
+from compendium.figures import planes as figures
+from magunet import __version__
+from magunet.base import profiles, project
+from magunet.base.errors import InputError
+from magunet.base.provenance import git_revision
+from magunet.volume import Volume, reorient
 
 RNG = np.random.default_rng(0)
 

@@ -9,8 +9,7 @@ import pytest
 from conftest import ROOT, refused
 from scipy import stats
 
-from magunet import paper
-from magunet.report.findings import (
+from compendium.findings import (
     FIRST,
     HELPS,
     HURTS,
@@ -23,8 +22,9 @@ from magunet.report.findings import (
     wording,
     worst_cases,
 )
-from magunet.report.scores import read_scores
-from magunet.report.statistics import bootstrap_interval, holm
+from compendium.scores import read_scores
+from compendium.statistics import bootstrap_interval, holm
+from magunet import paper
 
 NETWORKS = {"3D U-Net": "", "+DA": "d", "+MFF": "m", "+LGAG": "l", "+DA+MFF": "dm", "+DA+LGAG": "dl", "+MFF+LGAG": "ml",
             "MAG-UNet": "dml"}

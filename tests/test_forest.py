@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from magunet.report.forest import forest
-from magunet.report.tables import COLUMNS, study_table
+from compendium.figures.forest import forest
+from compendium.tables import COLUMNS, study_table
 
 ROWS = ["base", "+DA"]
 

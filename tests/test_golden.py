@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from boxes import TINY, write_cohort
 
-from magunet.learn import runs
-from magunet.report.scores import score_run
+from compendium.scores import score_run
+from magunet import runs
 
 GOLDEN = {
     "MAG-UNet": dict(

@@ -22,12 +22,11 @@ from conftest import ROOT, refused
 from test_cli import call
 from test_offline import PAGE_TEXT, extension, integrity, npm, snapshot  # noqa: F401
 
-from magunet import download
-from magunet.data import prepare, sample
-from magunet.data.volume import read_volume
-from magunet.learn import checkpoint, train
-from magunet.learn.predict import load_model
-from magunet.view import offline, parts
+from compendium import download, sample
+from compendium.view import offline, parts
+from magunet import checkpoint, prepare, train
+from magunet.predict import load_model
+from magunet.volume import read_volume
 
 
 @pytest.fixture
@@ -286,7 +285,7 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "mars
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"system", "popen", "read_pickle", "to_pickle", "unsafe_load", "full_load", "load_all", "urlopen",
                      "urlretrieve", "hub", "listen", "bind"}
-PROCESSES = {"magunet/download.py", "magunet/provenance.py", "magunet/bench/first_phantom.py", "workflow/lock.py"}
+PROCESSES = {"compendium/download.py", "magunet/base/provenance.py", "compendium/bench/first_phantom.py", "workflow/lock.py"}
 """These start programs: pip and npm; git, for the revision; Python, on a revision of this repository; uv, for the lock."""
 
 

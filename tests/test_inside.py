@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from magunet import profiles
-from magunet.learn.predict import Model
-from magunet.nets.blocks import PAM
-from magunet.nets.layers import evaluate_by_input
-from magunet.nets.studies import build
-from magunet.report.inside import joint_position, map_figure, maps, position_attention
+from compendium.figures.inside import joint_position, map_figure, maps, position_attention
+from magunet.base import profiles
+from magunet.blocks import PAM
+from magunet.fast import evaluate_by_input
+from magunet.predict import Model
+from magunet.studies import build
 
 
 def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():

@@ -12,16 +12,16 @@ import pytest
 from conftest import ROOT, refused
 from matplotlib.figure import Figure
 
-from magunet.data.volume import Volume, reorient, same_geometry
-from magunet.view import inspect, offline
-from magunet.view.preview import HU_RANGE, LABEL_NUMBERS, centre_of, label_map, preview
+from compendium.view import inspect, offline
+from compendium.view.preview import HU_RANGE, LABEL_NUMBERS, centre_of, label_map, preview
+from magunet.volume import Volume, reorient, same_geometry
 
 HEADLESS = """
 %matplotlib inline
 from IPython.display import display
 import numpy as np
-from magunet.data.volume import Volume
-from magunet.view import inspect
+from magunet.volume import Volume
+from compendium.view import inspect
 scan = Volume(np.full((8, 9, 10), -1000, np.int16), (1, 1, 1))
 shown = inspect.show(scan, scan.with_array(np.eye(9, 10, dtype=np.uint8)[None].repeat(8, 0)), wanted="itkwidgets")
 import sys
@@ -151,7 +151,7 @@ def notebook(path, *sources):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=python), path)
 
 
-@pytest.mark.parametrize("first", [HEADLESS, "from magunet.view import inspect; shown = inspect.import_itkwidgets()"])
+@pytest.mark.parametrize("first", [HEADLESS, "from compendium.view import inspect; shown = inspect.import_itkwidgets()"])
 @pytest.mark.parametrize("last, passes", [("1 + 1", True), ("1 / 0", False)])
 def test_a_notebook_with_an_error_fails_under_papermill_and_nbval_after_a_view(first, last, passes, tmp_path):
     """Also where itkwidgets is imported by force: then it must not stay between kernel and notebook."""

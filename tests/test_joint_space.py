@@ -6,9 +6,9 @@ from joint_object import TILT, world
 from scipy import ndimage
 
 from benchmarks.joint_space import healthy_phantom, true_widths
-from magunet.data.volume import Volume, reorient
-from magunet.view.joint_space import CONTRAST, STEP, cleft_width, joint_space, measured_widths
-from magunet.view.joints import left_and_right
+from compendium.view.joint_space import CONTRAST, STEP, cleft_width, joint_space, measured_widths
+from magunet.joints import left_and_right
+from magunet.volume import Volume, reorient
 
 MARROW, PLATE, CLEFT = 150, 900, 60
 """HU."""

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from joint_object import CENTRES, DIRECTIONS, both, grid, parts, world
 
-from magunet.data.volume import Volume, read_volume, reorient, same_geometry
-from magunet.view.joints import JOINTS, left_and_right, midline
+from magunet.joints import JOINTS, left_and_right, midline
+from magunet.volume import Volume, read_volume, reorient, same_geometry
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)

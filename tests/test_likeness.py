@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from magunet.cli import main
-from magunet.data.cohort import load_cohort
-from magunet.data.likeness import noise_of
-from magunet.data.phantom import make_phantom
-from magunet.data.phantom_cohort import phantom_scan
-from magunet.data.scanner import Protocol
-from magunet.data.volume import Volume, read_volume, reorient, write_volume
+from compendium.cli import main
+from magunet.cohort import load_cohort
+from magunet.volume import Volume, read_volume, reorient, write_volume
+from sijphantom.cohort import phantom_scan
+from sijphantom.likeness import noise_of
+from sijphantom.phantom import make_phantom
+from sijphantom.scanner import Protocol
 
 
 @pytest.mark.parametrize("noise", [5.0, 20.0])
@@ -95,7 +95,7 @@ def test_an_interrupted_call_goes_on(cohort, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
-        patch.setattr("magunet.data.phantom.make_phantom", interrupted)
+        patch.setattr("sijphantom.phantom.make_phantom", interrupted)
         assert main(command) == 130
     assert main(command) == 0 and list(load_cohort(out).cases) == ["phantom_000"]
 

@@ -12,18 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magunet import profiles
-from magunet.bench import growth
-from magunet.bench.ceilings import Ceilings
-from magunet.bench.contest import Contest
-from magunet.learn import losses, memory
-from magunet.learn.device import autocast
-from magunet.learn.predict import Model
-from magunet.nets.layers import BatchNorm
-from magunet.nets.studies import build
-from magunet.report import doctor
-from magunet.report.cost import PeakMemory
-from magunet.report.doctor import machine, memory_table
+from compendium import doctor, memory
+from compendium.bench import growth
+from compendium.bench.ceilings import Ceilings
+from compendium.bench.contest import Contest
+from compendium.cost import PeakMemory
+from compendium.doctor import machine, memory_table
+from magunet import losses
+from magunet.base import profiles
+from magunet.base.device import autocast
+from magunet.fast import BatchNorm
+from magunet.predict import Model
+from magunet.studies import build
 
 CPU, MB = torch.device("cpu"), 10**6
 PAPER = profiles.load("paper")

@@ -7,8 +7,8 @@ import trimesh
 from conftest import refused
 from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
 
-from magunet.data.volume import Volume
-from magunet.view.meshes import STL_HEADER, surface_mesh, write_stl, write_vtp
+from compendium.view.meshes import STL_HEADER, surface_mesh, write_stl, write_vtp
+from magunet.volume import Volume
 
 
 def ball(radius=20.0, spacing=(1.5, 0.8, 1.0), direction=DIRECTIONS["LPS"], centre=(31.0, -12.0, 7.0)):

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from compendium.audit.parameters import parameter_audit
 from magunet import paper
-from magunet.errors import InputError
-from magunet.learn.device import autocast, has_bfloat16
-from magunet.nets.blocks import MFF
-from magunet.nets.layers import BatchNorm, Conv3d, MaxPool, evaluate_by_input, merge_groups
-from magunet.nets.magunet import ATTENTIONS, DECODERS, DecoderStep, MAGUNet, MAGUNetConfig, count_parameters
-from magunet.nets.studies import (
+from magunet.base.device import autocast, has_bfloat16
+from magunet.base.errors import InputError
+from magunet.blocks import MFF
+from magunet.fast import BatchNorm, Conv3d, MaxPool, evaluate_by_input, merge_groups
+from magunet.model import ATTENTIONS, DECODERS, DecoderStep, MAGUNet, MAGUNetConfig, count_parameters
+from magunet.studies import (
     ALIASES,
     NARROWEST,
     NETWORKS,
@@ -22,7 +23,6 @@ from magunet.nets.studies import (
     configuration,
     variant,
 )
-from magunet.report.audit import parameter_audit
 
 TINY = (2, 4, 8, 16, 32)
 TABLE_4 = {"3D U-Net": 23_538_177, "+DA": 24_130_181, "+MFF": 24_267_105, "+LGAG": 23_835_309,

@@ -13,7 +13,7 @@ from identifiers import found, plant_in_nifti, plant_in_series
 from joint_object import DIRECTIONS, both, grid
 from nbclient import NotebookClient
 
-from magunet.data.volume import Volume, write_volume
+from magunet.volume import Volume, write_volume
 
 NOTEBOOK = ROOT / "notebooks" / "10_inspect_in_3d.ipynb"
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, refused
 from test_cli import call
 
-from magunet.report.figures import PREDICTION_COLOUR, TRUTH_COLOUR
-from magunet.report.panels import COLOURS
-from magunet.view import offline, parts
+from compendium.figures.panels import COLOURS
+from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
+from compendium.view import offline, parts
 
 MAIN, PAGE = "main.js", "page/index.html"
 STATIC = {parts.REMOTE_ENTRY: "load the others", MAIN: 'start("https://far.example/page");', "main.js.map": "{}"}
@@ -272,7 +272,7 @@ def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(there,
                           env={"PATH": str(tmp_path / "bin")})
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0] == f"-m magunet viewer {verb}" and calls[1].startswith("-m jupyter lab ") and len(calls) == 2
+    assert calls[0] == f"-m compendium viewer {verb}" and calls[1].startswith("-m jupyter lab ") and len(calls) == 2
     assert "notebook 10 takes the next viewer, and says what to do" in done.stderr
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from magunet import cli, profiles
-from magunet.data.volume import read_volume
-from magunet.errors import InputError
-from magunet.learn.openvino import OpenVINONetwork, with_openvino
-from magunet.learn.predict import Model
-from magunet.nets.studies import build
-from magunet.report.metrics import overlap
+from compendium import cli
+from compendium.openvino import OpenVINONetwork, with_openvino
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.metrics import overlap
+from magunet.predict import Model
+from magunet.studies import build
+from magunet.volume import read_volume
 
 
 def model_of(name: str) -> Model:
@@ -54,7 +55,7 @@ def test_a_network_openvino_cannot_run_is_refused():
 
 def test_nothing_is_told_to_its_makers():
     """OpenVINO sends a message for each network it converts, where its package for that can be imported."""
-    code = ("import magunet.learn.openvino as ours, torch; ours.OpenVINONetwork(torch.nn.Identity(), torch.float32);"
+    code = ("import compendium.openvino as ours, torch; ours.OpenVINONetwork(torch.nn.Identity(), torch.float32);"
             "from openvino.tools.ovc import telemetry_utils, convert_impl;"
             "print(telemetry_utils.tm.__name__, convert_impl.tm.__name__)")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -6,9 +6,9 @@ import pytest
 from conftest import refused
 from matplotlib.figure import Figure
 
-from magunet.data.volume import Volume
-from magunet.view import inspect, panel
-from magunet.view.panel import Shown, browse, labels_of
+from compendium.view import inspect, panel
+from compendium.view.panel import Shown, browse, labels_of
+from magunet.volume import Volume
 
 GRID = Volume(np.full((6, 7, 8), -1000, np.int16), (1, 1, 1))
 

@@ -12,17 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from printed import assert_readable, words
 
-from magunet import paper
-from magunet.data.phantom import make_phantom
-from magunet.data.phantom_cohort import phantom_scan
-from magunet.data.prepare import prepare
-from magunet.data.volume import Volume, reorient
-from magunet.learn import runs
-from magunet.report import flow, panels
-from magunet.report.figures import BONE_WINDOW
-from magunet.report.metrics import overlap
-from magunet.report.page import INCH, PRINT_WIDTH, scale_bar
-from magunet.report.panels import COLOURS, CROP_MARGIN, ComparedCase, comparison, quantile_cases
+from compendium.figures import flow, panels
+from compendium.figures.page import INCH, PRINT_WIDTH, scale_bar
+from compendium.figures.panels import COLOURS, CROP_MARGIN, ComparedCase, comparison, quantile_cases
+from compendium.figures.planes import BONE_WINDOW
+from magunet import paper, runs
+from magunet.metrics import overlap
+from magunet.prepare import prepare
+from magunet.volume import Volume, reorient
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
 
 RNG = np.random.default_rng(0)
 COLUMNS = {"base": "3D U-Net", "shifted": "+DA+LGAG", "absent": "UNETR"}

@@ -13,12 +13,13 @@ import torch
 from conftest import refused
 from test_cohort import PHANTOMS, contents, quietly
 
-from magunet import parallel, profiles
-from magunet.data import phantom_cohort
-from magunet.data.phantom_cohort import make_phantom_cohort, phantom_folder, phantom_processes
-from magunet.data.volume import read_volume
-from magunet.errors import InputError
-from magunet.provenance import whole_file, write_json
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.base.provenance import whole_file, write_json
+from magunet.volume import read_volume
+from sijphantom import cohort as phantom_cohort
+from sijphantom import parallel
+from sijphantom.cohort import make_phantom_cohort, phantom_folder, phantom_processes
 
 
 def note(folder, name):
@@ -72,7 +73,8 @@ def test_one_process_is_this_one(tmp_path):
 
 SCRIPT = """
 from test_cohort import PHANTOMS, quietly
-from magunet.data import cohort, phantom_cohort
+from magunet import cohort
+from sijphantom import cohort as phantom_cohort
 phantom_cohort.phantom_processes = lambda *_: 2
 print("once", len(cohort.load_cohort(cohort.make_phantom_cohort(PHANTOMS, quietly)).cases))
 """

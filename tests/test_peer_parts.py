@@ -1,4 +1,4 @@
-"""What the single networks of `magunet.nets.peers` and its neighbours compute, beside independent readings of them."""
+"""What the single networks of `magunet.peers.monai_peers` and its neighbours compute, beside independent readings of them."""
 
 from itertools import product
 
@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from magunet.nets import peers, transunet, unetr
-from magunet.nets.adapt import sine_positions
-from magunet.nets.deeplab import ASPP, DeepLabV3Plus, SeparableConv3d, resnet_50
-from magunet.nets.layers import Conv3d
-from magunet.nets.magunet import count_parameters
-from magunet.nets.segnet import SegNet
-from magunet.nets.studies import build_on_meta
+from magunet.fast import Conv3d
+from magunet.model import count_parameters
+from magunet.peers import monai_peers as peers
+from magunet.peers import transunet, unetr
+from magunet.peers.adapt import sine_positions
+from magunet.peers.deeplab import ASPP, DeepLabV3Plus, SeparableConv3d, resnet_50
+from magunet.peers.segnet import SegNet
+from magunet.studies import build_on_meta
 
 # SegNet
 

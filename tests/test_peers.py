@@ -17,15 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from magunet import provenance
-from magunet.learn import runs
-from magunet.learn.device import autocast, has_bfloat16
-from magunet.learn.predict import load_model
-from magunet.nets import adapt, attention, blocks, peers, studies, transunet, unetr
-from magunet.nets.adapt import AnyGrid, ConvTranspose3d, sine_positions
-from magunet.nets.layers import BatchNorm, Conv3d, evaluate_by_input
-from magunet.nets.magunet import count_parameters
-from magunet.nets.studies import PEERS, build, build_on_meta, code_of, configuration
+from magunet import attention, blocks, runs, studies
+from magunet.base import provenance
+from magunet.base.device import autocast, has_bfloat16
+from magunet.fast import BatchNorm, Conv3d, evaluate_by_input
+from magunet.model import count_parameters
+from magunet.peers import adapt, transunet, unetr
+from magunet.peers import monai_peers as peers
+from magunet.peers.adapt import AnyGrid, ConvTranspose3d, sine_positions
+from magunet.predict import load_model
+from magunet.studies import PEERS, build, build_on_meta, code_of, configuration
 
 CPU = torch.device("cpu")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16 arithmetic")

@@ -10,12 +10,12 @@ import torch
 from scipy import ndimage
 from test_anatomy import visible_human
 
-from magunet.data import phantom
-from magunet.data.pelvis import parametric_pelvis
-from magunet.data.phantom import Phantom, Pose, make_phantom
-from magunet.data.scanner import Protocol
-from magunet.data.tissue import Body
-from magunet.errors import InputError
+from magunet.base.errors import InputError
+from sijphantom import phantom
+from sijphantom.pelvis import parametric_pelvis
+from sijphantom.phantom import Phantom, Pose, make_phantom
+from sijphantom.scanner import Protocol
+from sijphantom.tissue import Body
 
 SMALL = {"matrix": 128, "slices": (36, 44)}
 

@@ -10,21 +10,21 @@ import torch
 from boxes import TINY
 from test_cli import call
 
-from magunet import plain as module
-from magunet import profiles
-from magunet.data import augment, distance, prepare, scanner, target
-from magunet.data.phantom import make_phantom
-from magunet.data.prepare import Prepared
-from magunet.data.volume import Volume, read_volume, write_volume
-from magunet.learn import device, train
-from magunet.learn.predict import load_model
-from magunet.nets.blocks import LGAG, MFF, PAM, Branch
-from magunet.nets.layers import BatchNorm, Conv3d, MaxPool, evaluate_by_input
-from magunet.nets.magunet import DecoderStep, MAGUNet, MAGUNetConfig
-from magunet.nets.studies import build
-from magunet.plain import plain
-from magunet.report.metrics import overlap
-from magunet.report.surfaces import surface_scores
+from compendium import plain as module
+from compendium.plain import plain
+from magunet import augment, distance, prepare, target, train
+from magunet.base import device, profiles
+from magunet.blocks import LGAG, MFF, PAM, Branch
+from magunet.fast import BatchNorm, Conv3d, MaxPool, evaluate_by_input
+from magunet.metrics import overlap
+from magunet.model import DecoderStep, MAGUNet, MAGUNetConfig
+from magunet.predict import load_model
+from magunet.prepare import Prepared
+from magunet.studies import build
+from magunet.surfaces import surface_scores
+from magunet.volume import Volume, read_volume, write_volume
+from sijphantom import scanner
+from sijphantom.phantom import make_phantom
 
 CPU = torch.device("cpu")
 
@@ -235,7 +235,7 @@ def test_verbs_take_the_switch(run, tmp_path, capsys):
     write_volume(Volume(made.image, made.spacing), tmp_path / "ct.nii.gz")
     asked = []
     choose = device.choose_precision
-    with patch("magunet.learn.predict.choose_precision", lambda *given: asked.append(choose(*given)) or asked[-1]):
+    with patch("magunet.predict.choose_precision", lambda *given: asked.append(choose(*given)) or asked[-1]):
         for words in ((), ("--plain",)):
             status, *_ = call(capsys, *words, "predict", str(tmp_path / "ct.nii.gz"), "--model", str(run), "--out",
                               str(tmp_path / "out"), "--formats", "nifti")

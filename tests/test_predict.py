@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magunet import profiles
-from magunet.data.prepare import prepare
-from magunet.data.volume import Volume, orientation, reorient, same_geometry
-from magunet.errors import InputError
-from magunet.learn.predict import MARGIN_MM, Model, gaussian_weights, load_model, predict_windows, window_starts
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.predict import MARGIN_MM, Model, gaussian_weights, load_model, predict_windows, window_starts
+from magunet.prepare import prepare
+from magunet.volume import Volume, orientation, reorient, same_geometry
 
 
 @given(slices=st.integers(1, 300), depth=st.integers(16, 64))

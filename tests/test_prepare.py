@@ -7,9 +7,10 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from magunet import profiles, provenance
-from magunet.data import prepare as module
-from magunet.data.prepare import (
+from magunet import prepare as module
+from magunet.base import profiles, provenance
+from magunet.base.errors import InputError
+from magunet.prepare import (
     clip_and_scale,
     kept_slices,
     pad_to_square,
@@ -21,8 +22,7 @@ from magunet.data.prepare import (
     restore,
     restore_mask,
 )
-from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
-from magunet.errors import InputError
+from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 
 SETTINGS = replace(profiles.load("smoke"), size=32, slice_mm=None, margin_mm=0.0)
 TURNED = Rotation.from_euler("xyz", (15, -10, 20), degrees=True).as_matrix()

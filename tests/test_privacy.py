@@ -19,8 +19,8 @@ from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled
 from test_sources import scan as ct_of_boxes
 
-from magunet import profiles
-from magunet.data.volume import Volume, write_volume
+from magunet.base import profiles
+from magunet.volume import Volume, write_volume
 
 FILES = {".nii.gz": plant_in_nifti, ".nrrd": plant_in_text_header, ".mha": plant_in_text_header}
 

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from conftest import refused
 
-from magunet import paper, profiles, project, provenance
-from magunet.errors import InputError
-from magunet.profiles import Settings, from_mapping, from_notebook, load
+from magunet import paper
+from magunet.base import profiles, project, provenance
+from magunet.base.errors import InputError
+from magunet.base.profiles import Settings, from_mapping, from_notebook, load
 
 FOLDER = project.root() / "papermill_params"
 PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from magunet import progress
+from magunet.base import progress
 
 
 @pytest.fixture(autouse=True)

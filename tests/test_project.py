@@ -17,9 +17,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from magunet import paper, profiles
-from magunet.nets.studies import ALIASES
-from magunet.report.tables import BEYOND
+from compendium.tables import BEYOND
+from magunet import paper
+from magunet.base import profiles
+from magunet.studies import ALIASES
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -13,14 +13,14 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 from test_volume import CODES
 
-from magunet import profiles, provenance
-from magunet.data.phantom_cohort import phantom_folder
-from magunet.data.prepare import cache_key, clip_and_scale, prepare, restore
-from magunet.data.volume import WRITTEN_ENDINGS, Volume, orientation, read_volume, reorient, same_geometry, write_volume
-from magunet.learn.runs import run_hash
-from magunet.nets.studies import VARIANTS
-from magunet.report.metrics import overlap
-from magunet.report.surfaces import surface_distances, surface_scores
+from magunet.base import profiles, provenance
+from magunet.metrics import overlap
+from magunet.prepare import cache_key, clip_and_scale, prepare, restore
+from magunet.runs import run_hash
+from magunet.studies import VARIANTS
+from magunet.surfaces import surface_distances, surface_scores
+from magunet.volume import WRITTEN_ENDINGS, Volume, orientation, read_volume, reorient, same_geometry, write_volume
+from sijphantom.cohort import phantom_folder
 
 SMOKE = profiles.load("smoke")
 settings.register_profile("bounded", max_examples=60, deadline=None)

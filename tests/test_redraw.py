@@ -14,12 +14,14 @@ from conftest import ROOT, refused
 from PIL import Image
 from printed import assert_readable
 
-from magunet import cli, paper, project
-from magunet.provenance import content_hash, git_revision
-from magunet.report.curves import learning_curves, read_curves
-from magunet.report.figures import FIGURE_WIDTH
-from magunet.report.redraw import redraw
-from magunet.report.stored import read_stored
+from compendium import cli
+from compendium.figures.curves import learning_curves, read_curves
+from compendium.figures.planes import FIGURE_WIDTH
+from compendium.redraw import redraw
+from compendium.stored import read_stored
+from magunet import paper
+from magunet.base import project
+from magunet.base.provenance import content_hash, git_revision
 
 CPU = ROOT / "figures" / "cpu"
 STORED = ("scores.csv", "scores_by_side.csv", "curves.csv", "runs.json")

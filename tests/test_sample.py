@@ -10,10 +10,10 @@ import threading
 import numpy as np
 import pytest
 
-from magunet.data import sample
-from magunet.data.bones import BoneNumbers, derive_pelvis
-from magunet.data.volume import Volume, read_volume, reorient, same_geometry
-from magunet.errors import InputError
+from compendium import sample
+from compendium.bones import BoneNumbers, derive_pelvis
+from magunet.base.errors import InputError
+from magunet.volume import Volume, read_volume, reorient, same_geometry
 
 
 def archive(folder, **members):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from boxes import TINY, write_cohort
 
-from magunet.data.cohort import Case, load_cohort
-from magunet.data.volume import Volume, read_volume, reorient
-from magunet.learn.runs import data_hash
-from magunet.provenance import write_json
-from magunet.report import scores
-from magunet.report.scores import SIDES_FILE, read_scores, score_case, score_run, scored_on
-from magunet.report.sides import halves, midline
+from compendium import scores
+from compendium.scores import SIDES_FILE, read_scores, score_case, score_run, scored_on
+from magunet.base.provenance import write_json
+from magunet.cohort import Case, load_cohort
+from magunet.runs import data_hash
+from magunet.sides import halves, midline
+from magunet.volume import Volume, read_volume, reorient
 
 CASE = Case("c1", Path("image"), Path("label"), "p1", {"patient": "p1", "grade_left": 3, "grade_right": 0})
 SPACING = (2.0, 1.0, 1.5)

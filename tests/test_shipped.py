@@ -10,15 +10,15 @@ import safetensors.torch
 import torch
 from conftest import ROOT, refused
 
-from magunet import cli, project
-from magunet.data.phantom import make_phantom
-from magunet.data.phantom_cohort import phantom_scan
-from magunet.data.volume import Volume, write_volume
-from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
-from magunet.learn.shipped import CARD_FILE, ship, shipped_weights
-from magunet.provenance import file_hash, read_json
-from magunet.report import transfer
-from magunet.report.metrics import overlap
+from compendium import cli, transfer
+from magunet.base import project
+from magunet.base.provenance import file_hash, read_json
+from magunet.metrics import overlap
+from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.shipped import CARD_FILE, ship, shipped_weights
+from magunet.volume import Volume, write_volume
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
 from workflow.weights import card
 
 WEIGHTS = ROOT / "data" / "weights"

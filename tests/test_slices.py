@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from magunet.data.volume import Volume, reorient
-from magunet.report.figures import PREDICTION_COLOUR, TRUTH_COLOUR
-from magunet.view import slices
-from magunet.view.slices import slice_dice, slice_viewer
+from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
+from compendium.view import slices
+from compendium.view.slices import slice_dice, slice_viewer
+from magunet.volume import Volume, reorient
 
 FRONT_END = Path(slices.__file__).with_suffix(".js")
 SPACING = (3.0, 1.0, 1.0)

@@ -13,12 +13,12 @@ import SimpleITK
 from conftest import refused
 from scipy.spatial import KDTree
 
-from magunet.cli import main
-from magunet.data import bones, sources
-from magunet.data.bones import BoneNumbers, derive_pelvis, onto_grid, solid
-from magunet.data.cohort import check_case, load_cohort
-from magunet.data.target import THICKNESS
-from magunet.data.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
+from compendium import bones, sources
+from compendium.bones import BoneNumbers, derive_pelvis, onto_grid, solid
+from compendium.cli import main
+from magunet.cohort import check_case, load_cohort
+from magunet.target import THICKNESS
+from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 
 SACRUM = (-20, -30, -27), (20, 24, 24)                      # LPS mm: lowest and highest x, y, z
 LEFT = (24, -24, -18), (36, 30, 30)                         # 4 mm beside it, and higher than the right

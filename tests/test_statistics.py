@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from magunet.report.statistics import bootstrap_interval, by_patient, estimate, holm, signed_rank, smallest_p
+from compendium.statistics import bootstrap_interval, by_patient, estimate, holm, signed_rank, smallest_p
 
 
 def table(values, network="A"):

@@ -5,9 +5,9 @@ import pytest
 from conftest import refused
 from scipy.spatial.transform import Rotation
 
-from magunet.data.volume import Volume, reorient
-from magunet.view.meshes import surface_mesh
-from magunet.view.surface_map import VIEWS, distance_to, joint_maps, surface_figure, surface_map
+from compendium.view.meshes import surface_mesh
+from compendium.view.surface_map import VIEWS, distance_to, joint_maps, surface_figure, surface_map
+from magunet.volume import Volume, reorient
 
 OBLIQUE = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
 

@@ -6,7 +6,7 @@ from conftest import refused
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from magunet.report.surfaces import diagonal, surface_distances, surface_elements, surface_scores, weighted_quantile
+from magunet.surfaces import diagonal, surface_distances, surface_elements, surface_scores, weighted_quantile
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7), (1.5, 0.5, 1.0)]
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from conftest import refused
 
+from compendium.formats import FORMATS, blocks, notes, save_table
+from compendium.statistics import holm
+from compendium.tables import NOT_TRAINED, TRAINED, study_table
 from magunet.paper import TABLES
-from magunet.report.formats import FORMATS, blocks, notes, save_table
-from magunet.report.statistics import holm
-from magunet.report.tables import NOT_TRAINED, TRAINED, study_table
 
 NONE = pd.DataFrame(columns=["network"])
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from magunet.data.target import joint_band, sij_mask
-from magunet.errors import InputError
+from magunet.base.errors import InputError
+from magunet.target import joint_band, sij_mask
 
 SPACING = (2.5, 0.8, 1.1)  # mm, all different: a swapped axis shows
 

@@ -11,15 +11,15 @@ import safetensors
 import torch
 from boxes import TINY, write_cohort
 
-from magunet.data.cohort import load_cohort
-from magunet.data.prepare import Prepared
-from magunet.data.volume import read_volume, same_geometry, write_volume
-from magunet.errors import InputError
-from magunet.learn import checkpoint, losses, runs, train
-from magunet.learn.predict import load_model
-from magunet.nets.studies import build
-from magunet.provenance import file_hash, write_json
-from magunet.report.scores import score_run, summary
+from compendium.scores import score_run, summary
+from magunet import checkpoint, losses, runs, train
+from magunet.base.errors import InputError
+from magunet.base.provenance import file_hash, write_json
+from magunet.cohort import load_cohort
+from magunet.predict import load_model
+from magunet.prepare import Prepared
+from magunet.studies import build
+from magunet.volume import read_volume, same_geometry, write_volume
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_case
 def test_no_step_waits_for_a_device(network, monkeypatch):
     meta = torch.device("meta")                             # has no values: to ask for one raises
     monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr("magunet.data.augment.AUGMENTATION_PROBABILITY", 1.0)
+    monkeypatch.setattr("magunet.augment.AUGMENTATION_PROBABILITY", 1.0)
     mask = np.zeros((20, 32, 32), np.uint8)
     mask[5:9, 8:20, 10:20] = 1
     case = Prepared(np.zeros((20, 32, 32), np.float32), mask, (3.0, 2.0, 2.0))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from magunet.data.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume
-from magunet.errors import InputError
+from magunet.base.errors import InputError
+from magunet.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume
 
 sitk = pytest.importorskip("SimpleITK")
 

@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from magunet.provenance import whole_file
+from magunet.base.provenance import whole_file
 
 LOCK, GPU_LOCK, QUALITY_LOCK = (Path(f"requirements{part}.lock") for part in ("", "-gpu", "-quality"))
 GPU = re.compile(r"(nvidia|cuda)-|triton==")

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from magunet.provenance import whole_file
+from magunet.base.provenance import whole_file
 
 CHECK = "nbval-check-output"
 

@@ -17,19 +17,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from magunet import profiles, project, provenance
-from magunet.data import augment, prepare
-from magunet.data.cohort import cohort_of
-from magunet.errors import InputError
-from magunet.learn import predict
-from magunet.learn.predict import RECORD_FILE, WEIGHTS_FILE, load_model
-from magunet.learn.runs import fit
-from magunet.learn.shipped import CARD_FILE, ship
-from magunet.progress import track
-from magunet.report import transfer
-from magunet.report.figures import save_figure, three_planes
-from magunet.report.metrics import overlap
-from magunet.report.sides import SIDES
+from compendium import transfer
+from compendium.figures.planes import save_figure, three_planes
+from magunet import augment, predict, prepare
+from magunet.base import profiles, project, provenance
+from magunet.base.errors import InputError
+from magunet.base.progress import track
+from magunet.cohort import cohort_of
+from magunet.metrics import overlap
+from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.runs import fit
+from magunet.shipped import CARD_FILE, ship
+from magunet.sides import SIDES
 
 PROFILE, NETWORK = "weights", "MAG-UNet"
 RENDERS = 4

@@ -1,0 +1,1 @@
+"""What everything else stands on: settings, provenance, device, progress, errors."""

@@ -1,0 +1,69 @@
+"""Where and in which precision networks run."""
+
+import contextlib
+import functools
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from magunet.base.errors import InputError
+
+_held: list[IO] = []
+
+
+@functools.cache
+def choose_device() -> torch.device:
+    """The first GPU that no other process of magunet has taken, else the first; the CPU where there is none.
+
+    A GPU is taken for the life of the process, by a lock on a file named after it.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+    device = torch.device("cuda", next((i for i, name in enumerate(names) if take(name)), 0))
+    torch.cuda.set_device(device)                                   # what names no device, such as synchronize, means it, too
+    return device
+
+
+def take(name: str) -> bool:
+    """Whether this process now holds the lock of this name; it does until it ends. Always, where files have no locks."""
+    try:
+        import fcntl
+    except ImportError:                                             # Windows
+        return True
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context((Path(tempfile.gettempdir()) / f"magunet-{name}.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:                                             # another process's, or another user's
+            return False
+        _held.append(file)
+        opened.pop_all()
+        return True
+
+
+def cpu_capabilities() -> dict:
+    """What torch knows of the processor; empty in releases that do not tell."""
+    return dict(getattr(torch.cpu, "get_capabilities", dict)())
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor computes in bfloat16 itself, so that it is faster and not slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = cpu_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_precision(setting: str, device: torch.device) -> torch.dtype:
+    """"auto", "float32" or "bfloat16" as a type. Raises InputError for bfloat16 the processor lacks."""
+    if setting == "bfloat16" and not has_bfloat16(device):
+        raise InputError(f"precision bfloat16: this {device.type} has no bfloat16 arithmetic; use 'auto' or 'float32'")
+    return torch.bfloat16 if setting != "float32" and has_bfloat16(device) else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+    """Context in which networks run in ``precision``; weights stay float32."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)

@@ -1,0 +1,145 @@
+"""The state of a training run as one safetensors file: nothing in it can execute.
+
+Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``, and ``losses`` of an unfinished epoch. The header's text
+holds the rest as JSON: learning rate, scheduler, the log so far, the unfinished epoch's order of cases, and the hash of the
+settings it belongs to.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from magunet.base.errors import InputError
+from magunet.base.progress import say
+from magunet.base.provenance import whole_file
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a network trains.
+
+    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: those of its windows that
+    are done, each a tensor (); seconds: that they took. whole: False within a step.
+    """
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+    log: list[dict] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    whole: bool = True
+
+
+def random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """States of the data generator and of torch's own, which dropout draws from."""
+    states = {"rng.data": generator.get_state(), "rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["rng.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def save(state: TrainingState, path: Path, settings_hash: str) -> None:
+    """Write the state, whole or not at all.
+
+    Raises InputError, and keeps the state written before, when a weight is no longer a number: a last step may
+    have done that, which no loss has seen yet.
+    """
+    tensors = {f"model.{k}": v for k, v in state.network.state_dict().items()}
+    if bad := [k for k, v in tensors.items() if not v.isfinite().all()]:
+        raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch {len(state.log)}; lower "
+                         "learning_rate. The last checkpoint is from before")
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
+    tensors |= random_states(state.generator)
+    if state.losses:
+        tensors["losses"] = torch.stack([loss.cpu() for loss in state.losses])
+    header = {"settings": settings_hash, "log": state.log, "order": state.order, "seconds": state.seconds,
+              "scheduler": state.scheduler.state_dict(),
+              "learning_rates": [group["lr"] for group in state.optimizer.param_groups]}
+    write_tensors(tensors, path, {"state": json.dumps(header)})
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all. Its own writer would leave a file beside it when killed."""
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with whole_file(path) as part:
+        part.write_bytes(safetensors.torch.save(stored, texts))
+
+
+def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
+    """Put a saved state back, so that training goes on as if it had not stopped.
+
+    A damaged file is said, removed, and leaves the state as it was, at the start. Raises InputError when the file
+    belongs to other settings.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as stored:
+            header = json.loads(stored.metadata()["state"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        if header["settings"] == settings_hash:
+            _check_fits(state, header, tensors)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        path.unlink(missing_ok=True)
+        say(f"note: {path}: damaged checkpoint ({' '.join(str(error).split())[:120]}), removed; training from the start")
+        return
+    if header["settings"] != settings_hash:
+        raise InputError(f"{path}: belongs to other settings ({header['settings']}, not {settings_hash}); "
+                         "remove it to train from the start")
+    state.network.load_state_dict(_part(tensors, "model."))
+    _restore_optimizer(state.optimizer, _part(tensors, "optimizer."), header["learning_rates"])
+    state.scheduler.load_state_dict(header["scheduler"])
+    state.log[:], state.order[:], state.seconds = header["log"], header["order"], header["seconds"]
+    state.losses[:] = tensors["losses"].unbind() if "losses" in tensors else []
+    state.generator.set_state(tensors["rng.data"])
+    torch.set_rng_state(tensors["rng.cpu"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises an error where anything is missing or of another network, before a part of it is put back."""
+    shapes = {name: tensor.shape for name, tensor in _part(tensors, "model.").items()}
+    if shapes != {name: tensor.shape for name, tensor in state.network.state_dict().items()}:
+        raise ValueError("its weights are another network's")
+    parameters = sum(1 for _ in state.network.parameters())
+    if any(int(name.split(".")[0]) >= parameters for name in _part(tensors, "optimizer.")):
+        raise ValueError("its optimiser is another network's")
+    for name, kind in {"log": list, "order": list, "seconds": float, "scheduler": dict, "learning_rates": list}.items():
+        if not isinstance(header[name], kind):
+            raise ValueError(f"its {name} is no {kind.__name__}")
+    if not all(isinstance(name, str) for name in header["order"]):
+        raise ValueError("its order is none of cases")
+    if "losses" in tensors:
+        done = tensors["losses"]
+        if done.ndim != 1 or len(done) > len(header["order"]) or not done.is_floating_point():
+            raise ValueError("its losses are not those of its windows")
+    for name in random_states(state.generator).keys() - {"rng.cuda"}:
+        try:
+            torch.Generator().set_state(tensors[name])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"its {name} is no state") from error
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rates: list[float]) -> None:
+    content = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        content["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(content)
+    for group, rate in zip(optimizer.param_groups, rates):      # the scheduler sets them only at its next step
+        group["lr"] = rate
+    for parameter, values in optimizer.state.items():           # as they were: laid out in memory like the parameter
+        for key, value in values.items():
+            if value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter).copy_(value)

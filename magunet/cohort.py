@@ -1,0 +1,164 @@
+"""A cohort: a folder of CTs and masks in nnU-Net v2 raw layout, with a split by patient.
+
+    imagesTr/CASE_0000.nii.gz  labelsTr/CASE.nii.gz  dataset.json  splits.json
+
+``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compendium import check
+from magunet.base import project, provenance
+from magunet.base.errors import InputError
+from magunet.base.profiles import Settings
+from magunet.paper import CASES, TRAIN_CASES
+from magunet.volume import ENDING, Volume, read_volume
+from sijphantom.cohort import make_phantom_cohort
+
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: its name, files, patient, and what dataset.json says of it."""
+
+    name: str
+    image: Path
+    label: Path
+    patient: str
+    info: dict
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All cases of a folder, and the names of those to train on and to score."""
+
+    root: Path
+    cases: dict[str, Case]
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:
+    """Cases for training and validation, 7:3 by patient at random (Sec. 2.1.1).
+
+    patients: case -> patient. All scans of a patient land on one side; both sides get at least one.
+    Raises InputError for fewer than two patients.
+    """
+    names = sorted(set(patients.values()))
+    if len(names) < 2:
+        raise InputError("a cohort needs scans of at least two patients, to train on one and score the other")
+    order = np.random.default_rng(seed).permutation(len(names))
+    count = min(max(1, round(len(names) * TRAIN_CASES / CASES)), len(names) - 1)
+    chosen = {names[i] for i in order[:count]}
+    train = sorted(case for case, patient in patients.items() if patient in chosen)
+    return train, sorted(set(patients) - set(train))
+
+
+def load_cohort(root: Path | str) -> Cohort:
+    """Read a cohort's lists; makes ``splits.json`` once if there is none, and never changes it.
+
+    Scans of one patient only are all for validation: they can be looked at and scored, not trained on.
+
+    Raises InputError that says what to do when a file is missing, a split names an unknown case, or one
+    patient's scans are on both sides.
+    """
+    root = Path(root)
+    dataset = _read_json(root / "dataset.json")
+    if dataset.get("file_ending", ENDING) != ENDING:
+        raise InputError(f"{root / 'dataset.json'}: file_ending must be {ENDING}; convert the images and labels")
+    known = dataset.get("cases", {})
+    if not isinstance(known, dict) or not all(isinstance(info, dict) for info in known.values()):
+        raise InputError(f"{root / 'dataset.json'}: 'cases' must map each case to an object such as "
+                         '{"patient": "p1"}; correct or remove it')
+    cases = {}
+    for image in _files(root / "imagesTr", f"_0000{ENDING}"):
+        name = image.name.removesuffix(f"_0000{ENDING}")
+        label = root / "labelsTr" / f"{name}{ENDING}"
+        if not label.exists():
+            raise InputError(f"{label}: the mask of {image.name} is missing; add it or remove the image")
+        info = known.get(name, {})
+        cases[name] = Case(name, image, label, str(info.get("patient", name)), info)
+    if not cases:
+        raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
+    if stray := {p.name.removesuffix(ENDING) for p in _files(root / "labelsTr", ENDING)} - set(cases):
+        raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr; "
+                         "add it or remove the mask")
+    patients = {name: case.patient for name, case in cases.items()}
+    path = root / "splits.json"
+    if not path.exists() and len(set(patients.values())) == 1:
+        return Cohort(root, cases, (), tuple(cases))
+    if not path.exists():
+        train, val = split_by_patient(patients)
+        provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
+    split = _read_json(path)
+    _check_split(path, split, patients)
+    return Cohort(root, cases, tuple(split["train"]), tuple(split["val"]))
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Files with an ending, in order; hidden ones, such as an interrupted write leaves, are none of ours."""
+    return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = provenance.read_json(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; a cohort is a folder in nnU-Net raw layout, make one with "
+                         "'magunet cohort'") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); restore it or remove it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a JSON object; restore it or remove it")
+    return content
+
+
+def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
+    sides = [split.get("train"), split.get("val")]
+    if not all(isinstance(side, list) and side for side in sides):
+        raise InputError(f"{path}: must hold two lists of case names, 'train' and 'val'; remove it to split anew")
+    for name in (*sides[0], *sides[1]):
+        if not isinstance(name, str) or max(side.count(name) for side in sides) > 1:
+            raise InputError(f"{path}: {name!r} must be the name of a case, and stand once; remove the file to split anew")
+        if name not in patients:
+            raise InputError(f"{path}: names case {name!r}, which has no image; remove the file to split anew")
+    if shared := {patients[n] for n in sides[0]} & {patients[n] for n in sides[1]}:
+        raise InputError(f"{path}: patient {min(shared)!r} is in both train and val; a score would be worthless. "
+                         "Remove the file to split anew")
+
+
+def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
+    """CT and mask of a case; raises InputError when they do not make one to train on."""
+    image, label = read_volume(image_path), read_volume(label_path)
+    for problem in itertools.chain(check.grid_problems(image_path, label_path, image, label),
+                                   check.label_problems(label_path, label), check.image_problems(image_path, image)):
+        raise InputError(problem)
+    return image, label
+
+
+def check_case(case: Case) -> dict:
+    """Read a case and describe it in one row; raises InputError as `read_checked`."""
+    return describe(case, *read_checked(case.image, case.label))
+
+
+def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
+    """A case in one row of a table; None where a file cannot be read. ``target_ml`` is the mask's volume."""
+    depth, _, width = image.array.shape if image else (None, None, None)
+    slice_mm, _, pixel_mm = image.spacing if image else (None, None, None)
+    target_ml = np.count_nonzero(label.array) * np.prod(label.spacing) / 1000 if label else None
+    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width, "slice_mm": slice_mm,
+            "pixel_mm": pixel_mm, "target_ml": target_ml,
+            **{k: v for k, v in case.info.items() if k in ("grade_left", "grade_right")}}
+
+
+def cohort_of(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Cohort:
+    """The cohort that the settings name (a path from the compendium's folder), or the built-in one, made on first use."""
+    if settings.cohort:
+        return load_cohort(project.root() / settings.cohort)
+    return load_cohort(make_phantom_cohort(settings, progress))

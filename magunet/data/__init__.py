@@ -1,1 +1,0 @@
-"""Data, from CT to network input: volumes, phantoms, cohorts, preparation, augmentation."""

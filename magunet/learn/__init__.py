@@ -1,1 +1,0 @@
-"""Learning: losses, training and prediction."""

@@ -1,1 +1,0 @@
-"""Networks: the paper's blocks, MAG-UNet, and the attention modules and networks it is compared with."""

@@ -1,0 +1,94 @@
+"""What networks from elsewhere need to be used like MAG-UNet: any input size, our convolutions and normalisation."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magunet.fast import BatchNorm, Conv3d, in_float32, no_autocast
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """Transposed convolution that on the CPU stays in float32 where the map is smaller than the kernel.
+
+    The fault that `magunet.fast.Conv3d` avoids; here only grouped convolutions of a single voxel have it.
+    x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if x.device.type == "cpu" and min(x.shape[2:]) < max(self.kernel_size):
+            with no_autocast(x):
+                return super().forward(in_float32(x), output_size)
+        return super().forward(x, output_size)
+
+
+OURS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.BatchNorm3d: BatchNorm}
+"""torch's layer -> the subclass with the same weights that is used in its place."""
+
+
+def with_our_layers(network: nn.Module) -> nn.Module:
+    """The same network, with the convolutions and batch normalisation of `magunet.nets` in place of torch's.
+
+    Weights, names and initialisation stay. So bfloat16 gradients are right on small maps, a single voxel can be
+    normalised in training, and `evaluate_by_input` reaches every batch normalisation.
+    """
+    for module in network.modules():
+        module.__class__ = OURS.get(type(module), type(module))
+    return network
+
+
+def without_idle_parameters(network: nn.Module) -> nn.Module:
+    """Drop the normalisation before cross-attention, which MONAI's transformer blocks hold and here never use."""
+    from monai.networks.blocks.transformerblock import TransformerBlock
+
+    for module in network.modules():
+        if isinstance(module, TransformerBlock):
+            module.norm_cross_attn = nn.Identity()
+    return network
+
+
+class AnyGrid(nn.Module):
+    """A network that needs sides divisible by ``multiple``, on any grid.
+
+    The input is continued by its outermost voxels on both sides of every axis, and the logits are cut back. Where
+    every side came down to one multiple, the last one gets two: the deepest map then has two voxels, for one alone
+    cannot be normalised by its own mean. x: (b, 1, d, h, w) -> (b, 1, d, h, w).
+    """
+
+    def __init__(self, network: nn.Module, multiple: tuple[int, int, int]):
+        super().__init__()
+        self.network = with_our_layers(network)
+        self.multiple = multiple
+
+    def grid(self, sides: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The sides that the network gets for an input of these sides."""
+        d, h, w = (math.ceil(n / m) * m for n, m in zip(sides, self.multiple))
+        return d, h, 2 * w if (d, h, w) == self.multiple else w
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = x.shape[2:]
+        missing = [n - s for n, s in zip(self.grid(sides), sides)]
+        before = [n // 2 for n in missing]
+        if any(missing):
+            pad = [side for n, b in zip(missing[::-1], before[::-1]) for side in (b, n - b)]
+            x = F.pad(x, pad, mode="replicate")                         # F.pad counts axes from the last
+        return self.network(x)[(..., *(slice(b, b + s) for b, s in zip(before, sides)))]
+
+
+def sine_positions(grid: tuple[int, int, int], channels: int, device: torch.device) -> Tensor:
+    """Fixed position encoding of every cell of a grid: (1, d * h * w, channels), float32.
+
+    A sixth of the channels each holds sine and cosine of z, y and x, at wavelengths from 2 pi to 20000 pi cells
+    (Vaswani et al., Attention Is All You Need, NeurIPS 2017, Sec. 3.5). It holds for any grid, whereas learned
+    positions belong to the one they were trained on. channels must be divisible by 6.
+    """
+    waves = 1e4 ** -torch.linspace(0, 1, channels // 6, device=device)
+    cells = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32, device=device) for n in grid))
+    angles = (cells[:, :, None] * waves).flatten(1)                     # (n, channels / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[None]
+
+
+def scaled(width_divisor: float, *widths: int, multiple: int = 1) -> tuple[int, ...]:
+    """Channel widths divided by ``width_divisor``, rounded down to multiples of ``multiple``, but never to none."""
+    return tuple(max(1, math.floor(round(width / width_divisor / multiple, 6))) * multiple for width in widths)

@@ -1,0 +1,108 @@
+"""DeepLabv3+ in three dimensions: atrous spatial pyramid pooling on a ResNet, and a short decoder.
+
+Chen, Zhu, Papandreou, Schroff, Adam: Encoder-Decoder with Atrous Separable Convolution, ECCV 2018.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magunet.fast import BatchNorm, Conv3d
+from magunet.peers.adapt import AnyGrid, scaled
+
+RATES = (3, 6, 9)
+"""Atrous rates. The reference has 6, 12, 18 on its 33 x 33 map; the paper's 256 x 256 slices give 16 x 16."""
+
+
+class SeparableConv3d(nn.Sequential):
+    """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (the reference's Fig. 3).
+
+    x: (b, c_in, d, h, w) -> (b, c_out, d, h, w).
+    """
+
+    def __init__(self, c_in: int, c_out: int, rate: int = 1):
+        super().__init__(
+            Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
+            Conv3d(c_in, c_out, 1, bias=False))
+
+
+def bn_relu(conv: nn.Module, channels: int) -> nn.Sequential:
+    """A convolution, BN, ReLU."""
+    return nn.Sequential(conv, BatchNorm(channels), nn.ReLU(inplace=True))
+
+
+def point(c_in: int, c_out: int) -> nn.Sequential:
+    """1^3 convolution, BN, ReLU."""
+    return bn_relu(Conv3d(c_in, c_out, 1, bias=False), c_out)
+
+
+def atrous(c_in: int, c_out: int, rate: int, separable: bool) -> nn.Sequential:
+    """3^3 convolution whose taps lie ``rate`` apart, BN, ReLU: it reaches ``rate`` voxels to each side."""
+    conv = SeparableConv3d(c_in, c_out, rate) if separable else Conv3d(
+        c_in, c_out, 3, padding=rate, dilation=rate, bias=False)
+    return bn_relu(conv, c_out)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a rate, and the mean of the map.
+
+    x: (b, c_in, d, h, w) -> (b, c_out, d, h, w).
+    """
+
+    def __init__(self, c_in: int, c_out: int, rates: tuple[int, ...] = RATES, separable: bool = True):
+        super().__init__()
+        self.branches = nn.ModuleList([point(c_in, c_out), *(atrous(c_in, c_out, r, separable) for r in rates)])
+        self.mean = point(c_in, c_out)
+        self.project = point((len(rates) + 2) * c_out, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean(x.mean((2, 3, 4), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        return self.project(torch.cat([*(branch(x) for branch in self.branches), mean], dim=1))
+
+
+def resnet_50(width: int) -> nn.Module:
+    """MONAI's ResNet-50 at output stride 16: its last stage has rate 2 in place of stride 2.
+
+    So it computes on the 1/16 grid what it would have computed on the 1/32 grid, and the values between.
+    width: channels of its first stage within the blocks, 64 in the reference; what leaves the last is 32 times as wide.
+    """
+    from monai.networks.nets.resnet import ResNet
+
+    network = ResNet("bottleneck", [3, 4, 6, 3], [width, 2 * width, 4 * width, 8 * width], spatial_dims=3,
+                     n_input_channels=1, conv1_t_size=7, conv1_t_stride=2, shortcut_type="B", feed_forward=False,
+                     bias_downsample=False, act=("relu", {"inplace": True}), norm="batch")
+    first, *others = network.layer4
+    first.conv2.stride = first.downsample[0].stride = (1, 1, 1)
+    for block in others:
+        block.conv2.dilation = block.conv2.padding = (2, 2, 2)
+    return network
+
+
+class DeepLabV3Plus(nn.Module):
+    """Encoder with ASPP at 1/16 of the grid, decoder at 1/4, trilinear interpolation from there.
+
+    ``separable`` makes the 3^3 convolutions of ASPP and decoder depthwise separable, as the reference does.
+    x: (b, 1, d, h, w), sides divisible by 16 -> logits (b, 1, d, h, w).
+    """
+
+    def __init__(self, width_divisor: float = 1, rates: tuple[int, ...] = RATES, separable: bool = True):
+        super().__init__()
+        width, c, c_low = scaled(width_divisor, 64, 256, 48)
+        self.encoder = resnet_50(width)
+        self.aspp = ASPP(32 * width, c, rates, separable)
+        self.low = point(4 * width, c_low)
+        self.decoder = nn.Sequential(atrous(c + c_low, c, 1, separable), atrous(c, c, 1, separable), Conv3d(c, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        net, size = self.encoder, x.shape[2:]
+        x = net.maxpool(net.act(net.bn1(net.conv1(x))))                 # (b, 64, d / 4, h / 4, w / 4)
+        low = net.layer1(x)                                             # (b, 256, d / 4, h / 4, w / 4)
+        x = net.layer4(net.layer3(net.layer2(low)))                     # (b, 2048, d / 16, h / 16, w / 16)
+        x = F.interpolate(self.aspp(x), low.shape[2:], mode="trilinear")
+        x = self.decoder(torch.cat([x, self.low(low)], dim=1))          # (b, 1, d / 4, h / 4, w / 4)
+        return F.interpolate(x, size, mode="trilinear")                 # (b, 1, d, h, w)
+
+
+def deeplab(width_divisor: float) -> nn.Module:
+    """DeepLabv3+ on ResNet-50, separable."""
+    return AnyGrid(DeepLabV3Plus(width_divisor), (16, 16, 16))

@@ -1,0 +1,179 @@
+"""From a CT to a mask on the CT's own grid, with a trained run."""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from magunet.base.device import autocast, choose_device, choose_precision
+from magunet.base.errors import InputError, is_out_of_memory
+from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
+from magunet.base.progress import say, track
+from magunet.base.provenance import read_json
+from magunet.fast import evaluate_by_input
+from magunet.prepare import prepare, resize, restore_mask
+from magunet.studies import build
+from magunet.volume import Volume
+
+COARSE = 2 / 3
+"""Resolution of the quick look for the joints, as a fraction of the network's own."""
+OUTSIDE = 0.01
+"""Share of what the quick look found that may lie below, and above, the joints: single false voxels far away."""
+MARGIN_MM = 20.0
+"""Below and above the joints found in the quick look."""
+OVERLAP = 0.5
+"""Of neighbouring windows, as a fraction of their depth."""
+SIGMA = 0.25
+"""Of the Gaussian that weights a window's slices, as a fraction of its depth."""
+THRESHOLD = 0.5
+
+WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "run.json"
+RECORDED = ("network", "seed", "settings", "data_hash", "train", "val")
+"""What a run's record must say for the run to be used."""
+
+
+def window_starts(slices: int, depth: int) -> list[int]:
+    """First slices of windows ``depth`` deep that cover ``slices``, evenly spread, overlapping by half or more."""
+    if slices <= depth:
+        return [0]
+    count = 1 + int(np.ceil((slices - depth) / (depth * (1 - OVERLAP))))
+    return [round(i * (slices - depth) / (count - 1)) for i in range(count)]
+
+
+def gaussian_weights(depth: int) -> np.ndarray:
+    """Weight of each slice of a window, 1 in its middle; (depth,), float64, all above 0."""
+    z = (np.arange(depth) - (depth - 1) / 2) / (SIGMA * depth)
+    return np.exp(-0.5 * z**2)
+
+
+def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Apply ``function`` to windows along z and blend the results with Gaussian weights.
+
+    image: float32 (n, h, w). function: (depth, h, w) -> the same shape. Fewer than ``depth`` slices are
+    padded by repeating the outer ones. Returns float32 (n, h, w).
+    """
+    slices = len(image)
+    before = max(0, depth - slices) // 2
+    padded = np.pad(image, ((before, max(0, depth - slices) - before), (0, 0), (0, 0)), mode="edge")
+    total, weight = np.zeros(padded.shape), np.zeros((len(padded), 1, 1))
+    share = gaussian_weights(depth)[:, None, None]
+    for start in track(window_starts(len(padded), depth), "windows", lines=False):
+        window = slice(start, start + depth)
+        total[window] += share * function(padded[window])
+        weight[window] += share
+    return (total / weight)[before:before + slices].astype(np.float32)
+
+
+def probability(network: torch.nn.Module, window: np.ndarray, device: torch.device,
+                precision: torch.dtype) -> np.ndarray:
+    """The network's foreground probability for one prepared window (d, h, w), float32. Sets evaluation mode."""
+    evaluate_by_input(network)
+    x = torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device).float()
+    with torch.inference_mode(), autocast(device, precision):
+        logits = network(x.to(memory_format=torch.channels_last_3d))
+    return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with the settings its input must be prepared with.
+
+    window_depth: slices of a window where memory does not suffice for the settings' depth.
+    """
+
+    network: torch.nn.Module
+    settings: Settings
+    record: dict
+    device: torch.device
+    precision: torch.dtype
+    window_depth: int | None = None
+
+    def _answer(self, window: np.ndarray) -> np.ndarray:
+        return probability(self.network, window, self.device, self.precision)
+
+    def probability(self, image: np.ndarray) -> np.ndarray:
+        """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
+
+        Each window is also seen mirrored left to right, as in training, and the two answers are averaged: left and
+        right are told apart afterwards, by position. Where memory does not suffice, windows are made shallower, and that
+        is said. Raises MemoryError when even the shallowest do not fit.
+        """
+        def both_ways(window: np.ndarray) -> np.ndarray:
+            return (self._answer(window) + self._answer(window[..., ::-1])[..., ::-1]) / 2
+
+        depth = self.window_depth or self.settings.depth
+        while True:
+            try:
+                return predict_windows(image, depth, both_ways)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if depth == SMALLEST_SIDE:
+                    raise MemoryError(f"windows of {depth} x {image.shape[1]} x {image.shape[2]} voxels do not fit; a run with "
+                                      "smaller size or larger width_divisor would") from error
+                traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
+            depth = max(SMALLEST_SIDE, depth // 2)
+            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} slices, from "
+                "which the mask may differ a little")
+
+    def joint_slices(self, image: np.ndarray, slice_mm: float) -> slice:
+        """The slices of a prepared image (n, size, size) that hold the joints, from a quick look at low resolution.
+
+        With MARGIN_MM on both sides; all slices, where it finds nothing. Slices are kept as wide as they are, since
+        the network normalises by what it sees.
+        """
+        coarse = tuple(max(SMALLEST_SIDE, round(COARSE * n)) for n in image.shape)
+        depth = self.window_depth or self.settings.depth
+        found = (predict_windows(resize(image, coarse), depth, self._answer) > THRESHOLD).sum(axis=(1, 2))
+        if not found.any():
+            return slice(0, len(image))
+        share = found.cumsum() / found.sum()
+        first, last = np.searchsorted(share, (OUTSIDE, 1 - OUTSIDE)) * len(image) / coarse[0]
+        margin = MARGIN_MM / slice_mm
+        return slice(max(0, int(first - margin)), int(np.ceil(last + len(image) / coarse[0] + margin)))
+
+    def segment(self, scan: Volume, quick: bool = False) -> Volume:
+        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation.
+
+        quick: only where `joint_slices` sees the joints; elsewhere the mask is empty.
+        """
+        prepared, frame = prepare(scan, None, self.settings)
+        seen = self.joint_slices(prepared.image, prepared.spacing[0]) if quick else slice(0, len(prepared.image))
+        p = np.zeros_like(prepared.image)
+        p[seen] = self.probability(prepared.image[seen])
+        return restore_mask(p, frame, THRESHOLD)
+
+
+def load_model(run: Path | str) -> Model:
+    """Load a finished run's network, ready to predict. Nothing is unpickled.
+
+    Raises InputError when the folder is not a finished run or its files do not fit together.
+    """
+    run = Path(run)
+    record_path, weights_path = run / RECORD_FILE, run / WEIGHTS_FILE
+    for path in (record_path, weights_path):
+        if not path.is_file():
+            raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints it")
+    try:
+        record = read_json(record_path)
+        if missing := [name for name in RECORDED if name not in record]:
+            raise ValueError(f"{RECORD_FILE} does not say {missing[0]}")
+        if not all(isinstance(record[name], list) for name in ("train", "val")):
+            raise ValueError(f"train and val in {RECORD_FILE} must be lists of cases")
+        settings = from_mapping(record["settings"], str(record_path))
+        network = build(record["network"], settings.width_divisor)
+        weights = safetensors.torch.load_file(weights_path)
+        network.load_state_dict(weights)
+        if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{bad[0]} holds NaN or infinite values")
+    except (ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{run}: record and weights cannot be read or do not fit together ({reason}); "
+                         "remove the folder and train the run again") from error
+    device = choose_device()
+    network = network.to(device, memory_format=torch.channels_last_3d).eval()
+    return Model(network, settings, record, device, choose_precision(settings.precision, device))

@@ -1,1 +1,0 @@
-"""Reporting: metrics, tables and figures."""

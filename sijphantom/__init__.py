@@ -1,0 +1,1 @@
+"""A CT phantom of the sacroiliac joints: anatomy, tissue, disease, scanner. It knows nothing of networks."""

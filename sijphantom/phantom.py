@@ -1,0 +1,236 @@
+"""A seeded phantom of the pelvis in CT: anatomy -> tissue -> disease -> scanner.
+
+Everything is drawn from one seed; each part has its own stream of random numbers, so that a change of the
+noise leaves the anatomy as it is.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from magunet.base.errors import InputError
+from magunet.distance import FAR
+from magunet.target import joint_band
+from sijphantom import scanner, tissue
+from sijphantom.anatomy import Bones
+from sijphantom.disease import draw_disease
+from sijphantom.fields import Axes, SmoothField
+from sijphantom.parallel import one_thread
+from sijphantom.pelvis import parametric_pelvis
+from sijphantom.projection import add_artefacts
+from sijphantom.scanner import Protocol, Scan
+
+_LATTICE = 5.0  # mm, pitch of the lattice that carries the deformation
+_GRADES = (0.35, 0.15, 0.2, 0.15, 0.15)  # share of joints with grade 0..4
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A CT with its truth.
+
+    `image` is int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left hip, 3 right hip), all
+    (d, h, w) in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is
+    (z, y, x) in mm, `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so
+    an ankylosed joint keeps its target. `parameters` holds every drawn figure and can be written as JSON.
+    """
+
+    image: NDArray[np.int16]
+    mask: NDArray[np.uint8]
+    bones: NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+    grades: tuple[int, int]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@one_thread()
+def make_phantom(
+    seed: int,
+    *,
+    matrix: int = 512,
+    slices: tuple[int, int] = (50, 200),
+    bones: Bones | None = None,
+    grades: tuple[int, int] | None = None,
+    thickness: float = 6.0,
+    protocol: Protocol | None = None,
+) -> Phantom:
+    """Returns the phantom of this seed: `matrix` x `matrix` pixels, a number of slices drawn from `slices`.
+
+    `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left,
+    right) overrides the drawn ones; `thickness` is that of the target in mm; `protocol` sets the ranges of
+    pixels, slices, coverage and noise, those of the paper's cohort without it. Raises `InputError` for bones
+    without a joint, grades outside 0 to 4, or a scan too short or too narrow for the joints.
+    """
+    names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
+    children = np.random.SeedSequence(seed).spawn(len(names))
+    rng = {name: np.random.default_rng(child) for name, child in zip(names, children)}
+    protocol = protocol or Protocol()
+    drawn = bones is None
+    if drawn:
+        bones = parametric_pelvis(seed, float(np.clip(1.75 * np.mean(protocol.pixels(matrix)), 1.0, 2.5)))
+    grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
+    joints = _joint_points(bones)
+    pose = Pose(rng["pose"], joints.mean(0), stretched=not drawn)
+    posed = pose.to_scan(joints)
+    scan = scanner.draw_scan(rng["scan"], matrix, slices, protocol, posed.min(0), posed.max(0))
+    figures = tissue.draw_tissue(rng["tissue"])
+    lesions = draw_disease(rng["disease"], grades)
+    lattice = SmoothField.lattice(scan.axes(), _LATTICE)
+    points = pose.to_bones(np.meshgrid(*lattice, indexing="ij"))
+    body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, figures, lesions)
+    image, sacrum, left, right = _render(body, bones, pose, points, lattice, scan)
+    add_artefacts(image, scan, rng["noise"])
+    mask = np.logical_or(*(joint_band(sacrum, hip, scan.spacing, thickness) for hip in (left, right)))
+    parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades)}
+    parameters["scan"] = asdict(scan) | {"origin": list(scan.origin)}
+    parameters |= {"pose": pose.figures, "pelvis": dict(bones.parameters)}
+    parameters |= {"tissue": figures, "lesions": lesions}
+    labels = _label(sacrum, left, right)
+    return Phantom(scanner.digitise(image), mask.astype(np.uint8), labels, scan.spacing, grades, parameters)
+
+
+class Pose:
+    """Rotation, scale and smooth deformation from scan space to the bones' frame, both in mm from the joints.
+
+    The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
+    (60 mm) and surface (28 mm). Only given bones are stretched along the axes; drawn ones differ in size anyway.
+    `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a quarter: bone models differ in
+    where they put them, and clefts in whether CT resolves them.
+    """
+
+    _WAVES = ((140.0, 4.0), (60.0, 1.6), (28.0, 0.4))  # wavelength and amplitude in mm
+    _COUNT = 6  # waves of each length
+
+    def __init__(self, rng: np.random.Generator, centre: NDArray, stretched: bool) -> None:
+        self.centre = centre
+        angles = rng.normal(0, [4, 3, 9])  # degrees about z (turned), y (leaning), x (pelvic tilt)
+        stretch = np.clip(rng.normal(1, 0.05, 3), 0.88, 1.12) if stretched else np.ones(3)
+        turn = Rotation.from_euler("zyx", angles, degrees=True).as_matrix()[::-1, ::-1]
+        self.matrix = turn @ np.diag(1 / stretch)
+        self.scale = float(stretch.prod() ** (1 / 3))
+        self.waves = [
+            (_unit(rng) * 2 * np.pi / length, rng.normal(0, amplitude / 2, 3), rng.uniform(0, 2 * np.pi))
+            for length, amplitude in self._WAVES
+            for _ in range(self._COUNT)
+        ]
+        self.swelling = float(max(0, rng.uniform(-0.6, 1.8)))
+        self.figures = dict(zip(("turn", "lean", "tilt"), map(float, angles))) | {"swelling": self.swelling}
+        self.figures |= {f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)}
+
+    def to_bones(self, points: Axes) -> list[NDArray]:
+        """Scan points (z, y, x), any shape, in the bones' frame."""
+        moved = [sum(m * p for m, p in zip(row, points)) for row in self.matrix]
+        for wave, amplitude, phase in self.waves:
+            swing = np.sin(sum(k * p for k, p in zip(wave, points)) + phase)
+            for along, size in zip(moved, amplitude):
+                along += size * swing
+        return moved
+
+    def to_scan(self, joints: NDArray) -> NDArray:
+        """Inverse of `to_bones` for points (n, 3) in mm of the bones' grid, by fixed-point iteration."""
+        target = joints - self.centre
+        points = np.linalg.solve(self.matrix, target.T).T
+        for _ in range(8):
+            points += np.linalg.solve(self.matrix, (target - np.stack(self.to_bones(points.T), 1)).T).T
+        return points
+
+
+def _unit(rng: np.random.Generator) -> NDArray:
+    direction = rng.standard_normal(3)
+    return direction / np.linalg.norm(direction)
+
+
+def _checked(grades: tuple[int, int]) -> tuple[int, int]:
+    if len(grades) != 2 or any(g not in range(5) for g in grades):
+        raise InputError(f"grades are two whole numbers from 0 to 4 (left, right), not {grades}")
+    return int(grades[0]), int(grades[1])
+
+
+def _draw_grades(rng: np.random.Generator) -> tuple[int, int]:
+    """Two grades; the second side often resembles the first."""
+    left, right = rng.choice(5, 2, p=_GRADES)
+    if rng.random() < 0.5:
+        right = np.clip(left + rng.integers(-1, 2), 0, 4)
+    return int(left), int(right)
+
+
+def _joint_points(bones: Bones) -> NDArray:
+    """Points (n, 3) in mm of both joints: closer than 5 mm to both bones."""
+    step = max(1, round(2 / bones.spacing))
+    points = []
+    for name in ("left_hip", "right_hip"):
+        sacrum, hip = (b[::step, ::step, ::step] for b in (bones.sacrum, getattr(bones, name)))
+        where = np.argwhere((sacrum < 5) & (hip < 5))
+        if not len(where):
+            raise InputError(f"the bones have no joint between sacrum and {name.replace('_', ' ')}")
+        points.append(where * step * bones.spacing)
+    count = min(len(p) for p in points)  # both sides weigh the same in the mean
+    return np.concatenate([p[np.linspace(0, len(p) - 1, count).astype(int)] for p in points])
+
+
+def _render(
+    body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], lattice: Axes, scan: Scan
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """HU without noise, and the distances to sacrum, left and right hip, on the scan grid."""
+    fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
+    volume = torch.from_numpy(_closed(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])))[None]
+    _, y, x = scan.axes()
+    rows, columns = _bone_box(volume, fields, lattice, bones.spacing, (y, x))
+    image = np.empty(scan.shape, np.float32)
+    sacrum, left, right = (np.full(scan.shape, FAR, np.float32) for _ in range(3))
+    for part in scan.slabs():
+        box = (part, rows, columns)
+        axes = (scan.fine_z(part), y[rows], x[columns])
+        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing)
+        sampled *= np.float32(pose.scale)
+        sampled -= np.float32(pose.swelling)
+        share, added = (scan.average(values) for values in body.bone(tissue.Distances(*sampled), axes))
+        around = [np.full((part.stop - part.start, len(y), len(x)), FAR, np.float32) for _ in range(4)]
+        for whole, near in zip(around, scan.average(sampled)):
+            whole[:, rows, columns] = near
+        image[part] = body.soft_tissue(tissue.Distances(*around), (scan.axes()[0][part], y, x))
+        image[box] += added - share * image[box]
+        body.add_metal(image[part], (scan.axes()[0][part], y, x))
+        image[part] = scanner.blur(image[part], scan)
+        for out, distance in zip((sacrum, left, right), around):
+            out[part] = distance
+    return image, sacrum, left, right
+
+
+def _closed(levels: NDArray) -> NDArray:
+    """Bones (4, d, h, w) that end where their grid does: beyond it, the outermost layer counts."""
+    for axis in (1, 2, 3):
+        for end in (0, -1):
+            outermost = np.moveaxis(levels, axis, 0)[end]
+            np.maximum(outermost, 5.0, out=outermost)
+    return levels
+
+
+def _bone_box(volume: torch.Tensor, fields: list[SmoothField], lattice: Axes, spacing: float,
+              axes: tuple[NDArray, NDArray]) -> tuple[slice, slice]:
+    """Rows and columns of the scan that hold the bones with 15 mm around them."""
+    nearest = _sample(volume, [f.at(lattice) for f in fields], spacing).min(0) < 15
+    box = []
+    for places, line, along in zip(lattice[1:], axes, (1, 2)):
+        held = places[nearest.any(tuple(a for a in range(3) if a != along))]
+        first, last = np.searchsorted(line, (held.min() - _LATTICE, held.max() + _LATTICE)) if len(held) else (0, len(line))
+        box.append(slice(int(min(first, len(line) - 1)), int(max(last, first + 1))))
+    return tuple(box)
+
+
+def _sample(volume: torch.Tensor, points: list[NDArray], spacing: float) -> NDArray:
+    """Linear interpolation of (1, c, d, h, w) at points (z, y, x) in mm; (c, ...) like the points."""
+    sizes = volume.shape[2:]
+    grid = [torch.from_numpy(p * (2 / (spacing * (n - 1))) - 1) for p, n in zip(points, sizes)]
+    grid = torch.stack(grid[::-1], -1)[None]
+    return torch.nn.functional.grid_sample(volume, grid, padding_mode="border", align_corners=True)[0].numpy()
+
+
+def _label(sacrum: NDArray, left: NDArray, right: NDArray) -> NDArray[np.uint8]:
+    labels = np.zeros(sacrum.shape, np.uint8)
+    for value, distance in ((1, sacrum), (2, left), (3, right)):
+        labels[distance < 0] = value
+    return labels

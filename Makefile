@@ -11,7 +11,7 @@ SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --s
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
-	@$(RUN) magunet report --profile $(PROFILE)
+	@$(RUN) compendium report --profile $(PROFILE)
 
 # The notebooks' networks first: the workflow trains two at a time, a notebook one after the other. Both where no network is,
 # if this machine can (Linux): nothing but the sample CT is fetched.
@@ -19,8 +19,8 @@ ISOLATED = $(shell if sh workflow/offline.sh true 2>/dev/null; then echo sh work
     echo "this machine cannot take the network away: what follows is tested with it" >&2; fi)
 
 test: install
-	$(RUN) pytest tests
-	$(RUN) magunet sample
+	$(RUN) pytest tests --numprocesses 2
+	$(RUN) compendium sample
 	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz runs/smoke/first_mask/ct_sij.nii.gz
 	$(ISOLATED) $(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
@@ -47,13 +47,13 @@ fuzz: install
 QUIET_LAB = --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
 
 lab: install
-	@if command -v npm >/dev/null; then $(RUN) magunet viewer install; else $(RUN) magunet viewer check; fi || \
+	@if command -v npm >/dev/null; then $(RUN) compendium viewer install; else $(RUN) compendium viewer check; fi || \
 	    echo "JupyterLab starts all the same; notebook 10 takes the next viewer, and says what to do for itkwidgets" >&2
 	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(QUIET_LAB) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 # The whole smoke workflow in a copy of this folder, where no network is (Linux).
 offline: install
-	@$(RUN) magunet sample
+	@$(RUN) compendium sample
 	rm -rf runs/offline && mkdir -p runs/offline/data
 	git ls-files -z | xargs -0 cp --parents --target-directory=runs/offline
 	cp -r data/sample runs/offline/data

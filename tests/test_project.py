@@ -189,12 +189,12 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
             assert f"notebooks/{path.name}" in plan
         named = {row.network for table in paper.TABLES for row in table} | {"+MFF+LGAG"}
         named |= set(BEYOND[1]) if profile == "gpu" else set()
-        trainings = set(re.findall(r"magunet train '(.+?)' --profile \w+ --seed (\d+)", plan))
+        trainings = set(re.findall(r"compendium train '(.+?)' --profile \w+ --seed (\d+)", plan))
         seeds = map(str, profiles.load(profile).seeds)
         assert trainings == set(itertools.product({ALIASES.get(name, name) for name in named}, seeds))
     assert dry_run("smok", "--cores", "2").returncode != 0
     beyond = dry_run("smoke", "--cores", "2", "--config", "profile=smoke", "beyond=true").stdout
-    assert all(f"magunet train '{name}' --profile smoke" in beyond for name in (*BEYOND[1], "MAG-UNet"))
+    assert all(f"compendium train '{name}' --profile smoke" in beyond for name in (*BEYOND[1], "MAG-UNet"))
 
 
 def copy_workflow(compendium, **settings):
@@ -243,7 +243,7 @@ def test_a_broken_off_grid_has_one_seed_of_everything_first(compendium):
         (receipts / f"{name}.txt").touch()
     done = snakemake(compendium, "--cores", "1", "--scheduler", "greedy", "--keep-going", "--printshellcmds", "--allowed-rules",
                      "train", "evaluate", "grid", "--", "runs/smoke/receipts/grid.txt")
-    order = re.findall(r"magunet (?:train '(.+?)' --profile smoke --seed (\d)|evaluate .*\n)", done.stderr)
+    order = re.findall(r"compendium (?:train '(.+?)' --profile smoke --seed (\d)|evaluate .*\n)", done.stderr)
     trained = [step for step in order if step[0]]
     assert {*trained[:2]} == {("3D U-Net", "0"), ("MAG-UNet", "0")} and {*trained[2:4]} == {("SegNet", "0"), ("+SE", "0")}
     assert {*trained[4:6]} == {("3D U-Net", "1"), ("MAG-UNet", "1")} and {*trained[6:]} == {("SegNet", "1"), ("+SE", "1")}
@@ -297,53 +297,6 @@ def test_the_readme_has_no_blanks_and_no_dead_links():
     assert not re.findall(r"@[A-Z0-9]+@", text)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (ROOT / target).exists(), target
-
-
-KUBECTL = """#!{python}
-import subprocess, sys
-from pathlib import Path
-import yaml
-if sys.argv[1] == "create":
-    job = sys.stdin.read()
-    Path(__file__).with_name("job.yaml").write_text(job)
-    container = yaml.safe_load(job)["spec"]["template"]["spec"]["containers"][0]
-    subprocess.run(container["command"], cwd=container["workingDir"], stdout=sys.stderr, check=True)
-    print("job.batch/magunet-x1")
-else:
-    assert sys.argv[1:3] == ["get", "job.batch/magunet-x1"]
-    print("Job Complete")
-"""
-
-
-def test_the_kubernetes_profile_runs_a_job_with_its_gpu_on_its_volume(compendium):
-    """Against a kubectl that runs the job's command itself. The training fails for want of data, the job does not."""
-    receipts = copy_workflow(compendium, cohort="data/nowhere")
-    (receipts / "cohort.txt").touch()
-    folder = stand_in(compendium, "kubectl", KUBECTL.format(python=sys.executable))
-    done = snakemake(compendium, "--workflow-profile", "workflow/kubernetes", "--allowed-rules", "train",
-                     "--", "runs/smoke/receipts/train-MAG-UNet-s0.txt", path=folder,
-                     MAGUNET_IMAGE="python:3.11", MAGUNET_CLAIM="claim", MAGUNET_MOUNT=str(compendium))
-    assert done.returncode == 0, done.stderr
-    assert (receipts / "train-MAG-UNet-s0.txt").read_text() == "failed: MAG-UNet, seed 0\n"
-    job = yaml.safe_load((folder / "job.yaml").read_text())["spec"]
-    pod = job["template"]["spec"]
-    assert (job["activeDeadlineSeconds"], job["backoffLimit"]) == (2880 * 60, 0)
-    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "claim"
-    container = pod["containers"][0]
-    assert (container["image"], container["workingDir"]) == ("python:3.11", str(compendium))
-    assert container["volumeMounts"] == [{"name": pod["volumes"][0]["name"], "mountPath": str(compendium)}]
-    assert container["resources"] == {"requests": {"cpu": "8", "memory": "64000M"},
-                                      "limits": {"memory": "64000M", "nvidia.com/gpu": "1"}}
-
-
-@pytest.mark.parametrize("answer, code, word", [
-    ("Job ", 0, "running"), ("Job SuccessCriteriaMet Complete", 0, "success"), ("Job FailureTarget Failed", 0, "failed"),
-    ("", 0, "failed"), ("", 1, "running")])
-def test_how_a_kubernetes_job_ended(compendium, answer, code, word):
-    folder = stand_in(compendium, "kubectl", f'#!/bin/sh\nprintf "{answer}"\nexit {code}\n')
-    status = subprocess.run([ROOT / "workflow/kubernetes/status", "job.batch/x"], capture_output=True, text=True,
-                            env=os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
-    assert status.stdout == f"{word}\n"
 
 
 @pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])

@@ -13,9 +13,9 @@ from compendium.scores import SIDES_FILE, read_scores, score_run
 from magunet.base import profiles
 from magunet.base.errors import InputError
 from magunet.base.progress import track
-from magunet.cohort import cohort_of
 from magunet.predict import load_model
 from magunet.runs import fit
+from sijphantom.cohort import cohort_of
 
 
 def main() -> None:

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from magunet.base.device import autocast, choose_device
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
-from magunet.cohort import Cohort, cohort_of, read_checked
+from magunet.cohort import Cohort, read_checked
 from magunet.fast import evaluate_by_input
 from magunet.metrics import overlap
 from magunet.predict import Model, load_model, window_starts
 from magunet.prepare import prepare
+from sijphantom.cohort import cohort_of
 
 Answer = Callable[[Tensor], Tensor]
 WINDOWS = 12

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from magunet.base.progress import track
-from magunet.cohort import cohort_of, read_checked
+from magunet.cohort import read_checked
 from magunet.metrics import overlap
 from magunet.predict import load_model
+from sijphantom.cohort import cohort_of
 
 
 def main() -> None:

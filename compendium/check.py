@@ -1,7 +1,7 @@
 """What is wrong with a case: rules that each say what, in which file, and what to do.
 
-Training refuses what makes a case useless (`grid_problems`, `label_problems`, `image_problems`);
-``magunet check`` also tells what a person should look at (`scale_problems`, `border_problems`, `fingerprints`).
+Training refuses what makes a case useless (`magunet.cohort`); ``magunet check`` also tells what a person should look at
+(`scale_problems`, `border_problems`, `fingerprints`).
 """
 
 import hashlib
@@ -10,54 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from magunet.cohort import EXPORT, OFFSET
 from magunet.series import AIR_HU
-from magunet.volume import Volume, corners, reorient, same_geometry
+from magunet.volume import Volume, reorient
 
 BONE_HU = 200
 SOFT_HU = (-200, 200)
 """Fat is near -100, muscle and organs near 50; noise spreads them."""
-OFFSET = 1024
-"""What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 RAISED_HU = (SOFT_HU[0] + OFFSET, SOFT_HU[1] + OFFSET)
 LEAST_SOFT, MOST_DENSE = 0.03, 0.2
 """Shares that tell a scale. Our phantoms and a real CT hold at least 0.36 of soft tissue, and at most 0.02 (0.06
 in a box around the joints) of what it would be with the offset still on."""
 BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
-EXPORT = "Export the CT again in HU, with rescale slope and intercept applied"
-
-
-def grid_problems(image_path: Path, label_path: Path, image: Volume, label: Volume) -> Iterator[str]:
-    """A mask that does not lie voxel on voxel of its scan, and by how much."""
-    if same_geometry(image, label):
-        return
-    if image.array.shape != label.array.shape:
-        how = f"{label.array.shape} voxels against {image.array.shape}"
-    else:
-        how = f"corners up to {np.linalg.norm(corners(image) - corners(label), axis=1).max():.3g} mm apart"
-    yield f"{label_path}: lies on another grid than {image_path.name} ({how}); resample the mask onto the image"
-
-
-def label_problems(path: Path, label: Volume) -> Iterator[str]:
-    """A mask with other values than 0 and 1, or with only one of them."""
-    values = np.unique(label.array)
-    if not np.isin(values, (0, 1)).all():
-        yield f"{path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only"
-    elif len(values) < 2:
-        yield f"{path}: the mask {'is empty' if not values.any() else 'fills the volume'}; remove the case or label it"
-
-
-def image_problems(path: Path, image: Volume) -> Iterator[str]:
-    """A scan with NaN, or without air."""
-    if not np.isfinite(image.array).all():
-        yield f"{path}: holds NaN or infinite values; export it again"
-    elif not holds_air(image):
-        yield (f"{path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU "
-               f"({_likely_scale(image.array)}). {EXPORT}")
-
-
-def holds_air(image: Volume) -> bool:
-    """Whether a scan has air in it, as every CT in HU does; a label map or unscaled image has none."""
-    return bool(image.array.min() < AIR_HU)
 
 
 def scale_problems(path: Path, image: Volume) -> Iterator[str]:
@@ -76,19 +40,6 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
     elif soft < LEAST_SOFT * values.size:
         yield (f"{path}: {soft / values.size:.1%} of the voxels are from {SOFT_HU[0]} to {SOFT_HU[1]} HU, so there is hardly "
                f"any fat or muscle; the intensities are not HU. {EXPORT}")
-
-
-def _likely_scale(values: np.ndarray) -> str:
-    low, high = values.min(), values.max()
-    if low >= 0 and high <= 1:
-        guess = "scaled to 0 to 1"
-    elif low >= 0 and high <= 255:
-        guess = "a label map or a picture"
-    elif high > OFFSET:
-        guess = f"perhaps an offset of {OFFSET} was not taken off"
-    else:
-        guess = "perhaps normalised"
-    return f"{low:g} to {high:g}: {guess}"
 
 
 def border_problems(path: Path, label: Volume) -> Iterator[str]:

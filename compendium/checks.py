@@ -9,7 +9,7 @@ import pandas as pd
 from compendium import check
 from compendium.figures.planes import both_grids, save_figure
 from magunet.base.errors import InputError
-from magunet.cohort import Case, Cohort, describe
+from magunet.cohort import Case, Cohort, describe, grid_problems, image_problems, label_problems
 from magunet.volume import Volume, orientation, read_volume
 
 
@@ -53,12 +53,12 @@ def _case_problems(cohort: Cohort, case: Case, image: Volume | None, label: Volu
         picture.unlink()
     found: list[str] = []
     if image and label:
-        for text in check.grid_problems(case.image, case.label, image, label):
+        for text in grid_problems(case.image, case.label, image, label):
             found.append(f"{text}. Picture: {_draw(case, image, label, picture)}")
     if label:
-        found += [*check.label_problems(case.label, label), *check.border_problems(case.label, label)]
+        found += [*label_problems(case.label, label), *check.border_problems(case.label, label)]
     if image:
-        found += list(check.image_problems(case.image, image)) or list(check.scale_problems(case.image, image))
+        found += list(image_problems(case.image, image)) or list(check.scale_problems(case.image, image))
     return found
 
 

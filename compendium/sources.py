@@ -23,10 +23,10 @@ import numpy as np
 
 from compendium import bones
 from compendium.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, check_present, derive_pelvis, onto_grid
-from compendium.check import holds_air
 from magunet import distance, target
 from magunet.base import provenance
 from magunet.base.errors import InputError
+from magunet.cohort import holds_air
 from magunet.series import AIR_HU
 from magunet.target import THICKNESS
 from magunet.volume import ENDING, FILE_ENDINGS, Volume, read_segments, read_volume, same_geometry, write_volume

@@ -6,21 +6,24 @@
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from compendium import check
-from magunet.base import project, provenance
+from magunet.base import provenance
 from magunet.base.errors import InputError
-from magunet.base.profiles import Settings
 from magunet.paper import CASES, TRAIN_CASES
-from magunet.volume import ENDING, Volume, read_volume
-from sijphantom.cohort import make_phantom_cohort
+from magunet.series import AIR_HU
+from magunet.volume import ENDING, Volume, corners, read_volume, same_geometry
 
 SPLIT_SEED = 0
+"""Of the random split of a cohort that comes without one."""
+OFFSET = 1024
+"""What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
+EXPORT = "Export the CT again in HU, with rescale slope and intercept applied"
+"""What to do about a scan whose values are not HU."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,58 @@ def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
                          "Remove the file to split anew")
 
 
+def grid_problems(image_path: Path, label_path: Path, image: Volume, label: Volume) -> Iterator[str]:
+    """A mask that does not lie voxel on voxel of its scan, and by how much."""
+    if same_geometry(image, label):
+        return
+    if image.array.shape != label.array.shape:
+        how = f"{label.array.shape} voxels against {image.array.shape}"
+    else:
+        how = f"corners up to {np.linalg.norm(corners(image) - corners(label), axis=1).max():.3g} mm apart"
+    yield f"{label_path}: lies on another grid than {image_path.name} ({how}); resample the mask onto the image"
+
+
+def label_problems(path: Path, label: Volume) -> Iterator[str]:
+    """A mask with other values than 0 and 1, or with only one of them."""
+    values = np.unique(label.array)
+    if not np.isin(values, (0, 1)).all():
+        yield f"{path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only"
+    elif len(values) < 2:
+        yield f"{path}: the mask {'is empty' if not values.any() else 'fills the volume'}; remove the case or label it"
+
+
+def image_problems(path: Path, image: Volume) -> Iterator[str]:
+    """A scan with NaN, or without air."""
+    if not np.isfinite(image.array).all():
+        yield f"{path}: holds NaN or infinite values; export it again"
+    elif not holds_air(image):
+        yield (f"{path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU "
+               f"({_likely_scale(image.array)}). {EXPORT}")
+
+
+def holds_air(image: Volume) -> bool:
+    """Whether a scan has air in it, as every CT in HU does; a label map or unscaled image has none."""
+    return bool(image.array.min() < AIR_HU)
+
+
+def _likely_scale(values: np.ndarray) -> str:
+    low, high = values.min(), values.max()
+    if low >= 0 and high <= 1:
+        guess = "scaled to 0 to 1"
+    elif low >= 0 and high <= 255:
+        guess = "a label map or a picture"
+    elif high > OFFSET:
+        guess = f"perhaps an offset of {OFFSET} was not taken off"
+    else:
+        guess = "perhaps normalised"
+    return f"{low:g} to {high:g}: {guess}"
+
+
 def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
     """CT and mask of a case; raises InputError when they do not make one to train on."""
     image, label = read_volume(image_path), read_volume(label_path)
-    for problem in itertools.chain(check.grid_problems(image_path, label_path, image, label),
-                                   check.label_problems(label_path, label), check.image_problems(image_path, image)):
+    for problem in itertools.chain(grid_problems(image_path, label_path, image, label), label_problems(label_path, label),
+                                   image_problems(image_path, image)):
         raise InputError(problem)
     return image, label
 
@@ -155,10 +205,3 @@ def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
     return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width, "slice_mm": slice_mm,
             "pixel_mm": pixel_mm, "target_ml": target_ml,
             **{k: v for k, v in case.info.items() if k in ("grade_left", "grade_right")}}
-
-
-def cohort_of(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Cohort:
-    """The cohort that the settings name (a path from the compendium's folder), or the built-in one, made on first use."""
-    if settings.cohort:
-        return load_cohort(project.root() / settings.cohort)
-    return load_cohort(make_phantom_cohort(settings, progress))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sijphantom.fields import Array
+Array = NDArray[np.float32]
 
 FAR = 40.0  # mm, the distances are cut off here
 NEAR = 30  # mm, farther away from the mask they are FAR

@@ -9,6 +9,7 @@ from magunet.base import project, provenance
 from magunet.base.errors import InputError
 from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
+from magunet.cohort import Cohort, load_cohort
 from magunet.volume import ENDING, Volume, write_volume
 from sijphantom import (
     anatomy,
@@ -58,6 +59,11 @@ def make_phantom_cohort(settings: Settings, progress: Callable[[Sequence, str], 
         seeds = range(settings.cohort_seed, settings.cohort_seed + settings.cases)
         write_phantoms(root, dict.fromkeys(seeds, options), f"magunet phantoms, profile {settings.profile}", progress)
     return root
+
+
+def cohort_of(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Cohort:
+    """The cohort that the settings name (a path from the compendium's folder), or the built-in one, made on first use."""
+    return load_cohort(project.root() / settings.cohort if settings.cohort else make_phantom_cohort(settings, progress))
 
 
 def write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,

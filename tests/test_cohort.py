@@ -15,7 +15,6 @@ from magunet.base import profiles
 from magunet.cohort import (
     SPLIT_SEED,
     check_case,
-    cohort_of,
     describe,
     load_cohort,
     split_by_patient,
@@ -23,7 +22,7 @@ from magunet.cohort import (
 from magunet.runs import fit
 from magunet.volume import Volume, orientation, read_volume, write_volume
 from sijphantom import phantom
-from sijphantom.cohort import make_phantom_cohort, phantom_folder, phantom_scan
+from sijphantom.cohort import cohort_of, make_phantom_cohort, phantom_folder, phantom_scan
 
 SHAPE, SPACING = (8, 8, 8), (3.0, 1.0, 1.0)
 

@@ -16,7 +16,7 @@ def run_sample(arguments: argparse.Namespace) -> None:
 
 def run_cohort(arguments: argparse.Namespace) -> None:
     from magunet.base.progress import track
-    from magunet.cohort import cohort_of
+    from sijphantom.cohort import cohort_of
 
     print(cohort_of(settings_of(arguments), track).root)
 
@@ -90,8 +90,8 @@ def run_check(arguments: argparse.Namespace) -> None:
 
 def run_prepare(arguments: argparse.Namespace) -> None:
     from magunet.base.progress import track
-    from magunet.cohort import cohort_of
     from magunet.prepare import prepare_case
+    from sijphantom.cohort import cohort_of
 
     settings = settings_of(arguments)
     cohort = cohort_of(settings, track)

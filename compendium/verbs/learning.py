@@ -9,9 +9,9 @@ from magunet.base.errors import InputError
 
 def run_train(arguments: argparse.Namespace) -> None:
     from magunet.base.progress import track
-    from magunet.cohort import cohort_of
     from magunet.runs import fit
     from magunet.studies import checked
+    from sijphantom.cohort import cohort_of
 
     settings = settings_of(arguments)
     checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
@@ -23,18 +23,18 @@ def run_train(arguments: argparse.Namespace) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     from compendium.scores import score_run
     from magunet.base.progress import track
-    from magunet.cohort import cohort_of
     from magunet.predict import load_model
+    from sijphantom.cohort import cohort_of
 
     settings = load_model(arguments.run).settings
     print(score_run(Path(arguments.run), cohort_of(settings, track)).round(4).to_string(index=False))
 
 
 def run_predict(arguments: argparse.Namespace) -> None:
-    from compendium.check import holds_air
     from compendium.memory import with_room
     from compendium.view.export import Exported, Origin, case_name, export, find_source
     from magunet.base.progress import say
+    from magunet.cohort import holds_air
     from magunet.predict import load_model
     from magunet.series import AIR_HU
     from magunet.shipped import CARD_FILE, shipped_weights
@@ -69,8 +69,9 @@ def run_export(arguments: argparse.Namespace) -> None:
     from compendium.memory import with_room
     from compendium.view.export import Exported, Origin, case_name, export
     from magunet.base.progress import say, track
-    from magunet.cohort import cohort_of, read_checked
+    from magunet.cohort import read_checked
     from magunet.predict import load_model
+    from sijphantom.cohort import cohort_of
 
     run = Path(arguments.run)
     model, out = with_room(load_model(run)), export_folder(arguments.out or run / "exports")

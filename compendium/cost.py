@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compendium.paper import INPUT_SIZE
 from magunet.model import count_parameters
-from magunet.paper import INPUT_SIZE
 from magunet.studies import build_on_meta
 
 POLL_SECONDS = 0.005

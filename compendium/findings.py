@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from compendium import paper
 from compendium.audit.rankings import LEAST_CASES
 from compendium.statistics import DIGITS, LEVEL, bootstrap_interval, by_patient, holm, signed_rank, smallest_p
 from compendium.tables import MEASURES, REFERENCE, trained_as
-from magunet import paper
 from magunet.base.errors import InputError
 from magunet.sides import SIDES
 

@@ -10,12 +10,12 @@ from compendium.figures.forest import forest
 from compendium.figures.planes import save_figure, source_of
 from compendium.findings import findings
 from compendium.formats import save_table
+from compendium.paper import TABLES
 from compendium.stored import RUNS_FILE, Stored, read_stored
 from compendium.study import networks_of
 from compendium.tables import study_table, trained_as
 from magunet.base.errors import InputError
 from magunet.base.provenance import whole_file
-from magunet.paper import TABLES
 
 
 def redraw(folder: Path) -> list[Path]:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from compendium.cost import network_cost
+from compendium.paper import MI, TABLES, Row
 from compendium.statistics import by_patient, estimate, holm, signed_rank
 from magunet.base.errors import InputError
-from magunet.paper import MI, TABLES, Row
 from magunet.studies import ALIASES
 
 LEFT_OUT = {4: ("+MFF+LGAG",)}

@@ -6,7 +6,7 @@ Conventions, said once:
 * Spacing is in millimetres and in array order ``(z, y, x)``; origins and directions are world
   vectors ``(x, y, z)`` in LPS (x grows to the patient's left, y to posterior, z to superior).
 * Image intensity is in Hounsfield units (HU) until ``magunet.prepare`` scales it to [0, 1].
-* "Eq. n", "Table n", "Fig. n" are the paper's; see ``magunet.paper`` for the reference.
+* "Eq. n", "Table n", "Fig. n" are the paper's; see ``CITATION.cff``.
 """
 
 import os

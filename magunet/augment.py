@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magunet.appearance import vary_appearance
-from magunet.paper import AUGMENTATION_PROBABILITY
 
 Box = tuple[slice, slice, slice]
 
+AUGMENTATION_PROBABILITY = 0.5
+"""Of each of flip, affine and gamma, Sec. 2.1.3."""
 ROTATION_DEGREES = 10.0
 SCALING = 0.15
 TRANSLATION = 0.08

@@ -14,12 +14,13 @@ import numpy as np
 
 from magunet.base import provenance
 from magunet.base.errors import InputError
-from magunet.paper import CASES, TRAIN_CASES
 from magunet.series import AIR_HU
 from magunet.volume import ENDING, Volume, corners, read_volume, same_geometry
 
 SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""
+TRAIN_SHARE = (7, 10)
+"""For training, so many of so many patients; the others are for validation, Sec. 2.1.1."""
 OFFSET = 1024
 """What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 EXPORT = "Export the CT again in HU, with rescale slope and intercept applied"
@@ -57,7 +58,7 @@ def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tup
     if len(names) < 2:
         raise InputError("a cohort needs scans of at least two patients, to train on one and score the other")
     order = np.random.default_rng(seed).permutation(len(names))
-    count = min(max(1, round(len(names) * TRAIN_CASES / CASES)), len(names) - 1)
+    count = min(max(1, round(len(names) * TRAIN_SHARE[0] / TRAIN_SHARE[1])), len(names) - 1)
     chosen = {names[i] for i in order[:count]}
     train = sorted(case for case, patient in patients.items() if patient in chosen)
     return train, sorted(set(patients) - set(train))

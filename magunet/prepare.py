@@ -26,7 +26,6 @@ from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
 from magunet.base.progress import say
 from magunet.cohort import read_checked
-from magunet.paper import HU_WINDOW
 from magunet.volume import Volume, orientation, reorient, same_geometry
 
 
@@ -53,6 +52,8 @@ class Prepared:
     spacing: tuple[float, float, float]
 
 
+HU_WINDOW = (-200.0, 1200.0)
+"""Intensities are clipped to this window and scaled to [0, 1]; Sec. 2.1.2."""
 SLAB = 8
 """Slices that are resized in plane at a time."""
 

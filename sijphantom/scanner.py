@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from magunet.base.errors import InputError
-from magunet.paper import PIXEL_MM
 from sijphantom.fields import Array, Axes
 
+PIXEL_MM = (0.449, 0.801)
+"""Smallest and largest pixel of the paper's 512 x 512 slices; Sec. 2.1.1."""
 _SUBSLICE = 2.5  # mm, thicker slices are averaged from several thin ones
 _SLAB = 1_500_000  # voxels rendered at a time: 6 MB, which stay in the cache
 

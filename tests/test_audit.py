@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from compendium import paper
 from compendium.audit import additivity, footprint, rankings, units, verdicts
 from compendium.audit import parameters as audit
 from compendium.audit.claims import CLAIMS, ERRATA, Verdict
-from magunet import paper
 from magunet.base import profiles
 from magunet.fast import BatchNorm
 from magunet.model import MAGUNet, MAGUNetConfig, count_parameters

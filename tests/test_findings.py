@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, refused
 from scipy import stats
 
+from compendium import paper
 from compendium.findings import (
     FIRST,
     HELPS,
@@ -24,7 +25,6 @@ from compendium.findings import (
 )
 from compendium.scores import read_scores
 from compendium.statistics import bootstrap_interval, holm
-from magunet import paper
 
 NETWORKS = {"3D U-Net": "", "+DA": "d", "+MFF": "m", "+LGAG": "l", "+DA+MFF": "dm", "+DA+LGAG": "dl", "+MFF+LGAG": "ml",
             "MAG-UNet": "dml"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from compendium import paper
 from compendium.audit.parameters import parameter_audit
-from magunet import paper
 from magunet.base.device import autocast, has_bfloat16
 from magunet.base.errors import InputError
 from magunet.blocks import MFF

@@ -12,11 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from printed import assert_readable, words
 
+from compendium import paper
 from compendium.figures import flow, panels
 from compendium.figures.page import INCH, PRINT_WIDTH, scale_bar
 from compendium.figures.panels import COLOURS, CROP_MARGIN, ComparedCase, comparison, quantile_cases
 from compendium.figures.planes import BONE_WINDOW
-from magunet import paper, runs
+from magunet import runs
 from magunet.metrics import overlap
 from magunet.prepare import prepare
 from magunet.volume import Volume, reorient

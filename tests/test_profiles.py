@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import refused
 
-from magunet import paper
+from compendium import paper
 from magunet.base import profiles, project, provenance
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings, from_mapping, from_notebook, load

@@ -17,8 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from compendium import paper
 from compendium.tables import BEYOND
-from magunet import paper
 from magunet.base import profiles
 from magunet.studies import ALIASES
 

@@ -14,12 +14,11 @@ from conftest import ROOT, refused
 from PIL import Image
 from printed import assert_readable
 
-from compendium import cli
+from compendium import cli, paper
 from compendium.figures.curves import learning_curves, read_curves
 from compendium.figures.planes import FIGURE_WIDTH
 from compendium.redraw import redraw
 from compendium.stored import read_stored
-from magunet import paper
 from magunet.base import project
 from magunet.base.provenance import content_hash, git_revision
 

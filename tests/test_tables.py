@@ -9,9 +9,9 @@ import pytest
 from conftest import refused
 
 from compendium.formats import FORMATS, blocks, notes, save_table
+from compendium.paper import TABLES
 from compendium.statistics import holm
 from compendium.tables import NOT_TRAINED, TRAINED, study_table
-from magunet.paper import TABLES
 
 NONE = pd.DataFrame(columns=["network"])
 

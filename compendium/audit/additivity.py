@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.optimize import linprog
 
 from compendium.audit.units import STEP, kernels_of, modules_of
-from magunet.paper import TABLE_3, TABLE_4
+from compendium.paper import TABLE_3, TABLE_4
 
 HALF = STEP / 2
 TOLERANCE = 1e-9

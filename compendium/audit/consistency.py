@@ -25,7 +25,7 @@ from collections.abc import Callable
 import pandas as pd
 from scipy.optimize import brentq
 
-from magunet.paper import QUOTES, TABLE_1, TABLES, Row
+from compendium.paper import QUOTES, TABLE_1, TABLES, Row
 
 HALF = 0.05
 """Of the last printed digit of a score, in percent."""

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from compendium.cost import flop_by_module
+from compendium.paper import INPUT_SIZE
 from magunet.blocks import LGAG
 from magunet.model import MAGUNetConfig, count_parameters
-from magunet.paper import INPUT_SIZE
 from magunet.studies import build_on_meta
 
 

@@ -6,8 +6,8 @@ from functools import partial
 import pandas as pd
 import torch
 
+from compendium.paper import MI, TABLE_1, TABLE_4, TABLES
 from magunet.model import MAGUNet, count_parameters
-from magunet.paper import MI, TABLE_1, TABLE_4, TABLES
 from magunet.studies import build, build_on_meta, variant
 
 READINGS = {

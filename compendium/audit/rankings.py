@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from compendium import paper
 from compendium.audit.claims import Verdict
 from compendium.overview import scored_runs
 from compendium.scores import MEASURES, read_scores
-from magunet import paper
 from magunet.base.profiles import Settings
 from magunet.studies import ALIASES
 

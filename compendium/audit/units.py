@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+from compendium.paper import MI, TABLE_3, TABLE_4
 from magunet.fast import BatchNorm
 from magunet.model import DECODERS, MAGUNet, MAGUNetConfig, count_parameters
-from magunet.paper import MI, TABLE_3, TABLE_4
 from magunet.studies import DA, GATES, MFF, PLAIN
 
 UNITS = {"10^6 parameters": 1e6, "2^20 parameters": MI, "10^6 bytes": 1e6 / 4, "2^20 bytes": MI / 4}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import t as student_t
 
+from compendium import paper
 from compendium.audit import additivity, consistency, footprint
 from compendium.audit.claims import CLAIMS, ERRATA, Verdict
 from compendium.audit.rankings import Finding, Scores, beats, synergy
 from compendium.audit.units import kernels_of
-from magunet import paper
 from magunet.base import project
 from magunet.base.provenance import git_revision, whole_file
 from magunet.blocks import CAM, PAM

@@ -31,6 +31,7 @@ from compendium.bench.passes import (
     two_steps,
 )
 from compendium.memory import with_room
+from compendium.paper import INPUT_SIZE
 from magunet import augment, train
 from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_device
@@ -40,7 +41,6 @@ from magunet.blocks import PAM
 from magunet.checkpoint import TrainingState
 from magunet.fast import evaluate_by_input
 from magunet.metrics import overlap
-from magunet.paper import INPUT_SIZE
 from magunet.predict import RECORD_FILE, RECORDED, WEIGHTS_FILE, load_model, window_starts
 from magunet.prepare import Prepared, clip_and_scale, prepare, prepare_case
 from magunet.studies import build

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compendium.paper import INPUT_SIZE
 from magunet.augment import LOG_GAMMA, ROTATION_DEGREES, SCALING, TRANSLATION
 from magunet.base.errors import InputError
-from magunet.paper import HU_WINDOW, INPUT_SIZE
+from magunet.prepare import HU_WINDOW
 from magunet.volume import Volume, read_volume, write_volume
 
 WIDTHS = (32, 64, 128, 256, 512)

@@ -10,8 +10,7 @@ from matplotlib.patches import FancyArrowPatch
 from compendium.figures.page import LINE, MARGIN, PRINT_WIDTH, broken, edge_letters, number, page, panel, scale_bar, write
 from compendium.figures.planes import BONE_WINDOW, TRUTH_COLOUR, central_slices, pixel_size, plane
 from magunet.base.profiles import Settings
-from magunet.paper import HU_WINDOW
-from magunet.prepare import clip_and_scale, pad_to_square, prepare, resize
+from magunet.prepare import HU_WINDOW, clip_and_scale, pad_to_square, prepare, resize
 from magunet.volume import Volume, orientation, reorient
 
 VIEWS = ("axial", "coronal")

@@ -3,12 +3,13 @@
 Yan W., Jing Y., Xu Y., Zhang X., Wang C.: "Sacral-iliac joint segmentation network integrating large kernel
 gated mechanisms and dual attention" (in Chinese), School of Computer Science and Technology, Taiyuan
 Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M. What the
-paper claims with these numbers is in ``compendium.audit.claims``.
+paper claims with these numbers stands in ``compendium/audit/claims.csv``.
 """
 
 from dataclasses import dataclass
 
 MI = 2**20
+"""Parameters to a unit of the paper's parameter columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ TABLE_4 = _rows(
 """Ablation, Sec. 2.5."""
 
 TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4)
+"""In the order of the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,6 @@ SAID_HEAVIER = ("TransUNet", "ResUNet")
 
 INPUT_SIZE = (50, 256, 256)
 """Voxels of the network's input, Sec. 1.1."""
-HU_WINDOW = (-200.0, 1200.0)
-"""Clipped to this window, then scaled to [0, 1]; Sec. 2.1.2."""
 BOTTLENECK = (256, 3, 16, 16)
 """Channels and voxels that four encoder levels shrink the input to, Sec. 1.1."""
 CASES, TRAIN_CASES, VAL_CASES = 70, 49, 21
@@ -135,14 +135,10 @@ SHOWN_TEST_CASES = 4
 """Drawn at random from a "test set" for Fig. 10, Sec. 2.6."""
 SLICES_IN_ALL, SLICES_PER_SCAN = 10_414, (150, 200)
 """About so many in all scans; fewest and most of a scan; Sec. 2.1.1."""
-PIXEL_MM = (0.449, 0.801)
-"""Smallest and largest pixel of the 512 x 512 slices; Sec. 2.1.1."""
 SLICES = (50, 200)
 """Fewest and most slices of a scan, Sec. 2.1.2."""
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 300, 1e-4, 1e-4
 """Adam with batch size 1, Sec. 2.1.3."""
-AUGMENTATION_PROBABILITY = 0.5
-"""Of each of flip, affine and gamma, Sec. 2.1.3."""
 AUGMENTATIONS = {"Sec. 2.1.2": ("flip", "rotation", "scaling", "translation"), "Sec. 2.1.3": ("flip", "affine", "gamma")}
 """What the two places list."""
 GPU_BYTES = 24 * 2**30

@@ -16,7 +16,7 @@ from compendium.audit.rankings import LEAST_CASES
 from compendium.statistics import DIGITS, LEVEL, bootstrap_interval, by_patient, holm, signed_rank, smallest_p
 from compendium.tables import MEASURES, REFERENCE, trained_as
 from magunet.base.errors import InputError
-from magunet.sides import SIDES
+from magunet.joints import SIDES
 
 MODULES, BASE = ("DA", "MFF", "LGAG"), "3D U-Net"
 FACTORIAL = {frozenset(parts): "".join(f"+{part}" for part in parts) for n in range(4) for parts in combinations(MODULES, n)}

@@ -14,17 +14,17 @@ import pandas as pd
 
 from compendium.cost import PeakMemory
 from compendium.memory import with_room
-from magunet import metrics, predict, prepare, sides, surfaces, volume
+from magunet import joints, metrics, predict, prepare, surfaces, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Case, Cohort
+from magunet.joints import JOINTS, SIDES, left_and_right, midline
 from magunet.metrics import overlap
 from magunet.predict import WEIGHTS_FILE, load_model
 from magunet.runs import data_hash
-from magunet.sides import SIDES, halves
 from magunet.surfaces import diagonal, surface_scores
-from magunet.volume import Volume, read_volume, reorient, write_volume
+from magunet.volume import Volume, read_volume, write_volume
 
 SCORES_FILE, SIDES_FILE, KEY_FILE = "scores.csv", "scores_by_side.csv", "scores.json"
 MEASURES = ("dice", "iou", "precision", "recall")
@@ -48,7 +48,7 @@ def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
                          "has; train on this cohort")
     key = provenance.content_hash(
         provenance.file_hash(run / WEIGHTS_FILE), model.record["data_hash"],
-        provenance.code_hash(metrics, predict, prepare, sides, surfaces, volume, sys.modules[__name__]))
+        provenance.code_hash(metrics, predict, prepare, joints, surfaces, volume, sys.modules[__name__]))
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scores_key(run) == key:
         return read_scores(run)
     rows, side_rows = [], []
@@ -61,9 +61,9 @@ def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
             mask = model.segment(scan)
         seconds = time.monotonic() - began
         write_volume(mask, run / "masks" / f"{name}.nii.gz")
-        whole, joints = score_case(case, mask, truth)
+        whole, sides = score_case(case, mask, truth)
         rows.append(of_run | whole | {"seconds": round(seconds, 2), "peak_memory_mb": memory.mb})
-        side_rows += [of_run | joint for joint in joints]
+        side_rows += [of_run | side for side in sides]
     for table, file in ((side_rows, SIDES_FILE), (rows, SCORES_FILE)):
         with provenance.whole_file(run / file) as part:
             pd.DataFrame(table).to_csv(part, index=False)
@@ -76,23 +76,24 @@ def score_case(case: Case, prediction: Volume, truth: Volume) -> tuple[dict, lis
 
     prediction, truth: masks on the scan's grid. In the rows, overlaps and NSD are in [0, 1], HD95 and ASSD in mm, the
     masks' volumes in ml; ``undefined`` says that just one mask was empty and penalties stand for the distances, and
-    ``missed`` counts missed joints. A side's penalty is the whole scan's diagonal, too. A mask that crosses the
-    midline is cut there.
+    ``missed`` counts missed joints. A side's penalty is the whole scan's diagonal, too. Both masks are parted at the
+    midline of the truth; what crosses it is cut there.
     """
-    prediction, truth = (reorient(mask, "LPS") for mask in (prediction, truth))
-    found, there = prediction.array != 0, truth.array != 0
+    plane = midline(truth).x
+    predicted, true = (left_and_right(mask, plane).array for mask in (prediction, truth))
     grades = {f"grade_{side}": case.info[f"grade_{side}"] for side in SIDES if f"grade_{side}" in case.info}
     named = {"case": case.name, "patient": case.patient}
-    joints = []
-    for side, half in halves(there, truth.spacing[2]).items():
-        missed = there[half].any() and not (found[half] & there[half]).any()
-        joints.append({**named, "side": side, "grade": grades.get(f"grade_{side}"),
-                       **_measured(found[half], there[half], truth), "missed": int(missed)})
-    return {**named, **grades, **_measured(found, there, truth), "missed": sum(j["missed"] for j in joints)}, joints
+    rows = []
+    for joint in JOINTS:
+        ours, theirs = predicted == joint.label, true == joint.label
+        missed = theirs.any() and not (ours & theirs).any()
+        rows.append({**named, "side": joint.side, "grade": grades.get(f"grade_{joint.side}"),
+                     **_measured(ours, theirs, truth), "missed": int(missed)})
+    return {**named, **grades, **_measured(predicted != 0, true != 0, truth), "missed": sum(r["missed"] for r in rows)}, rows
 
 
 def _measured(prediction: np.ndarray, truth: np.ndarray, grid: Volume) -> dict:
-    """All measures of two boolean masks (d, h, w) that lie on a grid, or on a part of it."""
+    """All measures of two boolean masks (d, h, w) that lie on a grid."""
     counts = overlap(prediction, truth)
     surface = surface_scores(prediction, truth, grid.spacing, diagonal(grid.array.shape, grid.spacing))
     ml = float(np.prod(grid.spacing)) / 1000

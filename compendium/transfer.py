@@ -10,8 +10,8 @@ from compendium.sample import fetch_sample
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Cohort
+from magunet.joints import JOINTS, SIDES, left_and_right, midline
 from magunet.metrics import overlap
-from magunet.sides import SIDES, halves
 from magunet.surfaces import surface_distances
 from magunet.volume import ENDING, Volume, read_volume, reorient
 from sijphantom.anatomy import label_map_pelvis
@@ -71,11 +71,11 @@ def real_ct() -> Unseen:
 def score(unseen: Unseen, prediction: Volume) -> dict:
     """Scores of a mask on the scan's grid, in a row: Dice in [0, 1] of the scan and of each side, and the median distance
     between the surfaces in mm, infinite where a mask is empty."""
-    truth, found = (reorient(mask, "LPS").array != 0 for mask in (unseen.truth, prediction))
-    spacing = reorient(unseen.truth, "LPS").spacing
-    distances = surface_distances(found, truth, spacing)
+    plane = midline(unseen.truth).x
+    truth, predicted = (left_and_right(mask, plane).array for mask in (unseen.truth, prediction))
+    distances = surface_distances(predicted, truth, unseen.truth.spacing)
     row = {"group": unseen.group, "case": unseen.case}
     row |= {f"grade_{side}": grade for side, grade in zip(SIDES, unseen.grades or (None, None))}
-    row |= {"dice": overlap(found, truth).dice}
-    row |= {f"dice_{side}": overlap(found[half], truth[half]).dice for side, half in halves(truth, spacing[2]).items()}
+    row |= {"dice": overlap(predicted, truth).dice}
+    row |= {f"dice_{joint.side}": overlap(predicted == joint.label, truth == joint.label).dice for joint in JOINTS}
     return row | {"median_surface_mm": distances.median() if distances else np.inf}

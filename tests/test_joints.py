@@ -1,10 +1,14 @@
 """Left and right of the patient, on every kind of grid."""
 
+from pathlib import Path
+
 import nrrd
 import numpy as np
 import pytest
 from joint_object import CENTRES, DIRECTIONS, both, grid, parts, world
 
+from compendium.scores import score_case
+from magunet.cohort import Case
 from magunet.joints import JOINTS, left_and_right, midline
 from magunet.volume import Volume, read_volume, reorient, same_geometry
 
@@ -107,3 +111,51 @@ def test_masks_may_hold_any_number():
     expected = left_and_right(both(on)).array
     for array in (both(on).array * 7, both(on).array != 0, both(on).array.astype(np.float32) / 2):
         np.testing.assert_array_equal(left_and_right(Volume(array, on.spacing, on.origin)).array, expected)
+
+
+PIECES = {"above and below": [(0, -5, -22), (0, 3, 20)], "side by side": [(-13, 0, 0), (13, 0, 0)],
+          "front and back": [(0, -18, 0), (0, 18, 4)], "three": [(-12, -6, -14), (0, 16, 0), (12, -6, 16)]}
+"""Centres in mm of the pieces of one joint, from the joint's own."""
+
+
+def in_pieces(on, sides, pieces):
+    """Side -> (d, h, w): a joint in pieces, balls of 6 mm radius at least 12 mm apart."""
+    at = world(on)
+    return {side: np.any([np.linalg.norm(at - (CENTRES[side] + piece), axis=-1) < 6 for piece in pieces], axis=0) for side in sides}
+
+
+@pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
+@pytest.mark.parametrize("sides", [("left",), ("right",), ("left", "right")])
+def test_a_joint_in_pieces_has_one_side_in_exports_and_in_scores(sides, pieces):
+    """Whatever the grid: scores by side and exports once disagreed on it."""
+    for direction in DIRECTIONS.values():
+        for code in ("LPS", "RAS", "SPL"):
+            on = reorient(grid(direction), code)
+            own = in_pieces(on, sides, pieces)
+            mask = on.with_array(np.any(list(own.values()), axis=0))
+            labels = left_and_right(mask).array
+            _, rows = score_case(Case("c", Path("i"), Path("l"), "p", {}), mask, mask)
+            for joint, row in zip(JOINTS, rows):
+                expected = own.get(joint.side, np.zeros(on.array.shape, bool))
+                np.testing.assert_array_equal(labels == joint.label, expected)
+                assert row["side"] == joint.side
+                assert row["truth_ml"] == row["predicted_ml"] == pytest.approx(expected.sum() * np.prod(on.spacing) / 1000)
+
+
+def test_the_joint_in_two_pieces_that_scores_once_gave_to_both_sides():
+    array = np.zeros((10, 60, 200), np.uint8)
+    array[3:7, 20:40, 120:130] = array[3:7, 20:40, 145:155] = 1
+    mask = Volume(array, (3.0, 1.0, 1.0))
+    for code in ("LPS", "RAS", "ASL"):
+        turned = reorient(mask, code)
+        assert np.bincount(left_and_right(turned).array.ravel(), minlength=3).tolist()[1:] == [1600, 0]
+        _, rows = score_case(Case("c", Path("i"), Path("l"), "p", {}), turned, turned)
+        assert [round(row["truth_ml"] / 0.003) for row in rows] == [1600, 0]
+        assert [row["missed"] for row in rows] == [0, 0]
+
+
+def test_the_truth_decides_where_a_prediction_is_parted():
+    """The prediction holds one joint only, off the middle; the truth's two joints are parted right of it."""
+    on = grid(np.eye(3), shape=(44, 48, 90), centre=(60.0, 0.0, 0.0))
+    _, rows = score_case(Case("c", Path("i"), Path("l"), "p", {}), on.with_array(parts(on)["left"]), both(on))
+    assert [row["missed"] for row in rows] == [0, 1] and rows[0]["dice"] == 1 and rows[1]["predicted_ml"] == 0

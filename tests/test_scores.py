@@ -15,7 +15,6 @@ from compendium.scores import SIDES_FILE, read_scores, score_case, score_run, sc
 from magunet.base.provenance import write_json
 from magunet.cohort import Case, load_cohort
 from magunet.runs import data_hash
-from magunet.sides import halves, midline
 from magunet.volume import Volume, read_volume, reorient
 
 CASE = Case("c1", Path("image"), Path("label"), "p1", {"patient": "p1", "grade_left": 3, "grade_right": 0})
@@ -81,18 +80,17 @@ def test_empty_cases_count_and_are_never_not_a_number(prediction, truth, expecte
                                                                      "grade_right"]).isna().any().any()
 
 
-@pytest.mark.parametrize("boxes, pixel, expected", [
-    ([RIGHT, LEFT], 1.5, 28),                       # the middle of columns 16 to 39
-    ([(0, 5), (50, 60)], 1.5, 27),                  # of 5 to 49
-    ([(30, 34), (37, 45)], 1.5, 30),                # 4.5 mm apart: one joint, on the left of the grid's middle
-    ([(30, 34), (37, 45)], 5.0, 35),                # 15 mm apart: two
-    ([(8, 20)], 1.5, 30), ([(40, 50)], 1.5, 30), ([], 1.5, 30),
-    ([(25, 45)], 1.5, 25), ([(15, 34)], 1.5, 34)])  # the middle would cut the joint
-def test_the_midline_parts_joints_and_cuts_none(boxes, pixel, expected):
-    truth = volume(*boxes).array > 0
-    assert midline(truth, pixel) == expected
-    sides = halves(truth, pixel)
-    assert sum(truth[half].sum() for half in sides.values()) == truth.sum()
+@pytest.mark.parametrize("boxes, pixel, left", [
+    ([RIGHT, LEFT], 1.5, 10), ([(0, 5), (50, 60)], 1.5, 10),
+    ([(30, 34), (37, 45)], 1.5, 12), ([(8, 20)], 1.5, 0), ([(40, 50)], 1.5, 10), ([], 1.5, 0),
+    ([(30, 34), (44, 52)], 1.5, 12),                # 15 mm apart: pieces of one joint
+    ([(25, 45)], 1.5, 20), ([(15, 34)], 1.5, 0)])   # the middle would cut the joint
+def test_the_midline_parts_joints_and_cuts_none(boxes, pixel, left):
+    truth = volume(*boxes)
+    truth = Volume(truth.array, (2.0, 1.0, pixel))
+    _, (on_the_left, on_the_right) = score_case(CASE, truth, truth)
+    columns = np.array([side["truth_ml"] for side in (on_the_left, on_the_right)]) / (4 * 7 * 2 * pixel / 1000)
+    assert columns == pytest.approx([left, sum(end - first for first, end in boxes) - left])
 
 
 @dataclass

@@ -23,11 +23,11 @@ from magunet import augment, predict, prepare
 from magunet.base import profiles, project, provenance
 from magunet.base.errors import InputError
 from magunet.base.progress import track
+from magunet.joints import SIDES
 from magunet.metrics import overlap
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
 from magunet.runs import fit
 from magunet.shipped import CARD_FILE, ship
-from magunet.sides import SIDES
 from sijphantom.cohort import cohort_of
 
 PROFILE, NETWORK = "weights", "MAG-UNet"

@@ -29,19 +29,22 @@ def test_flipping_and_permuting_a_grid_changes_no_side(code):
     np.testing.assert_array_equal(turned.array, reorient(labels, code).array)
 
 
-@pytest.mark.parametrize("space, sign", [("left-posterior-superior", (-1, 1, 1)), ("left-posterior-superior", (-1, -1, -1)),
-                                         ("right-anterior-superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, -1))])
+@pytest.mark.parametrize("space, sign", [
+    ("left-posterior-superior", (-1, 1, 1)), ("left-posterior-superior", (-1, -1, -1)),
+    ("right-anterior-superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, -1))])
 def test_files_with_negative_spacing(space, sign, tmp_path):
     """A NRRD file whose axes run against the world's, as other programs write them: steps of negative length."""
     to_lps = np.array([1, 1, 1] if space.startswith("left") else [-1, -1, 1])
     on = grid(np.diag(np.multiply(sign, to_lps).astype(float)))
     step = np.diag(np.multiply(sign, on.spacing[::-1]))
     nrrd.write(str(tmp_path / "mask.nrrd"), both(on).array.T, {
-        "space": space, "space directions": step, "space origin": np.multiply(on.origin, to_lps), "kinds": ["domain"] * 3})
+        "space": space, "space directions": step, "space origin": np.multiply(on.origin, to_lps),
+        "kinds": ["domain"] * 3})
     labels = left_and_right(read_volume(tmp_path / "mask.nrrd"))
     at = world(labels)
     assert (at[labels.array == 1][:, 0] > 20).all() and (at[labels.array == 2][:, 0] < -20).all()
-    np.testing.assert_allclose(at[labels.array == 1].mean(axis=0), world(on)[parts(on)["left"]].mean(axis=0), atol=1e-6)
+    left = world(on)[parts(on)["left"]]
+    np.testing.assert_allclose(at[labels.array == 1].mean(axis=0), left.mean(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -121,7 +124,8 @@ PIECES = {"above and below": [(0, -5, -22), (0, 3, 20)], "side by side": [(-13, 
 def in_pieces(on, sides, pieces):
     """Side -> (d, h, w): a joint in pieces, balls of 6 mm radius at least 12 mm apart."""
     at = world(on)
-    return {side: np.any([np.linalg.norm(at - (CENTRES[side] + piece), axis=-1) < 6 for piece in pieces], axis=0) for side in sides}
+    return {side: np.any([np.linalg.norm(at - (CENTRES[side] + piece), axis=-1) < 6 for piece in pieces], axis=0)
+            for side in sides}
 
 
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
@@ -139,7 +143,8 @@ def test_a_joint_in_pieces_has_one_side_in_exports_and_in_scores(sides, pieces):
                 expected = own.get(joint.side, np.zeros(on.array.shape, bool))
                 np.testing.assert_array_equal(labels == joint.label, expected)
                 assert row["side"] == joint.side
-                assert row["truth_ml"] == row["predicted_ml"] == pytest.approx(expected.sum() * np.prod(on.spacing) / 1000)
+                ml = expected.sum() * np.prod(on.spacing) / 1000
+                assert row["truth_ml"] == row["predicted_ml"] == pytest.approx(ml)
 
 
 def test_the_joint_in_two_pieces_that_scores_once_gave_to_both_sides():

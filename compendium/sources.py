@@ -191,7 +191,7 @@ def find_scans(source: str, folder: Path, out: Path) -> list[Scan]:
         raise InputError(f"{out}: --out must not be the data set's own folder, nor hold it; give a new one")
     if scans := list(FINDERS[source](files_below(folder, without=out))):
         return scans
-    raise InputError(f"{folder}: holds nothing of {TERMS[source].title} as it is published; see 'Public data sets' in README.md")
+    raise InputError(f"{folder}: holds nothing of {TERMS[source].title} as it is published; see docs/data.md")
 
 
 # From scan to case -----------------------------------------------------------------------------------------

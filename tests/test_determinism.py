@@ -1,4 +1,4 @@
-"""README.md names, for every network, what a GPU does not compute twice alike; torch's own documentation is the source."""
+"""docs/reproducibility.md names, for every network, what a GPU does not compute twice alike; torch's own documentation is the source."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from magunet.studies import PEERS, build_on_meta
 
 LISTED = {"convolution": "Conv3d", "max_pool3d_with_indices": "MaxPool3d", "max_unpool3d": "MaxUnpool3d", "index": "indexing",
           "replication_pad3d": "ReplicationPad3d", "upsample_trilinear3d": "interpolate"}
-"""Operation of torch -> what `torch.use_deterministic_algorithms` and README.md call it."""
+"""Operation of torch -> what `torch.use_deterministic_algorithms` and docs/reproducibility.md call it."""
 ORDERED = {
     "_prelu_kernel", "_safe_softmax", "_softmax", "_unsafe_view", "add", "add_", "addmm", "alias", "amax", "arange", "bmm", "cat",
     "clone", "constant_pad_nd", "copy_", "cos", "empty", "eq", "expand", "gelu", "leaky_relu_", "linspace", "masked_fill", "mean",
@@ -53,7 +53,7 @@ def test_every_operation_is_known_to_be_repeatable_or_listed(users):
 
 @pytest.mark.parametrize("operation", LISTED)
 def test_readme_names_the_networks_that_compute_it(operation, users):
-    section = (ROOT / "README.md").read_text().split("## The same numbers again")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "reproducibility.md").read_text()
     (row,) = [line for line in section.splitlines() if line.startswith("| ") and LISTED[operation] in line.split("|")[1]]
     names = row.split("|")[2].strip().removeprefix("every network")
     said = {name.strip() for name in names.removeprefix(" but ").split(",") if name.strip()}

@@ -1,4 +1,4 @@
-"""docs/reproducibility.md names, for every network, what a GPU does not compute twice alike; torch's own documentation is the source."""
+"""docs/reproducibility.md names, for every network, what a GPU does not compute twice alike; the source is torch's manual."""
 
 import pytest
 import torch

@@ -14,8 +14,7 @@ import pytest
 from conftest import ROOT, refused
 from test_cli import call
 
-from compendium.figures.panels import COLOURS
-from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
+from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR
 from compendium.view import offline, parts
 
 MAIN, PAGE = "main.js", "page/index.html"
@@ -249,7 +248,7 @@ def test_check_says_what_is_wrong_and_fails_or_what_is_ready(extension, npm, cap
 
 
 def test_labels_have_the_colours_of_the_figures():
-    assert parts.LABEL_COLOURS == COLOURS | {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
+    assert parts.LABEL_COLOURS == AGREEMENT_COLOURS | {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
 
 
 @pytest.mark.parametrize("there, verb", [(True, "install"), (False, "check")])

@@ -14,9 +14,10 @@ from printed import assert_readable, words
 
 from compendium import paper
 from compendium.figures import flow, panels
-from compendium.figures.page import INCH, PRINT_WIDTH, scale_bar
-from compendium.figures.panels import COLOURS, CROP_MARGIN, ComparedCase, comparison, quantile_cases
-from compendium.figures.planes import BONE_WINDOW
+from compendium.figures.page import INCH, PRINT_WIDTH
+from compendium.figures.panels import CROP_MARGIN, ComparedCase, comparison, quantile_cases
+from compendium.figures.planes import AGREEMENT_COLOURS as COLOURS
+from compendium.figures.planes import BONE_WINDOW, agreement, bar_length, scale_bar
 from magunet import runs
 from magunet.metrics import overlap
 from magunet.prepare import prepare
@@ -91,7 +92,7 @@ def test_the_colours_reach_the_page_unmixed():
 
 def test_agreement_counts_like_overlap():
     x, y = RNG.integers(0, 2, (2, 6, 7, 8))
-    counts, found = overlap(x, y), np.bincount(panels.agreement(x, y).ravel(), minlength=4)
+    counts, found = overlap(x, y), np.bincount(agreement(x, y).ravel(), minlength=4)
     assert list(found[1:]) == [counts.true_positive, counts.false_negative, counts.false_positive]
     assert found.sum() == x.size and list(COLOURS) == ["correct", "missed", "extra"]
 
@@ -234,11 +235,12 @@ def test_a_scale_bar_is_as_long_as_it_says():
     assert f"{np.ptp(bar.get_xdata()) * scale:.0f} mm" in words(figure)
 
 
-@pytest.mark.parametrize("scale, widest, length", [(10, 30, 100), (10, 18, 50), (1, 30, 20), (1, 14, 5)])
-def test_the_scale_bar_is_the_longest_that_fits(scale, widest, length):
+@pytest.mark.parametrize("width, length", [(400, 100), (180, 50), (50, 10), (2, 1)])
+def test_the_scale_bar_is_the_longest_below_a_third(width, length):
+    assert bar_length(width) == length
     figure, axes = panels.page(40)
-    scale_bar(axes, 10, 10, scale, widest)
-    assert np.ptp(axes.lines[0].get_xdata()) == pytest.approx(length / scale) and words(figure) == [f"{length} mm"]
+    scale_bar(axes, 10, 10, 10, width / 10)
+    assert np.ptp(axes.lines[0].get_xdata()) == pytest.approx(length / 10) and words(figure) == [f"{length} mm"]
 
 
 def table_of(dice, networks=("A", "B")):

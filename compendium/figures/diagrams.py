@@ -189,7 +189,7 @@ def _draw_box(axes: Axes, node: Node, centre: Point, widest: float) -> None:
             axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, facecolor=FILLS[node.kind], zorder=2,
                                           edgecolor="black", linewidth=0.7, boxstyle="round,pad=0,rounding_size=0.8"))
     for i, (line, weight) in enumerate(lines):
-        write(axes, x, y + (i - len(lines) / 2) * LINE, line, fontweight=weight, ha="center", zorder=3)
+        write(axes, x, y + (i - len(lines) / 2) * LINE, line, "center", weight)
 
 
 def _arrow(axes: Axes, points: list[Point], curved: bool = False) -> None:

@@ -1,21 +1,22 @@
-"""Pictures of volumes and masks, drawn the way radiologists read them.
+"""Pictures of scans and masks, drawn the way radiologists read them, and how a figure is saved.
 
 Axial views from below (the patient's right is on the left), coronal from the front, sagittal from the
 patient's left; voxels keep their proportions in millimetres.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
-from compendium.figures.page import INCH, PLANES, PRINT_WIDTH, SCALE_BARS_MM
+from compendium.figures.page import INCH, LINE, PRINT_WIDTH, write
 from magunet import __version__
 from magunet.base import project
 from magunet.base.errors import InputError
@@ -23,19 +24,29 @@ from magunet.base.profiles import Settings
 from magunet.base.provenance import content_hash, git_revision, whole_file
 from magunet.volume import Volume, corners, reorient, same_geometry
 
+PLANES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
+"""Views, and the letters at the left, right, top and bottom edge of each."""
 BONE_WINDOW = (-200.0, 1000.0)
-TRUTH_COLOUR, PREDICTION_COLOUR = "#56b4e9", "#e69f00"
-"""Okabe and Ito's sky blue and orange: told apart by every common colour vision, and in grey by their lines."""
-LINES = {TRUTH_COLOUR: "solid", PREDICTION_COLOUR: (0, (3, 1.2))}
-"""Without a break, and dashed."""
-EDGED = [withStroke(linewidth=3.5, foreground="black")]
-"""White letters and lines that can be read on bone, too."""
-WORLD_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
-"""Of x (to the left), y (to posterior) and z (to superior): the axis across and the axis along each view."""
+"""HU that are drawn black and white."""
+TRUTH_COLOUR = "#56b4e9"
+"""Okabe and Ito's sky blue: told apart from the prediction's colour by every common colour vision."""
+PREDICTION_COLOUR = "#e69f00"
+"""Okabe and Ito's orange."""
+DASHES = {TRUTH_COLOUR: "solid", PREDICTION_COLOUR: (0, (3, 1.2))}
+"""Outlines differ in black and white, too."""
+AGREEMENT_COLOURS = {"correct": "#44aa99", "missed": "#882255", "extra": "#f0e442"}
+"""Of voxels in both masks, in the truth only, in the prediction only: Tol's teal and wine, Okabe and Ito's yellow.
+Every colour vision tells them apart; in grey they are middle, dark and light."""
 FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
-LARGEST_FILE, FINENESS = 2**20, (1, 0.85, 0.7, 0.5, 0.35, 0.25)
-"""Bytes of a picture's file, and the shares of its dots an inch that are tried until it is no larger."""
+NARROWEST_VIEW = 0.3
+"""Width of a view's axes, at least, as a share of the longest side of all: a thin scan keeps a visible view."""
+SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
+"""Lengths that a scale bar may have."""
+LARGEST_FILE = 2**20
+"""Bytes of a picture's file."""
+SHARES_OF_DPI = (1, 0.85, 0.7, 0.5, 0.35, 0.25)
+"""Resolutions that are tried, the finest first, until the file is no larger than LARGEST_FILE."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -51,76 +62,150 @@ def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
 
 
 def pixel_size(spacing: tuple[float, float, float], name: str) -> tuple[float, float]:
-    """Height and width of a picture's pixel in mm; spacing is (z, y, x)."""
+    """Height and width of a view's pixel in mm; spacing is (z, y, x)."""
     z, y, x = spacing
     return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[name]
 
 
 def central_slices(mask: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The slice of each axis that holds most of the mask, or the middle where there is none."""
+    """The slice of each axis that holds most of the mask, or the middle where there is no mask."""
     if mask is None or not mask.any():
         return tuple(n // 2 for n in shape)
     return tuple(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
 
 
-def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: dict[str, np.ndarray],
-               window: tuple[float, float] = BONE_WINDOW) -> None:
-    """One view of an LPS scan with mask outlines; ``masks`` maps colour to an array on the scan's grid."""
-    height, width = pixel_size(scan.spacing, name)
-    picture = plane(scan.array, name, index)
-    rows, columns = picture.shape
+def agreement(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Per voxel 1 correct, 2 missed, 3 extra (see AGREEMENT_COLOURS), 0 where both masks are empty; uint8."""
+    x, y = prediction != 0, truth != 0
+    return (1 * (x & y) + 2 * (y & ~x) + 3 * (x & ~y)).astype(np.uint8)
+
+
+def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], window: tuple[float, float],
+               outlines: Mapping[str, np.ndarray], linewidth: float) -> None:
+    """A slice (rows, columns) in mm, rows downwards from 0, with outlines of masks of its shape (colour -> mask).
+
+    pixel: height and width in mm. window: the values that are drawn black and white.
+    """
+    (rows, columns), (height, width) = picture.shape, pixel
     axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, columns * width, rows * height, 0))
     x, y = (np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height
-    for colour, mask in masks.items():
-        outline = plane(mask, name, index).astype(float)
-        if outline.any():
-            axes.contour(x, y, outline, [0.5], colors=colour, linewidths=1.1, linestyles=[LINES.get(colour, "solid")])
-    letters_and_bar(axes, name, rows * height, columns * width)
+    for colour, mask in outlines.items():
+        if mask.any():
+            axes.contour(x, y, mask.astype(float), [0.5], colors=colour, linewidths=linewidth,
+                         linestyles=[DASHES.get(colour, "solid")])
+
+
+def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: Mapping[str, np.ndarray],
+               window: tuple[float, float] = BONE_WINDOW) -> None:
+    """One view of an LPS scan with letters, scale bar and mask outlines (colour -> array on the scan's grid)."""
+    picture, pixel = plane(scan.array, name, index), pixel_size(scan.spacing, name)
+    draw_slice(axes, picture, pixel, window, {c: plane(mask, name, index) for c, mask in masks.items()}, 1.1)
+    letters_and_bar(axes, name, *np.multiply(picture.shape, pixel))
+
+
+def edge_letters(axes: Axes, name: str, fontsize: float, rim: float) -> None:
+    """The orientation letters at the edges of a view, white with a black rim; sizes in points."""
+    inward, effects = fontsize - 1.5, [withStroke(linewidth=rim, foreground="black")]
+    places = {(0, 0.5): (inward, 0), (1, 0.5): (-inward, 0), (0.5, 1): (0, -inward), (0.5, 0): (0, inward)}
+    for letter, (place, offset) in zip(PLANES[name], places.items()):
+        axes.annotate(letter, place, offset, "axes fraction", "offset points", color="white", fontsize=fontsize,
+                      ha="center", va="center", path_effects=effects)
+
+
+def bar_length(width: float) -> int:
+    """The longest scale bar, in mm, that is shorter than a third of a view of this width in mm."""
+    return next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
+
+
+def scale_bar(page: Axes, left: float, top: float, scale: float, width: float) -> None:
+    """A bar and its length under a view of that width on a page, where 1 mm is ``scale`` mm of the patient."""
+    length = bar_length(width * scale)
+    page.plot([left, left + length / scale], [top + LINE / 2] * 2, color="black", linewidth=1.5, solid_capstyle="butt")
+    write(page, left + length / scale + 1, top, f"{length} mm")
 
 
 def letters_and_bar(axes: Axes, name: str, height: float, width: float) -> None:
-    """Marks a view that is drawn in millimetres, rows downwards from 0: directions at its edges, and a scale bar."""
-    for letter, place, inward in zip(PLANES[name], ((0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0)), ((7, 0), (-7, 0), (0, -7), (0, 7))):
-        axes.annotate(letter, place, inward, "axes fraction", "offset points", color="white", fontsize=8,
-                      ha="center", va="center", path_effects=EDGED)
-    x0, y0 = 0.06 * width, 0.93 * height
-    bar = next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
-    axes.plot([x0, x0 + bar], [y0, y0], color="white", linewidth=2, solid_capstyle="butt", path_effects=EDGED)
-    axes.text(x0 + bar / 2, y0 - 0.015 * height, f"{bar} mm", color="white", fontsize=7, ha="center",
-              va="bottom", path_effects=EDGED)
+    """Orientation letters and a scale bar within a view that is drawn in mm, rows downwards from 0."""
+    edge_letters(axes, name, 8, 3.5)
+    edge = [withStroke(linewidth=3.5, foreground="black")]
+    x, y, bar = 0.06 * width, 0.93 * height, bar_length(width)
+    axes.plot([x, x + bar], [y, y], color="white", linewidth=2, solid_capstyle="butt", path_effects=edge)
+    axes.text(x + bar / 2, y - 0.015 * height, f"{bar} mm", color="white", fontsize=7, ha="center", va="bottom",
+              path_effects=edge)
     axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 
-def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume | None = None,
-                 title: str = "", truth_name: str = "truth", window: tuple[float, float] = BONE_WINDOW) -> Figure:
+def planes_figure(scan: Volume, indices: tuple[int, int, int], masks: Mapping[str, np.ndarray], title: str,
+                  window: tuple[float, float] = BONE_WINDOW) -> tuple[Figure, dict[str, Axes]]:
+    """The three views of an LPS scan side by side at one scale, see `draw_plane`, and the axes of each."""
+    sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
+    widths = [max(width, NARROWEST_VIEW * np.max(sizes)) for _, width in sizes]
+    height = FIGURE_WIDTH / sum(widths) * max(height for height, _ in sizes)
+    figure = Figure(figsize=(FIGURE_WIDTH, height + 0.75), layout="constrained")
+    views = dict(zip(PLANES, figure.subplots(1, 3, width_ratios=widths)))
+    for (name, axes), index in zip(views.items(), indices):
+        draw_plane(axes, scan, name, index, masks, window)
+        axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure, views
+
+
+def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume | None = None, title: str = "",
+                 truth_name: str = "truth", window: tuple[float, float] = BONE_WINDOW) -> Figure:
     """Axial, coronal and sagittal view through the joints (Fig. 7), with outlines of truth and prediction.
 
     Volumes may have any orientation; masks must lie on the scan's grid, else InputError.
     """
-    masks = {}
-    for colour, mask in ((TRUTH_COLOUR, truth), (PREDICTION_COLOUR, prediction)):
+    masks, handles = {}, []
+    for name, colour, mask in ((truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)):
         if mask is not None:
             if not same_geometry(scan, mask):
                 raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
             masks[colour] = reorient(mask, "LPS").array
+            handles.append(Line2D([], [], color=colour, linestyle=DASHES[colour], label=name))
+    subject = next((mask for mask in masks.values() if mask.any()), None)
     scan = reorient(scan, "LPS")
-    found = next((m for m in masks.values() if m.any()), None)
-    indices = central_slices(found, scan.array.shape)
-    sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
-    widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]          # a thin scan keeps a visible panel
-    inches = FIGURE_WIDTH / sum(widths)
-    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for height, _ in sizes) + 0.75), layout="constrained")
-    all_axes = figure.subplots(1, 3, width_ratios=widths)
-    for axes, name, index in zip(all_axes, PLANES, indices):
-        draw_plane(axes, scan, name, index, masks, window)
-        axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
-    names = [(truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)]
-    handles = [matplotlib.lines.Line2D([], [], color=c, linestyle=LINES[c], label=n) for n, c, mask in names if mask is not None]
+    figure, _ = planes_figure(scan, central_slices(subject, scan.array.shape), masks, title, window)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=9)
     return figure
+
+
+def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
+    """What made a figure, for `save_figure`: the profile, a hash of its settings, and the folders of its runs.
+
+    A run's folder is named <network>-<settings hash>-s<seed>.
+    """
+    names = ", ".join(run.name for run in runs)
+    source = f"profile {settings.profile}, settings {content_hash(settings.as_dict())}"
+    return source + (f", runs {names}" if names else "")
+
+
+def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector: bool = True) -> Path:
+    """Write a PNG, and beside it a PDF unless ``vector`` is False; returns the PNG's path.
+
+    ``source`` says what made the figure and stands in the metadata of both files, with magunet's version and git
+    revision. A file that would be larger than LARGEST_FILE has a lower resolution.
+    """
+    try:
+        revision = git_revision(project.root())
+    except InputError:
+        revision = "unknown"
+    software = f"magunet {__version__}, git {revision}, Matplotlib {matplotlib.__version__}"
+    metadata = {".png": {"Description": source, "Software": software},
+                ".pdf": {"Subject": source, "Creator": software, "CreationDate": None}}
+    for ending in (".png", ".pdf") if vector else (".png",):
+        for share in SHARES_OF_DPI:
+            with whole_file(path.with_suffix(ending)) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
+                figure.savefig(part, dpi=share * dpi, metadata=metadata[ending])
+            if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:
+                break
+    return path
+
+
+WORLD_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
+"""Of x (to the left), y (to posterior) and z (to superior): the axis across and the axis along each view."""
 
 
 def both_grids(scan: Volume, mask: Volume, title: str = "") -> Figure:
@@ -154,7 +239,7 @@ def both_grids(scan: Volume, mask: Volume, title: str = "") -> Figure:
         axes.set_title(name, fontsize=9)
         if name == "axial":                                                          # anterior is at the top
             axes.invert_yaxis()
-    handles = [matplotlib.lines.Line2D([], [], color=c, label=n)
+    handles = [Line2D([], [], color=c, label=n)
                for n, c in (("grid of the image", TRUTH_COLOUR), ("mask and its grid", PREDICTION_COLOUR))]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=9)
@@ -172,34 +257,3 @@ def _at(volume: Volume, points: np.ndarray) -> np.ndarray:
     """The volume at LPS points (..., 3) in mm, linear; NaN outside."""
     index = (points - np.asarray(volume.origin)) @ volume.direction / volume.spacing[::-1]
     return ndimage.map_coordinates(volume.array, np.moveaxis(index[..., ::-1], -1, 0), np.float32, 1, cval=np.nan)
-
-
-def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
-    """What made a figure, for `save_figure`: the profile, a hash of its settings, and the folders of the runs shown.
-
-    A run's folder is named <network>-<settings hash>-s<seed>.
-    """
-    names = ", ".join(run.name for run in runs)
-    return f"profile {settings.profile}, settings {content_hash(settings.as_dict())}" + (f", runs {names}" if names else "")
-
-
-def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector: bool = True) -> Path:
-    """Write a PNG, and beside it a PDF unless ``vector`` is False; returns the PNG's path.
-
-    ``source`` says what made it and stands in the metadata of both, with magunet's version and git revision. Each file is
-    written whole or not at all, with fewer dots an inch where it would be larger than 1 MiB.
-    """
-    try:
-        revision = git_revision(project.root())
-    except InputError:
-        revision = "unknown"
-    software = f"magunet {__version__}, git {revision}, Matplotlib {matplotlib.__version__}"
-    metadata = {".png": {"Description": source, "Software": software},
-                ".pdf": {"Subject": source, "Creator": software, "CreationDate": None}}
-    for ending in (".png", ".pdf") if vector else (".png",):
-        for share in FINENESS:
-            with whole_file(path.with_suffix(ending)) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
-                figure.savefig(part, dpi=share * dpi, metadata=metadata[ending])
-            if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:
-                break
-    return path

@@ -22,8 +22,16 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from compendium.figures.page import PLANES
-from compendium.figures.planes import BONE_WINDOW, FIGURE_WIDTH, central_slices, draw_plane, pixel_size, plane, three_planes
+from compendium.figures.planes import (
+    BONE_WINDOW,
+    FIGURE_WIDTH,
+    PLANES,
+    central_slices,
+    draw_plane,
+    pixel_size,
+    plane,
+    three_planes,
+)
 from compendium.view import offline
 from compendium.view.parts import LABEL_COLOURS
 from compendium.view.preview import LABEL_NUMBERS, centre_of, preview

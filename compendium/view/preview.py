@@ -7,7 +7,7 @@ Viewers differ in what they make of directions: itkwidgets ignores them. So a pr
 import numpy as np
 from scipy import ndimage
 
-from compendium.figures.panels import agreement
+from compendium.figures.planes import agreement
 from compendium.view.parts import LABEL_COLOURS
 from magunet.base.errors import InputError
 from magunet.prepare import resize

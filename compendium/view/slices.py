@@ -10,8 +10,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from compendium.figures.page import PLANES
-from compendium.figures.planes import central_slices
+from compendium.figures.planes import PLANES, central_slices
 from compendium.view.parts import LABEL_COLOURS
 from magunet.base.errors import InputError
 from magunet.metrics import overlap

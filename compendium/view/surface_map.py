@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from compendium.figures.page import SCALE_BARS_MM
-from compendium.figures.planes import FIGURE_WIDTH
+from compendium.figures.planes import FIGURE_WIDTH, bar_length
 from compendium.view.meshes import Mesh, surface_mesh
 from magunet.base.errors import InputError
 from magunet.joints import JOINTS, left_and_right, midline
@@ -177,6 +176,6 @@ def draw_surface(axes: Axes, found: SurfaceMap | None, view: str, norm: TwoSlope
     letters = LETTERS[tuple(int(v) for v in across)] + "SI"
     for letter, place in zip(letters, ((0.06, 0.5), (0.94, 0.5), (0.5, 0.95), (0.5, 0.05))):
         axes.text(*place, letter, transform=axes.transAxes, ha="center", va="center", fontsize=8)
-    bar = next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
+    bar = bar_length(width)
     axes.plot([left + 4, left + 4 + bar], [bottom + 4] * 2, color="black", linewidth=2, solid_capstyle="butt")
     axes.text(left + 4 + bar / 2, bottom + 5.5, f"{bar} mm", fontsize=7, ha="center", va="bottom")

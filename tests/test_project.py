@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -77,6 +78,23 @@ def test_what_is_installed_here_is_what_is_locked():
     for name, (pin, _) in locked().items():
         if pin.marker is None or pin.marker.evaluate():
             assert installed.get(name) == version_of(pin), name
+
+
+def test_the_wheel_holds_all_three_packages_and_their_data(tmp_path):
+    source = tmp_path / "source"
+    for name in ("magunet", "sijphantom", "compendium"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+                    "--disable-pip-version-check", "--wheel-dir", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+        scripts = archive.read(next(name for name in archive.namelist() if name.endswith("entry_points.txt"))).decode()
+    files = (path for name in ("magunet", "sijphantom", "compendium") for path in (source / name).rglob("*"))
+    assert inside == {str(path.relative_to(source)) for path in files if path.is_file()}
+    assert "magunet = compendium.cli:main" in scripts
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", "requirements-cpu.lock"])

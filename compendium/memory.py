@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from magunet import losses, train
-from magunet.base.device import autocast, choose_precision
+from magunet.base.device import autocast, choose_precision, free_memory
 from magunet.base.errors import is_out_of_memory
 from magunet.base.profiles import SMALLEST_SIDE, Settings
 from magunet.base.progress import say
@@ -23,7 +23,6 @@ from magunet.model import MAGUNet
 from magunet.predict import Model
 from magunet.prepare import Prepared
 from magunet.studies import build_on_meta
-from sijphantom.parallel import free_memory
 
 CPU = torch.device("cpu")
 OWN_BYTES = {"cpu": 450e6, "cuda": 600e6}

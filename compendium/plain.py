@@ -18,7 +18,7 @@ from magunet.base import device
 from magunet.blocks import LGAG, MFF, Branch
 from magunet.fast import BatchNorm, MaxPool
 from magunet.model import DecoderStep
-from sijphantom import parallel, scanner
+from sijphantom import cohort, scanner
 
 EVERYTHING = 10**12
 """More slices, voxels or mm than there are."""
@@ -42,7 +42,7 @@ def plain() -> Iterator[None]:
         (augment, "SLAB", EVERYTHING), (augment, "where_seen", where_seen),
         (surfaces, "bounding_box", whole),
         (target, "_common_box", whole), (distance, "NEAR", EVERYTHING),
-        (scanner, "_SLAB", EVERYTHING), (parallel, "core_count", lambda: 1),
+        (scanner, "_SLAB", EVERYTHING), (cohort, "core_count", lambda: 1),
     ]
     with ExitStack() as changed:
         for owner, name, value in instead:

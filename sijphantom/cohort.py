@@ -1,11 +1,15 @@
 """Cohorts of phantoms: the built-in one of each profile, and phantoms like the scans of another cohort."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import joblib
+
 from magunet import distance, target
 from magunet.base import project, provenance
+from magunet.base.device import core_count, free_memory
 from magunet.base.errors import InputError
 from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
@@ -16,7 +20,6 @@ from sijphantom import (
     disease,
     fields,
     organs,
-    parallel,
     pelvis,
     pelvis_sizes,
     pelvis_tables,
@@ -88,7 +91,7 @@ def _write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
             path.unlink(missing_ok=True)
         (root / "parameters").mkdir(parents=True, exist_ok=True)
     if missing:
-        parallel.run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
+        run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
     cases = {_record(root, seed).stem: provenance.read_json(_record(root, seed)) for seed in wanted}
     provenance.write_json(root / "dataset.json", {
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
@@ -134,4 +137,25 @@ def phantom_processes(options: Sequence[Options]) -> int:
     """
     voxels = [one["matrix"] ** 2 * one["slices"][1] for one in options]
     gib = 0.6 + 1.2 * min(1, max(voxels) / 10e6) + 14 * max(voxels) / 2**30
-    return 1 if sum(voxels) < 20e6 else parallel.process_count(len(voxels), gib)
+    return 1 if sum(voxels) < 20e6 else max(1, min(len(voxels), core_count(), int(free_memory() / gib)))
+
+
+def run_all(call: Callable, jobs: Sequence[tuple], processes: int, progress: Callable[[Sequence, str], Iterator],
+            what: str) -> None:
+    """``call(*job)`` for every job, in any order, in this process or in several of one thread each; results go to files.
+
+    What a call raises is raised here, and so is Ctrl-C; the other processes then end at once. Raises InputError when
+    a process is ended from outside.
+    """
+    if processes == 1:
+        for job in progress(jobs, what):
+            call(*job)
+        return
+    pool = joblib.Parallel(processes, backend="loky", return_as="generator_unordered", inner_max_num_threads=1,
+                           idle_worker_timeout=5)
+    try:
+        for _ in zip(progress(jobs, what), pool(joblib.delayed(call)(*job) for job in jobs)):
+            pass
+    except BrokenProcessPool as error:
+        raise InputError(f"{what}: a process was ended from outside, most often for lack of memory; close other programs "
+                         "and run this again, it goes on with what is missing") from error

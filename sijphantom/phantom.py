@@ -4,6 +4,8 @@ Everything is drawn from one seed; each part has its own stream of random number
 noise leaves the anatomy as it is.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +21,6 @@ from sijphantom import scanner, tissue
 from sijphantom.anatomy import Bones
 from sijphantom.disease import draw_disease
 from sijphantom.fields import Axes, SmoothField
-from sijphantom.parallel import one_thread
 from sijphantom.pelvis import parametric_pelvis
 from sijphantom.projection import add_artefacts
 from sijphantom.scanner import Protocol, Scan
@@ -46,7 +47,18 @@ class Phantom:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-@one_thread()
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch computes in one thread, and so comes to the same bits on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def make_phantom(
     seed: int,
     *,

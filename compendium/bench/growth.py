@@ -22,7 +22,7 @@ from magunet.fast import evaluate_by_input
 from magunet.prepare import prepare
 from magunet.studies import build
 from magunet.volume import Volume
-from sijphantom import parallel
+from sijphantom.cohort import run_all
 from sijphantom.phantom import make_phantom
 
 REPEATS = 3
@@ -105,7 +105,7 @@ def by_processes(workers: Iterable[int], phantoms: int, matrix: int) -> pd.DataF
     """Seconds that making a number of phantoms takes, and MB of all its processes together, by processes at work."""
     rows, jobs = {}, [(seed, matrix) for seed in range(phantoms)]
     for count in workers:
-        work = partial(parallel.run_all, _phantom, jobs, count, lambda items, what: iter(items), "phantoms")
+        work = partial(run_all, _phantom, jobs, count, lambda items, what: iter(items), "phantoms")
         seconds = seconds_of(work)
         with PeakMemory(torch.device("cpu"), children=True) as peak:           # which takes time itself
             work()

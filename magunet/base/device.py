@@ -2,15 +2,19 @@
 
 import contextlib
 import functools
+import os
 import tempfile
 from pathlib import Path
 from typing import IO
 
+import psutil
 import torch
 
 from magunet.base.errors import InputError
 
 _held: list[IO] = []
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Where Linux tells the bytes that a container may take."""
 
 
 @functools.cache
@@ -42,6 +46,19 @@ def take(name: str) -> bool:
         _held.append(file)
         opened.pop_all()
         return True
+
+
+def core_count() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """GiB that can still be taken, of the machine or of the container this runs in."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):                  # no container, or one without a limit: "max"
+        free = min(free, int(CONTAINER_LIMIT.read_text()))
+    return free / 2**30
 
 
 def cpu_capabilities() -> dict:

@@ -1,5 +1,7 @@
 """Cohorts of phantoms: the built-in one of each profile, and phantoms like the scans of another cohort."""
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import joblib
 
+import sijphantom
 from magunet import distance, target
 from magunet.base import project, provenance
 from magunet.base.device import core_count, free_memory
@@ -14,88 +17,99 @@ from magunet.base.errors import InputError
 from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
 from magunet.cohort import Cohort, load_cohort
-from magunet.volume import ENDING, Volume, write_volume
-from sijphantom import (
-    anatomy,
-    disease,
-    fields,
-    organs,
-    pelvis,
-    pelvis_sizes,
-    pelvis_tables,
-    phantom,
-    projection,
-    scanner,
-    shapes,
-    tissue,
-)
+from magunet.volume import ENDING, Volume, read_volume, reorient, write_volume
+from sijphantom import phantom
+from sijphantom.likeness import options_like
 
-PHANTOM_CODE = (anatomy, disease, distance, fields, organs, pelvis, pelvis_sizes, pelvis_tables, phantom, projection,
-                scanner, shapes, target, tissue)
+PHANTOM_CODE = [distance, target, *(importlib.import_module(module.name) for module in pkgutil.iter_modules(
+    sijphantom.__path__, "sijphantom.") if module.name != __name__)]
 """All that decides a phantom's voxels."""
-
-SHAPE_SOURCE = ("Computed by magunet. Mean shape: HuBMAP CCF 3D Reference Object Library and Visible Human Project, CC BY 4.0; "
-                "spread: measurements of VSD full-body bone models, doi:10.5281/zenodo.8316730")
+SHAPE_SOURCE = ("Computed by magunet. Mean shape: HuBMAP CCF 3D Reference Object Library and Visible Human "
+                "Project, CC BY 4.0; spread: measurements of VSD full-body bone models, "
+                "doi:10.5281/zenodo.8316730")
+"""Citation in a phantom cohort's dataset.json."""
+LIKE_FILE = "like.json"
+"""Marks a folder of phantoms made like another cohort, which may be changed."""
 
 Options = Mapping[str, Any]
 """Arguments of `phantom.make_phantom` other than the seed."""
+Progress = Callable[[Sequence, str], Iterator]
+"""As `magunet.base.progress.track`."""
 
 
-def phantom_scan(made: phantom.Phantom) -> tuple[Volume, Volume]:
+def phantom_scan(source: phantom.Phantom) -> tuple[Volume, Volume]:
     """CT and mask of a phantom as volumes, centred on the origin."""
-    origin = tuple(-s * (n - 1) / 2 for s, n in zip(made.spacing[::-1], made.image.shape[::-1]))
-    return Volume(made.image, made.spacing, origin), Volume(made.mask, made.spacing, origin)
+    origin = tuple(-s * (n - 1) / 2 for s, n in zip(source.spacing[::-1], source.image.shape[::-1]))
+    return Volume(source.image, source.spacing, origin), Volume(source.mask, source.spacing, origin)
 
 
 def phantom_folder(settings: Settings) -> Path:
-    """``data/phantoms-<profile>-<hash>``: the hash changes with the settings and code that make the voxels."""
-    key = provenance.content_hash(settings.cases, settings.cohort_seed, settings.scan_matrix, settings.scan_slices,
-                                  settings.target_mm, provenance.code_hash(*PHANTOM_CODE))
+    """``data/phantoms-PROFILE-HASH``: the hash changes with the settings and code that make the voxels."""
+    key = provenance.content_hash(
+        settings.cases, settings.cohort_seed, settings.scan_matrix, settings.scan_slices, settings.target_mm,
+        provenance.code_hash(*PHANTOM_CODE))
     return project.data() / f"phantoms-{settings.profile}-{key}"
 
 
-def make_phantom_cohort(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Path:
+def make_phantom_cohort(settings: Settings, progress: Progress) -> Path:
     """Generate what is missing of the profile's cohort, on all cores, and return its folder."""
     root = phantom_folder(settings)
     if not (root / "dataset.json").exists():
-        options = {"matrix": settings.scan_matrix, "slices": settings.scan_slices, "thickness": settings.target_mm}
-        seeds = range(settings.cohort_seed, settings.cohort_seed + settings.cases)
-        write_phantoms(root, dict.fromkeys(seeds, options), f"magunet phantoms, profile {settings.profile}", progress)
+        options = dict(matrix=settings.scan_matrix, slices=settings.scan_slices, thickness=settings.target_mm)
+        phantoms = dict.fromkeys(range(settings.cohort_seed, settings.cohort_seed + settings.cases), options)
+        write_phantoms(root, phantoms, f"magunet phantoms, profile {settings.profile}", progress)
     return root
 
 
-def cohort_of(settings: Settings, progress: Callable[[Sequence, str], Iterator]) -> Cohort:
-    """The cohort that the settings name (a path from the compendium's folder), or the built-in one, made on first use."""
-    return load_cohort(project.root() / settings.cohort if settings.cohort else make_phantom_cohort(settings, progress))
+def cohort_of(settings: Settings, progress: Progress) -> Cohort:
+    """The cohort that the settings name (a path from the compendium's folder), or else phantoms."""
+    if settings.cohort:
+        return load_cohort(project.root() / settings.cohort)
+    return load_cohort(make_phantom_cohort(settings, progress))
 
 
-def write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
-                   progress: Callable[[Sequence, str], Iterator]) -> None:
+def make_phantoms_like(model: Cohort, root: Path, count: int, first_seed: int, progress: Progress) -> None:
+    """Generate ``count`` phantoms with the grids and noise of a cohort's scans, which come in turn, by name.
+
+    Raises InputError for a folder that holds anything else, and, naming the file, for a scan that cannot be
+    measured or is too short for a phantom's joints.
+    """
+    if root.exists() and (not root.is_dir() or (any(root.iterdir()) and not (root / LIKE_FILE).exists())):
+        raise InputError(f"{root}: is not empty, and not from 'magunet cohort --like'; give another --out")
+    options = []
+    for case in progress(sorted(model.cases.values(), key=lambda case: case.name)[:count], "measured"):
+        scan = reorient(read_volume(case.image), "LPS")
+        try:
+            options.append(options_like(scan))
+        except InputError as error:
+            raise InputError(f"{case.image}: {error}") from error
+    phantoms = {first_seed + n: options[n % len(options)] for n in range(count)}
+    provenance.write_json(root / LIKE_FILE, {"like": model.root.resolve().name})
+    write_phantoms(root, phantoms, f"magunet phantoms like {model.root.name}", progress)
+
+
+def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, progress: Progress) -> None:
     """Generate phantoms, seed -> options, into a cohort in nnU-Net raw layout, on all cores.
 
-    A case is complete when its file in ``parameters/`` says that it was made with these options, by this code;
-    ``dataset.json`` comes last. Phantoms of an earlier call that are not wanted now are removed. Another process that
-    is at work in the folder is waited for.
+    A case is complete when its file in ``parameters/`` says that it was made with these options, by this
+    code; ``dataset.json`` comes last. Phantoms of an earlier call that this one does not name are removed.
+    Another process that is at work in the folder is waited for.
     """
     with alone_in(root):
-        _write_phantoms(root, wanted, title, progress)
-
-
-def _write_phantoms(root: Path, wanted: Mapping[int, Options], title: str,
-                    progress: Callable[[Sequence, str], Iterator]) -> None:
-    missing = [(root, seed, options) for seed, options in wanted.items() if not _is_made(root, seed, options)]
-    names = {_record(root, seed).stem for seed in wanted}
-    stray = [path for path in root.rglob("phantom_*") if path.name.split(".")[0].removesuffix("_0000") not in names]
-    if missing or stray:
-        for path in (root / "dataset.json", *stray, *([root / "splits.json"] if stray else [])):
-            path.unlink(missing_ok=True)
-        (root / "parameters").mkdir(parents=True, exist_ok=True)
-    if missing:
-        run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
-    cases = {_record(root, seed).stem: provenance.read_json(_record(root, seed)) for seed in wanted}
-    provenance.write_json(root / "dataset.json", {
-        "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
-        "file_ending": ENDING, "name": title, "licence": "CC BY 4.0", "citation": SHAPE_SOURCE, "cases": cases})
+        names = {_record(root, seed).stem for seed in phantoms}
+        missing = [(root, *item) for item in phantoms.items() if not _is_made(root, *item)]
+        stray = [path for path in root.rglob("phantom_*")
+                 if path.name.split(".")[0].removesuffix("_0000") not in names]
+        if missing or stray:
+            for path in (root / "dataset.json", *stray, *([root / "splits.json"] if stray else [])):
+                path.unlink(missing_ok=True)
+        if missing:
+            run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
+        cases = {_record(root, seed).stem: provenance.read_json(_record(root, seed)) for seed in phantoms}
+        provenance.write_json(root / "dataset.json", {
+            "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
+            "file_ending": ENDING, "name": title, "licence": "CC BY 4.0", "citation": SHAPE_SOURCE,
+            "cases": cases})
 
 
 def _record(root: Path, seed: int) -> Path:
@@ -119,19 +133,19 @@ def _make_case(root: Path, seed: int, options: Options) -> None:
     record = _record(root, seed)
     record.unlink(missing_ok=True)
     try:
-        made = phantom.make_phantom(seed, **options)
+        case = phantom.make_phantom(seed, **options)
     except InputError as error:
         raise InputError(f"phantom of seed {seed}: {error}") from error
-    image, mask = phantom_scan(made)
+    image, mask = phantom_scan(case)
     write_volume(image, root / "imagesTr" / f"{record.stem}_0000{ENDING}")
     write_volume(mask, root / "labelsTr" / f"{record.stem}{ENDING}")
-    left, right = made.grades
+    left, right = case.grades
     provenance.write_json(record, {"patient": record.stem, "grade_left": left, "grade_right": right,
-                                   "made_with": _made_with(options), "parameters": made.parameters})
+                                   "made_with": _made_with(options), "parameters": case.parameters})
 
 
 def phantom_processes(options: Sequence[Options]) -> int:
-    """Processes that make these phantoms: all cores, if it takes longer than to start them and memory lasts.
+    """Processes that make these phantoms: one a core as memory allows, one for little work.
 
     Measured: a phantom takes 0.6 to 2.5 GiB, 20 million voxels about ten seconds, a process three to start.
     """
@@ -140,22 +154,21 @@ def phantom_processes(options: Sequence[Options]) -> int:
     return 1 if sum(voxels) < 20e6 else max(1, min(len(voxels), core_count(), int(free_memory() / gib)))
 
 
-def run_all(call: Callable, jobs: Sequence[tuple], processes: int, progress: Callable[[Sequence, str], Iterator],
-            what: str) -> None:
-    """``call(*job)`` for every job, in any order, in this process or in several of one thread each; results go to files.
+def run_all(call: Callable, jobs: Sequence[tuple], processes: int, progress: Progress, what: str) -> None:
+    """``call(*job)`` for every job, in any order, in this process or in several of one thread each.
 
-    What a call raises is raised here, and so is Ctrl-C; the other processes then end at once. Raises InputError when
-    a process is ended from outside.
+    What a call raises is raised here, and so is Ctrl-C; the other processes then end at once. Raises
+    InputError when a process is ended from outside.
     """
     if processes == 1:
         for job in progress(jobs, what):
             call(*job)
         return
-    pool = joblib.Parallel(processes, backend="loky", return_as="generator_unordered", inner_max_num_threads=1,
-                           idle_worker_timeout=5)
+    pool = joblib.Parallel(processes, backend="loky", return_as="generator_unordered",
+                           inner_max_num_threads=1, idle_worker_timeout=5)
     try:
         for _ in zip(progress(jobs, what), pool(joblib.delayed(call)(*job) for job in jobs)):
             pass
     except BrokenProcessPool as error:
-        raise InputError(f"{what}: a process was ended from outside, most often for lack of memory; close other programs "
-                         "and run this again, it goes on with what is missing") from error
+        raise InputError(f"{what}: a process was ended from outside, most often for lack of memory; close "
+                         "other programs and run this again, it goes on with what is missing") from error

@@ -22,22 +22,14 @@ def run_cohort(arguments: argparse.Namespace) -> None:
 
 
 def run_phantom(arguments: argparse.Namespace) -> None:
-    from magunet.base import provenance
     from magunet.base.progress import track
     from magunet.cohort import load_cohort
-    from sijphantom.cohort import write_phantoms
-    from sijphantom.likeness import phantom_options
+    from sijphantom.cohort import make_phantoms_like
 
-    cohort, out = load_cohort(arguments.like), Path(arguments.out)
+    cohort = load_cohort(arguments.like)
     count = len(cohort.cases) if arguments.cases is None else arguments.cases
-    marker = out / "like.json"      # tells a folder of this verb from anything else
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
-        raise InputError(f"{out}: is not empty, and not from 'magunet phantom'; give a new folder with --out")
-    options = phantom_options(cohort, count, track)
-    wanted = dict(zip(range(arguments.seed, arguments.seed + count), options))
-    provenance.write_json(marker, {"like": cohort.root.resolve().name})
-    write_phantoms(out, wanted, f"magunet phantoms like {cohort.root.name}", track)
-    print(out)
+    make_phantoms_like(cohort, Path(arguments.out), count, arguments.seed, track)
+    print(arguments.out)
 
 
 def run_import(arguments: argparse.Namespace) -> None:

@@ -28,8 +28,8 @@ def seed_number(text: str) -> int:
     """A seed that torch takes."""
     from magunet.base.profiles import LARGEST_SEED
 
-    if not text.isdecimal() or int(text) >= LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LARGEST_SEED - 1}")
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LARGEST_SEED}")
     return int(text)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from compendium.memory import choose_recompute, what_fits
-from magunet import appearance, augment, checkpoint, losses, train
+from magunet import appearance, attention, augment, blocks, checkpoint, fast, losses, model, studies, train
 from magunet.base import project, provenance
 from magunet.base.device import choose_device, choose_precision
 from magunet.base.errors import InputError, is_out_of_memory
@@ -20,13 +20,19 @@ from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.cohort import Cohort
+from magunet.peers import adapt, deeplab, monai_peers, segnet, transunet, unetr
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import cache_key, prepare_case
-from magunet.studies import checked, code_of, configuration
+from magunet.studies import VARIANTS, checked, configuration
 
 TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
                      "augmentation", "learning_rate", "weight_decay", "schedule")
 """The settings that change the weights; the others change the data, which is hashed itself."""
+
+CODE = (appearance, attention, augment, blocks, fast, losses, model, studies, train)
+"""The modules that decide the weights of every network, together with `PEER_CODE` those of a peer."""
+PEER_CODE = (adapt, deeplab, monai_peers, segnet, transunet, unetr)
+"""The networks that are no MAG-UNets."""
 
 
 def data_hash(cohort: Cohort, settings: Settings) -> str:
@@ -39,10 +45,10 @@ def data_hash(cohort: Cohort, settings: Settings) -> str:
 def run_hash(network: str, settings: Settings, data: str) -> str:
     """Changes with all that decides the weights but the seed; ``data`` is from `data_hash`."""
     precision = choose_precision(settings.precision, choose_device())
+    peer = () if checked(network, settings.width_divisor) in VARIANTS else PEER_CODE
     return provenance.content_hash(
         configuration(network, settings.width_divisor), str(precision), data,
-        {name: getattr(settings, name) for name in TRAINING_SETTINGS},
-        provenance.code_hash(*code_of(network), losses, appearance, augment, train))
+        {name: getattr(settings, name) for name in TRAINING_SETTINGS}, provenance.code_hash(*CODE, *peer))
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str) -> Path:

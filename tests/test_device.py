@@ -27,12 +27,12 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("Properties", (), {"uuid": f"gpu-{i}"}))
     monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen))
-    monkeypatch.setattr(device, "_held", [])
+    monkeypatch.setattr(device, "_locks", [])
     current.clear()
     device.choose_device.cache_clear()
     yield tmp_path
-    for file in device._held:
-        file.close()
+    for lock in device._locks:
+        lock.release()
     device.choose_device.cache_clear()
 
 

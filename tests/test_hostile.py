@@ -97,7 +97,7 @@ YAMLS = {
     "name": ("cases: !!python/name:os.system", "not valid YAML"),
     "laughs": (LAUGHS + "seeds: *a9", "must hold one 'name: value' a line, the value at most a list"),
     "itself": ("seeds: &a [*a]", "must hold one 'name: value'"),
-    "deep": ("cases: " + "[" * 50_000 + "]" * 50_000, "must hold one 'name: value'"),
+    "deep": ("cases: " + "[" * 50_000 + "]" * 50_000, "not valid YAML"),
     "long number": ("cases: " + "9" * 5000, "not valid YAML"),
     "no date": ("cases: 2026-99-99", "not valid YAML"),
     "key": ("cases: 3\n? [a]\n: 1", "not valid YAML"),

@@ -17,13 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from magunet import attention, blocks, runs, studies
-from magunet.base import provenance
+from magunet import runs, studies
 from magunet.base.device import autocast, has_bfloat16
-from magunet.fast import BatchNorm, Conv3d, evaluate_by_input
+from magunet.fast import Conv3d, evaluate_by_input
 from magunet.model import count_parameters
-from magunet.peers import adapt, transunet, unetr
-from magunet.peers import monai_peers as peers
 from magunet.peers.adapt import AnyGrid, ConvTranspose3d, sine_positions
 from magunet.predict import load_model
 from magunet.studies import PEERS, build, build_on_meta, code_of, configuration
@@ -194,26 +191,6 @@ def test_a_trained_peer_predicts_the_same_when_it_is_loaded(name, compendium, mo
     assert ("monai" in record["config"]) == (name == "nnU-Net")
     monkeypatch.setattr(runs.train, "train", lambda *_: pytest.fail("trained again"))
     assert runs.fit(name, tiny, 0, cohort) == folder
-
-
-def changed_by(monkeypatch, part):
-    """The networks whose code hash changes with the code of a part."""
-    source = provenance._source
-    before = {name: provenance.code_hash(*code_of(name)) for name in studies.NETWORKS}
-    monkeypatch.setattr(provenance, "_source", lambda p: source(p) + "\nx = 1" * (p is part))
-    return {name for name in studies.NETWORKS if provenance.code_hash(*code_of(name)) != before[name]}
-
-
-@pytest.mark.parametrize("part, names", [
-    (peers.v_net, {"3D V-Net"}), (peers.VNet, {"3D V-Net"}), (peers.dyn_unet, {"ResUNet", "nnU-Net"}),
-    (peers.mednext, {"MedNeXt"}), (unetr, {"UNETR"}), (transunet, {"TransUNet"}), (adapt, set(PEERS)),
-    (studies.magunet, set(studies.VARIANTS)), (BatchNorm, set(studies.NETWORKS)),
-    (attention.SE, {"+SE"}), (attention.channel_mlp, {"+SE", "+CBAM"}), (attention.NonLocal, {"+Non-local"}),
-    (blocks.MFF, {name for name, switches in studies.VARIANTS.items() if switches["mff_kernels"]}),
-    (blocks.LGAG, {name for name in studies.VARIANTS if "LGAG" in name} | {"MAG-UNet"}),
-    (blocks.PAM, {name for name in studies.VARIANTS if "DA" in name} | {"MAG-UNet"})])
-def test_changed_code_repeats_the_runs_it_concerns_and_no_others(part, names, monkeypatch):
-    assert changed_by(monkeypatch, part) == names
 
 
 @pytest.mark.parametrize("name", studies.NETWORKS)

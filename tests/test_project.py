@@ -184,7 +184,7 @@ def test_papermill_runs_from_the_root_and_from_notebooks_and_takes_a_profile(pro
 
 @pytest.mark.parametrize("words, says", [
     (("-p", "epohcs", "3"), "unknown parameter 'epohcs'; did you mean 'epochs'?"),
-    (("-p", "epochs", "three"), "parameter 'epochs' must be int; got 'three'"),
+    (("-p", "epochs", "three"), "parameter 'epochs' must be a valid integer; got 'three'"),
 ])
 def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe, words, says):
     done = papermill(probe, probe / "notebooks" / "p.ipynb", *words)

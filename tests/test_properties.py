@@ -4,6 +4,7 @@ import functools
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,8 +215,9 @@ def test_a_prepared_case_is_another_where_a_file_is(contents):
 def test_code_is_another_where_it_computes_otherwise(numbers, comments):
     sources = [f"def f(x):\n    # {comment}\n    return x + {number}\n" for number, comment in zip(numbers, comments)]
     keys = []
-    with pytest.MonkeyPatch.context() as patched:
-        for source in sources:
-            patched.setattr(provenance, "_source", lambda part, source=source: source)
-            keys.append(code_hash(profiles))
+    with tempfile.TemporaryDirectory() as folder:
+        for number, source in enumerate(sources):
+            path = Path(folder, f"{number}.py")
+            path.write_text(source, encoding="utf-8")
+            keys.append(code_hash(SimpleNamespace(__file__=path)))
     assert (keys[0] == keys[1]) == (numbers[0] == numbers[1])

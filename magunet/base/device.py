@@ -5,21 +5,21 @@ import functools
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
+import filelock
 import psutil
 import torch
 
 from magunet.base.errors import InputError
 
-_held: list[IO] = []
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux tells the bytes that a container may take."""
+_locks: list[filelock.BaseFileLock] = []
 
 
 @functools.cache
 def choose_device() -> torch.device:
-    """The first GPU that no other process of magunet has taken, else the first; the CPU where there is none.
+    """The first GPU that no other process of magunet uses, else the first GPU; the CPU where there is none.
 
     A GPU is taken for the life of the process, by a lock on a file named after it.
     """
@@ -27,25 +27,19 @@ def choose_device() -> torch.device:
         return torch.device("cpu")
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
     device = torch.device("cuda", next((i for i, name in enumerate(names) if take(name)), 0))
-    torch.cuda.set_device(device)                                   # what names no device, such as synchronize, means it, too
+    torch.cuda.set_device(device)                   # also for calls that name no device
     return device
 
 
 def take(name: str) -> bool:
-    """Whether this process now holds the lock of this name; it does until it ends. Always, where files have no locks."""
+    """Whether this process now has the lock of this name, which it keeps until it ends."""
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"magunet-{name}.lock")
     try:
-        import fcntl
-    except ImportError:                                             # Windows
-        return True
-    with contextlib.ExitStack() as opened:
-        try:
-            file = opened.enter_context((Path(tempfile.gettempdir()) / f"magunet-{name}.lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:                                             # another process's, or another user's
-            return False
-        _held.append(file)
-        opened.pop_all()
-        return True
+        lock.acquire(blocking=False)
+    except OSError:                                     # another process's (Timeout), or another user's
+        return False
+    _locks.append(lock)
+    return True
 
 
 def core_count() -> int:
@@ -56,28 +50,23 @@ def core_count() -> int:
 def free_memory() -> float:
     """GiB that can still be taken, of the machine or of the container this runs in."""
     free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):                  # no container, or one without a limit: "max"
+    with contextlib.suppress(OSError, ValueError):      # no container, or one without a limit: "max"
         free = min(free, int(CONTAINER_LIMIT.read_text()))
     return free / 2**30
-
-
-def cpu_capabilities() -> dict:
-    """What torch knows of the processor; empty in releases that do not tell."""
-    return dict(getattr(torch.cpu, "get_capabilities", dict)())
 
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the processor computes in bfloat16 itself, so that it is faster and not slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = cpu_capabilities()
-    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
     """"auto", "float32" or "bfloat16" as a type. Raises InputError for bfloat16 the processor lacks."""
     if setting == "bfloat16" and not has_bfloat16(device):
-        raise InputError(f"precision bfloat16: this {device.type} has no bfloat16 arithmetic; use 'auto' or 'float32'")
+        raise InputError(f"precision bfloat16: this {device.type} cannot compute in it; use auto or float32")
     return torch.bfloat16 if setting != "float32" and has_bfloat16(device) else torch.float32
 
 

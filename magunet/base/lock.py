@@ -1,59 +1,33 @@
-"""One process at a time in a folder; the system itself frees the lock of a process that died."""
+"""One process at a time in a folder. The system itself frees the lock of a process that died."""
 
 import contextlib
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+
+import filelock
 
 from magunet.base.progress import say
 from magunet.base.provenance import explained
 
 LOCK_FILE = ".lock"
+"""What `alone_in` locks, in the folder; it is removed when the work ends."""
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """While inside, no other process is inside for the same folder: it waits, and says for whom. Makes the folder.
-
-    Processes on other machines wait too, where they share a file system that has locks. Where files have none
-    (Windows, some network storage) nobody waits: the same work is then done twice, but every file is whole all the same.
-    """
+    """Makes the folder. While inside, every other process that enters the same folder waits, and says so."""
     path = folder / LOCK_FILE
+    lock = filelock.FileLock(path)
     with explained(path):
-        file = _locked(path)
-    with file:
-        with contextlib.suppress(OSError):                  # a full disk does not matter yet
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):              # an empty folder is no result; others stay
-                folder.rmdir()
-
-
-def _locked(path: Path) -> BinaryIO:
-    """The file at this path, locked by this process; waits while another one has it."""
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            say(f"{folder}: another process works here; waiting until it ends")
+            lock.acquire()
     try:
-        import fcntl
-    except ImportError:                                     # Windows
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(os.devnull, "ab+")
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab+", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            say(f"{path.parent}: {file.read().decode() or 'another process'} works here; waiting until it ends")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:                                     # storage without locks
-            return file
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()                                        # whoever had it has removed it since
+        yield
+    finally:
+        with contextlib.suppress(OSError):                  # Windows removes no open file
+            path.unlink()
+        lock.release()

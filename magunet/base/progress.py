@@ -15,7 +15,7 @@ def in_notebook() -> bool:
 
 
 def watched() -> bool:
-    """True in a terminal and in a notebook that a Jupyter server shows; false under papermill, nbval, cron."""
+    """True in a terminal and in a notebook that Jupyter shows; false under papermill, nbval, cron."""
     return "JPY_SESSION_NAME" in os.environ if in_notebook() else sys.stderr.isatty()
 
 
@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 
 def track(items: Sequence, what: str, lines: bool = True) -> Iterator:
-    """Iterate with a bar where somebody watches, else with a line an item; inner loops go without lines."""
+    """Iterate with a bar where somebody watches, else a line an item; inner loops have no lines."""
     if watched():
         yield from tqdm.tqdm(items, desc=what, leave=False, file=channel())
         return

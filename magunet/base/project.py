@@ -1,15 +1,18 @@
-"""Where things lie: the folders of the compendium, found from anywhere inside it."""
+"""Where things lie: the folders of the compendium."""
 
 from pathlib import Path
 
 from magunet.base.errors import InputError
 
 MARKER = "papermill_params"
+"""The folder by which the compendium is known."""
 
 
 def root() -> Path:
-    """The compendium's folder: the first one with ``papermill_params`` above the working directory, or
-    the one that magunet is installed from. Raises InputError when there is none."""
+    """The first folder upwards that has ``papermill_params``, else where magunet is installed from.
+
+    Raises InputError when there is none.
+    """
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (folder / MARKER).is_dir():
@@ -24,7 +27,7 @@ def data() -> Path:
 
 
 def runs() -> Path:
-    """Trained networks, executed notebooks, predictions."""
+    """Trained networks and executed notebooks."""
     return root() / "runs"
 
 

@@ -8,12 +8,11 @@ import contextlib
 import glob
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,49 +20,43 @@ from typing import Any
 import psutil
 import torch
 
-from magunet.nifti import is_truncated
-
 HASH_DIGITS = 10
-PARTS: set[Path] = set()
-"""Files that this process is writing."""
+"""Length of `content_hash`."""
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Whatever keeps ``path`` from being written inside becomes an OSError that names the file and says what to do."""
+    """An OSError from inside names ``path`` and says what to do."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"cannot be written ({error.strerror or error}); see that there is room and that you may "
-                      "write there, then run this again", str(path)) from error
+        remedy = "see that there is room and that you may write there, then run this again"
+        reason = f"cannot be written ({error.strerror or error}); {remedy}"
+        raise OSError(error.errno, reason, str(path)) from error
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; on success it is renamed to ``path``, else removed.
+    """Yields a temporary path beside ``path``, which is renamed to ``path`` on success, else removed.
 
     No reader ever sees half a file, and an interrupted write leaves the earlier file as it was. What a killed
     process left of the same file is removed. Raises OSError as `explained`.
     """
-    mine = f".part-{content_hash(platform.node())}-"        # processes of two machines may have one number
-    part = path.with_name(f"{mine}{os.getpid()}-{path.name}")
-    PARTS.add(part)
+    prefix = f".part-{content_hash(platform.node())}-"      # processes of two machines may have one number
+    part = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f"{mine}*-{glob.escape(path.name)}"):
-                if not psutil.pid_exists(int(left.name.removeprefix(mine).split("-")[0])):
-                    left.unlink(missing_ok=True)
+            for other in path.parent.glob(f"{prefix}*-{glob.escape(path.name)}"):
+                if not psutil.pid_exists(int(other.name.removeprefix(prefix).split("-")[0])):
+                    other.unlink(missing_ok=True)
             yield part
-            if is_truncated(part):                          # SimpleITK says nothing when a disk is full
-                raise OSError("no space left on the device, most likely")
-            with part.open("rb+") as written:
-                os.fsync(written.fileno())                  # else a power cut may leave the new name on nothing
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())                     # else a power cut may leave an empty file
             os.replace(part, path)
     finally:
-        with contextlib.suppress(OSError):                  # the folder itself may be what is missing
+        with contextlib.suppress(OSError):                  # the folder itself may be missing
             part.unlink(missing_ok=True)
-        PARTS.discard(part)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -92,30 +85,24 @@ def content_hash(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def code_hash(*parts: ModuleType | type | Callable) -> str:
-    """A short hash of what modules, classes and functions do: comments, docstrings and layout do not count."""
-    return content_hash([_without_docstrings(_source(part)) for part in parts])
+def code_hash(*modules: ModuleType) -> str:
+    """A short hash of what modules do: comments, docstrings and layout do not count."""
+    return content_hash([_code(Path(module.__file__).read_text("utf-8")) for module in modules])
 
 
-def _source(part: ModuleType | type | Callable) -> str:
-    return Path(part.__file__).read_text() if isinstance(part, ModuleType) else inspect.getsource(part)
-
-
-def _without_docstrings(source: str) -> str:
+def _code(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [n for n in body
-                         if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [part for part in body
+                         if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
     return ast.dump(tree)
 
 
 def git_revision(root: Path, besides: Path | None = None) -> str:
-    """The commit the code stands at, "+changes" when files differ from it; outside git what the environment variable
-    MAGUNET_REVISION says, as on a machine that a copy was sent to, or "unknown".
+    """The commit of the code, "+changes" when files other than figures (and ``besides``) differ from it.
 
-    Figures do not count: they are what is drawn, not what draws. besides: a file that does not count either.
+    Outside git: the environment variable MAGUNET_REVISION, for a copy sent to another machine, or "unknown".
     """
     others = [".", ":(exclude)figures"]
     if besides and besides.resolve().is_relative_to(root.resolve()):
@@ -125,14 +112,15 @@ def git_revision(root: Path, besides: Path | None = None) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True,
                               timeout=20).stdout.strip()
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "--", *others) else "")
+        changes = git("status", "--porcelain", "--", *others)
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("MAGUNET_REVISION", "unknown")
 
 
 def environment(device: torch.device) -> dict:
     """Versions and hardware that a result depends on."""
-    names = ("torch", "numpy", "scipy", "SimpleITK", "monai")
+    names = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "monai")
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),

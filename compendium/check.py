@@ -1,27 +1,72 @@
-"""What is wrong with a case: rules that each say what, in which file, and what to do.
+"""All that is wrong with a cohort, case by case: what ``magunet check`` prints.
 
-Training refuses what makes a case useless (`magunet.cohort`); ``magunet check`` also tells what a person should look at
-(`scale_problems`, `border_problems`, `fingerprints`).
+A problem is a line that says what is wrong, in which file, and what to do. Training refuses what makes a
+case useless (`magunet.cohort`); this file adds what a person should look at: values on a wrong scale, masks
+at the border and scans that occur twice.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from magunet.cohort import EXPORT, OFFSET
+from magunet.base.errors import InputError
+from magunet.cohort import (
+    EXPORT,
+    OFFSET,
+    Case,
+    Cohort,
+    describe,
+    grid_problems,
+    image_problems,
+    label_problems,
+)
 from magunet.series import AIR_HU
-from magunet.volume import Volume, reorient
+from magunet.volume import Volume, orientation, read_volume, reorient
 
 BONE_HU = 200
+"""A scan without a voxel above this shows no bone."""
 SOFT_HU = (-200, 200)
 """Fat is near -100, muscle and organs near 50; noise spreads them."""
 RAISED_HU = (SOFT_HU[0] + OFFSET, SOFT_HU[1] + OFFSET)
-LEAST_SOFT, MOST_DENSE = 0.03, 0.2
-"""Shares that tell a scale. Our phantoms and a real CT hold at least 0.36 of soft tissue, and at most 0.02 (0.06
-in a box around the joints) of what it would be with the offset still on."""
+"""Where soft tissue lies when the offset of stored values was not taken off."""
+MINIMUM_SOFT = 0.03
+"""Share of the voxels; our phantoms and a real CT hold at least 0.36 of soft tissue."""
+MAXIMUM_RAISED = 0.2
+"""Share of the body; our phantoms and a real CT hold at most 0.02, 0.06 in a box around the joints."""
 BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
+"""Faces of a volume, in the order of its axes."""
+
+
+def check_cohort(cohort: Cohort, progress: Callable[[Sequence, str], Iterator]
+                 ) -> tuple[pd.DataFrame, list[str]]:
+    """A table with a row a case, and a line a problem; reads every case, whatever is wrong with others."""
+    rows, lines, owners = [], [], {}
+    for case in progress(list(cohort.cases.values()), "checked"):
+        problems: list[str] = []
+        image, label = _read(case.image, problems), _read(case.label, problems)
+        if image and label:
+            problems += grid_problems(case.image, case.label, image, label)
+        if label:
+            problems += [*label_problems(case.label, label), *border_problems(case.label, label)]
+        if image:
+            problems += list(image_problems(case.image, image)) or list(scale_problems(case.image, image))
+            problems += _duplicates(cohort, case, image, owners)
+        rows.append(describe(case, image, label) | {
+            "split": _side(cohort, case),
+            "hu": f"{image.array.min():g}..{image.array.max():g}" if image else None,
+            "axes": orientation(image) if image else None, "problems": len(problems)})
+        lines += [f"{case.name}: {text}" for text in problems]
+    return pd.DataFrame(rows, dtype=object), lines
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """The table in plain text, with two decimals; what is not known is left blank."""
+    def cell(value: object) -> object:
+        return "" if pd.isna(value) else f"{value:.2f}" if isinstance(value, float) else value
+    return table.map(cell).to_string(index=False)
 
 
 def scale_problems(path: Path, image: Volume) -> Iterator[str]:
@@ -31,30 +76,56 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
     as they are with the offset of 1024 still on. Neither padding nor metal matters.
     """
     values = image.array
-    soft, dense = (np.count_nonzero((values >= low) & (values <= high)) for low, high in (SOFT_HU, RAISED_HU))
+    soft, raised = (np.count_nonzero((values >= low) & (values <= high))
+                    for low, high in (SOFT_HU, RAISED_HU))
+    reason = ""
     if values.max() <= BONE_HU:
-        yield f"{path}: no voxel above {BONE_HU} HU, so there is no bone; the intensities are not HU. {EXPORT}"
-    elif dense > MOST_DENSE * np.count_nonzero(values > AIR_HU):
-        yield (f"{path}: much lies near {OFFSET}, where fat and muscle are when an offset of {OFFSET} was not taken off; "
-               f"the intensities are not HU. {EXPORT}")
-    elif soft < LEAST_SOFT * values.size:
-        yield (f"{path}: {soft / values.size:.1%} of the voxels are from {SOFT_HU[0]} to {SOFT_HU[1]} HU, so there is hardly "
-               f"any fat or muscle; the intensities are not HU. {EXPORT}")
+        reason = f"no voxel above {BONE_HU} HU, so there is no bone"
+    elif raised > MAXIMUM_RAISED * np.count_nonzero(values > AIR_HU):
+        reason = (f"much lies near {OFFSET}, where fat and muscle are when an offset of {OFFSET} was not "
+                  "taken off")
+    elif soft < MINIMUM_SOFT * values.size:
+        reason = (f"{soft / values.size:.1%} of the voxels are from {SOFT_HU[0]} to {SOFT_HU[1]} HU, so "
+                  "there is hardly any fat or muscle")
+    if reason:
+        yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
 
 
 def border_problems(path: Path, label: Volume) -> Iterator[str]:
     """A mask that touches the border of its volume, where the scan cuts the joint off."""
     faces = [np.take(label.array, end, axis) for axis in range(3) for end in (0, -1)]
-    touched = [name for name, face in zip(BORDERS, faces) if face.any()]
-    if touched and not label.array.all():
-        yield (f"{path}: the mask touches the {' and the '.join(touched)}, so the joint may be cut off; take a scan that "
-               "holds all of it, or remove the case")
+    names = [name for name, face in zip(BORDERS, faces) if face.any()]
+    if names and not label.array.all():
+        yield (f"{path}: the mask touches the {' and the '.join(names)}, so the joint may be cut off; take a "
+               "scan that holds all of it, or remove the case")
 
 
-def fingerprints(image: Volume) -> set[str]:
-    """Hashes of a scan's voxels, as stored and turned to LPS.
+def _read(path: Path, problems: list[str]) -> Volume | None:
+    """The volume, or None with the reason added to the problems."""
+    try:
+        return read_volume(path)
+    except InputError as error:
+        problems.append(str(error))
+        return None
 
-    Two scans that share one hold the same voxels, whatever their names, number types and headers.
+
+def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, Case]) -> list[str]:
+    """A line for every earlier case with the same voxels, whatever names, number types and headers say.
+
+    owners: hash of voxels -> case; those of this case, as stored and turned to LPS, are added.
     """
-    arrays = [image.array, reorient(image, "LPS").array]
-    return {hashlib.sha256(str(a.shape).encode() + np.ascontiguousarray(a, "<f4").tobytes()).hexdigest() for a in arrays}
+    arrays = [np.ascontiguousarray(volume.array, "<f4") for volume in (image, reorient(image, "LPS"))]
+    hashes = {hashlib.sha256(str(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays}
+    lines = []
+    for other in {owners[key].name: owners[key] for key in hashes if key in owners}.values():
+        apart = {_side(cohort, case), _side(cohort, other)} == {"train", "val"}
+        worse = ", and one is in train, the other in val: a score would be worthless" if apart else ""
+        lines.append(f"{case.image}: holds the same voxels as {other.image}{worse}; remove {case.name} or "
+                     f"{other.name}: image, mask and its name in splits.json")
+    for key in hashes:
+        owners.setdefault(key, case)
+    return lines
+
+
+def _side(cohort: Cohort, case: Case) -> str:
+    return "train" if case.name in cohort.train else "val" if case.name in cohort.val else ""

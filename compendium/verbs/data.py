@@ -63,13 +63,13 @@ def run_import(arguments: argparse.Namespace) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> None:
-    from compendium.checks import as_text, check_cohort
+    from compendium.check import check_cohort, table_text
     from magunet.base.progress import track
     from magunet.cohort import load_cohort
 
     cohort = load_cohort(arguments.cohort)
     table, problems = check_cohort(cohort, track)
-    print(as_text(table))
+    print(table_text(table))
     unused = len(set(cohort.cases) - set(cohort.train) - set(cohort.val))
     print(f"{len(cohort.cases)} cases: {len(cohort.train)} to train on, {len(cohort.val)} to score"
           + (f", {unused} in neither list of splits.json" if unused else ""))

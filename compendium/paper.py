@@ -118,34 +118,19 @@ QUOTES = (
 )
 """The text's numbers that can be held against the tables."""
 
-PARAMETER_HEADERS = {"Table 1": "M", "Table 3": "", "Table 4": "MB"}
-"""Unit of the parameter column, as each table heads it."""
-KERNELS_IN_TEXT = ("[1]", "[3]", "[5]", "[1,3]", "[3,3]", "[1,3,5]", "[3,5,7]")
-"""Combinations that Sec. 2.4 names."""
-SAID_HEAVIER = ("TransUNet", "ResUNet")
-"""Networks that Sec. 2.2 says have far more parameters than MAG-UNet."""
-
 INPUT_SIZE = (50, 256, 256)
-"""Voxels of the network's input, Sec. 1.1."""
-BOTTLENECK = (256, 3, 16, 16)
-"""Channels and voxels that four encoder levels shrink the input to, Sec. 1.1."""
-CASES, TRAIN_CASES, VAL_CASES = 70, 49, 21
-"""Split 7:3 at random; Sec. 2.1.1."""
-SHOWN_TEST_CASES = 4
-"""Drawn at random from a "test set" for Fig. 10, Sec. 2.6."""
-SLICES_IN_ALL, SLICES_PER_SCAN = 10_414, (150, 200)
-"""About so many in all scans; fewest and most of a scan; Sec. 2.1.1."""
+"""Voxels (d, h, w) of the network's input, Sec. 1.1."""
+CASES = 70
+"""Scans of the cohort, one a patient, Sec. 2.1.1."""
+TRAIN_CASES = 49
+"""Of them for training, drawn at random, Sec. 2.1.1."""
+VAL_CASES = 21
+"""Of them for validation, Sec. 2.1.1."""
 SLICES = (50, 200)
 """Fewest and most slices of a scan, Sec. 2.1.2."""
-EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 300, 1e-4, 1e-4
-"""Adam with batch size 1, Sec. 2.1.3."""
-AUGMENTATIONS = {"Sec. 2.1.2": ("flip", "rotation", "scaling", "translation"), "Sec. 2.1.3": ("flip", "affine", "gamma")}
-"""What the two places list."""
-GPU_BYTES = 24 * 2**30
-"""Memory of the graphics card, Sec. 2.1.3."""
-LGAG_NAMES = {"Sec. 1.4": "large-kernel grouped attention gate", "Sec. 3": "locally guided adaptive enhancement"}
-"""What the letters stand for."""
-NNUNET_ELSEWHERE = {"validation": 91.5, "test": 88.9}
-"""Dice of nnU-Net on sacroiliac joints in 435 CTs: J Digit Imaging 36, 2023, 2025, reference 7."""
-JOINT_REFERENCES = {19: "sacroiliac joint", 20: "sacroiliac joint", 21: "brain tumour", 22: "hippocampus"}
-"""What the references that Sec. 0 cites for sacroiliac joints are about, by their titles."""
+EPOCHS = 300
+"""Passes over the training cases, with batch size 1, Sec. 2.1.3."""
+LEARNING_RATE = 1e-4
+"""Adam's, Sec. 2.1.3."""
+WEIGHT_DECAY = 1e-4
+"""Adam's, Sec. 2.1.3."""

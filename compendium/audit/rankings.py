@@ -4,89 +4,114 @@
 nothing has been trained. Networks have the names of the paper's tables or of ``magunet.studies``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from enum import StrEnum
 
 import pandas as pd
 
-from compendium import paper
-from compendium.audit.claims import Verdict
 from compendium.overview import scored_runs
+from compendium.paper import TABLE_1, TABLE_2, TABLE_3, TABLES, Row
 from compendium.scores import MEASURES, read_scores
 from magunet.base.profiles import Settings
 from magunet.studies import ALIASES
 
-Scores = pd.DataFrame | None
-Finding = tuple[Verdict, str]
 LEAST_CASES = 5
 """With fewer validation cases a mean ranks nothing."""
+MODULES = ("+DA", "+MFF", "+LGAG")
+"""The rows of Table 4 with a single module."""
+OVERLAP = ("dice", "iou", "precision")
+"""What the text ranks networks by."""
+
+
+class Verdict(StrEnum):
+    """What became of a claim. A PENDING claim is about trained networks of which some have no scores yet."""
+
+    HOLDS = "holds here"
+    FAILS = "does not hold here"
+    CONTRADICTS = "contradicts the paper's own numbers"
+    UNTESTABLE = "cannot be tested without the hospital's data"
+    PENDING = "needs the study runs"
+
+
+Finding = tuple[Verdict, str]
 
 
 def paper_scores() -> pd.DataFrame:
     """The paper's own tables in the form of ``scores``; where two disagree, the first that has the number."""
-    rows = [{"network": ALIASES.get(r.network, r.network), **{m: getattr(r, m) for m in MEASURES}}
-            for table in paper.TABLES for r in table]
+    rows = [{"network": ALIASES.get(row.network, row.network), **{m: getattr(row, m) for m in MEASURES}}
+            for table in TABLES for row in table]
     return pd.DataFrame(rows).groupby("network", sort=False).first().reset_index()
 
 
-def run_scores(settings: Settings) -> Scores:
+def run_scores(settings: Settings) -> pd.DataFrame | None:
     """`means` of the profile's finished and scored runs; None without any."""
     runs = scored_runs(settings)
     return means(pd.concat([read_scores(run) for run in runs])) if runs else None
 
 
-def means(scores: pd.DataFrame) -> Scores:
+def means(scores: pd.DataFrame) -> pd.DataFrame | None:
     """Means over cases and seeds of scores by case; None where the cases are few."""
     if scores["case"].nunique() < LEAST_CASES:
         return None
     return (100 * scores.groupby("network", sort=False)[list(MEASURES)].mean()).reset_index()
 
 
-def _by_network(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores.assign(network=[ALIASES.get(n, n) for n in scores["network"]]).set_index("network")
+def leads(scores: pd.DataFrame, better: Sequence[str], worse: Sequence[str], measures: Sequence[str]) -> pd.Series:
+    """Every lead that a claim needs, in points, named like "dice of +DA over +SE"; NaN where a score is missing."""
+    table = scores.assign(network=scores["network"].replace(ALIASES)).set_index("network")[list(measures)]
+    names = [(ALIASES.get(b, b), ALIASES.get(w, w)) for b in better for w in worse]
+    table = table.reindex({name for pair in names for name in pair})
+    return pd.Series({f"{m} of {b} over {w}": table.loc[b, m] - table.loc[w, m] for b, w in names for m in measures})
 
 
-def leads(scores: pd.DataFrame, better: Iterable[str], worse: Iterable[str], measures: Iterable[str]) -> dict[str, float]:
-    """Every lead that the claim needs, in points, named like "dice of +DA over +SE"."""
-    table = _by_network(scores)
-    pairs = [(ALIASES.get(b, b), ALIASES.get(w, w)) for b in better for w in worse]
-    return {f"{m} of {b} over {w}": float(table.loc[b, m] - table.loc[w, m]) for b, w in pairs for m in measures}
-
-
-def unscored(scores: Scores, networks: Iterable[str], measures: Iterable[str]) -> list[str]:
+def unscored(scores: pd.DataFrame | None, networks: Sequence[str], measures: Sequence[str]) -> list[str]:
     """Networks that have no mean of one of the measures."""
-    known = set() if scores is None else set(_by_network(scores).dropna(subset=list(measures)).index)
-    return [n for n in networks if ALIASES.get(n, n) not in known]
+    known = set() if scores is None else set(scores.dropna(subset=list(measures))["network"].replace(ALIASES))
+    return [name for name in networks if ALIASES.get(name, name) not in known]
 
 
-def beats(scores: Scores, better: Iterable[str], worse: Iterable[str], measures: Iterable[str]) -> Finding:
+def beats(scores: pd.DataFrame | None, better: Sequence[str], worse: Sequence[str], measures: Sequence[str]) -> Finding:
     """HOLDS where all leads are above 0, else FAILS; PENDING while a network has no scores."""
     own = leads(paper_scores(), better, worse, measures)
-    said = f"in the paper's tables {sum(v > 0 for v in own.values())} of {len(own)} comparisons say so"
+    text = f"in the paper's tables {(own > 0).sum()} of {len(own)} comparisons say so"
     if missing := unscored(scores, (*better, *worse), measures):
         more = f" and {len(missing) - 2} more" if missing[2:] else ""
-        return Verdict.PENDING, f"{said}; no scores of {', '.join(missing[:2])}{more}"
+        return Verdict.PENDING, f"{text}; no scores of {', '.join(missing[:2])}{more}"
     ours = leads(scores, better, worse, measures)
-    name = min(ours, key=ours.get)
-    return Verdict.HOLDS if ours[name] > 0 else Verdict.FAILS, f"least lead {ours[name]:+.1f}: {name}; {said}"
+    verdict = Verdict.HOLDS if ours.min() > 0 else Verdict.FAILS
+    return verdict, f"least lead {ours.min():+.1f}: {ours.idxmin()}; {text}"
 
 
-PARTS = ("+DA", "+MFF", "+LGAG")
+def beats_all(scores: pd.DataFrame | None, name: str, table: Sequence[Row], measures: Sequence[str]) -> Finding:
+    """Whether a network beats every other one of a table."""
+    return beats(scores, (name,), [row.network for row in table if row.network != name], measures)
 
 
-def beyond_the_sum(scores: pd.DataFrame, measure: str, parts: Iterable[str] = PARTS, whole: str = "MAG-UNet") -> float:
+def beyond_the_sum(scores: pd.DataFrame, measure: str, parts: Sequence[str] = MODULES, whole: str = "MAG-UNet") -> float:
     """By how much the gain of the whole over the 3D U-Net exceeds the gains of its parts together, in points."""
-    gains = list(leads(scores, (*parts, whole), ("3D U-Net",), (measure,)).values())
-    return gains[-1] - sum(gains[:-1])
+    *gains, gain = leads(scores, (*parts, whole), ("3D U-Net",), (measure,))
+    return gain - sum(gains)
 
 
-def synergy(scores: Scores) -> Finding:
+def synergy(scores: pd.DataFrame | None) -> Finding:
     """Whether the three modules together gain more than one by one, in Dice and IoU."""
-    table = paper_scores()
-    pairs = [beyond_the_sum(table, "iou", ("+DA", other), f"+DA{other}") for other in ("+MFF", "+LGAG")]
-    said = (f"in Table 4 all three gain {beyond_the_sum(table, 'iou'):+.1f} IoU beyond their sum, the two pairs "
-            + " and ".join(f"{v:+.1f}" for v in pairs))
-    if unscored(scores, (*PARTS, "MAG-UNet", "3D U-Net"), ("dice", "iou")):
-        return Verdict.PENDING, f"{said}; no scores yet"
-    extra = {m: beyond_the_sum(scores, m) for m in ("dice", "iou")}
-    text = ", ".join(f"{m} {v:+.1f}" for m, v in extra.items())
-    return Verdict.HOLDS if min(extra.values()) > 0 else Verdict.FAILS, f"beyond the sum: {text}; {said}"
+    own = paper_scores()
+    pairs = [beyond_the_sum(own, "iou", ("+DA", other), f"+DA{other}") for other in ("+MFF", "+LGAG")]
+    text = (f"in Table 4 all three gain {beyond_the_sum(own, 'iou'):+.1f} IoU beyond their sum, the two pairs "
+            + " and ".join(f"{pair:+.1f}" for pair in pairs))
+    if unscored(scores, (*MODULES, "MAG-UNet", "3D U-Net"), ("dice", "iou")):
+        return Verdict.PENDING, f"{text}; no scores yet"
+    extra = {measure: beyond_the_sum(scores, measure) for measure in ("dice", "iou")}
+    verdict = Verdict.HOLDS if min(extra.values()) > 0 else Verdict.FAILS
+    return verdict, f"beyond the sum: {', '.join(f'{name} {value:+.1f}' for name, value in extra.items())}; {text}"
+
+
+JUDGES = {
+    "best": lambda scores: beats_all(scores, "MAG-UNet", TABLE_1, OVERLAP),
+    "eca": lambda scores: beats(scores, ("3D U-Net",), ("+ECA",), OVERLAP),
+    "da": lambda scores: beats_all(scores, "+DA", TABLE_2, OVERLAP),
+    "kernel_iou": lambda scores: beats_all(scores, "[1,3,5]", TABLE_3, ("iou",)),
+    "modules": lambda scores: beats(scores, MODULES, ("3D U-Net",), ("dice", "iou")),
+    "synergy": synergy,
+}
+"""Key of a claim about trained networks -> its judge, scores -> verdict and the reason in a line."""

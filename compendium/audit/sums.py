@@ -9,18 +9,20 @@ from itertools import combinations
 import pandas as pd
 from scipy.optimize import linprog
 
-from compendium.audit.units import STEP, kernels_of, modules_of
+from compendium.audit.parameters import STEP, kernels_of, modules_of
 from compendium.paper import TABLE_3, TABLE_4
 
 HALF = STEP / 2
+"""What rounding may have taken or given."""
 TOLERANCE = 1e-9
 """Of the linear programmes."""
 
 
 def table_4() -> tuple[pd.DataFrame, pd.Series]:
     """Backbone, DA, MFF and LGAG: design and printed numbers of Table 4."""
-    design = {r.name: {"backbone": 1} | {m: int(m in modules_of(r.name)) for m in ("DA", "MFF", "LGAG")} for r in TABLE_4}
-    return pd.DataFrame(design).T, pd.Series({r.name: r.params_mi for r in TABLE_4})
+    design = {row.name: {"backbone": 1} | {m: int(m in modules_of(row.name)) for m in ("DA", "MFF", "LGAG")}
+              for row in TABLE_4}
+    return pd.DataFrame(design).T, pd.Series({row.name: row.params_mi for row in TABLE_4})
 
 
 def table_3(any_price_for_branches: bool = False) -> tuple[pd.DataFrame, pd.Series]:
@@ -32,10 +34,10 @@ def table_3(any_price_for_branches: bool = False) -> tuple[pd.DataFrame, pd.Seri
     design = {}
     for row in TABLE_3:
         kernels = kernels_of(row.name)
-        number = {f"{n} branches": int(len(kernels) == n) for n in (1, 2, 3)}
+        branches = {f"{n} branches": int(len(kernels) == n) for n in (1, 2, 3)}
         larger = {f"from {k}": sum(side >= k for side in kernels) for k in (3, 5, 7)}
-        design[row.name] = (number if any_price_for_branches else {"backbone": 1, "branch": len(kernels)}) | larger
-    return pd.DataFrame(design).T, pd.Series({r.name: r.params_mi for r in TABLE_3})
+        design[row.name] = (branches if any_price_for_branches else {"backbone": 1, "branch": len(kernels)}) | larger
+    return pd.DataFrame(design).T, pd.Series({row.name: row.params_mi for row in TABLE_3})
 
 
 def needed_rounding(design: pd.DataFrame, values: pd.Series) -> tuple[float, pd.Series, pd.Series]:
@@ -46,32 +48,27 @@ def needed_rounding(design: pd.DataFrame, values: pd.Series) -> tuple[float, pd.
     """
     rows, parts = design.to_numpy(float), list(design.columns)
     upper = [[*row, -1] for row in rows] + [[*(-row), -1] for row in rows]
-    found = linprog([0] * len(parts) + [1], A_ub=upper, b_ub=[*values, *(-values)], bounds=(0, None))
-    above, below = found.ineqlin.marginals[:len(rows)], found.ineqlin.marginals[len(rows):]
-    return float(found.x[-1]), pd.Series(found.x[:-1], parts), pd.Series(above - below, values.index)
-
-
-def is_sum(design: pd.DataFrame, values: pd.Series, half: float = HALF) -> bool:
-    """Whether costs exist that give every number within ``half``."""
-    return needed_rounding(design, values)[0] <= half + TOLERANCE
+    best = linprog([0] * len(parts) + [1], A_ub=upper, b_ub=[*values, *(-values)], bounds=(0, None))
+    above, below = best.ineqlin.marginals[:len(rows)], best.ineqlin.marginals[len(rows):]
+    return float(best.x[-1]), pd.Series(best.x[:-1], parts), pd.Series(above - below, values.index)
 
 
 def largest_sums(design: pd.DataFrame, values: pd.Series) -> list[tuple[str, ...]]:
     """The largest sets of rows that can be a sum of parts together."""
+    clashes = conflicts(design, values)
     for size in range(len(values), 0, -1):
-        found = [s for s in combinations(values.index, size) if is_sum(design.loc[list(s)], values[list(s)])]
-        if found:
-            return found
+        if sums := [rows for rows in combinations(values.index, size) if not any(set(c) <= set(rows) for c in clashes)]:
+            return sums
     return []
 
 
 def conflicts(design: pd.DataFrame, values: pd.Series) -> dict[tuple[str, ...], float]:
     """Smallest sets of rows that cannot be a sum of parts, each with the half-width that it would take."""
-    found: dict[tuple[str, ...], float] = {}
+    clashes: dict[tuple[str, ...], float] = {}
     for size in range(1, len(values) + 1):
         for rows in combinations(values.index, size):
-            if not any(set(known) <= set(rows) for known in found):
+            if not any(set(clash) <= set(rows) for clash in clashes):
                 needed = needed_rounding(design.loc[list(rows)], values[list(rows)])[0]
                 if needed > HALF + TOLERANCE:
-                    found[rows] = needed
-    return found
+                    clashes[rows] = needed
+    return clashes

@@ -20,7 +20,6 @@ was predicted, or empty slices that count 1 for Dice and 0 for precision, could 
 """
 
 import math
-from collections.abc import Callable
 
 import pandas as pd
 from scipy.optimize import brentq
@@ -29,7 +28,6 @@ from compendium.paper import QUOTES, TABLE_1, TABLES, Row
 
 HALF = 0.05
 """Of the last printed digit of a score, in percent."""
-MEASURES = ("dice", "iou", "precision", "recall")
 
 
 def least_iou(dice: float) -> float:
@@ -54,15 +52,15 @@ def dice_spread(dice: float, iou: float, half: float = HALF) -> tuple[float, flo
 
     From the gap formula with 1 <= 2 - d <= 2, in points. The largest is NaN where no cases have these means.
     """
-    low, high = (2 - (dice + half) / 100), (2 - (dice - half) / 100)
-    least, most = ((iou - half) - least_iou(dice + half)) / 100, ((iou + half) - least_iou(dice - half)) / 100
-    return 100 * low * math.sqrt(max(0.0, least) / 2), 100 * high * math.sqrt(most) if most >= 0 else math.nan
+    low, high = dice - half, dice + half
+    least, most = (iou - half - least_iou(high)) / 100, (iou + half - least_iou(low)) / 100
+    return ((200 - high) * math.sqrt(max(0.0, least) / 2), (200 - low) * math.sqrt(most) if most >= 0 else math.nan)
 
 
 def needed_rounding(dice: float, iou: float | None = None, precision: float | None = None,
                     recall: float | None = None) -> float:
     """How far off each printed mean must be, in points, for any cases at all to have such means; 0 if they do."""
-    rules: list[Callable[[float], float]] = []              # each falls with the half-width and must reach 0
+    rules = []                                              # each falls with the half-width h and must reach 0
     if iou is not None:
         rules += [lambda h: least_iou(dice - h) - (iou + h), lambda h: (iou - h) - (dice + h)]
     if precision is not None and recall is not None:
@@ -71,14 +69,12 @@ def needed_rounding(dice: float, iou: float | None = None, precision: float | No
     return max((brentq(rule, 0, dice) for rule in rules if rule(0) > 0), default=0.0)
 
 
-def could_be_pooled(dice: float, iou: float, precision: float | None, recall: float | None, half: float = HALF) -> bool:
+def could_be_pooled(dice: float, iou: float, precision: float | None, recall: float | None) -> bool:
     """Whether one set of voxel counts, summed over all cases, has these scores to the printed digit."""
-    low, high = (200 * i / (100 + i) for i in (iou - half, iou + half))
-    low, high = max(low, dice - half), min(high, dice + half)
+    limits = [(dice - HALF, dice + HALF), tuple(200 * i / (100 + i) for i in (iou - HALF, iou + HALF))]
     if precision is not None and recall is not None:
-        low = max(low, most_dice(precision - half, recall - half))
-        high = min(high, most_dice(precision + half, recall + half))
-    return low <= high
+        limits.append((most_dice(precision - HALF, recall - HALF), most_dice(precision + HALF, recall + HALF)))
+    return max(low for low, _ in limits) <= min(high for _, high in limits)
 
 
 def score_audit() -> pd.DataFrame:
@@ -87,49 +83,38 @@ def score_audit() -> pd.DataFrame:
     Tables 2 and 4 have no recall; where Table 1 has the same network, its recall is taken.
     """
     recalls = {row.network: row.recall for row in TABLE_1}
-    return pd.DataFrame([_line(row, recalls.get(row.network)) for table in TABLES for row in table if row.dice])
+    return pd.DataFrame([_bounds_of(row, recalls.get(row.network)) for table in TABLES for row in table if row.dice])
 
 
-def _line(row: Row, recall: float | None) -> dict:
+def _bounds_of(row: Row, recall: float | None) -> dict:
     needed = needed_rounding(row.dice, row.iou, row.precision, recall)
     low, high = dice_spread(row.dice, row.iou)
     return {"table": row.table, "row": row.name, "dice": row.dice, "iou": row.iou, "least iou": least_iou(row.dice),
             "precision": row.precision, "recall": recall,
             "most dice": most_dice(row.precision, recall) if recall else math.nan,
-            "least recall": least_recall(row.dice - HALF, row.precision + HALF),
-            "needed": needed, "possible": needed <= HALF, "pooled": could_be_pooled(row.dice, row.iou, row.precision, recall),
+            "least recall": least_recall(row.dice - HALF, row.precision + HALF), "needed": needed,
+            "possible": needed <= HALF, "pooled": could_be_pooled(row.dice, row.iou, row.precision, recall),
             "least SD": low, "most SD": high}
 
 
-def _values(network: str, measure: str) -> dict[int, float]:
+def values(network: str, measure: str) -> dict[int, float]:
     """Table -> what it prints for a network; "[1,3,5]" of Table 3 and "+MFF" of Table 4 are one."""
-    same = {network, {"[1,3,5]": "+MFF", "+MFF": "[1,3,5]"}.get(network, network)}
-    found = {row.table: getattr(row, measure) for table in TABLES for row in table if row.network in same}
-    return {table: value for table, value in found.items() if value is not None}
+    names = {"[1,3,5]", "+MFF"} if network in ("[1,3,5]", "+MFF") else {network}
+    numbers = {row.table: getattr(row, measure) for table in TABLES for row in table if row.network in names}
+    return {table: number for table, number in numbers.items() if number is not None}
 
 
 def quote_audit() -> pd.DataFrame:
-    """Every number that the text quotes, beside what the tables give for it; "agrees" with all, with some, or with none."""
+    """Every number that the text quotes, beside the tables; "agrees" with all of them, with some, or with none."""
     lines = []
     for quote in QUOTES:
-        tables = _values(quote.network, quote.measure)
+        tables = values(quote.network, quote.measure)
         if quote.over:
-            base = _values(quote.over, quote.measure)
+            base = values(quote.over, quote.measure)
             tables = {t: round(value - base[t], 2) for t, value in tables.items() if t in base}
         hits = sum(value == quote.value for value in tables.values())
         lines.append({"place": quote.place, "number": f"{quote.measure} of {quote.network}"
                       + (f" over {quote.over}" if quote.over else ""), "text": quote.value,
                       "tables": ", ".join(f"{v:g} (Table {t})" for t, v in tables.items()),
                       "agrees": "all" if hits == len(tables) else "some" if hits else "none"})
-    return pd.DataFrame(lines)
-
-
-def tables_that_disagree() -> pd.DataFrame:
-    """Networks that two tables give different numbers for."""
-    lines = []
-    for network in dict.fromkeys(row.network for table in TABLES for row in table):
-        for measure in (*MEASURES, "params_mi"):
-            values = _values(network, measure)
-            if len(set(values.values())) > 1:
-                lines.append({"network": network, "measure": measure, **{f"Table {t}": v for t, v in values.items()}})
     return pd.DataFrame(lines)

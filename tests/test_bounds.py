@@ -1,0 +1,100 @@
+"""Bounds of mean scores against simulated patients and against a linear programme over all possible ones."""
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from compendium.audit import bounds
+from magunet.metrics import Overlap
+
+MEASURES = ("dice", "iou", "precision", "recall")
+SEEDS = range(40)
+
+
+def patients(seed):
+    """Voxel counts of up to 21 patients, from alike to very different, some of them missed altogether."""
+    rng = np.random.default_rng(seed)
+    n, spread = int(rng.integers(1, 22)), rng.choice([0.02, 0.3, 1.5])
+    counts = rng.lognormal(np.log([1000, rng.uniform(20, 800), rng.uniform(20, 800)]), spread, (n, 3))
+    counts[rng.random(n) < 0.05, 0] = 0
+    weights = rng.dirichlet(np.ones(n))
+    return [Overlap(*row) for row in counts], counts, weights
+
+
+def means(cases, weights=None):
+    return [100 * np.average([getattr(case, m) for case in cases], weights=weights) for m in MEASURES]
+
+
+def test_no_patients_with_any_weights_violate_the_bounds():
+    for seed in SEEDS:
+        cases, _, weights = patients(seed)
+        d, i, p, r = means(cases, weights)
+        assert bounds.least_iou(d) <= i + 1e-9 and i <= d + 1e-9, seed
+        assert max(0, p + r - 100) - 1e-9 <= d <= bounds.most_dice(p, r) + 1e-9, seed
+        assert r >= bounds.least_recall(d, p) - 1e-9, seed
+        assert bounds.needed_rounding(d, i, p, r) < 1e-9, seed
+
+
+def test_what_patients_print_is_never_called_impossible():
+    for seed in SEEDS:
+        cases, counts, _ = patients(seed)
+        d, i, p, r = np.round(means(cases), 1)
+        assert bounds.needed_rounding(d, i, p, r) <= bounds.HALF + 1e-9, seed
+        low, high = bounds.dice_spread(d, i)
+        assert low - 1e-9 <= 100 * np.std([case.dice for case in cases]) <= high + 1e-9, seed
+        pooled = Overlap(*counts.sum(0))
+        assert bounds.could_be_pooled(*(round(100 * getattr(pooled, m), 1) for m in MEASURES)), seed
+
+
+def test_the_bounds_are_reached():
+    alike = [Overlap(900, 60, 130)] * 7
+    d, i, p, r = means(alike)
+    assert i == pytest.approx(bounds.least_iou(d)) and d == pytest.approx(bounds.most_dice(p, r))
+    assert bounds.least_recall(d, p) == pytest.approx(r)
+    perfect_or_lost = [Overlap(1000, 0, 0)] * 3 + [Overlap(0, 10, 10)]
+    d, i, p, r = means(perfect_or_lost)
+    assert i == pytest.approx(d)
+    all_or_hardly_anything = [Overlap(10**6, 0, 0)] * 5 + [Overlap(1, 10**6, 0)] * 2 + [Overlap(1, 0, 10**6)]
+    d, i, p, r = means(all_or_hardly_anything)
+    assert d == pytest.approx(p + r - 100, abs=1e-3)
+
+
+def test_scores_of_single_cases_cannot_pass_for_pooled_ones_of_different_patients():
+    d, i, p, r = means([Overlap(1000, 0, 0), Overlap(1000, 0, 0), Overlap(200, 900, 900)])
+    assert not bounds.could_be_pooled(d, i, p, r)
+    assert bounds.dice_spread(d, i, half=0)[0] > 5
+
+
+def least_error(means):
+    """How far off the means (NaN where there is none) must be, by a linear programme over a grid of cases."""
+    axis = np.linspace(0, 1, 101)
+    p, r = (g.ravel() for g in np.meshgrid(axis, axis))
+    d = np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=p + r > 0)
+    rows, printed = 100 * np.array([d, d / (2 - d), p, r]), np.array(means, float)
+    rows, printed = rows[~np.isnan(printed)], printed[~np.isnan(printed)]
+    slack = -np.ones((len(rows), 1))
+    best = linprog([*np.zeros(p.size), 1], A_ub=np.block([[rows, slack], [-rows, slack]]),
+                   b_ub=[*printed, *(-printed)], A_eq=[[*np.ones(p.size), 0]], b_eq=[1], bounds=(0, None))
+    return best.x[-1]
+
+
+def test_the_closed_form_is_what_a_search_over_all_patients_finds():
+    """Not only each pair of scores: all four together can be had with the rounding that the worst pair needs."""
+    for row in bounds.score_audit().drop_duplicates(["dice", "iou", "precision"]).itertuples():
+        assert least_error(row[3:5] + row[6:8]) == pytest.approx(row.needed, abs=0.01), row
+
+
+def test_the_audit_finds_the_impossible_rows_of_the_paper():
+    table = bounds.score_audit()
+    assert len(table) == 8 + 6 + 7
+    bad = table[~table["possible"]]
+    assert list(zip(bad["table"], bad["row"])) == [
+        (1, "Attention UNet"), (1, "SegNet"), (1, "UNETR"), (1, "MAG-UNet"), (2, "+CBAM"), (4, "all")]
+
+
+def test_quotes_are_held_against_every_table():
+    table = bounds.quote_audit().set_index(["place", "number"])["agrees"]
+    assert table["Sec. 2.2", "dice of MAG-UNet over 3D U-Net"] == "none"
+    assert table["Abstract", "iou of MAG-UNet over 3D U-Net"] == "all"
+    assert table["Abstract", "dice of MAG-UNet"] == "some"
+    assert (table == "none").sum() == 1

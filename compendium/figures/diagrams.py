@@ -1,218 +1,177 @@
-"""Figs. 1 to 6: diagrams of the network and its modules, drawn from what `compendium.figures.trace` sees them do.
+"""Figs. 1 to 6: MAG-UNet and its modules. Boxes are placed by hand; their numbers are read from the network.
 
-Every kernel, channel, group, shape and parameter count in a picture is read from the module: change the module and
-the picture changes. Lengths are millimetres on the printed page, y grows downwards.
+Forward hooks note every shape while the network runs on the meta device, which takes neither memory nor time. Lengths
+are millimetres on the printed page, y grows downwards.
 """
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+import re
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path
 from torch import nn
 
-from compendium.figures import layout
-from compendium.figures.layout import Point
-from compendium.figures.page import LINE, MARGIN, PRINT_WIDTH, broken, page, text_width, write
-from compendium.figures.trace import Node, shape_text, trace
+from compendium.figures.page import LINE, MARGIN, PRINT_WIDTH, SMALLEST_FONT, broken, page, write
 from magunet.base.profiles import Settings
-from magunet.model import DecoderStep, MAGUNet
-from magunet.studies import build
+from magunet.model import count_parameters
+from magunet.studies import build_on_meta
 
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+Boxes = dict[str, tuple[float, float] | tuple[float, float, str]]
+
+LAYERS = {nn.Conv3d: "conv", nn.ConvTranspose3d: "transposed conv", nn.MaxPool3d: "max pool", nn.BatchNorm3d: "BN"}
+"""What layers are called; others by their class."""
 FIGURES = {"MFF": 2, "DualAttention": 3, "PAM": 4, "CAM": 5, "LGAG": 6}
 """Class -> the paper's figure of it."""
-MODULES = {"fig02_mff": "down.0", "fig03_da": "attention", "fig04_pam": "attention.pam", "fig05_cam": "attention.cam",
-           "fig06_lgag": "decoder.0.gate"}
-"""Figure -> where the module is in the network."""
-INSET, CIRCLE = 1.1, 5.0
-"""From text to the frame of its box; diameter of + and ×."""
-FILLS = {"module": "#dce9f5", "function": "#ffffff", "parameter": "#fdf2c8"}
-"""Light enough for black text, also in grey."""
-WIDEST_TEXT, NARROWEST_GAP = (44, 38, 34, 30, 27, 24), 4.0
-"""Longer lines are broken: at the first of these widths that leaves room for the arrows between boxes."""
-NO_BREAK = "\N{NO-BREAK SPACE}"
-KEY = "Each box: name in the network, operation, channels, shape of the output (channels × slices × rows × columns), parameters."
+COLOURS = {"part": "#dce9f5", "parameter": "#fdf2c8", "operation": "white", "end": "none"}
+"""Of boxes, light enough for black text, also in grey; what comes in and goes out has no frame."""
+WIDEST_TEXT = 40.0
+"""Longer lines of a box are broken."""
+KEY = ("Each box: name in the network, operation, channels, shape of the output (channels × slices × rows × columns), "
+       "parameters.")
+"""Explains the boxes, under every diagram."""
+ROUTES = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0", "_": "bar,fraction="}
+"""Arrow -> matplotlib's name: straight; first level, then up or down; the other way round; from below to below."""
+PICTURES: dict[str, tuple[str, float, Boxes, str]] = {
+    "fig02_mff": ("down.0", 58, {
+        "x": (13, 29, "x\n{}"), "shared": (41, 29), "branches.0": (80, 10), "branches.1": (80, 29),
+        "branches.2": (80, 48), "join": (118, 29, "concatenate\n{fuse}"), "fuse": (150, 29), "end": (173, 29, "output")},
+        "x -> shared -> branches.0 -> join -> fuse -> end; shared -> branches.1 -> join; shared -> branches.2 -> join"),
+    "fig03_da": ("attention", 55, {
+        "x": (13, 28, "x\n{}"), "pam": (50, 9), "cam": (50, 47), "w": (62, 28, "w\n{w}"), "+": (117, 28, "+"),
+        "α": (96, 28, "α, β = softmax(w)"), "×pam": (96, 9, "×"), "×cam": (96, 47, "×"), "out": (143, 28),
+        "end": (172, 28, "output")},
+        "x -> pam -> ×pam -| +; x -> cam -> ×cam -| +; w -> α -> ×pam; α -> ×cam; + -> out -> end"),
+    "fig04_pam": ("attention.pam", 61, {
+        "A": (13, 29, "A\n{}"), "B": (53, 10), "C": (53, 29), "D": (53, 48), "alpha": (114, 48, "α\n{alpha}"),
+        "E": (100, 29, "softmax(Cᵀ · B) · Dᵀ\n{positions} × {positions} positions,\nnever stored"), "×": (133, 29, "×"),
+        "+": (147, 29, "+"), "end": (166, 29, "output\n{}")},
+        "A -> B -> E -> × -> + -> end; A -> C -> E; A -> D -> E; alpha -| ×; A _0.23 +"),
+    "fig05_cam": ("attention.cam", 31, {
+        "A": (13, 17, "A\n{}"), "AA": (48, 17, "A · Aᵀ\n{channels} × {channels}"), "beta": (110, 6, "β\n{beta}"),
+        "X": (80, 17, "X = softmax\n{channels} × {channels}"), "XA": (110, 17, "X · A\n{channels} × {positions}"),
+        "×": (133, 17, "×"), "+": (147, 17, "+"), "end": (166, 17, "output\n{}")},
+        "A -> AA -> X -> XA -> × -> + -> end; beta -| ×; A _0.08 XA; A _0.09 +"),
+    "fig06_lgag": ("decoder.0.gate", 45, {
+        "decoder": (13, 10, "g\n{}"), "encoder": (13, 30, "x\n{}"), "g": (51, 10), "x": (51, 30), "+": (78, 20, "+"),
+        "ReLU": (92, 20, "ReLU"), "gate": (116, 20), "σ": (143, 20, "sigmoid"), "×": (158, 30, "×"),
+        "end": (173, 30, "output")},
+        "decoder -> g -| + -> ReLU -> gate -> σ -| × -> end; encoder -> x -| +; encoder _0.09 ×")}
+"""File -> path of a module in the network, height of its diagram, boxes, and arrows between them.
+
+A box is its centre and a text, in which {} stands for the shape of the module's input, {name} for the shape of what goes
+into that part, or the count of that parameter; a box without a text is the part of that name. An arrow "_0.2" leaves a
+box downwards and comes to another from below, by 0.2 of their distance.
+"""
 
 
-def labels(node: Node, widest: float) -> list[tuple[str, str]]:
-    """The lines of a node's box, none wider than ``widest`` where it can be broken, and their weights."""
-    kind = node.lines[0].partition(":")[0]
-    name = [node.path + (f" (Fig. {FIGURES[kind]})" if kind in FIGURES else "")] if node.kind == "module" else []
-    shown = node.kind in ("module", "input") or (len(node.lines[0]) > 1 and len(node.shape) in (2, 4))
-    shape = [shape_text(node.shape).replace(" ×", f"{NO_BREAK}×")] if shown else []
-    count = [_counted(node.parameters).replace(" ", NO_BREAK)] if node.parameters else []
-    parts = [(line, "bold") for line in name] + [(line, "normal") for line in (*node.lines, *shape, *count)]
-    return [(line, weight) for text, weight in parts for line in broken(text, widest, weight)]
+def network_boxes(levels: int) -> tuple[Boxes, str]:
+    """Fig. 1, in the same way: encoder on the left, decoder on the right, one row a level."""
+    rows, below = [30 + 38.5 * level for level in range(levels)], "attention"
+    boxes: Boxes = {"x": (19, 9, "x\n{}"), "attention": (163, rows[-1]), "head": (163, 9), "end": (122, 9, "output")}
+    boxes |= {f"encoder.{level}": (19, y) for level, y in enumerate(rows)}
+    arrows = ["x -> encoder.0"]
+    for level, step in zip(reversed(range(levels - 1)), (f"decoder.{i}" for i in range(levels))):
+        y, between = rows[level], rows[level] + 19.25
+        boxes |= {f"down.{level}": (19, between), f"{step}.gate": (73, y), f"{step}.up": (122, between),
+                  f"{step}.join": (122, y, f"concatenate\n{{{step}.merge}}"), f"{step}.merge": (163, y)}
+        arrows += [f"encoder.{level} -> {step}.gate -> {step}.join -> {step}.merge", f"{step}.up -> {step}.join",
+                   f"encoder.{level} -> down.{level} -> encoder.{level + 1}", f"{below} |- {step}.up -| {step}.gate"]
+        below = f"{step}.merge"
+    return boxes, "; ".join([*arrows, f"encoder.{levels - 1} -> attention", f"{below} -> head -> end"])
 
 
-def _counted(parameters: int) -> str:
-    return f"{parameters:,} parameter{'s' * (parameters != 1)}"
+def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> Shapes:
+    """Path of every module of a network on the meta device -> shapes of its first input and its output (c, d, h, w).
+
+    size: slices, rows and columns of the network's input.
+    """
+    shapes = {}
+    for path, module in network.named_modules():
+        module.register_forward_hook(lambda _, inputs, output, path=path: shapes.update(
+            {path: (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))}))
+    network(torch.zeros(1, 1, *size, device="meta"))
+    return shapes
 
 
-def is_circle(node: Node) -> bool:
-    return node.kind == "function" and len(node.lines) == 1 and len(node.lines[0]) == 1
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Channels, slices, rows and columns; equal rows and columns as a square: "32 × 50 × 256²"."""
+    last = (f"{shape[-1]}²",) if shape[-1] == shape[-2] else shape[-2:]
+    return " × ".join(map(str, (*shape[:-2], *last)))
 
 
-def box_size(node: Node, widest: float) -> Point:
-    """Width and height of a node's box."""
-    if is_circle(node):
-        return CIRCLE, CIRCLE
-    lines = labels(node, widest)
-    return max(text_width(*line) for line in lines) + 2 * INSET, len(lines) * LINE + 2 * INSET
+def count_text(count: int) -> str:
+    """A number of parameters in words."""
+    return f"{count:,} parameter{'s' * (count != 1)}"
 
 
-def module_diagram(module: nn.Module, *shapes: tuple[int, ...], title: str) -> Figure:
-    """A module from left to right, every function in it. shapes: of its inputs, with the batch; title: what it is."""
-    nodes = _shown(trace(module, *shapes))
-    late = [i for i, node in enumerate(nodes) if node.kind == "parameter"]
-    number = layout.layers([node.sources for node in nodes], late)
-    width = PRINT_WIDTH - 2 * MARGIN
-    for widest in WIDEST_TEXT:
-        sizes = [box_size(node, widest) for node in nodes]
-        columns = [max(w for (w, _), n in zip(sizes, number) if n == column) for column in range(max(number) + 1)]
-        if sum(columns) + NARROWEST_GAP * (len(columns) - 1) <= width:
-            break
-    centres, bends, height = layout.place(sizes, [node.sources for node in nodes], late, width)
-    figure, axes = _page(height, caption(title, nodes))
-    centres = [(x + MARGIN, y + MARGIN) for x, y in centres]
-    for node, centre in zip(nodes, centres):
-        _draw_box(axes, node, centre, widest)
-    for (source, target), middle in bends.items():
-        (x0, y0), (x1, y1) = centres[source], centres[target]
-        start, end = (x0 + sizes[source][0] / 2, y0), (x1 - sizes[target][0] / 2, y1)
-        _arrow(axes, [start, *((x + MARGIN, y + MARGIN) for x, y in middle), end], curved=True)
+def description(module: nn.Module) -> list[str]:
+    """The operations of a sequence of layers, and the channels from convolution to convolution; else the class."""
+    if not isinstance(module, nn.Sequential | nn.Conv3d | nn.MaxPool3d):
+        return [type(module).__name__]
+    texts, channels = [], []
+    for layer in (layer for layer in module.modules() if not isinstance(layer, nn.Sequential)):
+        text = next((name for kind, name in LAYERS.items() if isinstance(layer, kind)), type(layer).__name__)
+        if kernel := getattr(layer, "kernel_size", None):
+            text += f" {kernel if isinstance(kernel, int) else kernel[0]}³"
+        if getattr(layer, "groups", 1) > 1:
+            text += f" in {layer.groups} groups"
+        if hasattr(layer, "out_channels"):
+            channels += [layer.out_channels] if channels else [layer.in_channels, layer.out_channels]
+        texts.append(text)
+    half = texts[:len(texts) // 2]
+    line = f"2 × ({', '.join(half)})" if half and texts == 2 * half else ", ".join(texts)
+    return [*broken(line, WIDEST_TEXT), *([" → ".join(map(str, channels))] if channels else [])]
+
+
+def part_text(name: str, part: nn.Module, output: tuple[int, ...]) -> str:
+    """What is written in the box of a part of a module; its name in bold."""
+    figure = f" (Fig. {FIGURES[type(part).__name__]})" if type(part).__name__ in FIGURES else ""
+    heading = (name + figure).replace(" ", r"\ ").replace(".", r".\!")
+    count = count_parameters(part)
+    lines = [rf"$\bf{{{heading}}}$", *description(part), shape_text(output), *([count_text(count)] if count else [])]
+    return "\n".join(lines)
+
+
+def draw(module: nn.Module, shapes: Shapes, title: str, height: float, boxes: Boxes, arrows: str) -> Figure:
+    """A page with the diagram of a module, see PICTURES; shapes: of its parts, by their path in it."""
+    caption = broken(f"{title}: {count_text(count_parameters(module))}. {KEY}", PRINT_WIDTH - 2 * MARGIN)
+    figure, axes = page(height + 2 * MARGIN + len(caption) * LINE)
+    write(axes, MARGIN, height + MARGIN, caption)
+    channels, *grid = shapes[""][0]
+    counts = {name: count_text(parameter.numel()) for name, parameter in module.named_parameters(recurse=False)}
+    values = {name: shape_text(shape) for name, (shape, _) in shapes.items()} | counts
+    values |= {"channels": str(channels), "positions": str(math.prod(grid))}
+    texts = {}
+    for name, (x, y, *text) in boxes.items():
+        if text:
+            kind = "parameter" if name in counts else "end" if re.search(r"{}|output", text[0]) else "operation"
+            text = re.sub("{(.*?)}", lambda match: values[match[1]], text[0])
+        else:
+            kind, text = "part", part_text(name, module.get_submodule(name), shapes[name][1])
+        frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4", "linewidth": 0.7,
+                 "facecolor": COLOURS[kind], "edgecolor": "none" if kind == "end" else "black"}
+        texts[name] = axes.text(x, y, text, fontsize=SMALLEST_FONT, ha="center", va="center", bbox=frame)
+    for chain in arrows.split("; "):
+        words = chain.split()
+        for source, route, target in zip(words[::2], words[1::2], words[2::2]):
+            start, end = texts[source], texts[target]
+            style = ROUTES["_"] + route[1:] if route.startswith("_") else ROUTES[route]
+            axes.annotate("", end.get_position(), start.get_position(), arrowprops={
+                "arrowstyle": "-|>", "connectionstyle": style, "mutation_scale": 6, "linewidth": 0.7, "color": "black",
+                "patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), "shrinkA": 0, "shrinkB": 0})
     return figure
-
-
-def network_diagram(network: MAGUNet, size: tuple[int, int, int], title: str) -> Figure:
-    """Fig. 1: the encoder on the left, the decoder on the right, one row a level. size: slices, rows, columns in."""
-    nodes = _shown(trace(network, (1, network.config.in_channels, *size), opened=(DecoderStep,)))
-    levels, widest = len(network.encoder), 33
-    sizes = [box_size(node, widest) for node in nodes]
-    cells = [_cell(node, levels) for node in nodes]
-    widths = [max((w for (w, _), (c, row) in zip(sizes, cells) if c == column and (c == 0 or row % 1 == 0)), default=0)
-              for column in range(4)]
-    gap = (PRINT_WIDTH - 2 * MARGIN - sum(widths)) / 3
-    x = [MARGIN + sum(widths[:column]) + column * gap + widths[column] / 2 for column in range(4)]
-    y, bottoms = {}, dict.fromkeys(range(4), MARGIN - NARROWEST_GAP)
-    for row in sorted({row for _, row in cells}):
-        here = {column: height for (_, height), (column, r) in zip(sizes, cells) if r == row}
-        y[row] = max(bottoms[column] + NARROWEST_GAP + height / 2 for column, height in here.items())
-        bottoms |= {column: y[row] + height / 2 for column, height in here.items()}
-    figure, axes = _page(max(bottoms.values()) - MARGIN, caption(title, nodes))
-    centres = [(x[column], y[row]) for column, row in cells]
-    for node, centre in zip(nodes, centres):
-        _draw_box(axes, node, centre, widest)
-    for target, node in enumerate(nodes):
-        for source in node.sources:
-            rises = cells[target][1] % 1 > 0
-            _arrow(axes, _elbow(centres[source], sizes[source], centres[target], sizes[target], rises))
-    return figure
-
-
-def _shown(nodes: list[Node]) -> list[Node]:
-    """The nodes that get a box: padding joins that of the map it pads, and no shape is written twice in a row."""
-    kept: list[Node] = []
-    index: list[int] = []                                           # of the box for each node
-    for node in nodes:
-        node = replace(node, sources=tuple(dict.fromkeys(index[s] for s in node.sources)))
-        if node.kind == "function" and node.lines == ("pad",):
-            index.append(node.sources[0])
-            made = kept[index[-1]]
-            kept[index[-1]] = replace(made, lines=(f"{made.lines[0]}, pad", *made.lines[1:]), shape=node.shape)
-            continue
-        if node.kind == "output" and not is_circle(kept[node.sources[0]]):
-            node = replace(node, shape=())
-        index.append(len(kept))
-        kept.append(node)
-    return kept
-
-
-def _cell(node: Node, levels: int) -> tuple[int, float]:
-    """Column 0 to 3 and row of a node of the network; half rows lie between two levels, -1 above the first."""
-    parts = node.path.split(".")
-    match parts[0]:
-        case "encoder":
-            return 0, int(parts[1])
-        case "down":
-            return 0, int(parts[1]) + 0.5
-        case "attention":
-            return 3, levels - 1
-        case "decoder":
-            level = levels - 2 - int(parts[1])
-            return {"up": (2, level + 0.5), "gate": (1, level), "merge": (3, level)}.get(parts[-1], (2, level))
-        case "head":
-            return 3, -1
-    return (0, -1) if node.kind == "input" else (2, -1)
-
-
-def _elbow(start: Point, size: Point, end: Point, other: Point, rises: bool) -> list[Point]:
-    """From one box to another: straight where they share a row or column, else along the row first, or, to the left of a
-    box that ``rises`` to the next level, along the column first."""
-    (x0, y0), (x1, y1) = start, end
-    (w0, h0), (w1, h1) = ([side / 2 for side in box] for box in (size, other))
-    right, down = (1 if x1 > x0 else -1), (1 if y1 > y0 else -1)
-    if y0 == y1:
-        return [(x0 + right * w0, y0), (x1 - right * w1, y1)]
-    if x0 == x1:
-        return [(x0, y0 + down * h0), (x1, y1 - down * h1)]
-    if rises and x0 > x1:
-        return [(x0, y0 + down * h0), (x0, y1), (x1 - right * w1, y1)]
-    return [(x0 + right * w0, y0), (x1, y0), (x1, y1 - down * h1)]
-
-
-def caption(title: str, nodes: Sequence[Node]) -> str:
-    """What the picture shows, with the sum of the counts in its boxes."""
-    return f"{title}: {_counted(sum(node.parameters for node in nodes))}. {KEY}"
-
-
-def _page(height: float, text: str) -> tuple[Figure, Axes]:
-    """A page for a diagram of this height, with a caption under it."""
-    lines = broken(text, PRINT_WIDTH - 2 * MARGIN)
-    figure, axes = page(height + 3 * MARGIN + len(lines) * LINE)
-    write(axes, MARGIN, height + 2 * MARGIN, lines)
-    return figure, axes
-
-
-def _draw_box(axes: Axes, node: Node, centre: Point, widest: float) -> None:
-    (x, y), (width, height) = centre, box_size(node, widest)
-    if is_circle(node):
-        axes.add_patch(Ellipse(centre, width, height, facecolor=FILLS["function"], edgecolor="black", linewidth=0.7, zorder=2))
-        lines = [(node.lines[0], "normal")]
-    else:
-        lines = labels(node, widest)
-        if node.kind in FILLS:
-            axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, facecolor=FILLS[node.kind], zorder=2,
-                                          edgecolor="black", linewidth=0.7, boxstyle="round,pad=0,rounding_size=0.8"))
-    for i, (line, weight) in enumerate(lines):
-        write(axes, x, y + (i - len(lines) / 2) * LINE, line, "center", weight)
-
-
-def _arrow(axes: Axes, points: list[Point], curved: bool = False) -> None:
-    """An arrow through points: straight from one to the next, or curved and level at each."""
-    route, codes = [points[0]], [Path.MOVETO]
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        route += [((x0 + x1) / 2, y0), ((x0 + x1) / 2, y1), (x1, y1)] if curved else [(x1, y1)]
-        codes += [Path.CURVE4] * 3 if curved else [Path.LINETO]
-    axes.add_patch(FancyArrowPatch(path=Path(route, codes), arrowstyle="-|>", mutation_scale=6, color="black", linewidth=0.7,
-                                   shrinkA=0, shrinkB=0, zorder=1))
 
 
 def network_diagrams(settings: Settings) -> dict[str, Figure]:
     """Figs. 1 to 6 at the width and input size of a profile: file name -> figure."""
-    with torch.device("meta"):
-        network = build("MAG-UNet", settings.width_divisor)
-    size = (settings.depth, settings.size, settings.size)
-    nodes = trace(network, (1, network.config.in_channels, *size), opened=(DecoderStep,))
-    scale = "the paper's widths" if settings.width_divisor == 1 else f"the paper's widths / {settings.width_divisor}"
-    figures = {"fig01_network": network_diagram(network, size, f"MAG-UNet at {scale}, input {shape_text((1, *size))}")}
-    made_from = {node.path: node.sources for node in nodes if node.kind == "module"}
-    for name, path in MODULES.items():
-        inputs = [(1, *nodes[source].shape) for source in made_from[path if path in made_from else path.rpartition(".")[0]]]
+    network = build_on_meta("MAG-UNet", settings.width_divisor)
+    shapes = network_shapes(network, (settings.depth, settings.size, settings.size))
+    scale = "MAG-UNet at the paper's widths" + (f" / {settings.width_divisor:g}" if settings.width_divisor != 1 else "")
+    title = f"{scale}, input {shape_text(shapes[''][0])}"
+    figures = {"fig01_network": draw(network, shapes, title, 196, *network_boxes(len(network.encoder)))}
+    for name, (path, height, boxes, arrows) in PICTURES.items():
         module = network.get_submodule(path)
-        figures[name] = module_diagram(module, *inputs, title=f"{type(module).__name__} ({path} in MAG-UNet at {scale})")
+        inside = {part.removeprefix(path).strip("."): both for part, both in shapes.items() if part.startswith(path)}
+        figures[name] = draw(module, inside, f"{type(module).__name__} ({path} in {scale})", height, boxes, arrows)
     return figures

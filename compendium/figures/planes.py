@@ -4,7 +4,6 @@ Axial views from below (the patient's right is on the left), coronal from the fr
 patient's left; voxels keep their proportions in millimetres.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from scipy import ndimage
 
 from compendium.figures.page import INCH, LINE, PRINT_WIDTH, write
 from magunet import __version__
@@ -22,7 +20,7 @@ from magunet.base import project
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
 from magunet.base.provenance import content_hash, git_revision, whole_file
-from magunet.volume import Volume, corners, reorient, same_geometry
+from magunet.volume import Volume, reorient, same_geometry
 
 PLANES = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
 """Views, and the letters at the left, right, top and bottom edge of each."""
@@ -202,58 +200,3 @@ def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector:
             if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:
                 break
     return path
-
-
-WORLD_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
-"""Of x (to the left), y (to posterior) and z (to superior): the axis across and the axis along each view."""
-
-
-def both_grids(scan: Volume, mask: Volume, title: str = "") -> Figure:
-    """A scan and a mask that lie on different grids, each where its header puts it, in mm of the patient.
-
-    A slice of the scan through the middle of the mask (or the nearest), all of the mask seen through it, and
-    the outlines of both grids. Any orientation.
-    """
-    boxes = [_outline(volume) for volume in (scan, mask)]
-    low, high = (f(np.concatenate(boxes), axis=(0, 1)) for f in (np.min, np.max))
-    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)               # so that the outlines stand free
-    voxels = np.flatnonzero(mask.array)
-    voxels = voxels[::1 + len(voxels) // 5000]                                       # enough to see its shape
-    inside = np.array([mask.to_world(index) for index in zip(*np.unravel_index(voxels, mask.array.shape))]).reshape(-1, 3)
-    centre = inside.mean(axis=0) if len(inside) else boxes[1].mean(axis=(0, 1))
-    centre = np.clip(centre, *(f(corners(scan), axis=0) for f in (np.min, np.max)))
-    sizes = [(high - low)[list(axes)] for axes in WORLD_AXES.values()]
-    widths = [max(width, 0.3 * np.max(sizes)) for width, _ in sizes]
-    inches = FIGURE_WIDTH / sum(widths)
-    figure = Figure(figsize=(FIGURE_WIDTH, inches * max(height for _, height in sizes) + 1.2), layout="constrained")
-    for axes, (name, (across, along)) in zip(figure.subplots(1, 3, width_ratios=widths), WORLD_AXES.items()):
-        x, y = (np.linspace(low[axis], high[axis], 400) for axis in (across, along))
-        points = np.broadcast_to(centre, (400, 400, 3)).copy()
-        points[..., across], points[..., along] = np.meshgrid(x, y)
-        axes.imshow(_at(scan, points), cmap="gray", vmin=BONE_WINDOW[0], vmax=BONE_WINDOW[1], origin="lower",
-                    extent=(low[across], high[across], low[along], high[along]))
-        axes.plot(inside[:, across], inside[:, along], ".", color=PREDICTION_COLOUR, markersize=1.5, alpha=0.4)
-        for box, colour in zip(boxes, (TRUTH_COLOUR, PREDICTION_COLOUR)):
-            axes.plot(box[..., across].T, box[..., along].T, color=colour, linewidth=1)
-        axes.set(xlabel=f"mm, {PLANES[name][0]} to {PLANES[name][1]}", aspect="equal")
-        axes.set_title(name, fontsize=9)
-        if name == "axial":                                                          # anterior is at the top
-            axes.invert_yaxis()
-    handles = [Line2D([], [], color=c, label=n)
-               for n, c in (("grid of the image", TRUTH_COLOUR), ("mask and its grid", PREDICTION_COLOUR))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=9)
-    return figure
-
-
-def _outline(volume: Volume) -> np.ndarray:
-    """The 12 edges of a volume's box as pairs of ends (12, 2, 3) in mm, LPS."""
-    ends = list(itertools.product(*[(-0.5, n - 0.5) for n in volume.array.shape]))
-    edges = [(a, b) for a, b in itertools.combinations(ends, 2) if sum(p != q for p, q in zip(a, b)) == 1]
-    return np.array([[volume.to_world(a), volume.to_world(b)] for a, b in edges])
-
-
-def _at(volume: Volume, points: np.ndarray) -> np.ndarray:
-    """The volume at LPS points (..., 3) in mm, linear; NaN outside."""
-    index = (points - np.asarray(volume.origin)) @ volume.direction / volume.spacing[::-1]
-    return ndimage.map_coordinates(volume.array, np.moveaxis(index[..., ::-1], -1, 0), np.float32, 1, cval=np.nan)

@@ -91,10 +91,15 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
         yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
 
 
+def touched_faces(mask: np.ndarray) -> list[str]:
+    """The faces of a volume (d, h, w) that a mask reaches."""
+    faces = [np.take(mask, end, axis) for axis in range(3) for end in (0, -1)]
+    return [name for name, face in zip(BORDERS, faces) if face.any()]
+
+
 def border_problems(path: Path, label: Volume) -> Iterator[str]:
     """A mask that touches the border of its volume, where the scan cuts the joint off."""
-    faces = [np.take(label.array, end, axis) for axis in range(3) for end in (0, -1)]
-    names = [name for name, face in zip(BORDERS, faces) if face.any()]
+    names = touched_faces(label.array)
     if names and not label.array.all():
         yield (f"{path}: the mask touches the {' and the '.join(names)}, so the joint may be cut off; take a "
                "scan that holds all of it, or remove the case")

@@ -14,9 +14,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from compendium import bones
-from compendium.bones import BoneNumbers, derive_pelvis
 from compendium.download import run_fetcher
+from compendium.importing import bones
+from compendium.importing.bones import BoneNumbers, derive_pelvis
 from magunet import distance, target
 from magunet.base import project, provenance
 from magunet.base.errors import InputError

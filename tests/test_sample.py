@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compendium import sample
-from compendium.bones import BoneNumbers, derive_pelvis
+from compendium.importing.bones import BoneNumbers, derive_pelvis
 from magunet.base.errors import InputError
 from magunet.volume import Volume, read_volume, reorient, same_geometry
 

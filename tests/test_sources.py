@@ -13,9 +13,10 @@ import SimpleITK
 from conftest import refused
 from scipy.spatial import KDTree
 
-from compendium import bones, sources
-from compendium.bones import BoneNumbers, derive_pelvis, onto_grid, solid
 from compendium.cli import main
+from compendium.importing import bones, sources
+from compendium.importing.bones import BoneNumbers, derive_pelvis, onto_grid, solid
+from magunet import volume
 from magunet.cohort import check_case, load_cohort
 from magunet.target import THICKNESS
 from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
@@ -544,18 +545,18 @@ def test_an_import_that_was_cut_short_goes_on(first, tmp_path, monkeypatch):
     if not first:
         assert run("pengwin", src, "--out", out) == 0
         pengwin(src, scan(), "002")
-    write, calls = sources.write_volume, []
+    write, calls = volume.write_volume, []
 
-    def stop(volume, path):
+    def stop(content, path):
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        write(volume, path)
+        write(content, path)
 
-    monkeypatch.setattr(sources, "write_volume", stop)
+    monkeypatch.setattr(volume, "write_volume", stop)
     assert run("pengwin", src, "--out", out) == 130
     assert not (out / "dataset.json").exists()
-    monkeypatch.setattr(sources, "write_volume", write)
+    monkeypatch.setattr(volume, "write_volume", write)
     assert run("pengwin", src, "--out", out) == 0
     names = ["pengwin_001"] if first else ["pengwin_001", "pengwin_002"]
     assert list(json.loads((out / "dataset.json").read_text())["cases"]) == names

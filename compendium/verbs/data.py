@@ -33,8 +33,8 @@ def run_phantom(arguments: argparse.Namespace) -> None:
 
 
 def run_import(arguments: argparse.Namespace) -> None:
-    from compendium.bones import BoneNumbers
-    from compendium.sources import find_labelmaps, find_scans, import_scans
+    from compendium.importing.bones import BoneNumbers
+    from compendium.importing.sources import import_cases, own_cases, published_cases
     from magunet.base.progress import track
 
     source, base, out = arguments.source, Path(arguments.src).resolve(), Path(arguments.out).resolve()
@@ -42,13 +42,13 @@ def run_import(arguments: argparse.Namespace) -> None:
     numbers = {name: tuple(values) for name, values in given.items() if values}
     if source == "labelmap":
         labels = Path(arguments.labels).resolve() if arguments.labels else None
-        scans = find_labelmaps(base, labels, BoneNumbers(**numbers), arguments.patient)
+        scans = own_cases(base, labels, BoneNumbers(**numbers), arguments.patient)
         base = base if labels is None or labels.is_dir() else base.parent
     elif numbers or arguments.labels or arguments.patient:
         raise InputError(f"{source} has its own labels and patients; label numbers, --labels and --patient are for labelmap")
     else:
-        scans = find_scans(source, base, out)
-    outcome = import_scans(source, scans, base, out, track)
+        scans = published_cases(source, base, out)
+    outcome = import_cases(source, scans, base, out, track)
     for name, note in outcome.imported.items():
         print(f"imported  {name}" + (f"  ({note})" if note else ""))
     for name, reason in outcome.skipped.items():

@@ -6,15 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from compendium.check import touched_faces
 from magunet.base.errors import InputError
 from magunet.target import THICKNESS, sij_mask
 from magunet.volume import Volume, orientation, reorient, same_geometry
 
-GRID_TOLERANCE = 0.1  # mm between voxel centres that are taken for the same point
-MARGIN = 2 * THICKNESS  # mm around the bones: the joint mask and its smoothing reach no farther
-SMALLEST_JOINT = 2.0  # mL; the mask of a whole joint has some 10 to 60 mL
-IN_PLANE = np.zeros((3, 3, 3), bool)
-IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
+GRID_TOLERANCE = 0.1
+"""mm between voxel centres that are taken for the same point."""
+MARGIN = 2 * THICKNESS
+"""mm around the bones: the joint mask and its smoothing reach no farther."""
+MINIMUM_JOINT = 2.0
+"""mL; the mask of a whole joint has some 10 to 60 mL."""
+IN_PLANE = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
+"""Neighbours of a voxel within a plane across the first axis."""
 
 
 class BoneNumbers(NamedTuple):
@@ -44,14 +48,17 @@ def onto_grid(labels: Volume, image: Volume) -> Volume:
     """
     turned = reorient(labels, orientation(image))
     offset = image.direction.T @ (np.asarray(turned.origin) - image.origin) / image.spacing[::-1]
-    start = [round(v) for v in offset[::-1]]
-    if not same_geometry(turned, Volume(turned.array, image.spacing, tuple(image.to_world(tuple(start))), image.direction),
-                         GRID_TOLERANCE):
-        raise InputError("the segmentation lies on another grid than the CT; resample it onto the CT, nearest neighbour")
+    start = tuple(round(v) for v in offset[::-1])
+    expected = Volume(turned.array, image.spacing, tuple(image.to_world(start)), image.direction)
+    if not same_geometry(turned, expected, GRID_TOLERANCE):
+        raise InputError("the segmentation lies on another grid than the CT; resample it onto the CT, "
+                         "nearest neighbour")
     array = np.zeros(image.array.shape, turned.array.dtype)
-    sizes = list(zip(start, turned.array.shape, array.shape))
-    there = tuple(slice(max(0, s), max(0, min(n, s + m))) for s, m, n in sizes)
-    array[there] = turned.array[tuple(slice(t.start - s, max(t.start, t.stop) - s) for t, (s, *_) in zip(there, sizes))]
+    there, here = [], []
+    for first, count, size in zip(start, turned.array.shape, array.shape):
+        there.append(slice(max(0, first), max(0, min(size, first + count))))
+        here.append(slice(there[-1].start - first, max(there[-1].start, there[-1].stop) - first))
+    array[tuple(there)] = turned.array[tuple(here)]
     return image.with_array(array)
 
 
@@ -63,34 +70,37 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
     """
     check_present(labels.array, numbers)
     box = _box(np.isin(labels.array, sum(numbers, ())), labels.spacing)
-    near = Volume(labels.array[box], labels.spacing, tuple(labels.to_world(tuple(b.start for b in box))), labels.direction)
-    sacrum, left, right = (np.isin(near.array, values) for values in numbers)
-    middle = _centre_x(near, sacrum)
+    near, x = labels.array[box], _left(labels, box)
+    sacrum, left, right = (np.isin(near, values) for values in numbers)
+    middle, notes = x[sacrum].mean(), []
     if numbers.left_hip == numbers.right_hip:
-        left, right = left & (_x(near) > middle), right & (_x(near) <= middle)
-    notes = []
-    if left.any() and right.any() and _centre_x(near, left) < _centre_x(near, right):
+        left, right = left & (x > middle), right & (x <= middle)
+    if left.any() and right.any() and x[left].mean() < x[right].mean():
         left, right = right, left
         notes.append("left and right hip named the other way round, told apart by position")
-    if not (left.any() and right.any() and _centre_x(near, right) < middle < _centre_x(near, left)):
+    if not (left.any() and right.any() and x[right].mean() < middle < x[left].mean()):
         raise InputError("both hips lie on one side of the sacrum; check the label numbers")
-    bones = np.zeros(near.array.shape, np.uint8)
+    bones, joints = np.zeros((2, *labels.array.shape), np.uint8)
     for value, bone in ((2, left), (3, right), (1, sacrum)):
-        bones[solid(bone)] = value
-    joints = sij_mask(bones == 1, bones == 2, bones == 3, near.spacing)
-    _check_in_view(near.with_array(joints), middle)
-    both = [np.zeros(labels.array.shape, np.uint8) for _ in range(2)]
-    both[0][box], both[1][box] = bones, joints
-    _check_whole(both[1])
-    return Pelvis(labels.with_array(both[0]), labels.with_array(both[1]), notes)
+        bones[box][solid(bone)] = value
+    joints[box] = sij_mask(*(bones[box] == value for value in (1, 2, 3)), labels.spacing)
+    for side, where in (("left", x > middle), ("right", x <= middle)):
+        volume = np.count_nonzero(joints[box][where]) * np.prod(labels.spacing) / 1000          # mL
+        if volume < MINIMUM_JOINT:
+            raise InputError(f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of "
+                             "the whole pelvis")
+    if faces := touched_faces(joints):
+        raise InputError(f"a sacroiliac joint is cut off by the {faces[0]} of the scan; give one that "
+                         "reaches farther")
+    return Pelvis(labels.with_array(bones), labels.with_array(joints), notes)
 
 
-def check_present(values: NDArray, numbers: BoneNumbers) -> None:
+def check_present(array: NDArray, numbers: BoneNumbers) -> None:
     """Raises InputError when a bone has no voxel."""
-    for name, wanted in zip(("sacrum", "left hip", "right hip"), numbers):
-        if not np.isin(values, wanted).any():
-            raise InputError(f"no {name} in view (label {', '.join(map(str, wanted))}); give a scan of the whole pelvis, or the "
-                             "right label")
+    for name, values in zip(("sacrum", "left hip", "right hip"), numbers):
+        if not np.isin(array, values).any():
+            raise InputError(f"no {name} in view (label {', '.join(map(str, values))}); give a scan of the "
+                             "whole pelvis, or the right label")
 
 
 def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -99,10 +109,10 @@ def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
     Inside is what the bone encloses in at least two of the three planes: a gap in the shell then costs a
     thin channel only, and the sacral canal and the obturator foramen, rings in one plane, stay open.
     """
-    enclosed = bone * np.uint8(2)
+    votes = bone * np.uint8(2)
     for axis in range(3):
-        enclosed += np.moveaxis(_enclosed(np.moveaxis(bone, axis, 0)), 0, axis)
-    return enclosed > 1
+        votes += np.moveaxis(_enclosed(np.moveaxis(bone, axis, 0)), 0, axis)
+    return votes > 1
 
 
 def _enclosed(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -119,28 +129,8 @@ def _box(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> tuple[
     return tuple(slice(max(0, b.start - p), min(n, b.stop + p)) for b, p, n in zip(box, pads, mask.shape))
 
 
-def _x(grid: Volume) -> NDArray[np.floating]:
-    """LPS x in mm of every voxel (d, h, w): larger is more to the patient's left."""
+def _left(grid: Volume, box: tuple[slice, ...]) -> NDArray[np.floating]:
+    """LPS x in mm of every voxel in a box (d, h, w): larger is more to the patient's left."""
     step = grid.direction[0] * grid.spacing[::-1]
-    z, y, x = np.ogrid[tuple(slice(n) for n in grid.array.shape)]
+    z, y, x = np.ogrid[box]
     return grid.origin[0] + (x * step[0] + y * step[1] + z * step[2])
-
-
-def _centre_x(grid: Volume, bone: NDArray[np.bool_]) -> float:
-    index = [np.average(np.arange(n), weights=bone.sum(tuple({0, 1, 2} - {axis}))) for axis, n in enumerate(bone.shape)]
-    return float(grid.to_world(tuple(index))[0])
-
-
-def _check_in_view(joints: Volume, middle: float) -> None:
-    left = _x(joints)[joints.array > 0] > middle
-    for side, count in (("left", left.sum()), ("right", (~left).sum())):
-        if (volume := count * np.prod(joints.spacing) / 1000) < SMALLEST_JOINT:
-            raise InputError(f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of the whole pelvis")
-
-
-def _check_whole(joints: NDArray[np.uint8]) -> None:
-    for axis, name in enumerate(("slice", "row", "column")):
-        for end, which in ((0, "first"), (-1, "last")):
-            if joints.take(end, axis).any():
-                raise InputError(f"a sacroiliac joint is cut off by the {which} {name} of the scan; give one that "
-                                 "reaches farther")

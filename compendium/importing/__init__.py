@@ -1,0 +1,1 @@
+"""Bone labels of public data sets, or of anyone, made into a cohort of joint masks."""

@@ -2,8 +2,8 @@
 
 Yan W., Jing Y., Xu Y., Zhang X., Wang C.: "Sacral-iliac joint segmentation network integrating large kernel
 gated mechanisms and dual attention" (in Chinese), School of Computer Science and Technology, Taiyuan
-Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M. What the
-paper claims with these numbers stands in ``compendium/audit/claims.csv``.
+Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M. What it claims
+with these numbers stands in ``compendium/audit/claims.csv``, what its text repeats of them in ``quotes.csv``.
 """
 
 from dataclasses import dataclass
@@ -82,41 +82,6 @@ TABLE_4 = _rows(
 
 TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4)
 """In the order of the paper."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quote:
-    """A number in the running text about a network of the tables.
-
-    ``measure`` is a field of Row. With ``over``, ``value`` is the gain over that network.
-    """
-
-    place: str
-    network: str
-    measure: str
-    value: float
-    over: str | None = None
-
-
-def _quotes(place: str, network: str, over: str | None = None, **values: float) -> tuple[Quote, ...]:
-    return tuple(Quote(place=place, network=network, measure=k, value=v, over=over) for k, v in values.items())
-
-
-QUOTES = (
-    *_quotes("Abstract", "MAG-UNet", dice=92.4, iou=86.0),
-    *_quotes("Abstract", "MAG-UNet", over="3D U-Net", iou=3.4),
-    *_quotes("Sec. 2.2", "MAG-UNet", dice=92.5, iou=86.0, precision=93.3, params_mi=23.98),
-    *_quotes("Sec. 2.2", "MAG-UNet", over="3D U-Net", dice=3.4),
-    *_quotes("Sec. 2.3", "+DA", dice=91.5, iou=84.4, precision=90.9),
-    *_quotes("Sec. 2.3", "3D U-Net", dice=90.4, iou=82.6, precision=89.2),
-    *_quotes("Sec. 2.4", "[1,3,5]", iou=83.2, params_mi=23.14),
-    *_quotes("Sec. 2.5", "3D U-Net", iou=82.6, dice=90.4),
-    *_quotes("Sec. 2.5", "+DA", iou=84.4, dice=91.5),
-    *_quotes("Sec. 2.5", "+MFF", iou=83.2, dice=90.8),
-    *_quotes("Sec. 2.5", "+LGAG", iou=83.0, dice=90.6),
-    *_quotes("Sec. 2.5", "MAG-UNet", iou=86.0, dice=92.4, params_mi=23.98),
-)
-"""The text's numbers that can be held against the tables."""
 
 INPUT_SIZE = (50, 256, 256)
 """Voxels (d, h, w) of the network's input, Sec. 1.1."""

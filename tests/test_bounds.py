@@ -79,7 +79,7 @@ def least_error(means):
 
 
 def test_the_closed_form_is_what_a_search_over_all_patients_finds():
-    """Not only each pair of scores: all four together can be had with the rounding that the worst pair needs."""
+    """Not only each pair of scores: all four together are possible with the rounding of the worst pair."""
     for row in bounds.score_audit().drop_duplicates(["dice", "iou", "precision"]).itertuples():
         assert least_error(row[3:5] + row[6:8]) == pytest.approx(row.needed, abs=0.01), row
 

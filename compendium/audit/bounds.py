@@ -4,19 +4,18 @@ For a single case Dice D, IoU I, precision P and recall R satisfy
 
     I = D / (2 - D),    D = 2 P R / (P + R) = H(P, R).
 
-I is a convex function of D and H is a concave function of (P, R). So, by Jensen's inequality, for means over any
-cases with any weights, the same for all four scores:
+I is a convex function of D, and H is a concave function of (P, R). So, by Jensen's inequality, for means over
+any cases with any weights, the same for all four scores:
 
     D / (2 - D) <= I <= D,    max(0, P + R - 1) <= D <= H(P, R).
 
-The lower bound of I and the upper bound of D are reached where all cases are alike, and they are equalities for
-scores of pooled voxel counts; the other two are reached where each case is either perfect or worthless. Since
-I - D / (2 - D) = (2 / (2 - D)^2) mean of (d - D)^2 / (2 - d) over the cases' Dice d, the gap also bounds their
-spread. A mean printed with one decimal may be off by 0.05.
+The lower bound of I and the upper bound of D are reached where all cases are alike, and by scores of pooled
+voxel counts; the other two where each case is either perfect or worthless. I - D / (2 - D) is
+(2 / (2 - D)^2) mean of (d - D)^2 / (2 - d) over the cases' Dice d, so that the gap bounds their spread, too.
 
-The bounds need masks, not probabilities, and the same cases in all four means. A constant added to both sides
-of Dice and IoU for empty masks only widens the gap; a case left out of mean precision or recall because nothing
-was predicted, or empty slices that count 1 for Dice and 0 for precision, could break the second line.
+The bounds need masks, not probabilities, and the same cases in all four means. A constant on both sides of
+Dice and IoU for empty masks only widens the gap. A case left out of mean precision because nothing was
+predicted, or empty slices that count as 1 for Dice and 0 for precision, can break the second line.
 """
 
 import math
@@ -24,7 +23,8 @@ import math
 import pandas as pd
 from scipy.optimize import brentq
 
-from compendium.paper import QUOTES, TABLE_1, TABLES, Row
+from compendium.audit import read_table
+from compendium.paper import TABLE_1, TABLES, Row
 
 HALF = 0.05
 """Of the last printed digit of a score, in percent."""
@@ -48,19 +48,20 @@ def least_recall(dice: float, precision: float) -> float:
 
 
 def dice_spread(dice: float, iou: float, half: float = HALF) -> tuple[float, float]:
-    """Smallest and largest standard deviation of Dice over cases with these means, each off by up to ``half``.
+    """Smallest and largest standard deviation of Dice over cases with means off by up to ``half``, in points.
 
-    From the gap formula with 1 <= 2 - d <= 2, in points. The largest is NaN where no cases have these means.
+    From the gap formula with 1 <= 2 - d <= 2. The largest is NaN where no cases have these means.
     """
     low, high = dice - half, dice + half
     least, most = (iou - half - least_iou(high)) / 100, (iou + half - least_iou(low)) / 100
-    return ((200 - high) * math.sqrt(max(0.0, least) / 2), (200 - low) * math.sqrt(most) if most >= 0 else math.nan)
+    largest = (200 - low) * math.sqrt(most) if most >= 0 else math.nan
+    return (200 - high) * math.sqrt(max(0, least) / 2), largest
 
 
 def needed_rounding(dice: float, iou: float | None = None, precision: float | None = None,
                     recall: float | None = None) -> float:
-    """How far off each printed mean must be, in points, for any cases at all to have such means; 0 if they do."""
-    rules = []                                              # each falls with the half-width h and must reach 0
+    """How far off each printed mean must be, in points, for any cases at all to have such means."""
+    rules = []                                          # each falls with the half-width h and must reach 0
     if iou is not None:
         rules += [lambda h: least_iou(dice - h) - (iou + h), lambda h: (iou - h) - (dice + h)]
     if precision is not None and recall is not None:
@@ -71,29 +72,32 @@ def needed_rounding(dice: float, iou: float | None = None, precision: float | No
 
 def could_be_pooled(dice: float, iou: float, precision: float | None, recall: float | None) -> bool:
     """Whether one set of voxel counts, summed over all cases, has these scores to the printed digit."""
-    limits = [(dice - HALF, dice + HALF), tuple(200 * i / (100 + i) for i in (iou - HALF, iou + HALF))]
+    lows, highs = ([dice + half, 200 * (iou + half) / (100 + iou + half)] for half in (-HALF, HALF))
     if precision is not None and recall is not None:
-        limits.append((most_dice(precision - HALF, recall - HALF), most_dice(precision + HALF, recall + HALF)))
-    return max(low for low, _ in limits) <= min(high for _, high in limits)
+        lows.append(most_dice(precision - HALF, recall - HALF))
+        highs.append(most_dice(precision + HALF, recall + HALF))
+    return max(lows) <= min(highs)
 
 
 def score_audit() -> pd.DataFrame:
-    """One line for every row of Tables 1, 2 and 4: printed means, what they allow, and whether they can be at all.
+    """One line for every row of Tables 1, 2 and 4: printed means, what they allow, and whether they can be.
 
     Tables 2 and 4 have no recall; where Table 1 has the same network, its recall is taken.
     """
     recalls = {row.network: row.recall for row in TABLE_1}
-    return pd.DataFrame([_bounds_of(row, recalls.get(row.network)) for table in TABLES for row in table if row.dice])
+    rows = [row for table in TABLES for row in table if row.dice]
+    return pd.DataFrame([_bounds_of(row, recalls.get(row.network)) for row in rows])
 
 
 def _bounds_of(row: Row, recall: float | None) -> dict:
     needed = needed_rounding(row.dice, row.iou, row.precision, recall)
     low, high = dice_spread(row.dice, row.iou)
-    return {"table": row.table, "row": row.name, "dice": row.dice, "iou": row.iou, "least iou": least_iou(row.dice),
-            "precision": row.precision, "recall": recall,
+    return {"table": row.table, "row": row.name, "dice": row.dice, "iou": row.iou,
+            "least iou": least_iou(row.dice), "precision": row.precision, "recall": recall,
             "most dice": most_dice(row.precision, recall) if recall else math.nan,
-            "least recall": least_recall(row.dice - HALF, row.precision + HALF), "needed": needed,
-            "possible": needed <= HALF, "pooled": could_be_pooled(row.dice, row.iou, row.precision, recall),
+            "least recall": least_recall(row.dice - HALF, row.precision + HALF),
+            "needed": needed, "possible": needed <= HALF,
+            "pooled": could_be_pooled(row.dice, row.iou, row.precision, recall),
             "least SD": low, "most SD": high}
 
 
@@ -105,16 +109,17 @@ def values(network: str, measure: str) -> dict[int, float]:
 
 
 def quote_audit() -> pd.DataFrame:
-    """Every number that the text quotes, beside the tables; "agrees" with all of them, with some, or with none."""
+    """Every number that the text quotes, beside the tables; "agrees" with all, some or none of them."""
     lines = []
-    for quote in QUOTES:
+    for quote in read_table("quotes").itertuples():
         tables = values(quote.network, quote.measure)
         if quote.over:
             base = values(quote.over, quote.measure)
             tables = {t: round(value - base[t], 2) for t, value in tables.items() if t in base}
         hits = sum(value == quote.value for value in tables.values())
-        lines.append({"place": quote.place, "number": f"{quote.measure} of {quote.network}"
-                      + (f" over {quote.over}" if quote.over else ""), "text": quote.value,
-                      "tables": ", ".join(f"{v:g} (Table {t})" for t, v in tables.items()),
+        over = f" over {quote.over}" if quote.over else ""
+        lines.append({"place": quote.place, "number": f"{quote.measure} of {quote.network}{over}",
+                      "text": quote.value,
+                      "tables": ", ".join(f"{value:g} (Table {t})" for t, value in tables.items()),
                       "agrees": "all" if hits == len(tables) else "some" if hits else "none"})
     return pd.DataFrame(lines)

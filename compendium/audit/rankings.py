@@ -1,7 +1,7 @@
 """Claims that compare trained networks: "each of these beats each of those".
 
-``scores`` is a table of means with the columns network, dice, iou, precision and recall, in percent; None where
-nothing has been trained. Networks have the names of the paper's tables or of ``magunet.studies``.
+``scores`` is a table of means with the columns network, dice, iou, precision and recall, in percent; None
+where nothing has been trained. Networks have the names of the paper's tables or of ``magunet.studies``.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,8 @@ class Verdict(StrEnum):
     PENDING = "needs the study runs"
 
 
+Names = Sequence[str]
+Scores = pd.DataFrame | None
 Finding = tuple[Verdict, str]
 
 
@@ -43,34 +45,39 @@ def paper_scores() -> pd.DataFrame:
     return pd.DataFrame(rows).groupby("network", sort=False).first().reset_index()
 
 
-def run_scores(settings: Settings) -> pd.DataFrame | None:
+def run_scores(settings: Settings) -> Scores:
     """`means` of the profile's finished and scored runs; None without any."""
     runs = scored_runs(settings)
     return means(pd.concat([read_scores(run) for run in runs])) if runs else None
 
 
-def means(scores: pd.DataFrame) -> pd.DataFrame | None:
+def means(scores: pd.DataFrame) -> Scores:
     """Means over cases and seeds of scores by case; None where the cases are few."""
     if scores["case"].nunique() < LEAST_CASES:
         return None
     return (100 * scores.groupby("network", sort=False)[list(MEASURES)].mean()).reset_index()
 
 
-def leads(scores: pd.DataFrame, better: Sequence[str], worse: Sequence[str], measures: Sequence[str]) -> pd.Series:
-    """Every lead that a claim needs, in points, named like "dice of +DA over +SE"; NaN where a score is missing."""
-    table = scores.assign(network=scores["network"].replace(ALIASES)).set_index("network")[list(measures)]
-    names = [(ALIASES.get(b, b), ALIASES.get(w, w)) for b in better for w in worse]
-    table = table.reindex({name for pair in names for name in pair})
-    return pd.Series({f"{m} of {b} over {w}": table.loc[b, m] - table.loc[w, m] for b, w in names for m in measures})
+def by_network(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with one index for each network, whichever of its names they have."""
+    return scores.assign(network=scores["network"].replace(ALIASES)).set_index("network")
 
 
-def unscored(scores: pd.DataFrame | None, networks: Sequence[str], measures: Sequence[str]) -> list[str]:
+def leads(scores: pd.DataFrame, better: Names, worse: Names, measures: Names) -> pd.Series:
+    """Every lead that a claim needs, in points, named like "dice of +DA over +SE"."""
+    table = by_network(scores)
+    pairs = [(ALIASES.get(b, b), ALIASES.get(w, w)) for b in better for w in worse]
+    return pd.Series({f"{measure} of {b} over {w}": table.loc[b, measure] - table.loc[w, measure]
+                      for b, w in pairs for measure in measures})
+
+
+def unscored(scores: Scores, networks: Names, measures: Names) -> list[str]:
     """Networks that have no mean of one of the measures."""
-    known = set() if scores is None else set(scores.dropna(subset=list(measures))["network"].replace(ALIASES))
+    known = () if scores is None else by_network(scores).dropna(subset=list(measures)).index
     return [name for name in networks if ALIASES.get(name, name) not in known]
 
 
-def beats(scores: pd.DataFrame | None, better: Sequence[str], worse: Sequence[str], measures: Sequence[str]) -> Finding:
+def beats(scores: Scores, better: Names, worse: Names, measures: Names) -> Finding:
     """HOLDS where all leads are above 0, else FAILS; PENDING while a network has no scores."""
     own = leads(paper_scores(), better, worse, measures)
     text = f"in the paper's tables {(own > 0).sum()} of {len(own)} comparisons say so"
@@ -82,28 +89,28 @@ def beats(scores: pd.DataFrame | None, better: Sequence[str], worse: Sequence[st
     return verdict, f"least lead {ours.min():+.1f}: {ours.idxmin()}; {text}"
 
 
-def beats_all(scores: pd.DataFrame | None, name: str, table: Sequence[Row], measures: Sequence[str]) -> Finding:
+def beats_all(scores: Scores, name: str, table: Sequence[Row], measures: Names) -> Finding:
     """Whether a network beats every other one of a table."""
     return beats(scores, (name,), [row.network for row in table if row.network != name], measures)
 
 
-def beyond_the_sum(scores: pd.DataFrame, measure: str, parts: Sequence[str] = MODULES, whole: str = "MAG-UNet") -> float:
-    """By how much the gain of the whole over the 3D U-Net exceeds the gains of its parts together, in points."""
+def beyond_the_sum(scores: Scores, measure: str, parts: Names = MODULES, whole: str = "MAG-UNet") -> float:
+    """By how many points the gain of the whole over the 3D U-Net exceeds the gains of its parts together."""
     *gains, gain = leads(scores, (*parts, whole), ("3D U-Net",), (measure,))
     return gain - sum(gains)
 
 
-def synergy(scores: pd.DataFrame | None) -> Finding:
+def synergy(scores: Scores) -> Finding:
     """Whether the three modules together gain more than one by one, in Dice and IoU."""
     own = paper_scores()
     pairs = [beyond_the_sum(own, "iou", ("+DA", other), f"+DA{other}") for other in ("+MFF", "+LGAG")]
-    text = (f"in Table 4 all three gain {beyond_the_sum(own, 'iou'):+.1f} IoU beyond their sum, the two pairs "
-            + " and ".join(f"{pair:+.1f}" for pair in pairs))
+    text = (f"in Table 4 all three gain {beyond_the_sum(own, 'iou'):+.1f} IoU beyond their sum, "
+            f"the two pairs {pairs[0]:+.1f} and {pairs[1]:+.1f}")
     if unscored(scores, (*MODULES, "MAG-UNet", "3D U-Net"), ("dice", "iou")):
         return Verdict.PENDING, f"{text}; no scores yet"
-    extra = {measure: beyond_the_sum(scores, measure) for measure in ("dice", "iou")}
-    verdict = Verdict.HOLDS if min(extra.values()) > 0 else Verdict.FAILS
-    return verdict, f"beyond the sum: {', '.join(f'{name} {value:+.1f}' for name, value in extra.items())}; {text}"
+    dice, iou = (beyond_the_sum(scores, measure) for measure in ("dice", "iou"))
+    verdict = Verdict.HOLDS if min(dice, iou) > 0 else Verdict.FAILS
+    return verdict, f"beyond the sum: dice {dice:+.1f}, iou {iou:+.1f}; {text}"
 
 
 JUDGES = {

@@ -1,4 +1,4 @@
-"""Other readings of the text than the one that is built: MAG-UNets with other parts, made only to be counted."""
+"""Other readings of the text than the one that is trained: MAG-UNets with other parts, made to be counted."""
 
 import pandas as pd
 import torch
@@ -11,8 +11,8 @@ from magunet.model import MAGUNet, MAGUNetConfig, count_parameters
 from magunet.studies import variant
 
 DECODERS = ("merge", "add", "trilinear", "classic")
-"""merge: 3^3 transposed convolution, concatenation, one convolution, as built. add: the same summed, two convolutions.
-trilinear, classic: interpolation, or a 2^3 transposed convolution, then concatenation and two convolutions."""
+"""merge, the one trained: 3^3 transposed convolution, concatenation, one convolution. add: the same with a
+sum and two convolutions. trilinear, classic: interpolation or 2^3 transposed, then joined, two convolutions."""
 READINGS = {
     "as built here": {},
     "PAM's B, C as wide as D": dict(reduction=1),
@@ -42,8 +42,8 @@ def alternative(config: MAGUNetConfig, *, decoder: str = "merge", reduction: int
                 groups: int = 16, projection: bool = False) -> MAGUNet:
     """A network on the meta device, with parameters but no values.
 
-    decoder: one of `DECODERS`. reduction: of the channels of PAM's B and C. after_sum: the convolution after DA's
-    sum. groups: of LGAG's convolutions. projection: a 1^3 convolution behind LGAG.
+    decoder: one of `DECODERS`. reduction: of the channels of PAM's B and C. after_sum: the convolution after
+    DA's sum. groups: of LGAG's convolutions. projection: a 1^3 convolution behind LGAG.
     """
     with torch.device("meta"):
         network = MAGUNet(config)
@@ -61,15 +61,16 @@ def alternative(config: MAGUNetConfig, *, decoder: str = "merge", reduction: int
 
 
 def reading_audit() -> pd.DataFrame:
-    """Parameters in Mi of every row of Table 4 (columns) by each of `READINGS` and, in the first line, the paper.
+    """Parameters in Mi of the rows of Table 4 (columns) by each of `READINGS`; the paper's in the first line.
 
     NaN for gates without a decoder that fits them. "exact": how many rows print as the paper's.
     """
     lines = {"paper": {row.name: row.params_mi for row in TABLE_4}}
     configs = {row.name: variant(row.network) for row in TABLE_4}
     for reading, changes in READINGS.items():
-        lines[reading] = {name: count_parameters(alternative(config, **changes)) / MI for name, config in configs.items()
-                          if not (config.lgag and changes.get("decoder") == "trilinear")}
+        fits = {name: config for name, config in configs.items()
+                if not (config.lgag and changes.get("decoder") == "trilinear")}
+        lines[reading] = {name: count_parameters(alternative(c, **changes)) / MI for name, c in fits.items()}
     table = pd.DataFrame(lines).T[list(configs)]
     table["exact"] = ((table - table.loc["paper"]).abs() <= 0.005).sum(axis=1)
     return table

@@ -28,7 +28,7 @@ def table_4() -> tuple[pd.DataFrame, pd.Series]:
 def table_3(any_price_for_branches: bool = False) -> tuple[pd.DataFrame, pd.Series]:
     """Branches of equal width, a larger kernel costing no less: design and printed numbers of Table 3.
 
-    Parts: a backbone, every branch, and what kernels from 3, 5 and 7 on cost more. With ``any_price_for_branches``
+    Parts: a backbone, every branch, and what kernels from 3, 5 and 7 on cost more. any_price_for_branches:
     one, two and three branches may cost anything, whatever is done to join them.
     """
     design = {}
@@ -36,15 +36,16 @@ def table_3(any_price_for_branches: bool = False) -> tuple[pd.DataFrame, pd.Seri
         kernels = kernels_of(row.name)
         branches = {f"{n} branches": int(len(kernels) == n) for n in (1, 2, 3)}
         larger = {f"from {k}": sum(side >= k for side in kernels) for k in (3, 5, 7)}
-        design[row.name] = (branches if any_price_for_branches else {"backbone": 1, "branch": len(kernels)}) | larger
+        parts = branches if any_price_for_branches else {"backbone": 1, "branch": len(kernels)}
+        design[row.name] = parts | larger
     return pd.DataFrame(design).T, pd.Series({row.name: row.params_mi for row in TABLE_3})
 
 
 def needed_rounding(design: pd.DataFrame, values: pd.Series) -> tuple[float, pd.Series, pd.Series]:
     """How far off the numbers must be for a sum of parts to exist, such costs, and the certificate.
 
-    Returns the smallest half-width h with costs c >= 0 and |design c - values| <= h; c; and multipliers y of the
-    rows with sum |y| = 1: y . design <= 0 in every part while y . values = h, so that no costs can do better.
+    Returns the smallest half-width h with costs c >= 0 and |design c - values| <= h; c; and multipliers y of
+    the rows with sum |y| = 1: y . design <= 0 in every part while y . values = h, so no costs can do better.
     """
     rows, parts = design.to_numpy(float), list(design.columns)
     upper = [[*row, -1] for row in rows] + [[*(-row), -1] for row in rows]
@@ -57,7 +58,8 @@ def largest_sums(design: pd.DataFrame, values: pd.Series) -> list[tuple[str, ...
     """The largest sets of rows that can be a sum of parts together."""
     clashes = conflicts(design, values)
     for size in range(len(values), 0, -1):
-        if sums := [rows for rows in combinations(values.index, size) if not any(set(c) <= set(rows) for c in clashes)]:
+        if sums := [rows for rows in combinations(values.index, size)
+                    if not any(set(clash) <= set(rows) for clash in clashes)]:
             return sums
     return []
 

@@ -1,28 +1,21 @@
-"""What the paper claims and misprints, in our words, with the verdicts: ``claims.csv`` and ``errata.csv`` beside this file.
+"""What the paper claims and misprints, in our words, and the verdicts: ``claims.csv`` and ``errata.csv``.
 
-Verdicts that rest on the paper's numbers and on untrained networks stand in the file, since none of them changes:
-notebook 11 computes them under the heading in the column "shown". Claims about trained networks have a judge instead.
+Verdicts that rest on the paper's numbers and on untrained networks stand in the file, since neither changes:
+notebook 11 computes them under the heading in the column "shown". Other claims have a judge in ``rankings``.
 """
 
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
 
+from compendium.audit import read_table
 from compendium.audit.rankings import JUDGES
 from magunet.base import project
 from magunet.base.provenance import git_revision, whole_file
 
 
-def read_table(name: str) -> pd.DataFrame:
-    """``claims`` or ``errata``: one line an entry, numbered from 1, in the order of the paper."""
-    with (files("compendium.audit") / f"{name}.csv").open(encoding="utf-8") as stream:
-        table = pd.read_csv(stream, keep_default_na=False)
-    return table.set_index(pd.RangeIndex(1, len(table) + 1))
-
-
 def judged(scores: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One line a claim: place, claim, verdict, found, shown. For ``scores`` see ``compendium.audit.rankings``."""
+    """One line a claim: place, claim, verdict, found, shown. scores: as in ``compendium.audit.rankings``."""
     table = read_table("claims")
     for number, key in table["key"].items():
         if key in JUDGES:
@@ -32,7 +25,7 @@ def judged(scores: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def link(heading: str, notebook: str = "") -> str:
-    """A Markdown link to a heading of a notebook, the same one if none is named, as JupyterLab and nbconvert name them."""
+    """A Markdown link to a heading of a notebook, or of this one, as JupyterLab and nbconvert name them."""
     return f"[{heading}]({notebook}#{heading.replace(' ', '-')})"
 
 
@@ -45,7 +38,9 @@ def as_markdown(table: pd.DataFrame, notebook: str = "") -> str:
 
 def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
     """Write the table of `judged` beside a profile's figures, with what the verdicts rest on."""
-    text = (f"{source}, git {git_revision(project.root())}. Links lead to notebook 11, which shows what was found. Of "
-            "trained networks, higher means better here, however little; the tables have the intervals.")
+    text = (f"{source}, git {git_revision(project.root())}. Links lead to notebook 11, which shows what "
+            "was found. Of trained networks, higher means better here, however little; the tables have the "
+            "intervals.")
+    lines = as_markdown(table, "../../notebooks/11_paper_audit.ipynb")
     with whole_file(path) as part:
-        part.write_text(f"# The paper's claims\n\n{text}\n\n{as_markdown(table, '../../notebooks/11_paper_audit.ipynb')}\n")
+        part.write_text(f"# The paper's claims\n\n{text}\n\n{lines}\n")

@@ -1,155 +1,174 @@
-"""A table of `compendium.tables` as text, CSV, Markdown or LaTeX."""
+"""What people read: a report of tables as text, CSV, Markdown or LaTeX."""
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from tabulate import tabulate
 
+from compendium.grid import REFERENCE
 from compendium.statistics import LEVEL, smallest_p
-from compendium.tables import ALL, MEASURES, REFERENCE, TRAINED
+from compendium.tables import ALL, MEASURES, TRAINED
 from magunet.base.provenance import whole_file
 
 TITLES = {1: "Table 1: comparison with other networks (Sec. 2.2)", 2: "Table 2: attention modules (Sec. 2.3)",
           3: "Table 3: kernel sizes of MFF (Sec. 2.4)", 4: "Table 4: ablation (Sec. 2.5)"}
-OVERLAPS, SURFACES = ([m.title for m in MEASURES if (m.column in ("dice", "iou", "precision", "recall")) == overlap]
-                      for overlap in (True, False))
-COSTS = {"parameters": "parameters, Mi", "TFLOP": "TFLOP", "seconds a case": "seconds a case", "peak memory": "peak memory, GB"}
-BY_JOINT = ("Dice", "HD95")
+"""Of the paper's tables."""
+COSTS = {"parameters": "parameters, Mi", "TFLOP": "TFLOP", "seconds a case": "seconds a case",
+         "peak memory": "peak memory, GB"}
+"""Measure -> heading."""
+BY_JOINT = {"Dice": "%", "HD95": "mm"}
+"""Measures that are shown for the joints of each side and grade -> unit."""
+OVERLAPS = [measure.title for measure in MEASURES[:4]]
+"""Measures of the first block of a table."""
+SURFACES = [measure.title for measure in MEASURES[4:]]
+"""Measures of the second block of a table."""
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", "²": r"\textsuperscript{2}",
          **{c: f"\\{c}" for c in "&%$#_{}"}}
+"""Character -> what LaTeX prints it for."""
 
 
-def blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The table cut into what fits a page: title -> one line a row of the paper, in words; empty ones left out.
+@dataclass(frozen=True)
+class Report:
+    """Tables of text under a title, with notes below them, and the numbers behind them in one long table."""
 
-    numbers: of `compendium.tables.study_table`.
-    """
-    whole = numbers[numbers["group"] == ALL]
-    measured = whole[whole["measure"].isin([m.title for m in MEASURES])]
-    groups = list(dict.fromkeys(numbers.loc[numbers["group"] != ALL, "group"]))
-    paper = whole[whole["paper"].notna()]
-    tested = whole[whole["p"].notna()]
+    title: str
+    tables: dict[str, pd.DataFrame]
+    notes: Sequence[str] = ()
+    numbers: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def text(self) -> str:
+        """Plain tables for the terminal."""
+        tables = [f"{title}\n{table.to_string()}" for title, table in self.tables.items()]
+        notes = "\n".join(textwrap.fill(line, 120) for line in self.notes)
+        return "\n\n".join([self.title, *tables, *filter(None, [notes])])
+
+    def csv(self) -> str:
+        """Every number in one file, a row each; without notes, which CSV has no place for."""
+        return self.numbers.to_csv(index=False, float_format="%.6g").rstrip("\n")
+
+    def markdown(self) -> str:
+        """Tables for a README."""
+        tables = [f"**{title}**\n\n{to_markdown(table)}" for title, table in self.tables.items()]
+        return "\n\n".join([f"## {self.title}", *tables, *self.notes])
+
+    def latex(self) -> str:
+        r"""One ``table`` for each table, for ``\usepackage{booktabs}``; notes as comments."""
+        parts = [f"% {self.title}; needs \\usepackage{{booktabs}}"]
+        for title, table in self.tables.items():
+            escaped = table.astype(str).map(_latex).rename(index=_latex, columns=_latex)
+            aligned = "l" + "r" * len(table.columns)
+            parts.append(escaped.to_latex(caption=_latex(title), column_format=aligned).rstrip("\n"))
+        return "\n\n".join([*parts, "\n".join(f"% {line}" for line in self.notes)])
+
+    def save(self, path: Path) -> list[Path]:
+        """Write ``path`` with the ending .csv, with every number, and .md, to be read; return both files."""
+        files = {path.with_suffix(".csv"): self.csv(), path.with_suffix(".md"): self.markdown()}
+        for file, content in files.items():
+            with whole_file(file) as part:
+                part.write_text(content + "\n", encoding="utf-8")
+        return list(files)
+
+
+FORMATS: dict[str, Callable[[Report], str]] = {
+    "text": Report.text, "csv": Report.csv, "md": Report.markdown, "latex": Report.latex}
+"""Name on the command line -> what writes it."""
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, its index first; "|" in a cell is escaped."""
+    rows = [[str(cell).replace("|", r"\|") for cell in row] for row in table.itertuples()]
+    headers = ["", *(str(column).replace("|", r"\|") for column in table.columns)]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, stralign=None)
+
+
+def study_report(numbers: pd.DataFrame, notes: Sequence[str] = ()) -> Report:
+    """One of the paper's tables. numbers: of `compendium.tables.study_table`; notes: lines below its own."""
+    title = TITLES[int(numbers["table"].iloc[0])]
+    return Report(title, study_blocks(numbers), [*study_notes(numbers), *notes], numbers)
+
+
+def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table cut into what fits a page: title -> one line a row of the paper; empty ones are left out."""
+    whole, groups = numbers[numbers["group"] == ALL], numbers[numbers["group"] != ALL]
+    names, measure = list(dict.fromkeys(groups["group"])), whole["measure"]
     cut = {
-        "Overlap with the truth": _spread(measured[measured["measure"].isin(OVERLAPS)], _interval),
-        "Surfaces": _spread(measured[measured["measure"].isin(SURFACES)], _interval),
-        "Ours minus the paper's number, which is in brackets": _spread(paper, _beside_paper),
-        "Cost": _spread(whole[whole["measure"].isin(COSTS)], _plain).rename(columns=COSTS),
-        f"Against {REFERENCE}: p (effect size)": _spread(tested, lambda n: f"{_p(n.p_holm)} ({n.effect:+.2f})"),
+        "Overlap with the truth": _spread(whole[measure.isin(OVERLAPS)], _interval),
+        "Surfaces": _spread(whole[measure.isin(SURFACES)], _interval),
+        "Ours minus the paper's number, which is in brackets":
+            _spread(whole[whole["paper"].notna()], _beside),
+        "Cost": _spread(whole[measure.isin(COSTS)], lambda n: f"{n.value:.2f}").rename(columns=COSTS),
+        f"Against {REFERENCE}: p (effect size)": _spread(whole[whole["p"].notna()], _test),
         "Counted": _spread(whole[whole["unit"] == "count"], lambda n: f"{n.value:.0f}"),
     }
-    for measure in BY_JOINT:
-        joints = numbers[numbers["group"].isin(groups) & (numbers["measure"] == measure)]
-        cut[f"{measure} of single joints, {unit_of(measure)}"] = _spread(joints, _interval, "group", groups)
-    missed = numbers[numbers["group"].isin(groups) & numbers["measure"].isin(["missed joints", "joints"])]
-    pairs = missed.pivot_table(index=["row", "group", "status"], columns="measure", values="value", sort=False)
-    if len(pairs):
-        cut["Missed of all joints"] = _spread(pairs.reset_index(), lambda n: f"{n['missed joints']:.0f} of {n.joints:.0f}",
-                                              "group", groups)
+    for title, unit in BY_JOINT.items():
+        cells = groups[groups["measure"] == title]
+        cut[f"{title} of single joints, {unit}"] = _spread(cells, _interval, "group", names)
+    counts = groups[groups["measure"].isin(["missed joints", "joints"])]
+    pairs = counts.pivot_table(index=["row", "group"], columns="measure", values="value", sort=False)
+    cut["Missed of all joints"] = _spread(
+        pairs.reset_index(), lambda n: f"{n['missed joints']:.0f} of {n.joints:.0f}", "group", names)
     order = list(dict.fromkeys(numbers["row"]))
     status = numbers.drop_duplicates("row").set_index("row")["status"]
     return {title: _with_missing(table, order, status) for title, table in cut.items() if not table.empty}
 
 
-def unit_of(measure: str) -> str:
-    """The unit a measure is shown in."""
-    return next(m.unit for m in MEASURES if m.title == measure)
-
-
-def notes(numbers: pd.DataFrame) -> list[str]:
+def study_notes(numbers: pd.DataFrame) -> list[str]:
     """What the reader must know to read the numbers: units, policies, and what the tests cannot show."""
-    measured = numbers[(numbers["group"] == ALL) & (numbers["measure"] == MEASURES[0].title) & (numbers["status"] == TRAINED)]
-    lines = ["Parameters, and TFLOP of one forward pass of 50 x 256 x 256 voxels (Mi = 2^20; a multiply-add is 2), are those of "
-             "the paper's widths; seconds (median) and memory (most) are of the predictions here. The paper scored CTs that "
-             "nobody else has: a difference from its numbers is one of data, too."]
-    if measured.empty:
+    lines = ["Parameters, and TFLOP of one forward pass of 50 x 256 x 256 voxels (Mi = 2^20; a multiply-add "
+             "is 2), are those of the paper's widths; seconds (median) and memory (most) are of the "
+             "predictions here. The paper scored CTs that nobody else has: a difference from its numbers is "
+             "one of data, too."]
+    whole = numbers[(numbers["group"] == ALL) & (numbers["status"] == TRAINED)]
+    if whole.empty:
         return lines
-    patients = int(measured["patients"].max())
+    patients = int(whole["patients"].max())
     over = f"{patients} patient{'s'[:patients > 1]}"
-    lines = [f"Mean over {over} [{100 * LEVEL:.0f} % bootstrap interval over patients], then ± SD over seeds if there are "
-             "several. Scored on each scan's own grid; overlaps and NSD (within 1 mm) in %, HD95 and ASSD in mm.",
-             *lines,
-             "Nothing is left out. Overlaps of two empty masks count 100 %, of one 0. Surface distances of two empty masks are "
-             "0; of one they are undefined: the scan's diagonal is taken, and NSD 0. A joint is missed where no voxel of it "
-             "was found. Counts are over all seeds."]
-    compared = int(numbers["p"].notna().sum() / len(MEASURES))
-    if compared:
-        least = smallest_p(patients)
-        lines.append(f"p: two-sided Wilcoxon signed-rank test over patients against {REFERENCE}, adjusted after Holm for "
-                     f"{compared} comparison{'s'[:compared > 1]} by each measure; effect: rank-biserial correlation, positive "
-                     f"where the row is higher than {REFERENCE} (for HD95 and ASSD: worse).")
-        if least * compared > 1 - LEVEL:
+    lines = [f"Mean over {over} [{100 * LEVEL:.0f} % bootstrap interval over patients], then ± SD over seeds "
+             "if there are several. Scored on each scan's own grid; overlaps and NSD (within 1 mm) in %, "
+             "HD95 and ASSD in mm.", *lines,
+             "Nothing is left out. Overlaps of two empty masks count 100 %, of one 0. Surface distances of "
+             "two empty masks are 0; of one they are undefined: the scan's diagonal is taken, and NSD 0. A "
+             "joint is missed where no voxel of it was found. Counts are over all seeds."]
+    if compared := int(numbers["p"].notna().sum() / len(MEASURES)):
+        lines.append(f"p: two-sided Wilcoxon signed-rank test over patients against {REFERENCE}, adjusted "
+                     f"after Holm for {compared} comparison{'s'[:compared > 1]} by each measure; effect: "
+                     f"rank-biserial correlation, positive where the row is higher than {REFERENCE} (for "
+                     "HD95 and ASSD: worse).")
+        if (adjusted := (least := smallest_p(patients)) * compared) > 1 - LEVEL:
             lines.append(f"{over} cannot give a p below {least:.2g}, nor after Holm one below "
-                         f"{min(1.0, least * compared):.2g}: this table cannot show that a difference is more than chance.")
+                         f"{min(1.0, adjusted):.2g}: this table cannot show that a difference is more than "
+                         "chance.")
     elif (numbers["network"] != REFERENCE).any():
         lines.append(f"No tests: {REFERENCE} or all others are not trained.")
     if (numbers["group"] != ALL).any():
-        lines.append("Single joints: those that the truth has, parted at the middle of the gap between them; left is the "
-                     "patient's. Sides on which it has none are counted as empty, and as false joints where one was found.")
+        lines.append("Single joints: those that the truth has, parted at the middle of the gap between "
+                     "them; left is the patient's. Sides on which it has none are counted as empty, and as "
+                     "false joints where one was found.")
     return lines
 
 
-def as_text(numbers: pd.DataFrame, more: Sequence[str] = ()) -> str:
-    """Plain tables for the terminal; ``more`` are lines to print below the table's own notes."""
-    parts = [TITLES[int(numbers["table"].iloc[0])]]
-    parts += [f"{title}\n{table.to_string()}" for title, table in blocks(numbers).items()]
-    return "\n\n".join([*parts, "\n".join(textwrap.fill(line, 120) for line in (*notes(numbers), *more))])
-
-
-def as_csv(numbers: pd.DataFrame, more: Sequence[str] = ()) -> str:
-    """Every number in one file, a row each; without notes, which CSV has no place for."""
-    return numbers.to_csv(index=False, float_format="%.6g").rstrip("\n")
-
-
-def as_markdown(numbers: pd.DataFrame, more: Sequence[str] = ()) -> str:
-    """Tables for a README; "|" in a cell is escaped."""
-    parts = [f"## {TITLES[int(numbers['table'].iloc[0])]}"]
-    for title, table in blocks(numbers).items():
-        lines = [["", *table.columns], ["---"] * (1 + len(table.columns)), *([row.Index, *row[1:]] for row in table.itertuples())]
-        parts.append(f"**{title}**\n\n" + "\n".join(f"| {' | '.join(str(c).replace('|', chr(92) + '|') for c in line)} |"
-                                                    for line in lines))
-    return "\n\n".join([*parts, *notes(numbers), *more])
-
-
-def as_latex(numbers: pd.DataFrame, more: Sequence[str] = ()) -> str:
-    r"""One ``table`` for each block, for ``\usepackage{booktabs}``; notes as comments."""
-    parts = [f"% {TITLES[int(numbers['table'].iloc[0])]}; needs \\usepackage{{booktabs}}"]
-    for title, table in blocks(numbers).items():
-        escaped = table.map(_latex).rename(index=_latex, columns=_latex)
-        parts.append(escaped.to_latex(caption=_latex(title), column_format="l" + "r" * len(table.columns)).rstrip("\n"))
-    return "\n\n".join([*parts, "\n".join(f"% {line}" for line in (*notes(numbers), *more))])
-
-
-FORMATS = {"text": as_text, "csv": as_csv, "md": as_markdown, "latex": as_latex}
-
-
-def save_table(numbers: pd.DataFrame, path: Path, more: Sequence[str] = ()) -> list[Path]:
-    """Write a table beside the figures: ``path`` with the ending .csv, with every number, and .md, to be read."""
-    files = {path.with_suffix(".csv"): as_csv, path.with_suffix(".md"): as_markdown}
-    for file, form in files.items():
-        with whole_file(file) as part:
-            part.write_text(form(numbers, more) + "\n")
-    return list(files)
-
-
 def _latex(text: str) -> str:
-    """Escaped for LaTeX; a cell that starts with [ is braced, or the line break before it takes it for a length."""
-    escaped = re.sub(r"[\\±^~²&%$#_{}]", lambda found: LATEX[found.group()], str(text))
+    """Escaped for LaTeX; a cell that starts with [ is braced, since a line break before it would take it."""
+    escaped = re.sub(r"[\\±^~²&%$#_{}]", lambda match: LATEX[match.group()], str(text))
     return f"{{{escaped}}}" if escaped.startswith("[") else escaped
 
 
-def _spread(numbers: pd.DataFrame, cell, column: str = "measure", order: Sequence[str] | None = None) -> pd.DataFrame:
-    """Long to wide: a line a row of the paper, a column a measure (or group), in the order of their coming."""
+def _spread(numbers: pd.DataFrame, cell: Callable, column: str = "measure",
+            order: Sequence[str] | None = None) -> pd.DataFrame:
+    """Long to wide: a line a row of the paper, a column a measure (or group)."""
     if numbers.empty:
         return pd.DataFrame()
-    text = numbers.assign(text=numbers.apply(cell, axis=1))
-    names = list(dict.fromkeys(numbers[column])) if order is None else list(order)
-    return text.pivot(index="row", columns=column, values="text").reindex(columns=names).fillna("")
+    names = order or list(dict.fromkeys(numbers[column]))
+    cells = numbers.assign(cell=numbers.apply(cell, axis=1))
+    return cells.pivot(index="row", columns=column, values="cell").reindex(columns=names).fillna("")
 
 
 def _with_missing(table: pd.DataFrame, rows: Sequence[str], status: pd.Series) -> pd.DataFrame:
-    """All rows of the paper in its order; those without a number in the first column say why."""
+    """All rows of the paper in its order; those without a number say why in the first column."""
     table = table.reindex(rows).fillna("").rename_axis(index=None, columns=None)
     for row in rows:
         if not table.loc[row].any():
@@ -157,29 +176,23 @@ def _with_missing(table: pd.DataFrame, rows: Sequence[str], status: pd.Series) -
     return table
 
 
-def _digits(unit: str) -> int:
-    return 2 if unit == "mm" else 1
-
-
 def _interval(number: pd.Series) -> str:
     if pd.isna(number.value):
         return ""
-    digits = _digits(number.unit)
-    shown = f"{number.value:.{digits}f}"
+    digits = 2 if number.unit == "mm" else 1
+    text = f"{number.value:.{digits}f}"
     if pd.notna(number.low):
-        shown += f" [{number.low:.{digits}f}, {number.high:.{digits}f}]"
-    return shown + (f" ± {number.sd_seeds:.{digits}f}" if pd.notna(number.sd_seeds) else "")
+        text += f" [{number.low:.{digits}f}, {number.high:.{digits}f}]"
+    return text + (f" ± {number.sd_seeds:.{digits}f}" if pd.notna(number.sd_seeds) else "")
 
 
-def _beside_paper(number: pd.Series) -> str:
+def _beside(number: pd.Series) -> str:
     digits = 2 if number.unit == "Mi" else 1
-    ours = f"{round(number.difference, digits) + 0.0:+.{digits}f} " if pd.notna(number.difference) else ""     # no -0.00
-    return f"{ours}({number.paper:.{digits}f})"
+    if pd.isna(number.difference):
+        return f"({number.paper:.{digits}f})"
+    return f"{round(number.difference, digits) + 0.0:+.{digits}f} ({number.paper:.{digits}f})"      # no -0.00
 
 
-def _plain(number: pd.Series) -> str:
-    return "" if pd.isna(number.value) else f"{number.value:.2f}"
-
-
-def _p(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+def _test(number: pd.Series) -> str:
+    p = "<0.001" if number.p_holm < 0.001 else f"{number.p_holm:.3f}"
+    return f"{p} ({number.effect:+.2f})"

@@ -27,11 +27,11 @@ from magunet.surfaces import diagonal, surface_scores
 from magunet.volume import Volume, read_volume, write_volume
 
 SCORES_FILE, SIDES_FILE, KEY_FILE = "scores.csv", "scores_by_side.csv", "scores.json"
-MEASURES = ("dice", "iou", "precision", "recall")
-"""The paper's, in [0, 1]."""
+OVERLAPS = ("dice", "iou", "precision", "recall")
+"""The paper's measures, in [0, 1]."""
 DAMAGED_SCORES = "damaged; remove it and score the run again with 'magunet evaluate'"
-SURFACE_MEASURES = ("hd95", "assd", "nsd")
-"""In mm, mm, and [0, 1]."""
+SURFACES = ("hd95", "assd", "nsd")
+"""Measures of surfaces, in mm, mm, and [0, 1]."""
 
 
 def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def _measured(prediction: np.ndarray, truth: np.ndarray, grid: Volume) -> dict:
     counts = overlap(prediction, truth)
     surface = surface_scores(prediction, truth, grid.spacing, diagonal(grid.array.shape, grid.spacing))
     ml = float(np.prod(grid.spacing)) / 1000
-    return {**{m: getattr(counts, m) for m in MEASURES}, **{m: getattr(surface, m) for m in SURFACE_MEASURES},
+    return {**{m: getattr(counts, m) for m in OVERLAPS}, **{m: getattr(surface, m) for m in SURFACES},
             "undefined": int(surface.undefined),
             "truth_ml": np.count_nonzero(truth) * ml, "predicted_ml": np.count_nonzero(prediction) * ml}
 
@@ -112,7 +112,7 @@ def read_scores(run: Path, file: str = SCORES_FILE) -> pd.DataFrame:
         table = pd.read_csv(run / file, dtype=names, keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise InputError(f"{run / file}: {DAMAGED_SCORES}") from error
-    if table.empty or not {"network", "case", *MEASURES} <= set(table):
+    if table.empty or not {"network", "case", *OVERLAPS} <= set(table):
         raise InputError(f"{run / file}: {DAMAGED_SCORES}")
     return table
 
@@ -138,7 +138,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the cases of each network, in percent as in the paper."""
     grouped = scores.groupby("network", sort=False)
     table = pd.DataFrame({"cases": grouped.size()})
-    for measure in MEASURES:
+    for measure in OVERLAPS:
         mean, sd = 100 * grouped[measure].mean(), 100 * grouped[measure].std()
         table[measure] = [f"{m:.1f}" if pd.isna(s) else f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, sd)]
     return table

@@ -9,9 +9,9 @@ from enum import StrEnum
 
 import pandas as pd
 
-from compendium.overview import scored_runs
 from compendium.paper import TABLE_1, TABLE_2, TABLE_3, TABLES, Row
-from compendium.scores import MEASURES, read_scores
+from compendium.results import collect
+from compendium.scores import OVERLAPS
 from magunet.base.profiles import Settings
 from magunet.studies import ALIASES
 
@@ -40,22 +40,21 @@ Finding = tuple[Verdict, str]
 
 def paper_scores() -> pd.DataFrame:
     """The paper's own tables in the form of ``scores``; where two disagree, the first that has the number."""
-    rows = [{"network": ALIASES.get(row.network, row.network), **{m: getattr(row, m) for m in MEASURES}}
+    rows = [{"network": ALIASES.get(row.network, row.network), **{m: getattr(row, m) for m in OVERLAPS}}
             for table in TABLES for row in table]
     return pd.DataFrame(rows).groupby("network", sort=False).first().reset_index()
 
 
 def run_scores(settings: Settings) -> Scores:
     """`means` of the profile's finished and scored runs; None without any."""
-    runs = scored_runs(settings)
-    return means(pd.concat([read_scores(run) for run in runs])) if runs else None
+    return means(collect(settings, score=False).scores)
 
 
 def means(scores: pd.DataFrame) -> Scores:
     """Means over cases and seeds of scores by case; None where the cases are few."""
     if scores["case"].nunique() < LEAST_CASES:
         return None
-    return (100 * scores.groupby("network", sort=False)[list(MEASURES)].mean()).reset_index()
+    return (100 * scores.groupby("network", sort=False)[list(OVERLAPS)].mean()).reset_index()
 
 
 def by_network(scores: pd.DataFrame) -> pd.DataFrame:

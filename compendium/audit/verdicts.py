@@ -10,6 +10,7 @@ import pandas as pd
 
 from compendium.audit import read_table
 from compendium.audit.rankings import JUDGES
+from compendium.formats import to_markdown
 from magunet.base import project
 from magunet.base.provenance import git_revision, whole_file
 
@@ -31,9 +32,7 @@ def link(heading: str, notebook: str = "") -> str:
 
 def as_markdown(table: pd.DataFrame, notebook: str = "") -> str:
     """The table in Markdown; its last column, ``shown``, as links into a notebook, or the same one."""
-    rows = [[number, *cells[:-1], link(cells[-1], notebook)] for number, *cells in table.itertuples()]
-    lines = [["", *table.columns], ["---"] * (1 + len(table.columns)), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return to_markdown(table.assign(shown=[link(heading, notebook) for heading in table["shown"]]))
 
 
 def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from compendium.figures.planes import FIGURE_WIDTH
-from compendium.stored import CURVES_FILE, RUNS_FILE, Stored
+from compendium.results import CURVES_FILE, RUNS_FILE, Results
 from magunet.base.errors import InputError
 
 COMPARED = ("3D U-Net", "MAG-UNet")
@@ -27,7 +27,7 @@ MARKS, COLUMNS = 10, 3
 """About so many on a line; of the legend."""
 
 
-def read_curves(stored: Stored) -> pd.DataFrame:
+def read_curves(stored: Results) -> pd.DataFrame:
     """One row an epoch of every stored run: network, seed, epoch from 1, loss, val_dice in [0, 1]; STEP, NaN where not noted.
 
     Raises InputError when the file is missing or damaged, or does not have each epoch of each stored run once.

@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
-from compendium.tables import ALL, REFERENCE
+from compendium.grid import REFERENCE
+from compendium.tables import ALL
 
 MEASURES = ("Dice", "IoU")
 

@@ -16,7 +16,7 @@ VERBS = (data.add_sample, data.add_cohort, data.add_import, data.add_check, netw
 GONE = {
     "phantom": "magunet cohort --like COHORT --out FOLDER",
     "prepare": "magunet train NETWORK, which prepares the cases itself",
-    "study": "magunet tables 1 (or 2, 3, 4)",
+    "study": "magunet tables NUMBER",
     "claims": "magunet tables claims",
     "findings": "magunet tables effects",
     "store": "magunet tables --profile PROFILE --out FOLDER",
@@ -59,11 +59,11 @@ def main(words: list[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     if words and words[0] in GONE:
-        print(f"magunet {words[0]}: is now: {GONE[words[0]]}", file=sys.stderr)
+        print(f"magunet {words[0]}: is no verb any more; use: {GONE[words[0]]}", file=sys.stderr)
         return 2
     arguments = parser().parse_args(words)
     try:
-        arguments.run(arguments)
+        arguments.call(arguments)
     except InputError as error:
         return _failed(arguments.verb, " ".join(str(error).split()))
     except BrokenPipeError:         # whoever read our output has seen enough

@@ -10,8 +10,8 @@ from compendium.bench import contests
 from compendium.bench.ceilings import Ceilings, floor_seconds
 from compendium.bench.contest import seconds_of
 from compendium.bench.passes import NETWORK, floor, operations
-from compendium.memory import OWN_BYTES, free_bytes, needed, prediction_bytes
 from compendium.grid import grid
+from compendium.memory import OWN_BYTES, free_bytes, needed, prediction_bytes
 from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_precision
 from magunet.base.errors import InputError

@@ -6,7 +6,6 @@ InputError when there are none, or when two networks were scored on different pa
 
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
 
 from compendium.formats import Report

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from magunet.base.errors import InputError
 from compendium.paper import TABLES, Row
+from magunet.base.errors import InputError
 from magunet.studies import ALIASES
 
 LEFT_OUT = {4: ("+MFF+LGAG",)}

@@ -19,7 +19,7 @@ SCORES = "Scores on the validation cases, percent, mean ± SD over cases and see
 
 
 def overview(results: Results) -> Report:
-    """Mean scores of a profile's networks; of results that are not stored also what the profile's files are."""
+    """Mean scores of a profile's networks; and what files it has made, unless the results are stored ones."""
     chosen, scores = results.settings, results.scores
     title = f"Profile {chosen.profile}: widths / {chosen.width_divisor}, {chosen.epochs} epochs"
     if scores.empty:
@@ -27,7 +27,8 @@ def overview(results: Results) -> Report:
     else:
         tables, notes = {SCORES: summary(scores).rename_axis(None)}, []
     if results.folder is None and (files := _files(results)):
-        tables["Files"] = pd.DataFrame(files, columns=["file", "what it is"]).set_index("file").rename_axis(None)
+        paths, texts = zip(*files)
+        tables["Files"] = pd.DataFrame({"what it is": texts}, index=paths)
     return Report(title, tables, notes, summary(scores).reset_index())
 
 
@@ -37,8 +38,9 @@ def _files(results: Results) -> list[tuple[Path, str]]:
     outputs = project.runs() / profile
     files = [(run, "scored run") for run in finished_runs(results.settings, scored=True).values()]
     files += [(path, "figure") for path in sorted(project.figures(profile).glob("*.png"))]
-    for folder, network in {"sample": "this profile's MAG-UNet", "first_mask": "the weights in data/weights"}.items():
-        files += [(path, f"real CT, by {network}{_dice(path)}") for path in sorted((outputs / folder).glob("*"))]
+    for folder, network in (("sample", "this profile's MAG-UNet"), ("first_mask", "weights in data/weights")):
+        paths = sorted((outputs / folder).glob("*"))
+        files += [(path, f"real CT, by {network}{_dice(path)}") for path in paths]
     notebooks = sorted(outputs.glob("notebooks/*.ipynb"))
     files += [(path, f"executed notebook, {_seconds(path)}") for path in notebooks]
     return [(path.relative_to(project.root()), text) for path, text in files]
@@ -50,8 +52,7 @@ def _dice(path: Path) -> str:
     if not (path.name == "ct_sij.nii.gz" and derived.exists()):
         return ""
     dice = overlap(read_volume(path).array, read_volume(derived).array).dice
-    return f"; Dice {dice:.2f} with the mask of its predicted bone labels, a check of the path and no claim "
-           "of accuracy"
+    return f"; Dice {dice:.2f} with the mask of its predicted bone labels, which claims no accuracy"
 
 
 def _seconds(notebook: Path) -> str:

@@ -10,9 +10,9 @@ from compendium.figures.curves import COMPARED, learning_curves, read_curves
 from compendium.figures.forest import forest
 from compendium.figures.planes import save_figure, source_of
 from compendium.grid import networks_of, trained_as
+from compendium.paper import TABLES
 from compendium.results import RUNS_FILE, Results
 from magunet.base.errors import InputError
-from compendium.paper import TABLES
 
 
 def redraw(stored: Results, folder: Path) -> list[Path]:

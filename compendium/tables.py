@@ -11,9 +11,9 @@ import pandas as pd
 
 from compendium.cost import network_cost
 from compendium.grid import REFERENCE, study_rows, trained_as
+from compendium.paper import MI, Row
 from compendium.statistics import by_patient, estimate, holm, signed_rank
 from magunet.base.errors import InputError
-from compendium.paper import MI, Row
 
 ALL = "all"
 """The group of all cases."""

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from compendium import paper
-from compendium.tables import BEYOND
+from compendium.grid import BEYOND
 from magunet.base import profiles
 from magunet.studies import ALIASES
 

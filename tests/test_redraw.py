@@ -14,17 +14,17 @@ from conftest import ROOT, refused
 from PIL import Image
 from printed import assert_readable
 
-from compendium import cli, paper
+from compendium import paper
 from compendium.figures.curves import learning_curves, read_curves
 from compendium.figures.planes import FIGURE_WIDTH
 from compendium.redraw import redraw
-from compendium.stored import read_stored
+from compendium.results import read_stored
 from magunet.base import project
 from magunet.base.provenance import content_hash, git_revision
 
 CPU = ROOT / "figures" / "cpu"
 STORED = ("scores.csv", "scores_by_side.csv", "curves.csv", "runs.json")
-MADE = {"claims.md", "findings.md", "curves.png", "curves.pdf",
+MADE = {"claims.md", "effects.csv", "effects.md", "curves.png", "curves.pdf",
         *(f"table{n}.{end}" for n in range(1, 5) for end in ("csv", "md", "png", "pdf"))}
 
 
@@ -57,16 +57,16 @@ def drawn(tmp_path_factory):
     """The stored files of the cpu profile, redrawn in a compendium that holds nothing else."""
     root = tmp_path_factory.mktemp("drawn")
     with beside(root) as folder:
-        files = redraw(folder)
+        files = redraw(read_stored(folder), folder)
     assert {p.name for p in root.iterdir()} == {project.MARKER, "figures"}
     assert len(files) == len(MADE) and {p.name for p in folder.iterdir()} == {p.name for p in files} | set(STORED)
     assert {p.name for p in files} == MADE
     return folder
 
 
-@pytest.mark.parametrize("table, form", itertools.product(range(1, 5), ("csv", "md")))
-def test_tables_come_back_byte_for_byte(table, form, drawn):
-    assert (drawn / f"table{table}.{form}").read_bytes() == (CPU / f"table{table}.{form}").read_bytes()
+def test_tables_and_effects_come_back_byte_for_byte(drawn):
+    for name, form in itertools.product(("table1", "table2", "table3", "table4", "effects"), ("csv", "md")):
+        assert (drawn / f"{name}.{form}").read_bytes() == (CPU / f"{name}.{form}").read_bytes(), name
 
 
 def test_so_do_the_claims_but_for_the_stamp_of_what_drew_them(drawn):
@@ -76,11 +76,6 @@ def test_so_do_the_claims_but_for_the_stamp_of_what_drew_them(drawn):
     before = (CPU / "claims.md").read_bytes()
     told, replaced = re.subn(rb"settings [0-9a-f]{10}, git [0-9a-f]{12}(\+changes)?\.", stamp.encode(), before)
     assert replaced == 1 and (drawn / "claims.md").read_bytes() == told
-
-
-def test_the_findings_are_those_that_the_verb_prints(drawn, capsys):
-    assert cli.main(["findings", "--scores", str(CPU)]) == 0
-    assert (drawn / "findings.md").read_text() == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("table", range(1, 5))
@@ -106,7 +101,7 @@ def test_networks_without_scores_keep_their_rows(stored):
     for file in STORED[:3]:
         table = pd.read_csv(stored / file)
         table[table["network"].isin(["+SE", "+ECA"])].to_csv(stored / file, index=False)
-    redraw(stored)
+    redraw(read_stored(stored), stored)
     status = {n: pd.read_csv(stored / f"table{n}.csv").drop_duplicates("row").set_index("row")["status"] for n in range(1, 5)}
     trained = {n: list(rows.index[rows == "trained"]) for n, rows in status.items()}
     assert trained == {1: [], 2: ["+SE", "+ECA"], 3: [], 4: []}
@@ -115,32 +110,36 @@ def test_networks_without_scores_keep_their_rows(stored):
         assert "runs" not in one.text["Description"] and re.search(r", runs \+SE-\w+-s0$", curves.text["Description"])
 
 
-def spoilt(name, change):
-    def spoil(folder):
-        text = (folder / name).read_text()
+def changed(old, new, count=-1):
+    return lambda text: text.replace(old, new, count)
+
+
+SPOILT = [
+    ("curves.csv", "curves.csv", change) for change in (
+        lambda text: "", lambda text: "\0\1", lambda text: text[:len(text) // 2],
+        lambda text: text[:text.rstrip().rindex("\n") + 1], lambda text: text + text[text.index("\n") + 1:],
+        changed("val_dice", "dice"), changed("1.6890859603881831", ""), changed("1.6890859603881831", "inf"),
+        changed("MAG-UNet,0,30,", "MAG-UNet,0,31,"), changed("+SE,0,", "+SE,1,"))
+] + [
+    ("curves.csv", "runs.json", changed('"seed": 0,', "", 1)),
+    ("curves.csv", "runs.json", changed('"epochs": 30,', '"epochs": "30",', 1)),
+    ("runs.json", "runs.json", changed('"settings_hash"', '"hash"', 1)),
+    ("patients", "scores.csv", changed("[5],0,phantom_001,phantom_001", "[5],0,phantom_001,phantom_2")),
+]
+"""What the error names, the file that is damaged, and how."""
+
+
+def test_what_is_damaged_is_named_and_nothing_is_written(stored):
+    for word, file, change in SPOILT:
+        text = (stored / file).read_text()
         assert change(text) != text
-        (folder / name).write_text(change(text))
-    return spoil
-
-
-@pytest.mark.parametrize("file, spoil", [
-    ("curves.csv", lambda folder: (folder / "curves.csv").unlink()),
-    ("curves.csv", lambda folder: (folder / "curves.csv").write_bytes(b"\xff\xfe\0\1")),
-    *(("curves.csv", spoilt("curves.csv", change)) for change in (
-        lambda text: "", lambda text: text[:len(text) // 2], lambda text: text[:text.rstrip().rindex("\n") + 1],
-        lambda text: text.replace("val_dice", "dice"), lambda text: text + text[text.index("\n") + 1:],
-        lambda text: text.replace("1.6890859603881831", ""), lambda text: text.replace("1.6890859603881831", "inf"),
-        lambda text: text.replace("MAG-UNet,0,30,", "MAG-UNet,0,31,"), lambda text: text.replace("+SE,0,", "+SE,1,"))),
-    ("curves.csv", spoilt("runs.json", lambda text: text.replace('"seed": 0,', "", 1))),
-    ("curves.csv", spoilt("runs.json", lambda text: text.replace('"epochs": 30,', '"epochs": "30",', 1))),
-    ("runs.json", spoilt("runs.json", lambda text: text.replace('"settings_hash"', '"hash"', 1))),
-    ("patients", spoilt("scores.csv", lambda text: text.replace("[5],0,phantom_001,phantom_001", "[5],0,phantom_001,phantom_2"))),
-])
-def test_what_is_damaged_is_named_and_nothing_is_written(file, spoil, stored):
-    spoil(stored)
-    before = {path.name: path.read_bytes() for path in stored.iterdir()}
-    refused(lambda: redraw(stored), file)
-    assert {path.name: path.read_bytes() for path in stored.iterdir()} == before
+        (stored / file).write_text(change(text))
+        before = {path.name: path.read_bytes() for path in stored.iterdir()}
+        refused(lambda: redraw(read_stored(stored), stored), word)
+        assert {path.name: path.read_bytes() for path in stored.iterdir()} == before
+        (stored / file).write_text(text)
+    (stored / "curves.csv").unlink()
+    refused(lambda: redraw(read_stored(stored), stored), "curves.csv")
 
 
 def synthetic(lengths, networks=("3D U-Net", "MAG-UNet")):

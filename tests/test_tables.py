@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import refused
 
-from compendium.formats import FORMATS, blocks, notes, save_table
+from compendium.formats import FORMATS, study_blocks, study_notes, study_report
 from compendium.paper import TABLES
 from compendium.statistics import holm
 from compendium.tables import NOT_TRAINED, TRAINED, study_table
@@ -138,7 +138,7 @@ def kernels():
 
 
 def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
-    shown = blocks(kernels)
+    shown = study_blocks(kernels)
     assert all(table.index.tolist() == [r.name for r in TABLES[2]] for table in shown.values())
     assert shown["Overlap with the truth"].loc["[1,3,5]", "Dice"] == "70.0 [60.0, 80.0]"
     assert shown["Overlap with the truth"].loc["[3]", "Dice"] == "not trained"
@@ -146,28 +146,28 @@ def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
     beside = shown["Ours minus the paper's number, which is in brackets"]
     assert beside.loc["[1,3,5]", "IoU"] == "-48.2 (83.2)" and beside.loc["[3]", "IoU"] == "(82.6)"
     assert shown["Missed of all joints"].loc["[1,3,5]", "grade 2"] == "0 of 3"
-    text = FORMATS["text"](kernels, ["Profile x."])
+    text = study_report(kernels, ["Profile x."]).text()
     assert text.startswith("Table 3: kernel sizes") and text.endswith("Profile x.")
     assert max(map(len, text.splitlines())) <= 130
 
 
 def test_what_too_few_patients_cannot_show_is_said(kernels):
-    assert "3 patients cannot give a p below 0.25, nor after Holm one below 0.25" in " ".join(notes(kernels))
+    assert "3 patients cannot give a p below 0.25, nor after Holm one below 0.25" in " ".join(study_notes(kernels))
     many = study_table(4, *scored(full=np.linspace(0.7, 0.8, 8), unet=np.linspace(0.6, 0.8, 8)))
-    assert "cannot" not in " ".join(notes(many))
-    assert "No tests: MAG-UNet" in " ".join(notes(study_table(2, *scored(da=(0.7, 0.6)))))
+    assert "cannot" not in " ".join(study_notes(many))
+    assert "No tests: MAG-UNet" in " ".join(study_notes(study_table(2, *scored(da=(0.7, 0.6)))))
 
 
 def test_csv_holds_every_number(kernels):
-    read = pd.read_csv(io.StringIO(FORMATS["csv"](kernels)))
+    read = pd.read_csv(io.StringIO(study_report(kernels).csv()))
     assert list(read.columns) == list(kernels.columns) and len(read) == len(kernels)
     np.testing.assert_allclose(read["value"], kernels["value"], rtol=1e-5)
     np.testing.assert_allclose(read["p_holm"], kernels["p_holm"], rtol=1e-5)
 
 
 def test_markdown_is_whole(kernels):
-    tables = re.findall(r"(?:^\|.*\|\n?)+", FORMATS["md"](kernels), re.M)
-    assert len(tables) == len(blocks(kernels))
+    tables = re.findall(r"(?:^\|.*\|\n?)+", study_report(kernels).markdown(), re.M)
+    assert len(tables) == len(study_blocks(kernels))
     for table in tables:
         lines = table.splitlines()
         assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) <= set("|- ")
@@ -175,17 +175,18 @@ def test_markdown_is_whole(kernels):
 
 
 def test_a_saved_table_is_what_is_printed(kernels, tmp_path):
-    saved = save_table(kernels, tmp_path / "table3", ["A note."])
+    report = study_report(kernels, ["A note."])
+    saved = report.save(tmp_path / "table3")
     assert saved == [tmp_path / "table3.csv", tmp_path / "table3.md"]
     for file, form in zip(saved, ("csv", "md")):
-        assert file.read_text() == FORMATS[form](kernels, ["A note."]) + "\n"
+        assert file.read_text() == FORMATS[form](report) + "\n"
 
 
 def test_latex_is_escaped_and_no_row_begins_with_a_bracket(kernels):
     r"""After ``\\`` or ``\midrule`` LaTeX takes [1,3,5] for a length and fails."""
-    latex = FORMATS["latex"](kernels)
+    latex = study_report(kernels).latex()
     body = [line for line in latex.splitlines() if not line.startswith("%")]
-    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == len(blocks(kernels))
+    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == len(study_blocks(kernels))
     assert not any(line.lstrip().startswith("[") for line in body)
     assert "{[1,3,5]} & 70.0 [60.0, 80.0]" in latex
     assert not re.search(r"(?<!\\)[%#_±]", "\n".join(body))
@@ -194,4 +195,4 @@ def test_latex_is_escaped_and_no_row_begins_with_a_bracket(kernels):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_table_of_which_nothing_is_trained_can_be_printed(form):
-    assert "not trained" in FORMATS[form](study_table(1, NONE, NONE), [])
+    assert "not trained" in FORMATS[form](study_report(study_table(1, NONE, NONE)))

@@ -24,7 +24,7 @@ class OneLineParser(argparse.ArgumentParser):
 def add_verb(verbs, name: str, run: Callable[[Arguments], None], text: str, example: str) -> OneLineParser:
     """A verb's parser, to add arguments to; its help ends with the example, which leaves out "magunet"."""
     parser = verbs.add_parser(name, help=text, description=text, epilog=f"example: magunet {example}")
-    parser.set_defaults(run=run)
+    parser.set_defaults(call=run)
     return parser
 
 

@@ -87,9 +87,8 @@ def run_import(arguments: Arguments) -> None:
         name, reason = next(iter(outcome.skipped.items()))
         raise InputError(f"{arguments.src}: none of {len(outcome.skipped)} scans could be imported; {name}: "
                          f"{reason}")
-    counts = f"{len(outcome.imported)} imported, {len(outcome.present)} there before, {len(outcome.skipped)} "
-             "skipped"
-    print(f"{counts}: {arguments.out}")
+    print(f"{len(outcome.imported)} imported, {len(outcome.present)} there before, {len(outcome.skipped)} skipped: "
+          f"{arguments.out}")
     if outcome.imported and (out / "splits.json").exists():
         print(f"{arguments.out} was split before these cases came; remove its splits.json to split it anew")
 

@@ -1,0 +1,206 @@
+"""Effects of modules that were planted, worst cases, and what of both is printed."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, refused
+from scipy import stats
+
+from compendium.effects import FIRST, LAST, MAIN, effects_report, module_effects, worst_cases
+from compendium.scores import read_scores
+from compendium.statistics import bootstrap_interval, holm
+
+NETWORKS = {"3D U-Net": "", "+DA": "d", "+MFF": "m", "+LGAG": "l", "+DA+MFF": "dm", "+DA+LGAG": "dl", "+MFF+LGAG": "ml",
+            "MAG-UNet": "dml"}
+"""The factorial, written out: network -> first letters of its modules."""
+LETTER = {"DA": "d", "MFF": "m", "LGAG": "l"}
+
+
+def row(network, patient, dice, seed=0, case=None, **more):
+    return {"network": network, "seed": seed, "case": case or f"case of {patient}", "patient": patient, "dice": dice,
+            "iou": dice / (2 - dice), "hd95": 100 * (1 - dice), "missed": 0, "grade_left": 0, "grade_right": 1} | more
+
+
+def factorial(points, patients=6, seeds=(0,), networks=NETWORKS):
+    """Scores whose Dice is 50 % and points(letters of the modules, number of the patient, seed) above it."""
+    return pd.DataFrame([row(name, f"p{i}", 0.5 + points(letters, i, seed) / 100, seed)
+                         for name, letters in networks.items() for i in range(patients) for seed in seeds])
+
+
+def effect(scores, module, comparison):
+    table = module_effects(scores)
+    lines = table[(table["module"] == module) & (table["comparison"] == comparison)]
+    assert len(lines) == 1
+    return lines.iloc[0]
+
+
+def noisy(seeds=(0, 1)):
+    noise = np.random.default_rng(5)
+    return factorial(lambda letters, i, seed: len(letters) + noise.normal(0, 3), 7, seeds)
+
+
+@pytest.mark.parametrize("comparison", [MAIN, FIRST, LAST])
+def test_effects_that_add_up_are_found_exactly(comparison):
+    planted = {"d": 1.25, "m": -2.5, "l": 0.5}
+    scores = factorial(lambda letters, i, seed: sum(planted[x] for x in letters) + i)
+    for module, letter in LETTER.items():
+        ours = effect(scores, module, comparison)
+        assert ours["points"] == pytest.approx(planted[letter], abs=1e-9)
+        assert (ours["low"], ours["high"]) == pytest.approx((planted[letter],) * 2, abs=1e-9)       # alike in all patients
+
+
+def test_a_change_by_rounding_is_none():
+    """0.1 + 0.2 is more than 0.3, in all patients; it is no help."""
+    scores = factorial(lambda letters, i, seed: 0, 6)
+    scores["dice"] = np.where(scores["network"].str.contains("DA|MAG"), 0.1 + 0.2, 0.3)
+    assert effect(scores, "DA", MAIN)[["points", "low", "high", "p"]].tolist() == [0, 0, 0, 1]
+
+
+def test_an_interaction_counts_in_the_surroundings_that_have_it():
+    """DA gives 1 point, and 4 more beside MFF: in 2 of its 4 surroundings, in none of the first steps, in both last ones."""
+    scores = factorial(lambda letters, i, seed: ("d" in letters) + 4 * ({"d", "m"} <= set(letters)))
+    assert [effect(scores, "DA", c)["points"] for c in (MAIN, FIRST, LAST)] == pytest.approx([3, 1, 5])
+    assert [effect(scores, "MFF", c)["points"] for c in (MAIN, FIRST, LAST)] == pytest.approx([2, 0, 4])
+    assert [effect(scores, "LGAG", c)["points"] for c in (MAIN, FIRST, LAST)] == pytest.approx([0, 0, 0])
+
+
+def test_main_effects_are_those_of_a_plain_loop_with_interval_p_and_spread_over_seeds():
+    scores, p = noisy(), []
+    dice = {(r.network, r.patient, r.seed): 100 * r.dice for r in scores.itertuples()}
+    network_of = {frozenset(letters): name for name, letters in NETWORKS.items()}
+    for module, letter in LETTER.items():
+        def change(patient, seed, letter=letter):
+            total = 0
+            for letters, name in network_of.items():
+                if letter not in letters:
+                    total += dice[network_of[letters | {letter}], patient, seed] - dice[name, patient, seed]
+            return total / 4
+        patients = [f"p{i}" for i in range(7)]
+        each = [(change(patient, 0) + change(patient, 1)) / 2 for patient in patients]
+        ours = effect(scores, module, MAIN)
+        assert ours["points"] == pytest.approx(sum(each) / 7)
+        assert (ours["low"], ours["high"]) == pytest.approx(bootstrap_interval(each))
+        assert ours["p"] == pytest.approx(stats.wilcoxon(each, method="exact").pvalue)
+        one, two = (np.mean([change(patient, seed) for patient in patients]) for seed in (0, 1))
+        assert ours["sd_seeds"] == pytest.approx(abs(one - two) / 2**0.5)
+        assert (ours["patients"], ours["seeds"]) == (7, 2)
+        p.append(ours["p"])
+    table = module_effects(scores)
+    assert table.loc[table["comparison"] == MAIN, "p_holm"].tolist() == pytest.approx(holm(p))
+    assert holm(p) != p and table.loc[table["comparison"] != MAIN, ["p", "p_holm"]].isna().all(axis=None)
+
+
+def test_seeds_of_a_patient_are_averaged_and_are_no_further_patients():
+    """Five patients can give no p below 2/32, ten could; and ups and downs of seeds leave each patient's mean as it is."""
+    scores = factorial(lambda letters, i, seed: ("l" in letters) * (i + 1 + 10 * (1 - 2 * seed)), 5, (0, 1))
+    ours = effect(scores, "LGAG", MAIN)
+    assert ours["p"] == pytest.approx(2 / 32)
+    assert (ours["low"], ours["high"]) == pytest.approx(bootstrap_interval([1, 2, 3, 4, 5]))
+    assert ours["sd_seeds"] == pytest.approx(20 / 2**0.5)
+
+
+def test_a_network_with_fewer_seeds_weighs_as_much_and_spread_is_of_common_seeds():
+    """Of MAG-UNet only seed 0 is there: 3 points above its neighbours' mean of 1 and 3, that is 1; no spread."""
+    scores = factorial(lambda letters, i, seed: 3 if letters == "dml" else 1 + 2 * seed, 5, (0, 1))
+    scores = scores[(scores["network"] != "MAG-UNet") | (scores["seed"] == 0)]
+    last = effect(scores, "DA", LAST)
+    assert last["points"] == pytest.approx(1) and last["seeds"] == 1 and np.isnan(last["sd_seeds"])
+    assert effect(scores, "DA", FIRST)["seeds"] == 2
+
+
+def test_scans_of_a_patient_are_averaged():
+    """Nine scans without a gain and one patient with 4 points: 2 over patients, 0.4 over scans."""
+    scores = pd.DataFrame([row(name, patient, 0.5 + gain * ("d" in letters), case=f"{patient} {i}")
+                           for name, letters in NETWORKS.items() for patient, scans, gain in (("p1", 9, 0), ("p2", 1, 0.04))
+                           for i in range(scans)])
+    assert effect(scores, "DA", MAIN)["points"] == pytest.approx(2)
+
+
+def test_a_missing_network_is_named_and_only_what_exists_is_given():
+    scores = noisy()
+    scores = scores[scores["network"] != "+MFF+LGAG"]
+    table = module_effects(scores).set_index(["module", "comparison"])
+    assert table.loc["DA", "missing"].to_dict() == {MAIN: "+MFF+LGAG", FIRST: "", LAST: "+MFF+LGAG"}
+    assert table.loc["MFF", "missing"].to_dict() == {MAIN: "+MFF+LGAG", FIRST: "", LAST: ""}
+    assert (table["points"].isna() == (table["missing"] != "")).all()
+
+
+def test_worst_cases_are_lowest_over_seeds_and_equal_ones_by_name():
+    """Over seeds: d 0.25, b and c 0.3, b as 0.1 + 0.2, which is more by rounding; a 0.5, with the lowest single score."""
+    dice = {"d": (0.2, 0.3), "c": (0.3, 0.3), "b": (0.1 + 0.2, 0.1 + 0.2), "a": (0.0, 1.0)}
+    scores = pd.DataFrame([row("MAG-UNet", name, value, seed, case=name) for name, each in dice.items()
+                           for seed, value in enumerate(each)] + [row("+DA", "a", 0.0, case="a")])
+    assert np.mean(dice["b"]) > np.mean(dice["c"])
+    assert worst_cases(scores, "MAG-UNet") == ["d", "b", "c"]
+    assert worst_cases(scores, "MAG-UNet", 1) == ["d"]
+    assert worst_cases(scores, "MAG-UNet", 9) == ["d", "b", "c", "a"]
+    refused(lambda: worst_cases(scores, "+SE"), "+SE has no scores")
+
+
+def failing():
+    """Six cases; MAG-UNet is worst in p0 and p1 with all, and in p5 alone."""
+    full, rest = (0.1, 0.2, 0.7, 0.7, 0.9, 0.3), (0.3, 0.4, 0.5, 0.7, 0.8, 0.6)
+    grades = ((0, 4), (2, np.nan), (np.nan, np.nan), (1, 0), (1, 1), (0, 0))
+    networks = {"MAG-UNet": (full, 0), "+DA": (rest, -0.1), "+SE": (rest, 0.02), "+MFF": (rest, 0.1)}
+    return pd.DataFrame([row(name, f"p{i}", dice[i] + more, case=f"c{i}", grade_left=left, grade_right=right, missed=i)
+                         for name, (dice, more) in networks.items() for i, (left, right) in enumerate(grades)])
+
+
+def row_of(report, name):
+    """Cells of a line of a report in Markdown."""
+    return next(line for line in report.markdown().splitlines() if line.startswith(f"| {name} |")).split(" | ")[1:]
+
+
+def test_where_mag_unet_fails_by_hand():
+    """Dice, HD95, missed joints, grades, and the median of the others: of 20, 32 and 40 % in the first case."""
+    report = effects_report(failing())
+    *_, worst = report.tables.values()
+    assert list(worst.index) == ["c0", "c1", "c5"]
+    assert row_of(report, "c0") == ["10", "90", "0", "0", "4", "32 |"]
+    assert row_of(report, "c1") == ["20", "80", "1", "2", "-", "42 |"]
+    assert row_of(report, "c5") == ["30", "70", "5", "0", "0", "62 |"]
+
+
+def test_cases_are_means_over_seeds_before_anything_else():
+    """MAG-UNet 20 and 60 %, missed joints 1 and 0; the others' means 60, 50 and 90 %, where the median of all six is 70."""
+    dice = {"MAG-UNet": (0.2, 0.6), "+DA": (0.2, 1.0), "+SE": (0.5, 0.5), "+MFF": (0.9, 0.9)}
+    scores = pd.DataFrame([row(name, "p0", value, seed, missed=1 - seed) for name, each in dice.items()
+                           for seed, value in enumerate(each)])
+    assert row_of(effects_report(scores), "case of p0") == ["40", "60", "0.5", "0", "1", "60 |"]
+
+
+def test_what_is_missing_is_left_out():
+    scores = failing()
+    assert "grade" not in effects_report(scores.drop(columns=["grade_left", "grade_right"])).markdown()
+    without = effects_report(scores[scores["network"] != "MAG-UNet"])
+    assert list(without.tables) == ["Dice with the module minus without it, points"]
+    assert row_of(effects_report(scores[scores["network"] == "MAG-UNet"]), "c0") == ["10", "90", "0", "0", "4", "- |"]
+
+
+def test_scores_of_other_patients_are_refused():
+    scores = noisy()
+    cut = scores[(scores["network"] != "+DA") | (scores["seed"] != 1) | (scores["patient"] != "p3")]
+    for call in (module_effects, effects_report):
+        refused(lambda call=call: call(cut), "+DA, seed 1, has no score of p3")
+        refused(lambda call=call: call(scores[:0]), "no scores yet")
+
+
+def test_the_stored_scores_say_what_their_file_says():
+    """Read line by line, without the project's code: LGAG's main effect, and MAG-UNet's worst case."""
+    lines = [line.split(",") for line in Path(ROOT / "figures" / "cpu" / "scores.csv").read_text().splitlines()]
+    at = {name: lines[0].index(name) for name in ("network", "case", "dice")}
+    dice = {}
+    for line in lines[1:]:
+        if line[0].startswith('"'):
+            continue                                                    # a kernel's name, with a comma in it
+        dice.setdefault(line[at["network"]], {})[line[at["case"]]] = float(line[at["dice"]])
+    mean = {name: sum(values.values()) / len(values) for name, values in dice.items()}
+    lgag = 25 * (mean["+LGAG"] + mean["+DA+LGAG"] + mean["+MFF+LGAG"] + mean["MAG-UNet"]
+                 - mean["3D U-Net"] - mean["+DA"] - mean["+MFF"] - mean["+DA+MFF"])
+    worst = min(dice["MAG-UNet"], key=dice["MAG-UNet"].get)
+    scores = read_scores(ROOT / "figures" / "cpu")
+    assert effect(scores, "LGAG", MAIN)["points"] == pytest.approx(lgag)
+    assert worst_cases(scores, "MAG-UNet")[0] == worst
+    assert f"LGAG,{MAIN},{lgag:.6g}," in (ROOT / "figures" / "cpu" / "effects.csv").read_text()

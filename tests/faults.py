@@ -19,7 +19,7 @@ from magunet.base.provenance import file_hash, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3, "samples_per_case": 1}
-JOBS = ("cohort", "prepare", "train", "predict", "export")
+JOBS = ("cohort", "train", "predict", "export")
 """Each needs what those before it made."""
 TIMING = ("seconds", "step_seconds", "peak_memory_mb")
 """What differs from run to run."""
@@ -31,7 +31,7 @@ def words_of(job, root):
         return next(root.glob(pattern)).relative_to(root).as_posix()
 
     match job:
-        case "cohort" | "prepare":
+        case "cohort":
             return [job, "--profile", "tiny"]
         case "train":
             return [job, "MAG-UNet", "--profile", "tiny"]

@@ -316,7 +316,7 @@ def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files
         assert_done(root, after(references, job))
 
 
-@pytest.mark.parametrize("job", ["cohort", "prepare", long("train"), long("predict"), long("export")])
+@pytest.mark.parametrize("job", ["cohort", long("train"), long("predict"), long("export")])
 def test_files_that_may_not_grow_are_named_and_no_half_one_stays(job, references, tmp_path, capfd):
     """As on a full disk, for any user: no file may become nearly as large as this job's largest (a PNG's bytes vary by one)."""
     root, old = before(references, job, tmp_path), results_sizes(references / job)
@@ -336,7 +336,7 @@ def results_sizes(root):
     return {path.relative_to(root): path.stat().st_size for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("job", [long("cohort"), long("prepare"), "train", "predict", long("export")])
+@pytest.mark.parametrize("job", [long("cohort"), "train", "predict", long("export")])
 def test_a_folder_that_may_only_be_read_is_named(job, references, tmp_path, capfd):
     root = before(references, job, tmp_path)
     with mounted(root, "--bind", str(root)):
@@ -425,7 +425,7 @@ def test_dates_of_files_mean_nothing(years, references, tmp_path, monkeypatch):
     for path in map(os.fspath, sorted(names(root))[::2]):
         dates[path] = os.stat(path).st_mtime_ns + years * 365 * 86400 * 10**9
         os.utime(path, ns=(dates[path],) * 2)
-    for job in ("cohort", "prepare", "train"):
+    for job in ("cohort", "train"):
         assert here(root, job) == 0
     assert_done(root, after(references, "train"))
     assert all(os.stat(path).st_mtime_ns == date for path, date in dates.items() if "/runs/" not in path)

@@ -111,7 +111,7 @@ def test_settings_execute_nothing_and_do_not_grow(name, compendium, capsys):
              if line.split(":")[0] not in text]
     path = compendium / "smoke.yaml"
     path.write_text("\n".join([*lines, text.replace("MARK", str(compendium / "executed"))]) + "\n")
-    status, out, said = call(capsys, "prepare", "--profile", path)
+    status, out, said = call(capsys, "cohort", "--profile", path)
     assert status == 2 and f"{path}: {says}" in said and said.count("\n") == 1 and len(said) < 1000 and out == ""
     assert not (compendium / "executed").exists() and not (compendium / "data").exists()
 

@@ -197,7 +197,7 @@ def cohort(tmp_path):
 
 def test_phantoms_like_a_cohort_have_its_grids_and_noise(cohort, tmp_path, capsys):
     out = tmp_path / "phantoms"
-    assert main(["phantom", "--like", str(cohort), "--out", str(out), "--cases", "3", "--seed", "7"]) == 0
+    assert main(["cohort", "--like", str(cohort), "--out", str(out), "--cases", "3", "--seed", "7"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     made, theirs = load_cohort(out), load_cohort(cohort)
     assert list(made.cases) == ["phantom_007", "phantom_008", "phantom_009"]
@@ -211,7 +211,7 @@ def test_phantoms_like_a_cohort_have_its_grids_and_noise(cohort, tmp_path, capsy
 
 def test_a_second_call_keeps_what_fits_and_makes_the_rest(cohort, tmp_path):
     out = tmp_path / "phantoms"
-    command = ["phantom", "--like", str(cohort), "--out", str(out), "--cases"]
+    command = ["cohort", "--like", str(cohort), "--out", str(out), "--cases"]
     assert main([*command, "1"]) == 0
     first = (out / "imagesTr/phantom_000_0000.nii.gz").stat().st_mtime_ns
     assert main([*command, "2"]) == 0
@@ -227,7 +227,7 @@ def test_a_second_call_keeps_what_fits_and_makes_the_rest(cohort, tmp_path):
 
 def test_fewer_phantoms_leave_none_behind(cohort, tmp_path):
     out = tmp_path / "phantoms"
-    command = ["phantom", "--like", str(cohort), "--out", str(out), "--cases"]
+    command = ["cohort", "--like", str(cohort), "--out", str(out), "--cases"]
     assert main([*command, "3"]) == 0
     load_cohort(out)                                                    # writes splits.json
     assert main([*command, "2"]) == 0
@@ -240,7 +240,7 @@ def test_a_scan_too_short_for_the_joints_is_named(cohort, tmp_path, capsys):
         path = cohort / folder / f"{name}.nii.gz"
         volume = read_volume(path)
         write_volume(replace(volume, array=volume.array[:20]), path)
-    assert main(["phantom", "--like", str(cohort), "--out", str(tmp_path / "x")]) == 2
+    assert main(["cohort", "--like", str(cohort), "--out", str(tmp_path / "x")]) == 2
     error = capsys.readouterr().err
     assert "a_0000.nii.gz: is 60 mm high" in error and len(error.splitlines()[-1:]) == 1
 
@@ -251,6 +251,6 @@ def test_mistakes_are_one_line(cohort, tmp_path, capsys):
             (["--like", str(cohort), "--out", str(cohort)], "is not empty"),
             (["--like", str(cohort), "--out", str(tmp_path)], "is not empty"),
             (["--like", str(cohort), "--out", str(cohort / "dataset.json")], "is not empty")):
-        assert main(["phantom", *arguments]) == 2
+        assert main(["cohort", *arguments]) == 2
         error = capsys.readouterr().err
         assert words in error and len(error.splitlines()) == 1

@@ -237,7 +237,7 @@ def test_verbs_take_the_switch(run, tmp_path, capsys):
     choose = device.choose_precision
     with patch("magunet.predict.choose_precision", lambda *given: asked.append(choose(*given)) or asked[-1]):
         for words in ((), ("--plain",)):
-            status, *_ = call(capsys, *words, "predict", str(tmp_path / "ct.nii.gz"), "--model", str(run), "--out",
+            status, *_ = call(capsys, "predict", *words, str(tmp_path / "ct.nii.gz"), "--model", str(run), "--out",
                               str(tmp_path / "out"), "--formats", "nifti")
             assert status == 0
     assert asked == [choose("auto", CPU), torch.float32]

@@ -162,9 +162,9 @@ def test_nothing_of_a_cohorts_headers_reaches_checks_runs_records_tables_or_expo
     assert made[0] == 0, made[2]
     run = Path(made[1].strip())
     outputs = [made, *(call(capfd, *words) for words in (
-        ("prepare", "--profile", "tiny"), ("evaluate", run), ("study", 1, "--profile", "tiny"), ("report", "--profile", "tiny"),
+        ("evaluate", run), ("tables", 1, "--profile", "tiny"), ("tables", "--profile", "tiny"),
         ("export", run, "box_0", "--formats", ALL.replace("dicom-seg,", ""))))]
-    assert [status for status, _, _ in outputs] == [0] * 6, outputs
+    assert [status for status, _, _ in outputs] == [0] * 5, outputs
     written = {path for path in compendium.rglob("*") if path.is_file()} - before
     assert {"run.json", "metrics.jsonl", "scores.csv", "checkpoint.safetensors", "box_0_slicer.py"} <= {p.name for p in written}
     for _, printed, said in outputs:

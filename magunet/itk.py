@@ -1,48 +1,107 @@
-"""SimpleITK, loaded where a file is read or written: it works in silence, and its faults are one line about the file."""
+"""SimpleITK for NRRD, MetaImage and DICOM, imported at need; it prints nothing, and an error is one line."""
 
 import contextlib
 import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from magunet.base.errors import InputError
 
-SHEARED = "the axes of the volume are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
+LONGEST_LINE = 500
+"""Characters of a field in an NRRD's header; from about 1000 on SimpleITK ends the process."""
+SPACING_FIELDS = ("space directions", "spacings", "elementspacing", "elementsize")
+"""Of an NRRD and a MetaImage; a MetaImage may have both of its own."""
 
 
 def load():
-    """The module SimpleITK; phantoms, training and scoring run where it is not installed."""
+    """The module SimpleITK; phantoms, NIfTI files, training and scoring do without it."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
 
 
-def execute(call: Callable, path: Path, *arguments, **named) -> Any:
+def execute(call: Callable, path: Path, *arguments, **options) -> Any:
     """Run a SimpleITK call that reads or writes ``path``. Raises InputError where it fails."""
     try:
         with _silence():
-            return call(*arguments, **named)
+            return call(*arguments, **options)
     except RuntimeError as error:
-        reason = re.sub(r"\w+\(0x\w+\): ", "", str(error).strip().splitlines()[-1].split("ERROR:")[-1].strip())
-        if "orthonormal" in reason:
-            raise InputError(f"{path}: {SHEARED}") from error
-        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); is it complete, and "
-                         "not compressed in an unusual way?") from error
+        lines = [line for line in str(error).strip().splitlines() if not line.startswith("Reason: ")]
+        reason = re.sub(r"\w*( |::)?ERROR: |\w+\(0x\w+\): ", "", lines[-1])
+        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); copy or export it "
+                         "again, complete, and not compressed in an unusual way") from error
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """The C libraries inside print what they think of a damaged file, past Python and line after line."""
+    """Sends what the C libraries print about a damaged file, past Python's own stderr, to nowhere."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
+
+
+def read_image(path: Path):
+    """The SimpleITK image in an NRRD or MetaImage file, of 3 dimensions or, in layers, 4.
+
+    Raises InputError also for what SimpleITK misreads in silence: a spacing that is not stated (as 1 mm) or below
+    0 (as another direction), an origin of NaN (as 0), damaged compressed voxels; and for a header that crashes it.
+    """
+    with open(path, "rb") as stream:
+        start = stream.read(2**20)
+    end = re.search(rb"(?m)\r?\n\r?\n|^[ \t]*ElementDataFile.*\n", start)
+    header = start[:end.start() if end else None].decode("latin-1")
+    fields = {name.lower(): text.strip().lower()
+              for name, text in re.findall(r"(?m)^[ \t]*(\w[\w ]*?)[ \t]*[:=](?!=)(.*)$", header)}
+    steps = " ".join(fields.get(name, "") for name in SPACING_FIELDS)
+    steps = [step for step in re.findall(r"\([^)]*\)|[^\s()]+", steps) if step not in ("none", "nan")]
+    long = [line for line in header.splitlines() if len(line) > LONGEST_LINE and not re.match("#|[^:]*:=", line)]
+    if (fields.get("dimension", fields.get("ndims")) not in ("3", "4") or len(steps) not in (3, 6) or long
+            or any(step.startswith("-") for step in steps) or "nan" in fields.get("offset", "")):
+        raise InputError(f"{path}: damaged, or its header does not state three dimensions, a distance of voxels "
+                         "above 0 along each, and an origin; copy or export it again")
+    packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
+    if packed and end and end[0].lower().strip()[-5:] in (b"", b"local") and "skip" not in " ".join(fields):
+        unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs
+        with open(path, "rb") as stream, contextlib.suppress(zlib.error):
+            stream.seek(end.end())
+            while not unpack.eof and (part := stream.read(2**16)):
+                unpack.decompress(part)
+        if not unpack.eof:                                              # its checksum is at the end
+            raise InputError(f"{path}: its compressed voxels are damaged or cut off; copy or export it again")
+    return execute(load().ReadImage, path, str(path))
+
+
+def parts(image, path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
+    """Array (z, y, x), spacing, origin and direction of an image that was read from ``path``.
+
+    Raises InputError when it has colour channels or another number of dimensions than 3.
+    """
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} channels; give a single-channel CT "
+                         "or mask")
+    if image.GetDimension() != 3:
+        raise InputError(f"{path}: has {image.GetDimension()} dimensions; give a single 3D volume")
+    return (load().GetArrayFromImage(image), image.GetSpacing()[::-1], image.GetOrigin(),
+            np.reshape(image.GetDirection(), (3, 3)))
+
+
+def write_image(array: np.ndarray, spacing: tuple, origin: tuple, direction: np.ndarray, path: Path) -> None:
+    """Write an array (z, y, x) on a grid as `parts` returns it. Raises InputError where it fails."""
+    image = load().GetImageFromArray(array)
+    image.SetSpacing([float(s) for s in reversed(spacing)])
+    image.SetOrigin([float(v) for v in origin])
+    image.SetDirection([float(v) for v in direction.ravel()])
+    execute(load().WriteImage, path, image, str(path), useCompression=True)

@@ -1,103 +1,85 @@
-"""What a NIfTI file must be before SimpleITK may read it."""
+"""NIfTI files by nibabel, told to refuse what it would mend: damaged files, and two spacings in one."""
 
 import gzip
-import math
-import struct
 import zlib
 from pathlib import Path
 
+import nibabel
 import numpy as np
-import psutil
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import array_from_file
+from nibabel.wrapstruct import WrapStructError
 
 from magunet.base.errors import InputError
-from magunet.itk import SHEARED
 
-BITS = {2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64, 1792: 128, 2304: 32}
-"""Of a voxel, by NIfTI's datatype codes, complex and colour among them."""
-FLOATS = {16: np.dtype(np.float32), 64: np.dtype(np.float64)}
-"""NIfTI's datatype codes of floating-point voxels."""
-MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
-"""Length of the header of NIfTI-1 and -2 -> where the name of the format stands in it, and the name."""
-HEADER = 540
-"""Bytes of the longer of the two headers, NIfTI-2's."""
+FLIP = np.array([-1.0, -1.0, 1.0])
+"""From LPS to NIfTI's world axes, whose x and y point to the right and to the front, and back."""
+MM = {1: 1000.0, 3: 0.001}
+"""Millimetres of a metre and a micrometre by NIfTI's codes; other files are taken to be in millimetres."""
+nibabel.imageglobals.logger.disabled = True                         # it prints what it mends in a header
 
 
-def check_nifti(path: Path) -> None:
-    """Refuse what SimpleITK reads without a word: a truncated file (as zeros), NaN (as zeros), a spacing that is 0 or no
-    number (as 1 mm), negative (as another direction) or not the one of the sform, a sheared grid (as a rectangular one,
-    where the header has that too), and a file beside its uncompressed or compressed twin (as the twin)."""
-    twin = path.with_suffix("") if path.name.lower().endswith(".gz") else path.with_name(path.name + ".gz")
-    if twin.exists():
-        raise InputError(f"{path}: {twin.name} lies beside it and may be read in its place; remove or rename one")
-    try:
-        with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
-            head = stream.read(HEADER)
-        order, length = next((o, n) for o in "<>" for n in MAGIC if head[:4] == struct.pack(f"{o}i", n))
-        at, magic = MAGIC[length]
-        if head[at:at + 4] != magic:
-            raise ValueError(magic)
-        if length == 348:
-            dims, (kind, bits) = struct.unpack_from(f"{order}8h", head, 40), struct.unpack_from(f"{order}2h", head, 70)
-            spacing, offset = struct.unpack_from(f"{order}3f", head, 80), int(struct.unpack_from(f"{order}f", head, 108)[0])
-            qform, sform = struct.unpack_from(f"{order}2h", head, 252)
-            scale = struct.unpack_from(f"{order}2f", head, 112)
-            quaternion, rows = struct.unpack_from(f"{order}6f", head, 256), struct.unpack_from(f"{order}12f", head, 280)
-        else:                                               # NIfTI-2
-            (kind, bits), dims = struct.unpack_from(f"{order}2h", head, 12), struct.unpack_from(f"{order}8q", head, 16)
-            spacing, offset = struct.unpack_from(f"{order}3d", head, 112), struct.unpack_from(f"{order}q", head, 168)[0]
-            qform, sform = struct.unpack_from(f"{order}2i", head, 344)
-            scale = struct.unpack_from(f"{order}2d", head, 176)
-            quaternion, rows = struct.unpack_from(f"{order}6d", head, 352), struct.unpack_from(f"{order}12d", head, 400)
-        if not 1 <= dims[0] <= 7 or min(dims[1:1 + dims[0]]) < 1 or BITS.get(kind) != bits or offset < length + 4:
-            raise ValueError(dims)
-        voxels = math.prod(dims[1:1 + dims[0]])
-        size = offset + voxels * bits // 8
-        fits = size < psutil.virtual_memory().available
-        if fits:
-            with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
-                content = stream.read(size)                 # not all: a small file can be compressed gigabytes
-                stream.read(2**16)                          # to the end, where gzip keeps its checksum
-    except (OSError, EOFError, zlib.error, struct.error, StopIteration, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: cannot be read as a medical image (damaged or not NIfTI); copy or export it again") from error
-    if not fits:
-        raise InputError(f"{path}: its header tells of {size / 2**30:.3g} GiB of voxels, more than the memory that is free; crop "
-                         "or resample it, or export it again")
-    if len(content) < size:
-        raise InputError(f"{path}: truncated, {len(content)} of {size} bytes; copy or export it again")
-    if dims[0] >= 3 and not (np.isfinite(spacing).all() and min(spacing) > 0):
-        raise InputError(f"{path}: voxel spacing must be positive, and pixdim says {spacing} (x, y, z); export it again")
-    if (qform and not np.isfinite(quaternion).all()) or (sform and not np.isfinite(rows).all()):
-        raise InputError(f"{path}: qform or sform, which say where it lies in the patient, hold NaN; export it again")
-    if sform:
-        axes = np.reshape(rows, (3, 4))[:, :3].astype(float)
-        lengths = np.linalg.norm(axes, axis=0)
-        if lengths.all() and not np.allclose((axes / lengths).T @ (axes / lengths), np.eye(3), atol=1e-3):
-            raise InputError(f"{path}: {SHEARED}")
-        if dims[0] >= 3 and not np.allclose(lengths, spacing, rtol=1e-2):
-            raise InputError(f"{path}: voxels are {spacing} mm apart by pixdim, {tuple(lengths.tolist())} by the sform; export "
-                             "it again")
-    if np.isinf(scale).any():                               # NaN says that there is none
-        raise InputError(f"{path}: scl_slope or scl_inter, which make HU of what is stored, are infinite; export it again")
-    if kind in FLOATS:
-        values = np.frombuffer(content, FLOATS[kind].newbyteorder(order), voxels, offset)
-        if not np.isfinite(values).all():
-            raise InputError(f"{path}: holds NaN or infinite values; export it again")
+def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
+    """Array (z, y, x), spacing, origin and direction of a NIfTI-1 or -2 file, as a `magunet.volume.Volume` has them.
 
-
-def is_truncated(path: Path) -> bool:
-    """Whether a NIfTI-1 file that SimpleITK has just written ends early; False for files of other names.
-
-    Its NIfTI writer reports no error when a disk is full. Files that it wrote have this machine's byte order.
+    The sform says where it lies if its code is 1 or there is no qform; else the qform does. Raises InputError
+    for a damaged or truncated file, and where that form and pixdim state different spacings.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return False
     try:
-        with (gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")) as stream:
-            header = stream.read(352)
-            dims, (bits,) = struct.unpack_from("8h", header, 40), struct.unpack_from("h", header, 72)
-            missing = int(struct.unpack_from("f", header, 108)[0]) - len(header) + math.prod(dims[1:1 + dims[0]]) * bits // 8
-            while got := len(stream.read(2**24)):           # to the very end, where gzip keeps its checksum
-                missing -= got
-    except (EOFError, zlib.error, struct.error, gzip.BadGzipFile):
-        return True
-    return missing > 0
+        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as stream:
+            start = stream.read(540)                                # the length of NIfTI-2's header, which states it
+            second = 540 in np.frombuffer(start[:4], "<i4").tolist() + np.frombuffer(start[:4], ">i4").tolist()
+            kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+            header = kind(start[:kind.sizeof_hdr], check=False)
+            spacing = header["pixdim"][1:4].astype(float)           # x, y, z
+            header.check_fix()
+            shape, offset, dtype = header.get_data_shape(), int(header["vox_offset"]), header.get_data_dtype()
+            if header["magic"] != header.single_magic or offset < header.single_vox_offset or min(shape) < 1:
+                raise ValueError("its header does not fit")
+            array = array_from_file(shape, dtype, stream, offset, mmap=False)
+            stream.read(2**16)                                      # to the end, where gzip has its checksum
+        codes = header["sform_code"], header["qform_code"]
+        form = "sform" if codes[0] == 1 or (codes[0] and not codes[1]) else "qform"
+        with np.errstate(all="ignore"):
+            affine = header.get_sform() if form == "sform" else header.get_qform()
+    except (OSError, EOFError, MemoryError, OverflowError, ValueError, zlib.error, HeaderDataError,
+            WrapStructError) as error:
+        reason = " ".join(str(error).split()) or "it states more voxels than there is memory for"
+        raise InputError(f"{path}: damaged, truncated or not NIfTI ({reason}); copy or export it "
+                         "again") from error
+    if set(shape[3:]) == {1}:
+        array = array.reshape(shape[:3])
+    if not any(codes):
+        affine = np.diag([*FLIP * spacing, 1])
+    with np.errstate(all="ignore"):                                 # a volume refuses what comes of 0 and NaN
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        axes = FLIP[:, None] * affine[:3, :3] / lengths + 0.0       # no -0.0
+        square = np.allclose(axes.T @ axes, np.eye(3), atol=1e-3)   # and so it does axes that are not
+        if array.ndim == 3 and (square or np.isnan(axes).any()) and not np.allclose(lengths, spacing, rtol=1e-2):
+            raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} by the "
+                             f"{form}; export it again")
+        unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
+        array = _scaled(array.T, float(header["scl_slope"]), float(header["scl_inter"]))
+        return array, tuple((unit * spacing[::-1]).tolist()), tuple((unit * FLIP * affine[:3, 3]).tolist()), axes
+
+
+def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Stored values times slope plus intercept, in float; NaN, and a slope of 0, stand for no scaling."""
+    dtype = stored.dtype.newbyteorder("=")
+    slope = 1.0 if np.isnan(slope) or not slope else slope
+    intercept = 0.0 if np.isnan(intercept) else intercept
+    if (slope, intercept) == (1.0, 0.0):
+        return stored.astype(dtype, copy=False)
+    return (stored * np.float64(slope) + intercept).astype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def write_nifti(array: np.ndarray, spacing: tuple, origin: tuple, direction: np.ndarray, path: Path) -> None:
+    """Write an array (z, y, x) on a grid as `read_nifti` returns it, the same in qform and sform."""
+    affine = np.eye(4)
+    affine[:3, :3] = FLIP[:, None] * direction * spacing[::-1]
+    affine[:3, 3] = FLIP * origin
+    image = nibabel.Nifti1Image(array.T, affine, dtype=array.dtype)
+    image.set_qform(affine, "scanner")
+    image.set_sform(affine, "scanner")
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, path)

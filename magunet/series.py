@@ -6,8 +6,9 @@ import numpy as np
 
 from magunet import itk
 from magunet.base.errors import InputError
-from magunet.itk import SHEARED
 
+SHEARED = "the axes of the volume are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
+"""What no volume may be."""
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 IMAGE_TYPE, INTERCEPT = "0008|0008", "0028|1052"
 PREAMBLE = 132

@@ -27,12 +27,13 @@ with atheris.instrument_imports(include=["magunet"]):
     from bad_files import SCANS, SEEDS_OF_SERIES, series, sound
 
     from compendium.view.dicom_seg import read_source
+    from compendium.view.segments import read_segments
     from magunet import checkpoint, train
     from magunet.base import profiles
     from magunet.base.errors import InputError
     from magunet.cohort import load_cohort
     from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
-    from magunet.volume import FILE_ENDINGS, read_segments, read_volume
+    from magunet.volume import FILE_ENDINGS, read_volume
 
 SECONDS = 120
 LIMITS = ["-timeout=60", "-rss_limit_mb=4096", "-max_len=400000", "-detect_leaks=0", "-print_final_stats=1"]

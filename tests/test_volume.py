@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import locale
 
+import nibabel
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -95,19 +96,21 @@ def test_mhd_is_refused_or_written_without_a_hidden_data_file(tmp_path):
     assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_part(tmp_path, monkeypatch):
-    path = tmp_path / "scan.nii.gz"
+@pytest.mark.parametrize("ending, writer, error", [(".nii.gz", (nibabel, "save"), OSError),
+                                                   (".nrrd", (sitk, "WriteImage"), InputError)])
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_part(tmp_path, monkeypatch, ending, writer, error):
+    path = tmp_path / f"scan{ending}"
     write_volume(some_volume(), path)
 
     def full_disk(image, name, **_):
         with open(name, "wb") as stream:
             stream.write(b"half")
-        raise RuntimeError("Exception thrown in SimpleITK\nITK ERROR: No space left on device")
+        raise (OSError if error is OSError else RuntimeError)("No space left on device")
 
-    monkeypatch.setattr(sitk, "WriteImage", full_disk)
-    with pytest.raises(InputError, match=r"scan\.nii\.gz.*No space left"):
+    monkeypatch.setattr(*writer, full_disk)
+    with pytest.raises(error, match=rf"scan\{ending}|No space left"):
         write_volume(some_volume(seed=1), path)
-    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert np.array_equal(read_volume(path).array, some_volume().array)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from compendium.importing import bones
 from compendium.importing.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, check_present, onto_grid
+from compendium.view.segments import read_segments
 from magunet import distance, target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError
@@ -156,7 +157,7 @@ def _read_labels(case: SourceCase) -> Volume:
     """All labels of a case in one volume."""
     first = case.labels[0]
     if len(case.labels) == 1:
-        return volume.read_segments(first, case.segments) if case.segments else read_volume(first)
+        return read_segments(first, case.segments) if case.segments else read_volume(first)
     masks = {number: read_volume(path) for number, path in enumerate(case.labels, 1) if path.exists()}
     if not masks:
         names = ", ".join(path.name for path in case.labels)

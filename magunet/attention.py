@@ -1,4 +1,4 @@
-"""The attention modules that Table 2 sets beside DA, in three dimensions.
+"""The attention modules that Table 2 sets beside DA, in three dimensions and plain torch.
 
 Each maps (b, c, d, h, w) to the same shape and is placed where DA is, on the bottleneck.
 """
@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.blocks import rows
-from magunet.fast import BatchNorm, Conv3d, in_float32, no_autocast
+from magunet.blocks import BatchNorm3d, in_float32, rows
 
 
 def channel_mlp(channels: int, reduction: int) -> nn.Sequential:
     """The two-layer bottleneck that SE and CBAM share: (b, c, 1, 1, 1) -> (b, c, 1, 1, 1)."""
     hidden = max(1, channels // reduction)
-    return nn.Sequential(Conv3d(channels, hidden, 1), nn.ReLU(inplace=True), Conv3d(hidden, channels, 1))
+    return nn.Sequential(nn.Conv3d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv3d(hidden, channels, 1))
 
 
 class SE(nn.Module):
@@ -36,7 +35,7 @@ class CBAM(nn.Module):
     def __init__(self, channels: int, reduction: int = 16, kernel: int = 7):
         super().__init__()
         self.mlp = channel_mlp(channels, reduction)
-        self.spatial = Conv3d(2, 1, kernel, padding=kernel // 2)
+        self.spatial = nn.Conv3d(2, 1, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, peak = x.mean((2, 3, 4), keepdim=True), x.amax((2, 3, 4), keepdim=True)
@@ -55,19 +54,18 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         inner = max(1, channels // 2)
-        self.theta = Conv3d(channels, inner, 1)
-        self.phi = Conv3d(channels, inner, 1)
-        self.g = Conv3d(channels, inner, 1)
-        self.out = nn.Sequential(Conv3d(inner, channels, 1), BatchNorm(channels))
+        self.theta = nn.Conv3d(channels, inner, 1)
+        self.phi = nn.Conv3d(channels, inner, 1)
+        self.g = nn.Conv3d(channels, inner, 1)
+        self.out = nn.Sequential(nn.Conv3d(inner, channels, 1), BatchNorm3d(channels))
         nn.init.zeros_(self.out[1].weight)
 
+    @in_float32
     def forward(self, x: Tensor) -> Tensor:
-        with no_autocast(x):
-            a = in_float32(x)
-            query, key, value = (rows(f(a)).unsqueeze(1) for f in (self.theta, self.phi, self.g))
-            y = F.scaled_dot_product_attention(query, key, value, scale=1.0)    # (b, 1, n, inner)
-            y = y.squeeze(1).mT.reshape(a.shape[0], -1, *a.shape[2:])           # (b, inner, d, h, w)
-            return (self.out(y) + a).to(x.dtype)
+        query, key, value = (rows(conv(x)).unsqueeze(1) for conv in (self.theta, self.phi, self.g))
+        y = F.scaled_dot_product_attention(query, key, value, scale=1.0)        # (b, 1, n, inner)
+        y = y.squeeze(1).mT.reshape(x.shape[0], -1, *x.shape[2:])               # (b, inner, d, h, w)
+        return self.out(y) + x
 
 
 class ECA(nn.Module):

@@ -1,4 +1,4 @@
-"""What networks from elsewhere need to be used like MAG-UNet: any input size, our convolutions and normalisation."""
+"""What networks from elsewhere need to be used like MAG-UNet: any input size, and positions for any grid."""
 
 import math
 
@@ -6,36 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.fast import BatchNorm, Conv3d, in_float32, no_autocast
-
-
-class ConvTranspose3d(nn.ConvTranspose3d):
-    """Transposed convolution that on the CPU stays in float32 where the map is smaller than the kernel.
-
-    The fault that `magunet.fast.Conv3d` avoids; here only grouped convolutions of a single voxel have it.
-    x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
-    """
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if x.device.type == "cpu" and min(x.shape[2:]) < max(self.kernel_size):
-            with no_autocast(x):
-                return super().forward(in_float32(x), output_size)
-        return super().forward(x, output_size)
-
-
-OURS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.BatchNorm3d: BatchNorm}
-"""torch's layer -> the subclass with the same weights that is used in its place."""
-
-
-def with_our_layers(network: nn.Module) -> nn.Module:
-    """The same network, with the convolutions and batch normalisation of `magunet.nets` in place of torch's.
-
-    Weights, names and initialisation stay. So bfloat16 gradients are right on small maps, a single voxel can be
-    normalised in training, and `evaluate_by_input` reaches every batch normalisation.
-    """
-    for module in network.modules():
-        module.__class__ = OURS.get(type(module), type(module))
-    return network
+from magunet.blocks import BatchNorm3d
 
 
 def without_idle_parameters(network: nn.Module) -> nn.Module:
@@ -49,7 +20,7 @@ def without_idle_parameters(network: nn.Module) -> nn.Module:
 
 
 class AnyGrid(nn.Module):
-    """A network that needs sides divisible by ``multiple``, on any grid.
+    """A network that needs sides divisible by ``multiple``, on any grid, with our batch normalisation in place of torch's.
 
     The input is continued by its outermost voxels on both sides of every axis, and the logits are cut back. Where
     every side came down to one multiple, the last one gets two: the deepest map then has two voxels, for one alone
@@ -58,7 +29,10 @@ class AnyGrid(nn.Module):
 
     def __init__(self, network: nn.Module, multiple: tuple[int, int, int]):
         super().__init__()
-        self.network = with_our_layers(network)
+        self.network = network
+        for module in network.modules():
+            if type(module) is nn.BatchNorm3d:
+                module.__class__ = BatchNorm3d
         self.multiple = multiple
 
     def grid(self, sides: tuple[int, int, int]) -> tuple[int, int, int]:

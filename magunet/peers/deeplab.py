@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.fast import BatchNorm, Conv3d
 from magunet.peers.adapt import AnyGrid, scaled
 
 RATES = (3, 6, 9)
@@ -22,23 +21,23 @@ class SeparableConv3d(nn.Sequential):
 
     def __init__(self, c_in: int, c_out: int, rate: int = 1):
         super().__init__(
-            Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
-            Conv3d(c_in, c_out, 1, bias=False))
+            nn.Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
+            nn.Conv3d(c_in, c_out, 1, bias=False))
 
 
 def bn_relu(conv: nn.Module, channels: int) -> nn.Sequential:
     """A convolution, BN, ReLU."""
-    return nn.Sequential(conv, BatchNorm(channels), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))
 
 
 def point(c_in: int, c_out: int) -> nn.Sequential:
     """1^3 convolution, BN, ReLU."""
-    return bn_relu(Conv3d(c_in, c_out, 1, bias=False), c_out)
+    return bn_relu(nn.Conv3d(c_in, c_out, 1, bias=False), c_out)
 
 
 def atrous(c_in: int, c_out: int, rate: int, separable: bool) -> nn.Sequential:
     """3^3 convolution whose taps lie ``rate`` apart, BN, ReLU: it reaches ``rate`` voxels to each side."""
-    conv = SeparableConv3d(c_in, c_out, rate) if separable else Conv3d(
+    conv = SeparableConv3d(c_in, c_out, rate) if separable else nn.Conv3d(
         c_in, c_out, 3, padding=rate, dilation=rate, bias=False)
     return bn_relu(conv, c_out)
 
@@ -91,7 +90,7 @@ class DeepLabV3Plus(nn.Module):
         self.encoder = resnet_50(width)
         self.aspp = ASPP(32 * width, c, rates, separable)
         self.low = point(4 * width, c_low)
-        self.decoder = nn.Sequential(atrous(c + c_low, c, 1, separable), atrous(c, c, 1, separable), Conv3d(c, 1, 1))
+        self.decoder = nn.Sequential(atrous(c + c_low, c, 1, separable), atrous(c, c, 1, separable), nn.Conv3d(c, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         net, size = self.encoder, x.shape[2:]

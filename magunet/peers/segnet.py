@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.fast import Conv3d, conv_bn_relu
+from magunet.blocks import conv_bn_relu
 from magunet.peers.adapt import AnyGrid, scaled
 
 WIDTHS, CONVOLUTIONS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
@@ -32,7 +32,7 @@ class SegNet(nn.Module):
         self.encoder = nn.ModuleList(stage([i, *[o] * n]) for i, o, n in zip((1, *widths), widths, convolutions))
         mirrored = [stage([*[o] * n, i]) for i, o, n in zip(widths, widths[1:], convolutions[1:])]
         self.decoder = nn.ModuleList([*mirrored[::-1], stage([widths[0]] * convolutions[0])])
-        self.head = Conv3d(widths[0], 1, 3, padding=1)
+        self.head = nn.Conv3d(widths[0], 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = []

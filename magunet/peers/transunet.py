@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magunet.blocks import rows
-from magunet.fast import Conv3d, conv_bn_relu, double_conv
+from magunet.blocks import conv_bn_relu, double_conv, rows
 from magunet.peers.adapt import AnyGrid, scaled, sine_positions, without_idle_parameters
 
 
@@ -25,13 +24,13 @@ class TransUNet(nn.Module):
 
         super().__init__()
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip((1, *widths), widths[:-1]))
-        self.embed = Conv3d(widths[-2], hidden, 1)
+        self.embed = nn.Conv3d(widths[-2], hidden, 1)
         self.blocks = without_idle_parameters(nn.Sequential(*(
             TransformerBlock(hidden, 4 * hidden, num_heads=12, dropout_rate=0.0, qkv_bias=True) for _ in range(12))))
         self.norm = nn.LayerNorm(hidden)
         self.back = conv_bn_relu(hidden, widths[-1])
         self.decoder = nn.ModuleList(double_conv(widths[i + 1] + widths[i], widths[i]) for i in (3, 2, 1, 0))
-        self.head = Conv3d(widths[0], 1, 1)
+        self.head = nn.Conv3d(widths[0], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []

@@ -6,7 +6,6 @@ Hatamizadeh et al.: UNETR: Transformers for 3D Medical Image Segmentation, WACV 
 from torch import Tensor, nn
 
 from magunet.blocks import rows
-from magunet.fast import Conv3d
 from magunet.peers.adapt import AnyGrid, scaled, sine_positions, without_idle_parameters
 
 CELL = 16
@@ -20,7 +19,7 @@ class Cells(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.project = Conv3d(1, channels, CELL, stride=CELL)
+        self.project = nn.Conv3d(1, channels, CELL, stride=CELL)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.project(x)                                             # (b, channels, d / 16, h / 16, w / 16)

@@ -17,7 +17,7 @@ from magunet.base import profiles
 from magunet.base.device import choose_device, choose_precision
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
-from magunet.fast import evaluate_by_input
+from magunet.fast import accelerate, evaluate_by_input
 from magunet.studies import NETWORKS, build, checked
 
 REPEATS = 5
@@ -27,7 +27,7 @@ def measured(name: str, settings: Settings, device: torch.device) -> str:
     """Milliseconds of the first and the fastest step, peak memory, and the relative error of logits in bfloat16."""
     precision = choose_precision(settings.precision, device)
     torch.manual_seed(0)
-    network = build(name, settings.width_divisor).to(device, memory_format=torch.channels_last_3d).train()
+    network = accelerate(build(name, settings.width_divisor)).to(device, memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=device)
     image, mask = image.contiguous(memory_format=torch.channels_last_3d), (image > 0.9).to(torch.uint8)

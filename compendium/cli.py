@@ -4,7 +4,6 @@ Results go to stdout, progress to stderr. Exit status: 0 done, 2 something given
 what), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
-import contextlib
 import signal
 import sys
 
@@ -64,8 +63,7 @@ def main(words: list[str] | None = None) -> int:
         return 2
     arguments = parser().parse_args(words)
     try:
-        with _plainly(getattr(arguments, "plain", False)):
-            arguments.call(arguments)
+        arguments.call(arguments)
     except InputError as error:
         return _failed(arguments.verb, " ".join(str(error).split()))
     except BrokenPipeError:         # whoever read our output has seen enough
@@ -84,14 +82,6 @@ def main(words: list[str] | None = None) -> int:
         reason = "interrupted; the same command goes on from the last finished step"
         return _failed(arguments.verb, reason, status=130)
     return 0
-
-
-def _plainly(plain: bool) -> contextlib.AbstractContextManager:
-    if not plain:
-        return contextlib.nullcontext()
-    from compendium.plain import plain as without_fast_ways
-
-    return without_fast_ways()
 
 
 def _failed(verb: str, reason: str, status: int = 2) -> int:

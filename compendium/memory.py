@@ -18,8 +18,8 @@ from magunet.base.device import autocast, choose_precision, free_memory
 from magunet.base.errors import is_out_of_memory
 from magunet.base.profiles import SMALLEST_SIDE, Settings
 from magunet.base.progress import say
-from magunet.fast import evaluate_by_input
-from magunet.model import MAGUNet
+from magunet.fast import accelerate, evaluate_by_input
+from magunet.fast import recompute as recompute_levels
 from magunet.predict import Model
 from magunet.prepare import Prepared
 from magunet.studies import build_on_meta
@@ -72,14 +72,14 @@ def training_bytes(network: str, divisor: int, size: tuple[int, int, int], preci
                    recompute: bool = False) -> int:
     """Peak of all tensors in a training step at batch size 1 with Adam; size (d, h, w). Computes nothing but shapes.
 
-    recompute: as `magunet.model.MAGUNet.recompute`, which other networks do not have.
+    recompute: as `magunet.fast.recompute` does, which leaves other networks than MAG-UNets as they are.
     """
-    net = build_on_meta(network, divisor).train()
+    net = accelerate(build_on_meta(network, divisor)).train()
     with counting() as counted:
         without_values(net)
         parameters = sum(p.numel() for p in net.parameters())
-        if recompute and isinstance(net, MAGUNet):
-            net.recompute = True
+        if recompute:
+            recompute_levels(net)
         image, mask = torch.zeros(1, 1, *size), torch.zeros(1, 1, *size, dtype=torch.uint8)
         with autocast(CPU, precision):
             logits = net(image)
@@ -90,7 +90,7 @@ def training_bytes(network: str, divisor: int, size: tuple[int, int, int], preci
 @cache
 def prediction_bytes(network: str, divisor: int, size: tuple[int, int, int], precision: torch.dtype) -> int:
     """Peak of all tensors while one window (d, h, w) is predicted. Computes nothing but shapes."""
-    net = build_on_meta(network, divisor)
+    net = accelerate(build_on_meta(network, divisor))
     evaluate_by_input(net)
     with counting() as counted:
         without_values(net)

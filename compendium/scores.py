@@ -34,20 +34,20 @@ SURFACES = ("hd95", "assd", "nsd")
 """Measures of surfaces, in mm, mm, and [0, 1]."""
 
 
-def score_run(run: Path, cohort: Cohort) -> pd.DataFrame:
+def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     """Segment the cohort's validation cases with a run and score them; done once, then read back.
 
     Writes ``scores.csv`` (returned), ``scores_by_side.csv`` (for `read_scores`) and ``masks/CASE.nii.gz`` into the
     run's folder, and in ``scores.json`` the device and a hash of the weights, the data and the code they come from:
-    when one changes, the run is scored again. Seconds and peak memory are those of segmenting the case.
+    when one changes, the run is scored again. plain: as in `load_model`. Seconds and peak memory are those of segmenting the case.
     Raises InputError when the run was trained on other data, for then these cases might not be unseen.
     """
-    model = with_room(load_model(run))
+    model = with_room(load_model(run, plain))
     if model.record["data_hash"] != data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than {cohort.root} now "
                          "has; train on this cohort")
     key = provenance.content_hash(
-        provenance.file_hash(run / WEIGHTS_FILE), model.record["data_hash"],
+        provenance.file_hash(run / WEIGHTS_FILE), model.record["data_hash"], plain,
         provenance.code_hash(metrics, predict, prepare, joints, surfaces, volume, sys.modules[__name__]))
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scores_key(run) == key:
         return read_scores(run)

@@ -109,8 +109,7 @@ class MaxPool3d(nn.MaxPool3d):
 def halve_in_place(x: Tensor) -> Tensor:
     """Max pooling of 2^3 that writes over x, which saves the memory of the indices of the maxima."""
     for dim in (2, 3, 4):
-        pairs = x.narrow(dim, 0, x.shape[dim] // 2 * 2).unflatten(dim, (-1, 2))
-        even, odd = pairs.unbind(dim + 1)
+        even, odd = (x[(slice(None),) * dim + (slice(first, x.shape[dim] // 2 * 2, 2),)] for first in (0, 1))
         x = torch.maximum(even, odd, out=even if dim < 4 else torch.empty_like(even))
     return x
 

@@ -14,7 +14,7 @@ from magunet.base.errors import InputError, is_out_of_memory
 from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
-from magunet.fast import evaluate_by_input
+from magunet.fast import accelerate, evaluate_by_input
 from magunet.prepare import prepare, resize, restore_mask
 from magunet.studies import build
 from magunet.volume import Volume
@@ -148,9 +148,10 @@ class Model:
         return restore_mask(p, frame, THRESHOLD)
 
 
-def load_model(run: Path | str) -> Model:
+def load_model(run: Path | str, plain: bool = False) -> Model:
     """Load a finished run's network, ready to predict. Nothing is unpickled.
 
+    plain: without `magunet.fast.accelerate` and in float32, to compare with.
     Raises InputError when the folder is not a finished run or its files do not fit together.
     """
     run = Path(run)
@@ -175,5 +176,5 @@ def load_model(run: Path | str) -> Model:
         raise InputError(f"{run}: record and weights cannot be read or do not fit together ({reason}); "
                          "remove the folder and train the run again") from error
     device = choose_device()
-    network = network.to(device, memory_format=torch.channels_last_3d).eval()
-    return Model(network, settings, record, device, choose_precision(settings.precision, device))
+    network = (network if plain else accelerate(network)).to(device, memory_format=torch.channels_last_3d).eval()
+    return Model(network, settings, record, device, choose_precision("float32" if plain else settings.precision, device))

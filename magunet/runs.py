@@ -20,7 +20,7 @@ from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.cohort import Cohort
-from magunet.peers import adapt, deeplab, monai_peers, segnet, transunet, unetr
+from magunet.peers import adapt, deeplab, monai, segnet, transunet, unetr
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import cache_key, prepare_case
 from magunet.studies import VARIANTS, checked, configuration
@@ -31,7 +31,7 @@ TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", 
 
 CODE = (appearance, attention, augment, blocks, fast, losses, model, studies, train)
 """The modules that decide the weights of every network, together with `PEER_CODE` those of a peer."""
-PEER_CODE = (adapt, deeplab, monai_peers, segnet, transunet, unetr)
+PEER_CODE = (adapt, deeplab, monai, segnet, transunet, unetr)
 """The networks that are no MAG-UNets."""
 
 
@@ -42,19 +42,19 @@ def data_hash(cohort: Cohort, settings: Settings) -> str:
     return provenance.content_hash(keys, cohort.train, cohort.val)
 
 
-def run_hash(network: str, settings: Settings, data: str) -> str:
+def run_hash(network: str, settings: Settings, data: str, plain: bool = False) -> str:
     """Changes with all that decides the weights but the seed; ``data`` is from `data_hash`."""
-    precision = choose_precision(settings.precision, choose_device())
+    precision = "plain" if plain else str(choose_precision(settings.precision, choose_device()))
     peer = () if checked(network, settings.width_divisor) in VARIANTS else PEER_CODE
     return provenance.content_hash(
-        configuration(network, settings.width_divisor), str(precision), data,
+        configuration(network, settings.width_divisor), precision, data,
         {name: getattr(settings, name) for name in TRAINING_SETTINGS}, provenance.code_hash(*CODE, *peer))
 
 
-def run_folder(network: str, settings: Settings, seed: int, data: str) -> Path:
+def run_folder(network: str, settings: Settings, seed: int, data: str, plain: bool = False) -> Path:
     """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``; one place for two names of one network."""
     network = checked(network, settings.width_divisor)
-    return project.runs() / f"{network.replace(' ', '-')}-{run_hash(network, settings, data)}-s{seed}"
+    return project.runs() / f"{network.replace(' ', '-')}-{run_hash(network, settings, data, plain)}-s{seed}"
 
 
 def is_finished(folder: Path) -> bool:
@@ -62,29 +62,31 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).exists()
 
 
-def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None) -> Path:
+def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None,
+        plain: bool = False) -> Path:
     """Train a network of ``magunet.studies`` and return its run folder.
 
     A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other process is
     training it any more. On the CPU the same seed, settings, data and thread count give the same weights, bit for bit.
     recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which changes no
-    weight; None does where memory demands it. Raises MemoryError, which says what would fit.
+    weight; None does where memory demands it. plain: without `magunet.fast.accelerate` and in float32, to compare with, in
+    a folder of its own. Raises MemoryError, which says what would fit.
     """
     if not cohort.train:
         raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; add other patients")
     data = data_hash(cohort, settings)
-    folder = run_folder(network, settings, seed, data)
+    folder = run_folder(network, settings, seed, data, plain)
     if not is_finished(folder):
         with alone_in(folder):
             if not is_finished(folder):                     # now, after waiting
-                _fit(network, settings, seed, cohort, data, folder, recompute)
+                _fit(network, settings, seed, cohort, data, folder, recompute, plain)
     return folder
 
 
 def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str, folder: Path,
-         recompute: bool | None) -> None:
+         recompute: bool | None, plain: bool) -> None:
     device = choose_device()
-    precision = choose_precision(settings.precision, device)
+    precision = choose_precision("float32" if plain else settings.precision, device)
     if recompute is None:
         recompute = choose_recompute(network, settings, device)
     prepared = {}
@@ -93,14 +95,15 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
         prepared[name], _ = prepare_case(name, case.image, case.label, settings)
     record = {"network": checked(network, settings.width_divisor), "seed": seed, "settings": settings.as_dict(),
               "data_hash": data,
-              "settings_hash": run_hash(network, settings, data), "train": cohort.train, "val": cohort.val,
+              "settings_hash": run_hash(network, settings, data, plain), "train": cohort.train, "val": cohort.val,
               "config": configuration(network, settings.width_divisor),
               "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
               **provenance.environment(device)}
     sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
     with torch.random.fork_rng():
         try:
-            state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision, recompute)
+            state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision, recompute,
+                                plain)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magunet import checkpoint, losses
+from magunet import checkpoint, fast, losses
 from magunet.augment import augment
 from magunet.base import provenance
 from magunet.base.device import autocast
@@ -22,6 +22,7 @@ from magunet.base.interrupt import uninterrupted
 from magunet.base.profiles import Settings
 from magunet.base.progress import say, track
 from magunet.checkpoint import TrainingState
+from magunet.fast import accelerate
 from magunet.metrics import overlap
 from magunet.predict import THRESHOLD, predict_windows, probability
 from magunet.prepare import Prepared
@@ -51,10 +52,12 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device) -> TrainingState:
-    """Network, optimiser, scheduler and generators at step 0. Seeds torch."""
+def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device,
+              plain: bool = False) -> TrainingState:
+    """Network, optimiser, scheduler and generators at step 0. Seeds torch. plain: without `magunet.fast.accelerate`."""
     torch.manual_seed(seed)
-    net = build(network, settings.width_divisor).to(device, memory_format=torch.channels_last_3d)
+    net = build(network, settings.width_divisor)
+    net = (net if plain else accelerate(net)).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(settings.schedule, step, steps))
@@ -121,15 +124,17 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
 
 def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
           held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype,
-          recompute: bool = False) -> TrainingState:
+          recompute: bool = False, plain: bool = False) -> TrainingState:
     """Run the epochs that are still to do, with a log line and a checkpoint (as CHECKPOINT_SECONDS allow) after each, and a
     checkpoint when interrupted.
 
-    cases are learned from, held_out only drawn as a curve. recompute: as in `magunet.model.MAGUNet`.
+    cases are learned from, held_out only drawn as a curve. recompute: as `magunet.fast.recompute` does.
+    plain: as in `new_state`.
     """
     steps = settings.epochs * settings.samples_per_case * len(cases)
-    state = new_state(network, settings, seed, steps, device)
-    state.network.recompute = recompute
+    state = new_state(network, settings, seed, steps, device, plain)
+    if recompute:
+        fast.recompute(state.network)
     path = folder / CHECKPOINT_FILE
     if path.exists():
         checkpoint.restore(state, path, settings_hash)

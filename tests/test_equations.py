@@ -8,8 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from magunet import losses
-from magunet.blocks import CAM, LGAG, MFF, PAM, DualAttention
-from magunet.fast import BatchNorm
+from magunet.blocks import CAM, LGAG, MFF, PAM, BatchNorm3d, DualAttention
 from magunet.metrics import overlap
 
 torch.manual_seed(0)
@@ -97,14 +96,21 @@ def test_cam_is_eqs_6_to_8():
     assert_close(module(x).detach(), per_case(naive_cam, module, x))
 
 
-@pytest.mark.parametrize("module", [PAM(16), CAM(), DualAttention(16, out_conv=False)])
+def without_convolution(channels):
+    """DA without the convolution after its sum, which Eqs. 1 and 2 do not have."""
+    module = DualAttention(channels)
+    module.out = torch.nn.Identity()
+    return module
+
+
+@pytest.mark.parametrize("module", [PAM(16), CAM(), without_convolution(16)])
 def test_attention_starts_as_the_identity(module):
     x = torch.randn(2, 16, 3, 4, 5)
     assert torch.equal(module(x), x)
 
 
 def test_dual_attention_is_eqs_1_and_2():
-    module = DualAttention(16, out_conv=False).double()
+    module = without_convolution(16).double()
     with_scale(module.pam, "alpha", 0.5), with_scale(module.cam, "beta", 0.9)
     module.w.data = torch.tensor([0.3, -1.1], dtype=torch.float64)
     x = 0.3 * feature_map()
@@ -148,7 +154,7 @@ def naive_batch_norm(x, bn):
 @pytest.mark.parametrize("channels, groups", [(4, 4), (16, 16), (24, 8)])
 def test_lgag_is_eqs_9_and_10(channels, groups):
     module = LGAG(channels).double().eval()
-    for bn in (m for m in module.modules() if isinstance(m, BatchNorm)):
+    for bn in (m for m in module.modules() if isinstance(m, BatchNorm3d)):
         torch.nn.init.normal_(bn.running_mean), torch.nn.init.uniform_(bn.running_var, 0.5, 2)
         torch.nn.init.normal_(bn.weight), torch.nn.init.normal_(bn.bias)
     assert module.g[0].groups == module.x[0].groups == groups

@@ -21,7 +21,9 @@ from compendium.doctor import machine, memory_table
 from magunet import losses
 from magunet.base import profiles
 from magunet.base.device import autocast
-from magunet.fast import BatchNorm
+from magunet.blocks import BatchNorm3d
+from magunet.fast import accelerate
+from magunet.fast import recompute as recompute_levels
 from magunet.predict import Model
 from magunet.studies import build
 
@@ -94,14 +96,15 @@ def test_computing_maps_again_changes_neither_gradients_nor_statistics(precision
     found = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        network = build("MAG-UNet", width_divisor=8).train()
-        network.recompute = recompute
+        network = accelerate(build("MAG-UNet", width_divisor=8)).train()
+        if recompute:
+            recompute_levels(network)
         x = torch.rand(1, 1, 25, 32, 48)
         with autocast(CPU, precision):
             logits = network(x)
         losses.dice_ce_loss(logits.float(), x > 0.9).backward()
         found.append([p.grad for p in network.parameters()] + list(network.buffers()))
-        assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, BatchNorm))
+        assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, BatchNorm3d))
     assert all(torch.equal(a, b) for a, b in zip(*found))
 
 

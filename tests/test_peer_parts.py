@@ -1,4 +1,4 @@
-"""What the single networks of `magunet.peers.monai_peers` and its neighbours compute, beside independent readings of them."""
+"""What the single networks of `magunet.peers.monai` and its neighbours compute, beside independent readings of them."""
 
 from itertools import product
 
@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from magunet.fast import Conv3d
 from magunet.model import count_parameters
-from magunet.peers import monai_peers as peers
-from magunet.peers import transunet, unetr
+from magunet.peers import monai, transunet, unetr
 from magunet.peers.adapt import sine_positions
 from magunet.peers.deeplab import ASPP, DeepLabV3Plus, SeparableConv3d, resnet_50
 from magunet.peers.segnet import SegNet
@@ -37,7 +35,7 @@ def test_unpooling_puts_every_maximum_back_where_it_was():
 
 
 def test_segnet_is_vgg_16_and_its_mirror_image():
-    convolutions = [m for m in build_on_meta("SegNet").modules() if isinstance(m, Conv3d)]
+    convolutions = [m for m in build_on_meta("SegNet").modules() if isinstance(m, nn.Conv3d)]
     through = [(c.in_channels, c.out_channels) for c in convolutions]
     assert all(c.kernel_size == (3, 3, 3) for c in convolutions)
     assert [o for _, o in through[:13]] == [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -109,7 +107,7 @@ def test_v_net_is_monais_at_its_width():
     from monai.networks.nets.vnet import VNet
 
     torch.manual_seed(0)
-    ours = peers.VNet(16).eval()
+    ours = monai.VNet(16).eval()
     theirs = VNet(act="prelu", dropout_prob_down=None, dropout_prob_up=(None, 0.0)).eval()
     weights = ours.state_dict()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), weights.values(), strict=True)))

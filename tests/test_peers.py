@@ -1,12 +1,9 @@
 """The networks that MAG-UNet is compared with: what they compute, on any grid, in any precision, saved and read back."""
 
-import ast
 import copy
-import inspect
 import json
 from dataclasses import replace
 from itertools import product
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from magunet import runs, studies
+from magunet import blocks, runs, studies, train
 from magunet.base.device import autocast, has_bfloat16
-from magunet.fast import Conv3d, evaluate_by_input
+from magunet.fast import Conv3d, ConvTranspose3d, accelerate, evaluate_by_input
 from magunet.model import count_parameters
-from magunet.peers.adapt import AnyGrid, ConvTranspose3d, sine_positions
+from magunet.peers.adapt import AnyGrid, sine_positions
 from magunet.predict import load_model
-from magunet.studies import PEERS, build, build_on_meta, code_of, configuration
+from magunet.studies import PEERS, build, build_on_meta, configuration
 
 CPU = torch.device("cpu")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16 arithmetic")
@@ -31,17 +28,17 @@ COUNTS = {"3D V-Net": 45_597_509, "ResUNet": 22_753_889, "Attention UNet": 23_62
           "UNETR": 101_624_993, "DeepLabv3+": 49_445_297, "nnU-Net": 30_452_097, "MedNeXt": 10_510_817,
           "SegResNet": 18_795_969, "SwinUNETR": 62_195_971, "TransUNet": 108_790_017}
 LAYERS = {
-    "3D V-Net": {"BatchNorm", "PReLU"},
-    "ResUNet": {"BatchNorm", "ReLU"},
-    "Attention UNet": {"BatchNorm", "ReLU", "Sigmoid"},
-    "SegNet": {"BatchNorm", "ReLU"},
+    "3D V-Net": {"BatchNorm3d", "PReLU"},
+    "ResUNet": {"BatchNorm3d", "ReLU"},
+    "Attention UNet": {"BatchNorm3d", "ReLU", "Sigmoid"},
+    "SegNet": {"BatchNorm3d", "ReLU"},
     "UNETR": {"InstanceNorm3d", "LeakyReLU", "LayerNorm", "GELU"},
-    "DeepLabv3+": {"BatchNorm", "ReLU"},
+    "DeepLabv3+": {"BatchNorm3d", "ReLU"},
     "nnU-Net": {"InstanceNorm3d", "LeakyReLU"},
     "MedNeXt": {"GroupNorm", "GELU"},
     "SegResNet": {"GroupNorm", "ReLU"},
     "SwinUNETR": {"InstanceNorm3d", "LeakyReLU", "LayerNorm", "GELU"},
-    "TransUNet": {"BatchNorm", "ReLU", "LayerNorm", "GELU"},
+    "TransUNet": {"BatchNorm3d", "ReLU", "LayerNorm", "GELU"},
 }
 """Every normalisation and activation of each network (softmax aside): a default of MONAI's would show here."""
 
@@ -86,9 +83,9 @@ def test_normalisation_and_activation_are_those_stated(name):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_torchs_own_layers_are_replaced_by_ours(name):
-    kinds = {type(m) for m in build(name, 8).modules()}
-    assert not kinds & {nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d}
+def test_torchs_own_layers_are_replaced_by_quick_ones(name):
+    kinds = {type(m) for m in accelerate(build(name, 8)).modules()}
+    assert not kinds & {nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, blocks.BatchNorm3d}
     assert Conv3d in kinds
 
 
@@ -105,7 +102,7 @@ def test_any_grid_is_kept_in_training_and_evaluation(name):
 @pytest.mark.parametrize("name", PEERS)
 def test_every_parameter_gets_a_finite_gradient(name, precision):
     torch.manual_seed(0)
-    network = build(name, 16).to(memory_format=torch.channels_last_3d)
+    network = accelerate(build(name, 16)).to(memory_format=torch.channels_last_3d)
     for parameter, gradient in gradients(network, torch.rand(1, 1, 17, 23, 31), precision).items():
         assert gradient is not None and gradient.isfinite().all(), parameter
         if not parameter.endswith("bias"):      # one before a normalisation cannot change the output
@@ -117,7 +114,7 @@ def test_every_parameter_gets_a_finite_gradient(name, precision):
 def test_bfloat16_weight_gradients_are_right_in_every_convolution(name):
     """Each beside the float32 gradient of the same convolution from the same input and the same gradient behind it."""
     torch.manual_seed(0)
-    network, met = build(name, 16).to(memory_format=torch.channels_last_3d), {}
+    network, met = accelerate(build(name, 16)).to(memory_format=torch.channels_last_3d), {}
 
     def note(conv, inputs, out):
         met[conv] = [inputs[0].detach()]
@@ -136,7 +133,7 @@ def test_bfloat16_weight_gradients_are_right_in_every_convolution(name):
 @pytest.mark.parametrize("name", PEERS)
 def test_memory_layout_changes_nothing_and_bfloat16_no_more_than_noise_of_one_rounding(name):
     torch.manual_seed(0)
-    network, x = build(name, 8), torch.rand(1, 1, 16, 20, 33)
+    network, x = accelerate(build(name, 8)), torch.rand(1, 1, 16, 20, 33)
     evaluate_by_input(network)
     last = copy.deepcopy(network).to(memory_format=torch.channels_last_3d)
     with torch.inference_mode():
@@ -176,40 +173,29 @@ def test_weights_are_stored_once_and_read_back(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["nnU-Net", "SegNet"])
 def test_a_trained_peer_predicts_the_same_when_it_is_loaded(name, compendium, monkeypatch):
-    kept, train = [], runs.train.train
-    monkeypatch.setattr(runs.train, "train", lambda *given: kept.append(train(*given)) or kept[0])
+    states, original = [], train.train
+    monkeypatch.setattr(train, "train", lambda *inputs: states.append(original(*inputs)) or states[0])
     tiny = replace(TINY, epochs=1, samples_per_case=1)
     cohort = write_cohort(compendium / "data" / "boxes", 3)
     folder = runs.fit(name, tiny, 0, cohort)
     model = load_model(folder)
     image = np.random.default_rng(0).random((16, 32, 32), dtype=np.float32)
-    expected = replace(model, network=kept[0].network).probability(image)
+    expected = replace(model, network=states[0].network).probability(image)
     np.testing.assert_array_equal(model.probability(image), expected)
     record = json.loads((folder / "run.json").read_text())
     assert record["network"] == name and record["config"] == configuration(name, tiny.width_divisor)
     assert record["libraries"]["monai"] == configuration("UNETR", 1)["monai"]
-    assert ("monai" in record["config"]) == (name == "nnU-Net")
-    monkeypatch.setattr(runs.train, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained again"))
     assert runs.fit(name, tiny, 0, cohort) == folder
 
 
 @pytest.mark.parametrize("name", studies.NETWORKS)
 def test_the_hashed_code_of_a_network_is_complete(name):
-    """Whatever of magunet a network has, or a hashed part names, is hashed, too."""
-    parts = code_of(name)
-    assert len({*parts}) == len(parts)
-    for kind in {type(module) for module in build_on_meta(name).modules()}:
-        assert not kind.__module__.startswith("magunet") or kind in parts or inspect.getmodule(kind) in parts
-    for part in parts:
-        if part is studies.magunet:                     # names every module that a switch may choose
-            continue
-        module = part if isinstance(part, ModuleType) else inspect.getmodule(part)
-        tree = ast.parse(inspect.getsource(part))
-        for used in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & vars(module).keys():
-            thing = vars(module)[used]
-            home = inspect.getmodule(thing) or module                       # a constant has no home: taken as its module
-            if home.__name__.startswith("magunet.nets"):
-                assert thing in parts or home in parts, f"{part.__name__} uses {used}"
+    """Whatever of magunet a network has is hashed."""
+    code = {module.__name__ for module in (*runs.CODE, *(runs.PEER_CODE if name in PEERS else ()))}
+    kinds = {type(module) for network in (build_on_meta(name), accelerate(build_on_meta(name))) for module in network.modules()}
+    assert {kind.__module__ for kind in kinds if kind.__module__.startswith("magunet")} <= code
+    assert runs.run_hash(name, TINY, "data", plain=True) != runs.run_hash(name, TINY, "data")
 
 
 # Any grid
@@ -246,7 +232,7 @@ def test_sine_positions_are_the_stated_formula_and_do_not_depend_on_the_grid():
 @needs_bfloat16
 def test_bfloat16_gradients_of_grouped_transposed_convolutions_are_right_on_one_voxel():
     torch.manual_seed(0)
-    conv = ConvTranspose3d(64, 64, 3, stride=2, padding=1, groups=64).to(memory_format=torch.channels_last_3d)
+    conv = accelerate(nn.ConvTranspose3d(64, 64, 3, stride=2, padding=1, groups=64)).to(memory_format=torch.channels_last_3d)
     for size in ((1, 1, 1), (1, 2, 2), (2, 2, 2)):
         x = torch.randn(1, 64, *size)
         full, half = (gradients(conv, x, p)["weight"].clone() for p in (torch.float32, torch.bfloat16))

@@ -14,7 +14,7 @@ from torch import nn
 from compendium.audit.readings import DECODERS, alternative
 from compendium.paper import MI, TABLE_3, TABLE_4, TABLES
 from magunet.model import MAGUNetConfig, count_parameters
-from magunet.studies import DA, GATES, MFF, PLAIN, build_on_meta
+from magunet.studies import BASELINE, VARIANTS, build_on_meta
 
 UNITS = {"10^6 parameters": 1e6, "2^20 parameters": MI, "10^6 bytes": 1e6 / 4, "2^20 bytes": MI / 4}
 """Parameters to a unit; bytes are those of 32-bit weights."""
@@ -34,10 +34,10 @@ def normalised_biases(network: nn.Module) -> int:
                if isinstance(b, nn.BatchNorm3d) and a.bias is not None)
 
 
-def count(first_width: int = 32, biases: bool = True, decoder: str = "merge", switches: dict = PLAIN) -> int:
+def count(first_width: int = 32, biases: bool = True, decoder: str = "merge", switches: dict = BASELINE) -> int:
     """Parameters of a 3D U-Net whose widths double from level to level, with switches of MAGUNetConfig on."""
     widths = tuple(first_width * 2**level for level in range(5))
-    network = alternative(MAGUNetConfig(**PLAIN | switches, widths=widths), decoder=decoder)
+    network = alternative(MAGUNetConfig(**BASELINE | switches, widths=widths), decoder=decoder)
     return count_parameters(network) - (0 if biases else normalised_biases(network))
 
 
@@ -68,8 +68,7 @@ def explanations() -> pd.DataFrame:
     lines = []
     for first, biases in product(range(8, 65, 8), (True, False)):
         plain = count(first, biases)
-        costs = {name: count(first, biases, switches=switches) - plain
-                 for name, switches in (("DA", DA), ("MFF", MFF), ("LGAG", GATES))}
+        costs = {name: count(first, biases, switches=VARIANTS[f"+{name}"]) - plain for name in ("DA", "MFF", "LGAG")}
         for decoder, unit, cut in product(DECODERS, UNITS, (False, True)):
             base = count(first, biases, decoder)
             if printed(base, UNITS[unit], cut) != TABLE_4[0].params_mi:

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from compendium.paper import MI, TABLE_4
-from magunet.blocks import LGAG, PAM
-from magunet.fast import double_conv
+from magunet.blocks import LGAG, PAM, double_conv
 from magunet.model import MAGUNet, MAGUNetConfig, count_parameters
 from magunet.studies import variant
 

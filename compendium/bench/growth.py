@@ -18,7 +18,7 @@ from magunet import itk
 from magunet.base import profiles
 from magunet.base.profiles import Settings
 from magunet.blocks import PAM
-from magunet.fast import evaluate_by_input
+from magunet.fast import accelerate, evaluate_by_input
 from magunet.prepare import prepare
 from magunet.studies import build
 from magunet.volume import Volume
@@ -44,7 +44,7 @@ def volume_seconds(matrices: Iterable[int], divisor: int) -> pd.DataFrame:
     The network is MAG-UNet with its widths divided, in the default precision.
     """
     rows, settings = {}, profiles.load("paper")
-    network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d)
+    network = accelerate(build(NETWORK, divisor)).to(memory_format=torch.channels_last_3d)
     evaluate_by_input(network)
     for side in matrices:
         made = make_phantom(0, matrix=side, slices=(side, side))
@@ -136,7 +136,7 @@ def one_prediction(size: tuple[int, int, int], divisor: int, precision: torch.dt
     import compendium.view.export  # noqa: F401
 
     itk.load()
-    network = build(NETWORK, divisor).to(memory_format=torch.channels_last_3d)
+    network = accelerate(build(NETWORK, divisor)).to(memory_format=torch.channels_last_3d)
     evaluate_by_input(network)
     pass_through(network, torch.rand(1, 1, *size).contiguous(memory_format=torch.channels_last_3d), precision)
 

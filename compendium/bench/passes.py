@@ -11,7 +11,8 @@ from compendium.bench.ceilings import Operations, ceilings_of, floor_seconds
 from compendium.memory import without_values
 from magunet import losses
 from magunet.base.device import autocast, choose_device, choose_precision
-from magunet.fast import evaluate_by_input
+from magunet.fast import accelerate, evaluate_by_input
+from magunet.fast import recompute as recompute_levels
 from magunet.studies import build, build_on_meta
 
 NETWORK = "MAG-UNet"
@@ -22,20 +23,16 @@ def default_precision() -> torch.dtype:
 
 
 def both_networks(divisor: int) -> tuple[nn.Module, nn.Module]:
-    """The network as magunet runs it, and with torch's layout in memory and nothing in place."""
-    network = build(NETWORK, divisor).to(choose_device(), memory_format=torch.channels_last_3d)
-    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    for module in plain.modules():
-        if hasattr(module, "in_place"):
-            module.in_place = False
-    return network, plain
+    """The network as magunet runs it, and as `magunet.studies.build` builds it."""
+    plain = build(NETWORK, divisor).to(choose_device())
+    return accelerate(copy.deepcopy(plain)).to(memory_format=torch.channels_last_3d), plain
 
 
 @cache
 def operations(network: str, divisor: int, size: tuple[int, int, int], training: bool,
                precision: torch.dtype) -> list[tuple[int, int]]:
     """(Floating-point operations, bytes) of each operation of a forward pass or a training step on a window (d, h, w)."""
-    net = build_on_meta(network, divisor)
+    net = accelerate(build_on_meta(network, divisor))
     with FakeTensorMode(), Operations() as counted:
         without_values(net)
         image = torch.zeros(1, 1, *size).contiguous(memory_format=torch.channels_last_3d)
@@ -74,8 +71,9 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, ma
 def two_steps(size: tuple[int, int, int], divisor: int, precision: torch.dtype, recompute: bool = False) -> None:
     """Two training steps from nothing, after which Adam has its moments."""
     device = choose_device()
-    network = build(NETWORK, divisor).to(device, memory_format=torch.channels_last_3d).train()
-    network.recompute = recompute
+    network = accelerate(build(NETWORK, divisor)).to(device, memory_format=torch.channels_last_3d).train()
+    if recompute:
+        recompute_levels(network)
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.rand(1, 1, *size, device=device)
     for _ in range(2):

@@ -37,7 +37,7 @@ def run_train(arguments: Arguments) -> None:
     checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
     seed = settings.seeds[0] if arguments.seed is None else arguments.seed
     recompute = {"auto": None, "always": True, "never": False}[arguments.recompute]
-    print(fit(arguments.network, settings, seed, cohort_of(settings, track), recompute))
+    print(fit(arguments.network, settings, seed, cohort_of(settings, track), recompute, arguments.plain))
 
 
 def add_evaluate(verbs) -> None:
@@ -54,7 +54,7 @@ def run_evaluate(arguments: Arguments) -> None:
     from sijphantom.cohort import cohort_of
 
     settings = load_model(arguments.run).settings
-    print(score_run(Path(arguments.run), cohort_of(settings, track)).round(4).to_string(index=False))
+    print(score_run(Path(arguments.run), cohort_of(settings, track), arguments.plain).round(4).to_string(index=False))
 
 
 def format_names(text: str) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def run_predict(arguments: Arguments) -> None:
     from magunet.volume import read_volume
 
     run = shipped_weights() if arguments.model is None else Path(arguments.model)
-    model, ct, out = load_model(run), Path(arguments.ct), export_folder(arguments.out)
+    model, ct, out = load_model(run, arguments.plain), Path(arguments.ct), export_folder(arguments.out)
     if arguments.model is None:
         say("note: no --model given, so the weights that come with magunet are taken: "
             f"{model.record['network']}, trained on phantoms only; {run / CARD_FILE} says what they can do")
@@ -130,7 +130,7 @@ def run_export(arguments: Arguments) -> None:
     from sijphantom.cohort import cohort_of
 
     run = Path(arguments.run)
-    model, out = with_room(load_model(run)), export_folder(arguments.out or run / "exports")
+    model, out = with_room(load_model(run, arguments.plain)), export_folder(arguments.out or run / "exports")
     if "dicom-seg" in (arguments.formats or ()):
         raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for "
                          "a DICOM SEG")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magunet.blocks import BatchNorm3d
 from magunet.peers.adapt import AnyGrid, scaled
 
 RATES = (3, 6, 9)
@@ -27,7 +28,7 @@ class SeparableConv3d(nn.Sequential):
 
 def bn_relu(conv: nn.Module, channels: int) -> nn.Sequential:
     """A convolution, BN, ReLU."""
-    return nn.Sequential(conv, nn.BatchNorm3d(channels), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, BatchNorm3d(channels), nn.ReLU(inplace=True))
 
 
 def point(c_in: int, c_out: int) -> nn.Sequential:

@@ -1,0 +1,234 @@
+"""`accelerate` changes no weight, no output, no gradient and no prediction of any network; each of its ways, alone."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from boxes import TINY, write_cohort
+from torch import nn
+
+from magunet import fast, runs, train
+from magunet.base.device import autocast, choose_precision, has_bfloat16
+from magunet.blocks import BatchNorm3d, conv_bn_relu
+from magunet.fast import accelerate, evaluate_by_input, halve_in_place, merge_groups, through_joined
+from magunet.metrics import overlap
+from magunet.model import DecoderStep
+from magunet.predict import load_model
+from magunet.prepare import Prepared
+from magunet.studies import NETWORKS, build
+from magunet.volume import read_volume
+
+CPU = torch.device("cpu")
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16 arithmetic")
+SIZE = {"MAG-UNet": (34, 40, 24)}
+"""Floor pooling and padding at every level; the others get a smaller input."""
+
+
+def passes(network, x):
+    """What a network computes in a training step and in a prediction, and its running statistics between."""
+    logits = network.train()(x)
+    logits.square().mean().backward()
+    training = [logits.detach(), *(p.grad for p in network.parameters()), *(b.clone() for b in network.buffers())]
+    evaluate_by_input(network)
+    with torch.inference_mode():
+        return [*training, network(x)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_and_its_accelerated_copy_are_the_same_to_the_bit(name):
+    """In bfloat16: to 0.01 of the probability and three times the effect of rounding the input to it."""
+    torch.manual_seed(0)
+    plain = build(name, 16)
+    torch.manual_seed(0)
+    quick = accelerate(build(name, 16))
+    weights = plain.state_dict()
+    assert list(weights) == list(quick.state_dict())
+    assert all(map(torch.equal, weights.values(), quick.state_dict().values()))
+    for network in (plain, quick):                              # scales that start at 0 would hide the attention
+        network.to(memory_format=torch.channels_last_3d)
+        for parameter in (p for n, p in network.named_parameters() if n.endswith(("alpha", "beta"))):
+            nn.init.constant_(parameter, 0.5)
+    x = torch.rand(1, 1, *SIZE.get(name, (17, 32, 24))).contiguous(memory_format=torch.channels_last_3d)
+    before = x.clone()
+    for ours, expected in zip(passes(quick, x), passes(plain, x), strict=True):
+        assert torch.equal(ours, expected)
+    assert torch.equal(x, before)
+    assert not any(type(module).__module__ == "magunet.fast" for module in plain.modules())
+    if has_bfloat16(CPU):
+        with torch.inference_mode():
+            exact, noisy = (torch.sigmoid(plain(y)) for y in (x, x + 2**-9 * torch.randn_like(x)))
+            with autocast(CPU, torch.bfloat16):
+                rounded = torch.sigmoid(quick(x).float())
+        error, noise = ((exact - other).abs().mean() for other in (rounded, noisy))
+        assert error < 3 * noise + 0.01 < 0.2 and torch.equal(x, before)
+
+
+def test_no_part_of_a_plain_prediction_overwrites_its_input():
+    torch.manual_seed(0)
+    network, inputs = build("MAG-UNet", 16), []
+    evaluate_by_input(network)
+    for module in network.modules():
+        if not isinstance(module, nn.ReLU | nn.Sequential | nn.ModuleList):     # ReLU writes over its convolution's map
+            module.register_forward_pre_hook(lambda _, x: inputs.append((x[0], x[0].clone())))
+    network.attention.register_forward_hook(lambda *_: checks.append(all(torch.equal(*pair) for pair in inputs)))
+    checks = []
+    with torch.inference_mode():
+        network(torch.rand(1, 1, 16, 32, 16))
+    assert len(inputs) > 60 and checks == [True]
+
+
+def test_a_plain_step_and_a_plain_prediction_are_those_of_float32(compendium):
+    cohort = write_cohort(compendium / "data" / "boxes", 3)
+    settings = replace(TINY, epochs=1, samples_per_case=1, precision="float32")
+    folders = [runs.fit("MAG-UNet", settings, 0, cohort, plain=plain) for plain in (False, True)]
+    assert folders[0] != folders[1]
+    quick, plain = (load_model(folder, plain=plain) for folder, plain in zip(folders, (False, True)))
+    assert all(map(torch.equal, quick.network.state_dict().values(), plain.network.state_dict().values()))
+    assert plain.precision == torch.float32 and not isinstance(plain.network.head, fast.Conv3d)
+    scan = read_volume(cohort.cases[cohort.val[0]].image)
+    assert np.array_equal(quick.segment(scan).array, plain.segment(scan).array)
+
+
+def test_a_prediction_in_the_default_precision_finds_the_plain_mask(run):
+    scan = read_volume(run.parents[1] / "data/boxes/imagesTr/box_0_0000.nii.gz")
+    quick, plain = (load_model(run, plain=plain).segment(scan).array for plain in (False, True))
+    assert quick.any() and overlap(quick, plain).dice > 0.99
+
+
+def test_training_in_the_default_precision_stays_close_to_plain_training():
+    image = np.random.default_rng(0).random((20, 32, 32), np.float32)
+    cases = {"a": Prepared(image, (image > 0.7).astype(np.uint8), (3.0, 2.0, 2.0))}
+    losses = []
+    for plain, precision in ((False, choose_precision("auto", CPU)), (True, torch.float32)):
+        state = train.new_state("MAG-UNet", TINY, 0, 10, CPU, plain)
+        losses.append([train.train_epoch(state, cases, TINY, CPU, precision) for _ in range(2)])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+# Each way, alone
+
+
+@pytest.mark.parametrize("size", [(2, 3, 5, 4, 7), (1, 3, 4, 2, 6), (1, 4, 8, 9, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_in_place_finds_the_same_maxima(size, dtype):
+    x = torch.randn(size).to(dtype)
+    x[0, 0, 0, 0, 0], x[0, 1] = torch.nan, -torch.inf
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        ordered = x.contiguous(memory_format=layout)
+        expected = F.max_pool3d(ordered, 2)
+        with torch.no_grad():
+            answer = halve_in_place(ordered.clone())
+        assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)) and answer.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(6, 7, 5), (2, 4, 2)])
+def test_a_convolution_of_maps_apart_is_that_of_the_joined_map(kernel, size):
+    torch.manual_seed(0)
+    stage = accelerate(conv_bn_relu(6, 4, kernel)).double().eval()
+    maps = [torch.randn(2, c, *size).double() for c in (1, 3, 2)]
+    with torch.no_grad():
+        torch.testing.assert_close(through_joined(stage, iter(maps)), stage(torch.cat(maps, dim=1)), rtol=1e-12, atol=1e-12)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("name", ["MAG-UNet", "3D U-Net"])
+def test_under_autocast_maps_are_not_joined_and_the_answer_is_as_exact(name, monkeypatch):
+    torch.manual_seed(0)
+    network, x = build(name, 8), torch.randn(1, 1, 34, 40, 36)
+    for norm in (m for m in network.modules() if isinstance(m, BatchNorm3d)):
+        nn.init.uniform_(norm.bias, -1, 1)
+    evaluate_by_input(network)
+    with torch.inference_mode():
+        exact = network.double()(x.double())
+        accelerate(network.float())
+        answers = []
+        for split in (fast.may_split, lambda x: False):
+            monkeypatch.setattr(fast, "may_split", split)
+            with autocast(CPU, torch.bfloat16):
+                answers.append(network(x).float())
+    quick, joined = ((answer - exact).abs().mean() for answer in answers)
+    assert not torch.equal(*answers) and quick <= 1.2 * joined and quick < 0.2 * exact.std()
+
+
+@pytest.mark.parametrize("channels, outputs, groups, left",
+                         [(8, 8, 8, 1), (32, 32, 16, 4), (64, 128, 16, 8), (12, 12, 6, 3), (128, 64, 16, 16)])
+def test_joined_groups_compute_the_same(channels, outputs, groups, left):
+    torch.manual_seed(0)
+    conv, x = nn.Conv3d(channels, outputs, 3, padding=1, groups=groups), torch.randn(2, channels, 5, 6, 7)
+    weight, joined = merge_groups(conv.weight, groups)
+    assert joined == left and weight.shape == (outputs, channels // left, 3, 3, 3)
+    same = F.conv3d(x, weight, conv.bias, padding=1, groups=joined)
+    torch.testing.assert_close(same, conv(x), rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad((y * x[:, :1]).sum(), conv.weight)[0] for y in (same, conv(x))]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pooling_under_autocast_is_max_pooling_in_the_maps_own_precision(precision):
+    x = torch.randn(1, 3, 7, 8, 9).to(precision)
+    with autocast(CPU, torch.bfloat16):
+        pooled = accelerate(nn.MaxPool3d(2))(x)
+    assert pooled.dtype == precision and torch.equal(pooled, F.max_pool3d(x.float(), 2).to(precision))
+
+
+def test_padding_under_autocast_repeats_the_outermost_values_in_the_maps_own_precision():
+    torch.manual_seed(0)
+    step = accelerate(DecoderStep(32, 16, lgag=False)).eval()
+    x, skip = torch.randn(1, 32, 2, 2, 2).bfloat16(), torch.zeros(1, 16, 5, 4, 5).bfloat16()
+    with autocast(CPU, torch.bfloat16), torch.no_grad():
+        g, up = step.pair(x, skip)[1], step.up(x)
+    assert g.dtype == torch.bfloat16
+    assert torch.equal(g.float(), F.pad(up.float(), (0, 1, 0, 0, 0, 1), mode="replicate"))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("kernel, groups, outputs", [(3, 1, 64), (3, 16, 64), (5, 1, 64), (7, 1, 1)])
+def test_bfloat16_weight_gradients_are_right_on_small_maps(kernel, groups, outputs):
+    torch.manual_seed(0)
+    conv = nn.Conv3d(64, outputs, kernel, padding=kernel // 2, groups=groups)
+    conv = accelerate(conv).to(memory_format=torch.channels_last_3d)
+    for depth, side in [(1, 1), (2, 2), (2, 4), (2, 8), (3, 4), (4, 8), (6, 8), (8, 8)]:
+        x = torch.randn(1, 64, depth, side, side)
+        full, half = (gradients(conv, x, precision)["weight"] for precision in (torch.float32, torch.bfloat16))
+        assert (full - half).norm() < 0.02 * full.norm(), (depth, side)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("name", ["3D U-Net", "MAG-UNet", "+CBAM"])
+def test_bfloat16_gradients_follow_float32_in_the_whole_network(name):
+    torch.manual_seed(0)
+    network = accelerate(build(name, width_divisor=8)).to(memory_format=torch.channels_last_3d)
+    x = torch.rand(1, 1, 32, 64, 64)                        # bottleneck 2 x 4 x 4
+    full, half = (gradients(network, x, precision) for precision in (torch.float32, torch.bfloat16))
+    for parameter, exact in full.items():
+        if parameter.endswith("0.weight") and exact.norm() > 1e-4:
+            cosine = F.cosine_similarity(exact.flatten(), half[parameter].flatten(), dim=0)
+            assert cosine > 0.3, f"{parameter}: {cosine:.3f}"                   # garbage would be near 0
+            assert 0.5 < half[parameter].norm() / exact.norm() < 2, parameter   # or of any size
+
+
+def gradients(network, x, precision):
+    network.zero_grad()
+    with autocast(CPU, precision):
+        out = network(x.to(memory_format=torch.channels_last_3d))
+    out.float().square().mean().backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_computing_maps_again_changes_neither_gradients_nor_statistics(plain):
+    answers = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        network = build("MAG-UNet", 16) if plain else accelerate(build("MAG-UNet", 16))
+        if again:
+            fast.recompute(network)
+            network = copy.deepcopy(network)
+        network.train()(torch.rand(1, 1, 25, 32, 48)).square().mean().backward()
+        answers.append([p.grad for p in network.parameters()] + list(network.buffers()))
+        assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, BatchNorm3d))
+    assert all(map(torch.equal, *answers))

@@ -39,7 +39,8 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
 
     Writes ``scores.csv`` (returned), ``scores_by_side.csv`` (for `read_scores`) and ``masks/CASE.nii.gz`` into the
     run's folder, and in ``scores.json`` the device and a hash of the weights, the data and the code they come from:
-    when one changes, the run is scored again. plain: as in `load_model`. Seconds and peak memory are those of segmenting the case.
+    when one changes, the run is scored again. plain: as in `load_model`. Seconds and peak memory are those of
+    segmenting the case.
     Raises InputError when the run was trained on other data, for then these cases might not be unseen.
     """
     model = with_room(load_model(run, plain))

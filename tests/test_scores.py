@@ -119,7 +119,7 @@ def run(compendium, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"weights")
     stub = Stub({"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)})
-    monkeypatch.setattr(scores, "load_model", lambda folder: stub)
+    monkeypatch.setattr(scores, "load_model", lambda folder, plain: stub)
     monkeypatch.setattr(Stub, "segmented", 0)
     return folder, cohort
 

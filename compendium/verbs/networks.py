@@ -54,7 +54,8 @@ def run_evaluate(arguments: Arguments) -> None:
     from sijphantom.cohort import cohort_of
 
     settings = load_model(arguments.run).settings
-    print(score_run(Path(arguments.run), cohort_of(settings, track), arguments.plain).round(4).to_string(index=False))
+    scores = score_run(Path(arguments.run), cohort_of(settings, track), arguments.plain)
+    print(scores.round(4).to_string(index=False))
 
 
 def format_names(text: str) -> tuple[str, ...]:

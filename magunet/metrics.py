@@ -1,7 +1,7 @@
 """Scores of a predicted mask against the truth, Eqs. 11-14.
 
-Policy for empty masks, so that no case is ever dropped from a mean: a fraction whose denominator is 0
-counts as 1 where truth and prediction are both empty, and as 0 where only one of them is.
+Empty masks: a fraction whose denominator is 0 counts as 1 where truth and prediction are both empty, and as 0
+where only one of them is. So no case is ever dropped from a mean.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,13 @@ class Overlap:
     false_negative: int
 
     def _ratio(self, part: int, whole: int) -> float:
-        if whole:
-            return part / whole
-        return 0.0 if self.false_positive or self.false_negative else 1.0
+        return part / whole if whole else float(not (self.false_positive or self.false_negative))
 
     @property
     def dice(self) -> float:
         """2 |X n Y| / (|X| + |Y|), Eq. 11."""
-        return self._ratio(2 * self.true_positive,
-                           2 * self.true_positive + self.false_positive + self.false_negative)
+        double = 2 * self.true_positive
+        return self._ratio(double, double + self.false_positive + self.false_negative)
 
     @property
     def iou(self) -> float:
@@ -46,14 +44,16 @@ class Overlap:
         return self._ratio(self.true_positive, self.true_positive + self.false_negative)
 
 
-def overlap(prediction: np.ndarray, truth: np.ndarray) -> Overlap:
-    """Count voxels of two masks of one shape, any dtype, non-zero is foreground.
-
-    Raises InputError when the shapes differ.
-    """
+def check_same_shape(prediction: np.ndarray, truth: np.ndarray) -> None:
+    """Raises InputError when two masks differ in shape."""
     if prediction.shape != truth.shape:
         raise InputError(f"prediction {prediction.shape} and truth {truth.shape} lie on different grids; "
                          "resample the prediction onto the scan's grid first")
+
+
+def overlap(prediction: np.ndarray, truth: np.ndarray) -> Overlap:
+    """Count voxels of two masks of one shape, any dtype, non-zero is foreground; else InputError."""
+    check_same_shape(prediction, truth)
     x, y = prediction != 0, truth != 0
     hit = int(np.count_nonzero(x & y))
     return Overlap(hit, int(np.count_nonzero(x)) - hit, int(np.count_nonzero(y)) - hit)

@@ -1,12 +1,13 @@
-"""Everything that one scan and its masks are written to: one entry for all formats.
+"""All files that one scan and its masks are exported to.
 
-No file holds anything of a DICOM header, but the DICOM SEG what the standard requires; file names, pictures and reports hold
-no path, and of a DICOM series not even the folder's name, for that often is the patient's.
+No file holds anything of a DICOM header, but the DICOM SEG what the standard requires. File names, pictures
+and reports hold no path, and of a DICOM series not even the folder's name, which often is the patient's.
 """
 
-import itertools
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +15,34 @@ import pydicom
 
 from compendium.figures.planes import save_figure, three_planes
 from compendium.view import FORMATS
-from compendium.view.case_report import describe_mask, describe_scan, voxel_hash
 from compendium.view.dicom_seg import read_source, write_dicom_seg
-from compendium.view.meshes import surface_mesh, write_stl, write_vtp
+from compendium.view.meshes import surface_mesh, write_stl
 from compendium.view.segments import write_segments
-from compendium.view.slicer import write_script
-from compendium.view.surface_map import surface_map
 from magunet import __version__
 from magunet.base.errors import InputError
 from magunet.base.progress import say
 from magunet.base.provenance import file_hash, write_json
-from magunet.joints import JOINTS, left_and_right
+from magunet.joints import JOINTS, Joint, left_and_right, midline
 from magunet.predict import WEIGHTS_FILE, Model
-from magunet.volume import FILE_ENDINGS, Volume, same_geometry, write_volume
+from magunet.volume import FILE_ENDINGS, Volume, orientation, reorient, same_geometry, write_volume
 
-DEFAULT = tuple(name for name in FORMATS if name != "vtp")
-"""Of these, dicom-seg where the scan is a DICOM series."""
-MESHES = {"stl": write_stl, "vtp": write_vtp}
-PREDICTION, TRUTH = "sij", "truth"
-"""What masks are called in file names."""
-KINDS = (*itertools.product((PREDICTION, TRUTH), (".nii.gz", ".seg.nrrd")), *((PREDICTION, e) for e in (".png", ".dcm", ".json")),
-         *itertools.product((f"{mask}_{joint.side}" for mask in (PREDICTION, TRUTH) for joint in JOINTS), (".stl", ".vtp")),
-         ("ct", ".nii.gz"), ("slicer", ".py"))
-"""Every file that a case can have: what stands behind its name, and the ending."""
-DISTANCE = "distance to the prediction in mm"
-"""At each point of the truth's surface in a VTP; positive where the prediction reaches too far."""
+FACES = ("inferior", "superior", "anterior", "posterior", "right", "left")
+"""Ends of the axes of an LPS array (d, h, w): first and last slice, row, column."""
+MIDLINES = {True: "halfway between the two joints", False: "middle of the scan, for no two joints were found"}
+"""What the plane between left and right is, by `Midline.between_joints`."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What made the prediction: a run's folder name, network, profile, seed, and hashes of its weights and training data."""
+    """What made the prediction: a run's folder, network, profile, seed, and hashes of weights and training
+    data."""
 
     run: str
     network: str
     profile: str
     seed: int
-    weights: str
-    data: str
+    sha256_of_weights: str
+    hash_of_training_data: str
 
     @classmethod
     def of(cls, run: Path, model: Model) -> "Origin":
@@ -64,8 +56,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Exported:
-    """A scan and its masks on the scan's grid: the prediction, and the truth where there is one. ``name`` begins all file
-    names; ``source`` holds the headers of the DICOM series that the scan is of, if any; ``note`` is for the report."""
+    """A scan with its predicted and, if known, true mask on its grid. ``name`` begins all file names;
+    ``source`` is the headers of the DICOM series that the scan is of, if any; ``note`` is for the report."""
 
     name: str
     scan: Volume
@@ -75,8 +67,19 @@ class Exported:
     note: str = ""
 
 
+class NothingToWrite(Exception):
+    """Why a case has no file of a kind."""
+
+
+def voxel_hash(volume: Volume) -> str:
+    """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
+    voxels = np.ascontiguousarray(volume.array, "<f4")
+    return hashlib.sha256(str(volume.array.shape).encode() + voxels.tobytes()).hexdigest()
+
+
 def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
-    """What a scan's files begin with: the input's name, but for DICOM series and with ``anonymise`` ``ct-`` and a hash."""
+    """How a scan's files begin: as the input's does; ``ct-`` and a hash for DICOM series and with
+    ``anonymise``."""
     path = path.resolve()
     if anonymise or path.is_dir():
         return f"ct-{voxel_hash(scan)[:10]}"
@@ -84,17 +87,12 @@ def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
 
 
 def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list[pydicom.Dataset] | None:
-    """Headers for the DICOM SEG of a scan read from ``path``; None where none is to be written.
+    """Headers for the DICOM SEG of a scan read from ``path``; None, with a note, where by default none can be
+    made.
 
-    ``formats`` None is the default: then a series that cannot be referred to gets a note and no DICOM SEG. Raises
-    InputError when a DICOM SEG is asked for and cannot be made.
+    Raises InputError when ``formats`` ask for a DICOM SEG and it cannot be made.
     """
-    if formats is not None and "dicom-seg" not in formats:
-        return None
-    if not path.is_dir():
-        if formats is not None:
-            raise InputError(f"{path}: is no DICOM series, so no DICOM SEG can be made of it; give the folder of the series, or "
-                             "leave dicom-seg out of --formats")
+    if "dicom-seg" not in (formats or FORMATS) or (formats is None and not path.is_dir()):
         return None
     try:
         return read_source(path, scan)
@@ -107,102 +105,84 @@ def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list
 
 def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | None = None,
            anonymise: bool = False) -> list[Path]:
-    """Write a case in ``formats`` (without them: DEFAULT) into the folder ``out``, each file whole or not at all; returns
-    their paths.
+    """Write a case in ``formats``, by default all, into the folder ``out``; returns the files' paths.
 
-    A joint without voxels gets no mesh, and an empty mask no DICOM SEG; a note says so, and removes that file of an earlier
-    export. Files of the case in other formats stay, for they may be wanted; a note names them. Raises InputError when a
-    mask lies on another grid than the scan, and when a DICOM SEG is asked for and the series makes none; by default that is
-    a note.
+    A joint without voxels gets no mesh, and an empty mask no DICOM SEG: a note says so, and that file of an
+    earlier export is removed. Files of the case in other formats stay; a note names them. Raises InputError
+    for a mask on another grid, and when a DICOM SEG is asked for and cannot be made.
     """
-    wanted = [name for name in FORMATS if name in (formats or DEFAULT)]
-    masks = {PREDICTION: case.prediction} | ({TRUTH: case.truth} if case.truth is not None else {})
+    masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
     for name, mask in masks.items():
         if not same_geometry(case.scan, mask):
-            raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan; resample it onto the scan")
-    labels = {name: left_and_right(mask) for name, mask in masks.items()}
-    files = _Files(out, case.name)
-    if "nifti" in wanted:
-        for name, mask in masks.items():
-            write_volume(mask.with_array((mask.array != 0).astype(np.uint8)), files.new(name, ".nii.gz"))
-    if "png" in wanted:
-        figure = three_planes(case.scan, case.prediction, case.truth, f"SIJ by {origin}")
-        save_figure(figure, files.new(PREDICTION, ".png"), f"{origin}; run {origin.run}", vector=False)
-    if "seg.nrrd" in wanted:
-        for name, both in labels.items():
-            write_segments(both, files.new(name, ".seg.nrrd"))
-    if "dicom-seg" in wanted and case.source is not None:
+            raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan; resample it")
+    labels, files, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
+    jobs = [("nifti", f"{name}.nii.gz", partial(write_volume, mask.with_array((mask.array != 0).astype(np.uint8))))
+            for name, mask in masks.items()]
+    jobs += [("png", "sij.png", partial(_write_picture, case, origin))]
+    jobs += [("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both)) for name, both in labels.items()]
+    if case.source is not None:
+        forgiving = formats is None or not case.prediction.array.any()
+        jobs += [("dicom-seg", "sij.dcm", partial(_write_dicom_seg, case, labels["sij"], origin, anonymise, forgiving))]
+    jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint))
+             for name, both in labels.items() for joint in JOINTS]
+    jobs += [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files)))]
+    for form, ending, write in jobs:
+        path = out / f"{case.name}_{ending}"
+        if form not in (formats or FORMATS):
+            older += [path.name] * path.exists()
+            continue
         try:
-            write_dicom_seg(labels[PREDICTION], case.source, files.path(PREDICTION, ".dcm"), network=origin.network,
-                            run=origin.run, anonymise=anonymise)
-            files.new(PREDICTION, ".dcm")
-        except InputError as error:
-            if formats is not None and case.prediction.array.any():
-                raise
-            files.leave_out(PREDICTION, ".dcm", str(error))
-    meshes = {form: _write_meshes(labels, form, files) for form in wanted if form in MESHES}
-    if "slicer" in wanted:
-        segmentations = [name for name in files.names() if name.endswith(".seg.nrrd")]
-        plain = [] if segmentations else [name for name in files.names() if name.endswith(".nii.gz")]
-        ct = files.new("ct", ".nii.gz")
-        write_volume(case.scan, ct)
-        write_script(files.new("slicer", ".py"), ct.name, segmentations, plain, next(iter(meshes.values()), {}))
-    if "json" in wanted:
-        content = {
-            "magunet": __version__, "case": case.name, "note": case.note, "scan": describe_scan(case.scan),
-            "model": {"run": origin.run, "network": origin.network, "profile": origin.profile, "seed": origin.seed,
-                      "sha256_of_weights": origin.weights, "hash_of_training_data": origin.data},
-            "masks": {name: describe_mask(case.scan, both) for name, both in labels.items()},
-            "sha256_of_files": {file.name: file_hash(file) for file in files.written}}
-        write_json(files.new(PREDICTION, ".json"), content)
-    if old := files.older():
-        say(f"note: not written anew, from an earlier export, perhaps of another prediction: {', '.join(old)}")
-    return files.written
+            write(path)
+            files.append(path)
+        except NothingToWrite as reason:
+            path.unlink(missing_ok=True)
+            say(f"note: {path.name} is not written: {reason}")
+    if older:
+        say("note: from an earlier export, perhaps of another prediction, and not written anew: " + ", ".join(older))
+    return files
 
 
-class _Files:
-    """The files of one case: CASE_KIND.ENDING in one folder."""
-
-    def __init__(self, folder: Path, case: str):
-        self.folder, self.case = folder, case
-        self.written: list[Path] = []
-
-    def path(self, kind: str, ending: str) -> Path:
-        return self.folder / f"{self.case}_{kind}{ending}"
-
-    def new(self, kind: str, ending: str) -> Path:
-        """The path of a file that is written now."""
-        self.written.append(self.path(kind, ending))
-        return self.written[-1]
-
-    def leave_out(self, kind: str, ending: str, why: str) -> None:
-        """Says why a file is not written, and removes the one of an earlier export."""
-        path = self.path(kind, ending)
-        path.unlink(missing_ok=True)
-        say(f"note: {path.name} is not written: {why}")
-
-    def names(self) -> list[str]:
-        return [path.name for path in self.written]
-
-    def older(self) -> list[str]:
-        """Names of the case's files that lie there and are not written now."""
-        return [path.name for kind, ending in KINDS if (path := self.path(kind, ending)).exists() and path not in self.written]
+def _write_picture(case: Exported, origin: Origin, path: Path) -> None:
+    figure = three_planes(case.scan, case.prediction, case.truth, f"SIJ by {origin}")
+    save_figure(figure, path, f"{origin}; run {origin.run}", vector=False)
 
 
-def _write_meshes(labels: dict[str, Volume], form: str, files: _Files) -> dict[str, tuple[str, tuple[float, float, float]]]:
-    """One mesh a joint; returns each file's name and what 3D Slicer shall call it and in which colour."""
-    shown = {}
+def _write_dicom_seg(case: Exported, labels: Volume, origin: Origin, anonymise: bool, forgiving: bool, path: Path) -> None:
+    try:
+        write_dicom_seg(labels, case.source, path, network=origin.network, run=origin.run, anonymise=anonymise)
+    except InputError as error:
+        if forgiving:
+            raise NothingToWrite(str(error)) from error
+        raise
+
+
+def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
+    inside = labels.array == joint.label
+    if not inside.any():
+        raise NothingToWrite(f"the mask has no {joint.name}")
+    write_stl(surface_mesh(labels.with_array(inside)), path)
+
+
+def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Sequence[Path]) -> dict:
+    """What JSON says of a case: grids, hashes, the model, and of each mask volumes, borders and the
+    midline."""
+    scan, masks = case.scan, {}
     for name, both in labels.items():
-        for joint in JOINTS:
-            one, kind = both.with_array(both.array == joint.label), f"{name}_{joint.side}"
-            if one.array.any():
-                path = files.new(kind, f".{form}")
-                if form == "vtp" and name == TRUTH and labels[PREDICTION].array.any():
-                    found = surface_map(one, labels[PREDICTION])
-                    write_vtp(found.mesh, path, {DISTANCE: found.distance})
-                else:
-                    MESHES[form](surface_mesh(one), path)
-                shown[path.name] = joint.name if name == PREDICTION else f"{joint.name} ({name})", joint.colour
-            else:
-                files.leave_out(kind, f".{form}", f"the mask has no {joint.name}")
-    return shown
+        plane = midline(both)
+        masks[name] = _extent(both) | {
+            "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
+            "joints": {joint.side: _extent(both.with_array(both.array == joint.label)) for joint in JOINTS},
+            "left_and_right_parted_at": {"x_mm_lps": round(plane.x, 3), "which_is": MIDLINES[plane.between_joints]}}
+    grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
+            "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan)}
+    return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": asdict(origin),
+            "masks": masks, "sha256_of_files": {file.name: file_hash(file) for file in files}}
+
+
+def _extent(mask: Volume) -> dict:
+    """Volume of a mask, and the faces of the scan that it reaches, where a joint may be cut off."""
+    array = reorient(mask, "LPS").array
+    ends = [np.take(array, end, axis) for axis in range(3) for end in (0, -1)]
+    faces = [name for name, end in zip(FACES, ends) if end.any()]
+    return {"volume_ml": round(float(np.count_nonzero(array) * np.prod(mask.spacing) / 1000), 4),
+            "touches_border": bool(faces), "touched_faces": faces}

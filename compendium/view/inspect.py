@@ -1,12 +1,14 @@
 """A case in 3D, in the best viewer that works where the notebook runs.
 
-In a browser: itkwidgets, if `magunet viewer install` made it work without a network; else niivue; else three planes to
-step through. Anywhere else, as under papermill, nbval or nbconvert, a figure of three planes, and itkwidgets is not even
-imported: merely importing it makes papermill lose outputs, and nbval pass a notebook that fails.
+In a browser: itkwidgets, if `python workflow/viewer install` made it work without a network; else niivue;
+else three planes to step through. Anywhere else, as under papermill, nbval or nbconvert, a figure of three
+planes, and itkwidgets is not even imported: merely importing it makes papermill lose outputs, and nbval pass
+a notebook that fails.
 
-Who sent the cell decides. Every Jupyter message names its user: JupyterLab leaves the name empty, while the clients that run
-notebooks headless (jupyter_client, and so nbclient, papermill and nbval) write the name of whoever started them. Where that
-is empty too, their messages' numbers tell them: JupyterLab's are UUIDs, theirs a session, a process and a count joined by "_".
+Who sent the cell decides. Every Jupyter message names its user: JupyterLab leaves the name empty, while the
+clients that run notebooks headless (jupyter_client, and so nbclient, papermill and nbval) write the name of
+whoever started them. Where that is empty too, their messages' numbers tell them: JupyterLab's are UUIDs,
+theirs a session, a process and a count joined by "_".
 """
 
 import importlib.util
@@ -18,39 +20,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jupyter_core.paths import jupyter_path
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from compendium.figures.planes import (
-    BONE_WINDOW,
-    FIGURE_WIDTH,
-    PLANES,
-    central_slices,
-    draw_plane,
-    pixel_size,
-    plane,
-    three_planes,
-)
-from compendium.view import offline
-from compendium.view.parts import LABEL_COLOURS
-from compendium.view.preview import LABEL_NUMBERS, centre_of, preview
+from compendium.figures.planes import BONE_WINDOW, central_slices, plane, planes_figure, three_planes
+from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, centre_of, preview
 from magunet.base.errors import InputError
 from magunet.volume import Volume, reorient, same_geometry, write_volume
 
-ITKWIDGETS, NIIVUE, SLIDER, FIGURE = VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
-"""Best first; the last one needs no browser."""
+ITKWIDGETS = "itkwidgets"
+"""Volume rendering with light and shadow; needs what `python workflow/viewer install` adds to JupyterLab."""
+NIIVUE = "niivue"
+"""Volume rendering and linked planes; needs WebGL in the browser, and nothing else."""
+SLIDERS = "three planes"
+"""Planes drawn by the kernel; needs a browser only."""
+FIGURE = "figure"
+"""Needs no browser."""
+VIEWERS = (ITKWIDGETS, NIIVUE, SLIDERS, FIGURE)
+"""Best first."""
 SAMPLE_DISTANCE = 0.5
-"""Of rays through the volume, 0 (finest) to 1."""
+"""Of rays through the volume in itkwidgets, 0 (finest) to 1."""
 LABELLED_HU = 1000
-BACKGROUND = [0.2, 0.2, 0.2]
+"""That labelled voxels have in itkwidgets with the joint preset."""
 HEIGHT = 600
 """Of niivue, pixels; itkwidgets has a height of its own."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A transfer function: HU drawn black and white, in planes and in the volume, and the volume's opacity at some HU."""
+    """A transfer function: HU drawn black and white in planes and in the volume, and the volume's opacity by
+    HU."""
 
     window: tuple[float, float]
     shades: tuple[float, float]
@@ -75,47 +76,60 @@ def in_browser() -> bool:
     return header.get("username") == "" and "_" not in header.get("msg_id", "")
 
 
+def itkwidgets_problem() -> str:
+    """Why itkwidgets cannot draw without a network, or an empty text."""
+    if missing := [name for name in ("itkwidgets", "imjoy_rpc", "zarr") if importlib.util.find_spec(name) is None]:
+        return f"the Python package {missing[0]} is not installed"
+    extensions = [Path(folder) / "imjoy-jupyterlab-extension" for folder in jupyter_path("labextensions")]
+    package = next((file for folder in extensions if (file := folder / "package.json").is_file()), None)
+    if package is None or "magunet-viewer/" not in package.read_text(encoding="utf-8", errors="replace"):
+        return "the viewer's programs are not installed; run 'python workflow/viewer install'"
+    return ""
+
+
 def viewers() -> dict[str, str]:
     """Every viewer, best first, and why it cannot be used here; an empty reason where it can."""
     if not in_browser():
         return dict.fromkeys(VIEWERS[:-1], "no browser shows this notebook") | {FIGURE: ""}
-    reasons = offline.problems() if "JPY_SESSION_NAME" in os.environ else ["JupyterLab does not show this notebook"]
+    lab = "JPY_SESSION_NAME" in os.environ
     niivue = "" if importlib.util.find_spec("ipyniivue") else "the Python package ipyniivue is not installed"
-    return {ITKWIDGETS: reasons[0] if reasons else "", NIIVUE: niivue, SLIDER: "", FIGURE: ""}
+    return {ITKWIDGETS: itkwidgets_problem() if lab else "JupyterLab does not show this notebook",
+            NIIVUE: niivue, SLIDERS: "", FIGURE: ""}
 
 
-def best_viewer(wanted: str | None = None) -> str:
-    """The first of `VIEWERS` that works here, or the wanted one. Raises InputError when that is unknown or does not work.
+def best_viewer(viewer: str | None = None) -> str:
+    """The first of VIEWERS that works here, or the one asked for; without a browser it is always the figure.
 
-    Without a browser it is always the figure, whatever is wanted.
+    Raises InputError when that viewer is unknown or does not work.
     """
-    if wanted is not None and wanted not in VIEWERS:
-        raise InputError(f"no viewer {wanted!r}; there are {', '.join(VIEWERS)}")
+    if viewer is not None and viewer not in VIEWERS:
+        raise InputError(f"no viewer {viewer!r}; there are {', '.join(VIEWERS)}")
     reasons = viewers()
-    if wanted is None or not in_browser():
+    if viewer is None or not in_browser():
         return next(name for name, reason in reasons.items() if not reason)
-    if reasons[wanted]:
-        raise InputError(f"{wanted} cannot be used here: {reasons[wanted]}")
-    return wanted
+    if reasons[viewer]:
+        raise InputError(f"{viewer} cannot be used here: {reasons[viewer]}")
+    return viewer
 
 
-def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", wanted: str | None = None, title: str = ""):
-    """Show a CT with labels of `compendium.view.preview.label_map` in the best viewer, or in the wanted one.
+def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewer: str | None = None,
+         title: str = ""):
+    """Show a CT with labels of `compendium.view.preview.label_map` in the best viewer, or in the one asked
+    for.
 
-    Volumes may have any size and orientation; labels lie on the scan's grid. Returns the viewer's own object, displayed
-    already where that is how the viewer works, or a figure. Raises InputError for labels on another grid, and
-    for an unknown preset or viewer.
+    Volumes may have any size and orientation; labels lie on the scan's grid. Returns the viewer's own object,
+    which itkwidgets displays itself, or a figure. Raises InputError for another grid, and for an unknown
+    preset or viewer.
     """
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if labels is not None and not same_geometry(scan, labels):
         raise InputError("labels and scan lie on different grids; resample the labels onto the scan")
-    viewer = best_viewer(wanted)
+    viewer = best_viewer(viewer)
     if viewer == FIGURE:
         return figure(scan, labels, PRESETS[preset], title)
-    image, marks = preview(scan, labels)
-    draw = {ITKWIDGETS: in_itkwidgets, NIIVUE: in_niivue, SLIDER: in_planes}[viewer]
-    return draw(image, marks, PRESETS[preset])
+    draw = {ITKWIDGETS: in_itkwidgets, NIIVUE: in_niivue, SLIDERS: in_planes}[viewer]
+    return draw(*preview(scan, labels), PRESETS[preset])
 
 
 def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "") -> Figure:
@@ -124,22 +138,14 @@ def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "")
     array = np.zeros(scan.array.shape, np.uint8) if labels is None else reorient(labels, "LPS").array
     palette = np.array([(0, 0, 0, 0), *(to_rgba(colour, 0.75) for colour in LABEL_COLOURS.values())])
     indices = central_slices(array != 0, array.shape)
-    sizes = [np.multiply(plane(array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
-    widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]
-    height = FIGURE_WIDTH / sum(widths) * max(height for height, _ in sizes)
-    drawn = Figure(figsize=(FIGURE_WIDTH, height + 0.75), layout="constrained")
-    for axes, name, index in zip(drawn.subplots(1, 3, width_ratios=widths), PLANES, indices):
-        draw_plane(axes, scan, name, index, {}, preset.window)
+    picture, views = planes_figure(scan, indices, {}, title, preset.window)
+    for (name, axes), index in zip(views.items(), indices):
         axes.imshow(palette[plane(array, name, index)], extent=axes.images[0].get_extent(), interpolation="nearest")
-        axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
-    handles = [Patch(color=colour, label=name) for name, colour in LABEL_COLOURS.items() if (array == LABEL_NUMBERS[name]).any()]
-    if handles:
-        drawn.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    drawn.suptitle(title, fontsize=9)
-    return drawn
-
-
-# itkwidgets -------------------------------------------------------------------------------------------
+    names = [name for name, number in LABEL_NUMBERS.items() if (array == number).any()]
+    if names:
+        picture.legend(handles=[Patch(color=LABEL_COLOURS[name], label=name) for name in names],
+                       loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return picture
 
 
 def to_itkwasm(volume: Volume, name: str):
@@ -155,9 +161,10 @@ def to_itkwasm(volume: Volume, name: str):
 def import_itkwidgets():
     """The module, with its hold on the kernel undone.
 
-    On import it puts itself between kernel and notebook, to delay cells until a viewer is ready; that loses outputs, hides
-    errors, and blocks the notebook for ever where the browser fails to draw. Nothing here needs it. It also looks for a
-    file browser of its own, which would bring an old pydantic, and never uses it.
+    On import it puts itself between kernel and notebook, to delay cells until a viewer is ready; that loses
+    outputs, hides errors, and blocks the notebook for ever where the browser fails to draw. Nothing here
+    needs it. It also looks for a file browser of its own, which would bring an old pydantic, and never uses
+    it.
     """
     sys.modules.setdefault("imjoy_elfinder", types.ModuleType("imjoy_elfinder"))
     import itkwidgets
@@ -172,14 +179,16 @@ def import_itkwidgets():
 
 @dataclass(frozen=True)
 class InItkwidgets:
-    """A viewer of itkwidgets below the cell that made it, its preset, and that preset's opacity as it takes it."""
+    """A viewer of itkwidgets below the cell that made it, its preset, and that preset's opacity as it takes
+    it."""
 
     viewer: object
     preset: Preset
     opacity: list[list[float]]
 
     def look(self, mode: str) -> None:
-        """One of `VIEW_MODES`. In a plane everything is opaque, for there the curve would blacken what is soft."""
+        """One of `VIEW_MODES`. In a plane everything is opaque, for there the curve would blacken what is
+        soft."""
         volume = mode == "volume"
         self.viewer.set_view_mode(VIEW_MODES[mode])
         self.viewer.set_image_color_range(list(self.preset.shades if volume else self.preset.window))
@@ -193,16 +202,17 @@ class InItkwidgets:
 def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset) -> InItkwidgets:
     """Open a viewer with slice planes through the labels.
 
-    It draws a label only where the scan is opaque too, so the joint preset makes labelled voxels as dense as bone.
+    It draws a label only where the scan is opaque too, so the joint preset makes labelled voxels as dense as
+    bone.
     """
     itkwidgets = import_itkwidgets()
     marked = labels is not None and labels.array.any()
     if marked and preset is PRESETS["joint"]:
         image = image.with_array(np.where(labels.array != 0, LABELLED_HU, image.array).astype(np.int16))
     viewer = itkwidgets.view(to_itkwasm(image, "CT"), **({"label_image": to_itkwasm(labels, "labels")} if marked else {}),
-                             cmap="Grayscale", bg_color=BACKGROUND)
-    made = InItkwidgets(viewer, preset, opacity_points(image, preset))
-    made.look("volume")
+                             cmap="Grayscale", bg_color=[0.2, 0.2, 0.2])
+    widget = InItkwidgets(viewer, preset, opacity_points(image, preset))
+    widget.look("volume")
     viewer.set_image_gradient_opacity(0.0)
     viewer.set_image_volume_sample_distance(SAMPLE_DISTANCE)
     for set_slice, position in zip((viewer.set_x_slice, viewer.set_y_slice, viewer.set_z_slice), centre_of(labels, image)):
@@ -211,16 +221,14 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset) -> InItk
     if marked:
         viewer.set_label_image_blend(0.6)
         viewer.set_label_image_label_names([[number, name] for name, number in LABEL_NUMBERS.items()])
-    return made
+    return widget
 
 
 def opacity_points(image: Volume, preset: Preset) -> list[list[float]]:
-    """A preset's opacity as itkwidgets takes it: pairs of HU, scaled to 0 to 1 over the image's own values, and opacity."""
+    """A preset's opacity as itkwidgets takes it: pairs of HU, scaled to 0 to 1 over the image's own values,
+    and opacity."""
     low, high = float(image.array.min()), float(image.array.max())
     return [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset.opacity]
-
-
-# the others -------------------------------------------------------------------------------------------
 
 
 def in_niivue(image: Volume, labels: Volume | None, preset: Preset):
@@ -253,8 +261,8 @@ def as_nifti(volume: Volume) -> bytes:
 
 
 def in_planes(image: Volume, labels: Volume | None, preset: Preset):
-    """Three linked planes to step through, with the labels' outlines; they have windows of their own."""
-    from compendium.view.slices import slice_viewer
+    """Three planes to step through, with the labels' outlines; they have windows of their own."""
+    from compendium.view.sliders import slice_viewer
 
     numbers = () if labels is None else np.unique(labels.array)
     return slice_viewer(image, {name: labels.with_array(labels.array == number)
@@ -262,10 +270,10 @@ def in_planes(image: Volume, labels: Volume | None, preset: Preset):
 
 
 def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, title: str = ""):
-    """Three linked planes of the scan itself in a browser; elsewhere the figure of Fig. 7. Any orientation, one grid."""
+    """Three planes of the scan itself to step through in a browser; elsewhere the figure of Fig. 7."""
+    from compendium.view.sliders import slice_viewer
+
     if not in_browser():
         return three_planes(scan, prediction, truth, title)
-    from compendium.view.slices import slice_viewer
-
     masks = {"truth": truth, "prediction": prediction}
     return slice_viewer(scan, {name: mask for name, mask in masks.items() if mask is not None}, title)

@@ -4,46 +4,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compendium.view.inspect import FIGURE, ITKWIDGETS, PRESETS, VIEW_MODES, best_viewer, show
-from compendium.view.preview import SHOWN, label_map
+from compendium.view.preview import CHOICES, label_map
 from magunet.volume import Volume
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One choice's scan, its true mask, and the mask that the network predicts, on one grid; a mask may be missing."""
+class ScanWithMasks:
+    """A scan, its true mask, and the mask that a network predicts, on one grid; a mask may be missing."""
 
     scan: Volume
     truth: Volume | None
     prediction: Volume | None
 
 
-def labels_of(found: Shown, what: str) -> tuple[str, Volume | None]:
-    """The wanted labels with their name, or the first that the masks allow; "no mask" and None where there is none."""
-    maps = {name: label_map(name, found.truth, found.prediction) for name in dict.fromkeys((what, *SHOWN))}
+def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
+    """The labels of that choice with its name, or the first that the masks allow; "no mask" and None without
+    one."""
+    maps = {name: label_map(name, case.truth, case.prediction) for name in dict.fromkeys((choice, *CHOICES))}
     return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 
 
-def browse(load: Callable[[str, str], Shown], cases: Sequence[str], networks: Sequence[str], labels: str = "error map",
-           preset: str = "bone", wanted: str | None = None):
-    """A viewer with drop-downs for case, network, labels and preset; ``load`` gets a case's and a network's name.
+def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], networks: Sequence[str],
+           labels: str = "error map", preset: str = "bone", viewer: str | None = None):
+    """A viewer with drop-downs for case, network, labels and preset; ``load`` gets a case's and a network's
+    name.
 
     Without a browser it is the figure of the first choice; ``labels`` and ``preset`` are what it starts with.
     """
-    viewer = best_viewer(wanted)
+    viewer = best_viewer(viewer)
     if viewer == FIGURE:
-        found = load(cases[0], networks[0])
-        name, drawn = labels_of(found, labels)
-        return show(found.scan, drawn, preset, title=f"{cases[0]}, {networks[0]}: {name}")
-    return _panel(load, {"case": cases, "network": networks, "labels": SHOWN, "preset": list(PRESETS)},
-                  {"labels": labels, "preset": preset}, viewer)
-
-
-def _panel(load: Callable[[str, str], Shown], choices: dict[str, Sequence[str]], start: dict[str, str], viewer: str):
+        case = load(cases[0], networks[0])
+        name, marks = labels_of(case, labels)
+        return show(case.scan, marks, preset, title=f"{cases[0]}, {networks[0]}: {name}")
     import ipywidgets
     from IPython.display import display
 
-    menus = {name: ipywidgets.Dropdown(options=list(values), value=start.get(name, values[0]), description=name)
-             for name, values in choices.items()}
+    choices = {"case": list(cases), "network": list(networks), "labels": CHOICES, "preset": list(PRESETS)}
+    menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
+    menus["labels"].value, menus["preset"].value = labels, preset
     mode = ipywidgets.Dropdown(options=list(VIEW_MODES), description="view")
     rotate = ipywidgets.ToggleButton(description="rotate")
     place, current = ipywidgets.Output(), {}
@@ -52,11 +50,11 @@ def _panel(load: Callable[[str, str], Shown], choices: dict[str, Sequence[str]],
         mode.value, rotate.value = "volume", False
         place.clear_output()
         with place:
-            found = load(menus["case"].value, menus["network"].value)
-            name, labels = labels_of(found, menus["labels"].value)
+            case = load(menus["case"].value, menus["network"].value)
+            name, marks = labels_of(case, menus["labels"].value)
             if name != menus["labels"].value:
-                print(f"This scan has no {menus['labels'].value}; shown: {name}")
-            current["viewer"] = show(found.scan, labels, menus["preset"].value, viewer)
+                print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
+            current["viewer"] = show(case.scan, marks, menus["preset"].value, viewer)
             if viewer != ITKWIDGETS:                                     # which has displayed itself
                 display(current["viewer"])
 

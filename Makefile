@@ -47,7 +47,7 @@ fuzz: install
 QUIET_LAB = --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None
 
 lab: install
-	@if command -v npm >/dev/null; then $(RUN) compendium viewer install; else $(RUN) compendium viewer check; fi || \
+	@.venv/bin/python workflow/viewer $$(command -v npm >/dev/null && echo install || echo check) || \
 	    echo "JupyterLab starts all the same; notebook 10 takes the next viewer, and says what to do for itkwidgets" >&2
 	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(QUIET_LAB) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 

@@ -39,7 +39,7 @@ def words_of(job, root):
             return [job, made("data/phantoms-*/imagesTr/phantom_000_0000.nii.gz"), "--model", made("runs/MAG-UNet*"),
                     "--out", "out"]
         case "export":
-            return [job, made("runs/MAG-UNet*"), "phantom_002", "--out", "exports", "--formats", "nifti,stl,slicer,json"]
+            return [job, made("runs/MAG-UNet*"), "phantom_002", "--out", "exports", "--formats", "nifti,stl,json"]
 
 
 PAUSED = """

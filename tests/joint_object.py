@@ -1,8 +1,5 @@
 """Two joints of different shape and size at known places in the patient, on any grid."""
 
-import base64
-from xml.etree import ElementTree
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -48,22 +45,3 @@ def parts(on: Volume) -> dict[str, np.ndarray]:
 def both(on: Volume) -> Volume:
     """The mask of both joints."""
     return on.with_array(np.any(list(parts(on).values()), axis=0).astype(np.uint8))
-
-
-def read_vtp(path):
-    """Points, triangles, SPACE and point data of a VTP file, by its specification: base64 of a length in 8 bytes, and numbers."""
-    def numbers(element, kind):
-        content = base64.b64decode(element.text)
-        assert int.from_bytes(content[:8], "little") == len(content) - 8
-        return np.frombuffer(content[8:], kind)
-
-    root = ElementTree.parse(path).getroot()
-    assert root.attrib["type"] == "PolyData" and root.attrib["header_type"] == "UInt64"
-    piece = root.find("PolyData/Piece")
-    points = numbers(piece.find("Points/DataArray"), "<f8").reshape(-1, 3)
-    polygons = {e.attrib["Name"]: numbers(e, "<i8") for e in piece.findall("Polys/DataArray")}
-    assert (int(piece.attrib["NumberOfPoints"]), int(piece.attrib["NumberOfPolys"])) == (len(points), len(polygons["offsets"]))
-    assert (np.diff(polygons["offsets"], prepend=0) == 3).all()
-    space = "".join(chr(int(c)) for c in root.find("PolyData/FieldData/Array").text.split())
-    values = {e.attrib["Name"]: numbers(e, "<f8") for e in piece.findall("PointData/DataArray")}
-    return points, polygons["connectivity"].reshape(-1, 3), space, values

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 from conftest import ROOT
 
-from compendium.view import offline, parts
+sys.path.insert(0, str(ROOT / "workflow" / "viewer"))
+import installer as offline  # noqa: E402
+import packages as parts  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or "chromium"
 FLAGS = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",

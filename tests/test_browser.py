@@ -15,10 +15,9 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import copy_extension, missing, open_notebook, run_all, running_lab, viewer_frame
+from lab import copy_extension, missing, offline, open_notebook, run_all, running_lab, viewer_frame
 from PIL import Image
 
-from compendium.view import offline
 from magunet.base.errors import InputError
 
 NOTEBOOK = "10_inspect_in_3d.ipynb"
@@ -29,7 +28,7 @@ from types import SimpleNamespace
 blocks = np.zeros((30, 24, 36), np.uint8)
 blocks[20:27, 8:16, 22:33], blocks[3:10, 8:16, 3:14] = 1, 2         # x grows to the left, z upwards
 scan = Volume(np.where(blocks > 0, 700, 0).astype(np.int16), (3.0, 2.0, 2.0))
-stored = Shown(*(reorient(v, "RAI") for v in (scan, *(scan.with_array((blocks == n).astype(np.uint8)) for n in (1, 2)))))
+stored = ScanWithMasks(*(reorient(v, "RAI") for v in (scan, *(scan.with_array((blocks == n).astype(np.uint8)) for n in (1, 2)))))
 scans, runs, study = {"object": None}, {"MAG-UNet": Path("none")}, SimpleNamespace(val=["object"])
 
 def load(case, network):
@@ -47,7 +46,7 @@ def notebook_with_the_object(path, viewer):
     code["own_scan, own_mask = None, None"].source = OBJECT
     code['fit("MAG-UNet", settings, settings.seeds[0], study)'].source = "print(*runs)"
     browse = code[BROWSE]
-    browse.source = browse.source.replace("list(runs))", f"list(runs), wanted={viewer!r})")
+    browse.source = browse.source.replace("list(runs))", f"list(runs), viewer={viewer!r})")
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     nbformat.write(notebook, path)
 

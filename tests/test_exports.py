@@ -3,9 +3,6 @@
 import gzip
 import json
 import os
-import runpy
-import sys
-import types
 from pathlib import Path
 
 import nrrd
@@ -17,12 +14,11 @@ import slicerio
 import trimesh
 from conftest import refused
 from dicom_series import PATIENT, STANDARD, planted, write_series
-from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
+from joint_object import DIRECTIONS, both, grid, parts, world
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg
-from compendium.view.case_report import touched_faces, voxel_hash
-from compendium.view.export import Exported, Origin, export
+from compendium.view.export import Exported, Origin, export, touched_faces, voxel_hash
 from compendium.view.segments import write_segments
 from magunet import __version__
 from magunet.base.provenance import file_hash
@@ -122,25 +118,11 @@ def test_meshes_lie_around_their_joint_by_trimesh(direction, tmp_path):
         low, high = mesh.bounds
         assert (low < at.min(axis=0)).all() and (high > at.max(axis=0)).all()
         assert np.abs(np.concatenate([at.min(0) - low, high - at.max(0)])).max() <= max(scan.spacing)
-        assert f"sij_{joint.side}.vtp" in files
-
-
-def test_a_vtp_of_the_truth_holds_the_distance_to_the_prediction(tmp_path):
-    """Prediction one voxel farther to the patient's left: its left faces reach too far, its right ones fall short."""
-    scan = scan_of()
-    truth, step = both(scan), scan.spacing[2]
-    prediction = truth.with_array(np.roll(truth.array, 1, axis=2))
-    files = export(Exported("case", scan, prediction, truth), ORIGIN, tmp_path, ("vtp",))
-    points, _, _, values = read_vtp(next(path for path in files if path.name == "case_truth_right.vtp"))
-    found, x = values["distance to the prediction in mm"], points[:, 0]
-    for end, wanted in ((x > x.max() - 0.1, step), (x < x.min() + 0.1, -step)):
-        assert np.median(found[end]) == pytest.approx(wanted, abs=0.05)
-    assert read_vtp(next(path for path in files if path.name == "case_sij_left.vtp"))[3] == {}
 
 
 # What the report says ---------------------------------------------------------------------------------
 
-def test_the_report_tells_volumes_borders_hashes_and_why_there_is_no_joint_space(tmp_path):
+def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
     files, scan = exported(tmp_path, "oblique"), scan_of("oblique")
     report = json.loads(files["sij.json"].read_text())
     found = report["masks"]["sij"]
@@ -148,10 +130,11 @@ def test_the_report_tells_volumes_borders_hashes_and_why_there_is_no_joint_space
         joint = found["joints"][side]
         assert joint["volume_ml"] == pytest.approx(own.sum() * 3.0 * 2.5 * 2.2 / 1000, abs=1e-3)
         assert joint["touches_border"] is False and joint["touched_faces"] == []
-        assert joint["joint_space"]["mean_mm"] is None and "voxels measure" in joint["joint_space"]["not_measured_because"]
     assert found["volume_ml"] == pytest.approx(both(scan).array.sum() * 16.5 / 1000, abs=1e-3)
     assert found["left_and_right_parted_at"]["which_is"] == "halfway between the two joints"
-    assert report["model"]["sha256_of_weights"] == ORIGIN.weights and report["model"]["hash_of_training_data"] == ORIGIN.data
+    assert report["model"] == {
+        "run": "MAG-UNet-0123456789-s0", "network": "MAG-UNet", "profile": "smoke", "seed": 0,
+        "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789"}
     assert report["magunet"] == __version__ and report["scan"]["sha256_of_voxels"] == voxel_hash(scan)
     others = {path.name: file_hash(path) for path in files.values() if path.suffix != ".json"}
     assert report["sha256_of_files"] == others
@@ -185,15 +168,14 @@ def test_an_empty_mask_has_no_mesh_and_a_report_that_says_so(tmp_path, capsys):
     exported(tmp_path)                                                      # of an earlier, better network
     files = exported(tmp_path, mask=np.zeros(scan_of().array.shape, np.uint8))
     said = capsys.readouterr().err
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".stl", ".vtp")]
+    assert not list(tmp_path.glob("*.stl"))
     for side in ("left", "right"):
         assert f"case_sij_{side}.stl is not written: the mask has no {side} sacroiliac joint" in said
     report = json.loads(files["sij.json"].read_text())["masks"]["sij"]
     assert report["volume_ml"] == 0 and not report["touches_border"]
-    assert report["joints"]["left"]["joint_space"]["not_measured_because"] == "the mask has no joint on this side"
+    assert report["joints"]["left"] == {"volume_ml": 0, "touches_border": False, "touched_faces": []}
     assert not read_volume(files["sij.nii.gz"]).array.any()
     assert [s["name"] for s in slicerio.read_segmentation(str(files["sij.seg.nrrd"]))["segments"]] == [j.name for j in JOINTS]
-    compile(files["slicer.py"].read_text(), "slicer.py", "exec")
 
 
 def test_one_joint_gets_one_mesh(tmp_path):
@@ -208,45 +190,6 @@ def test_a_mask_on_another_grid_is_refused(tmp_path):
     scan = scan_of()
     refused(lambda: export(Exported("case", scan, grid(DIRECTIONS["RAS"])), ORIGIN, tmp_path / "out"), "'sij'", "another grid")
     assert not (tmp_path / "out").exists()
-
-
-# 3D Slicer --------------------------------------------------------------------------------------------
-
-class Recorder:
-    """Takes any call and remembers those of slicer.util by name."""
-
-    def __init__(self, calls):
-        self.calls = calls
-
-    def __getattr__(self, name):
-        def note(*words, **named):
-            self.calls.append((name, *words))
-            return Recorder(self.calls)
-        return note
-
-
-@pytest.mark.parametrize("formats, loads", [
-    (FORMATS, {"loadVolume": 1, "loadSegmentation": 2, "loadModel": 4}),
-    (("nifti", "slicer"), {"loadVolume": 1, "loadLabelVolume": 2}),
-    (("slicer", "vtp"), {"loadVolume": 1, "loadModel": 4}),
-])
-def test_the_script_loads_everything_together_from_its_own_folder(formats, loads, tmp_path, monkeypatch):
-    """Against a stand-in for 3D Slicer's module; the files' contents are tested above."""
-    scan = scan_of("RAS")
-    files = export(Exported("ein Fall's \"\"\"1\\N", scan, both(scan), both(scan)), ORIGIN, tmp_path / "out", formats)
-    (tmp_path / "out").rename(tmp_path / "moved")                           # to another computer
-    calls = []
-    monkeypatch.setitem(sys.modules, "slicer", types.SimpleNamespace(util=Recorder(calls)))
-    script = next(path.name for path in files if path.suffix == ".py")
-    runpy.run_path(str(tmp_path / "moved" / script))
-    opened = [words for words in calls if words[0].startswith("load")]
-    assert {name: sum(words[0] == name for words in opened) for name in {words[0] for words in opened}} == loads
-    assert all(Path(words[1]).is_file() for words in opened)
-    names = {words[1] for words in calls if words[0] == "SetName"}
-    if "loadModel" in loads:
-        assert {"left sacroiliac joint", "right sacroiliac joint (truth)"} < names
-    ct = read_volume(next(words[1] for words in opened if words[0] == "loadVolume"))
-    np.testing.assert_array_equal(ct.array, scan.array)
 
 
 # Whole or not at all ----------------------------------------------------------------------------------
@@ -295,7 +238,7 @@ def test_no_file_of_a_dicom_series_holds_anything_of_the_patient(anonymise, run,
                                  *["--anonymise"] * anonymise)
     assert status == 0, said
     files = [Path(line) for line in printed.splitlines()]
-    assert sorted(files) == sorted(out.iterdir()) and len(files) == 11
+    assert sorted(files) == sorted(out.iterdir()) and len(files) == 7
     values = {v.encode() for v in STANDARD.values() if len(v) > 1}
     words = [*planted(), *values, b"Geheimnis", PATIENT.encode(), str(tmp_path).encode()]
     for path in files:
@@ -323,8 +266,8 @@ def test_predict_by_default(run, finds_the_object, tmp_path, capsys):
     status, out, _ = call(capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out", tmp_path / "out")
     assert status == 0
     assert [Path(line).name for line in out.splitlines()] == [
-        "a scan_sij.nii.gz", "a scan_sij.png", "a scan_sij.seg.nrrd", "a scan_sij_left.stl", "a scan_sij_right.stl",
-        "a scan_ct.nii.gz", "a scan_slicer.py", "a scan_sij.json"]
+        "a scan_sij.nii.gz", "a scan_sij.png", "a scan_sij.seg.nrrd", "a scan_sij_left.stl",
+        "a scan_sij_right.stl", "a scan_sij.json"]
     report = json.loads((tmp_path / "out" / "a scan_sij.json").read_text())
     assert report["model"]["run"] == run.name and report["model"]["sha256_of_weights"] == file_hash(run / "weights.safetensors")
 
@@ -375,7 +318,7 @@ def test_an_empty_mask_has_no_dicom_seg(run, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("words, says", [
-    (("--formats", "nifti,obj"), "no format 'obj'; there are nifti, png, seg.nrrd, dicom-seg, stl, vtp, slicer, json"),
+    (("--formats", "nifti,obj"), "no format 'obj'; there are nifti, png, seg.nrrd, dicom-seg, stl, json"),
     (("--formats", ""), "no format ''"),
     (("--formats", "dicom-seg"), "is no DICOM series, so no DICOM SEG"),
     (("--anonymize",), "unrecognized arguments: --anonymize"),
@@ -402,14 +345,14 @@ def test_export_writes_prediction_and_truth_of_a_runs_cases(in_its_compendium, t
     record = json.loads((in_its_compendium / "run.json").read_text())
     names = [record["train"][0], record["val"][0]]
     status, out, said = call(capsys, "export", in_its_compendium, *names, "--out", tmp_path / "out",
-                             "--formats", "nifti,vtp,json")
+                             "--formats", "nifti,stl,json")
     assert status == 0, said
     for name, note in zip(names, ("trained on this case", "not trained on this case")):
         truth = read_volume(tmp_path / "out" / f"{name}_truth.nii.gz")
         np.testing.assert_array_equal(truth.array, read_volume(Path("data/boxes/labelsTr") / f"{name}.nii.gz").array)
         report = json.loads((tmp_path / "out" / f"{name}_sij.json").read_text())
         assert set(report["masks"]) == {"sij", "truth"} and note in report["note"]
-        assert [p.name for p in (tmp_path / "out").glob(f"{name}_truth_*.vtp")]
+        assert [p.name for p in (tmp_path / "out").glob(f"{name}_truth_*.stl")]
     status, out, _ = call(capsys, "export", in_its_compendium, names[1], "--anonymise")
     assert status == 0
     assert all(line.startswith(str(in_its_compendium / "exports" / "ct-")) for line in out.splitlines())
@@ -437,8 +380,8 @@ def test_what_an_earlier_export_left_is_said(tmp_path, capsys):
     scan = scan_of()
     export(Exported("case", scan, both(scan)), ORIGIN, tmp_path, ("stl", "json"))
     said = capsys.readouterr().err
-    assert "from an earlier export" in said and "case_sij.nii.gz" in said and "case_sij_left.vtp" in said
-    assert "case_sij.json" not in said and (tmp_path / "case_sij_left.vtp").exists()
+    assert "from an earlier export" in said and "case_sij.nii.gz" in said and "case_sij.png" in said
+    assert "case_sij.json" not in said and (tmp_path / "case_sij.nii.gz").exists()
 
 
 def test_the_series_own_folder_is_no_place_for_results(run, finds_the_object, tmp_path, capsys):

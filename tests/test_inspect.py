@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, refused
 from matplotlib.figure import Figure
 
-from compendium.view import inspect, offline
+from compendium.view import inspect
 from compendium.view.preview import HU_RANGE, LABEL_NUMBERS, centre_of, label_map, preview
 from magunet.volume import Volume, reorient, same_geometry
 
@@ -23,7 +23,7 @@ import numpy as np
 from magunet.volume import Volume
 from compendium.view import inspect
 scan = Volume(np.full((8, 9, 10), -1000, np.int16), (1, 1, 1))
-shown = inspect.show(scan, scan.with_array(np.eye(9, 10, dtype=np.uint8)[None].repeat(8, 0)), wanted="itkwidgets")
+shown = inspect.show(scan, scan.with_array(np.eye(9, 10, dtype=np.uint8)[None].repeat(8, 0)), viewer="itkwidgets")
 import sys
 assert "itkwidgets" not in sys.modules and "ipyniivue" not in sys.modules
 """
@@ -113,7 +113,7 @@ def test_without_a_browser_everything_is_a_figure():
     scan, labels = object_in_patient()
     assert inspect.best_viewer() == inspect.best_viewer("itkwidgets") == "figure"
     assert isinstance(inspect.show(scan, labels, title="a case"), Figure)
-    refused(lambda: inspect.show(scan, labels, wanted="napari"), "no viewer 'napari'; there are itkwidgets, niivue")
+    refused(lambda: inspect.show(scan, labels, viewer="napari"), "no viewer 'napari'; there are itkwidgets, niivue")
     refused(lambda: inspect.show(scan, labels, preset="lung"), "no preset 'lung'; there are bone, joint, soft tissue")
     assert "itkwidgets" not in sys.modules
 
@@ -122,18 +122,18 @@ BROWSER, CLIENT = "0f8b7a52-2d7c-4d34-9a4e-6b1f0c3d2e1a", "3c2b1a-9f8e7d_4711_12
 """Numbers of messages, as JupyterLab and as jupyter_client writes them."""
 
 
-@pytest.mark.parametrize("user, message, server, problems, niivue, expected", [
-    ("root", CLIENT, True, [], True, "figure"),                             # nbclient, papermill, nbval
-    ("", CLIENT, True, [], True, "figure"),                                 # the same, started with an empty USER
-    ("", BROWSER, True, [], True, "itkwidgets"),
-    ("", BROWSER, True, ["not installed"], True, "niivue"),
-    ("", BROWSER, False, [], True, "niivue"),                               # an editor that runs its own kernel
-    ("", BROWSER, True, ["not installed"], False, "three planes"),
+@pytest.mark.parametrize("user, message, server, problem, niivue, expected", [
+    ("root", CLIENT, True, "", True, "figure"),                             # nbclient, papermill, nbval
+    ("", CLIENT, True, "", True, "figure"),                                 # the same, started with an empty USER
+    ("", BROWSER, True, "", True, "itkwidgets"),
+    ("", BROWSER, True, "not installed", True, "niivue"),
+    ("", BROWSER, False, "", True, "niivue"),                               # an editor that runs its own kernel
+    ("", BROWSER, True, "not installed", False, "three planes"),
 ])
-def test_the_best_viewer_that_works_is_taken(user, message, server, problems, niivue, expected, monkeypatch):
+def test_the_best_viewer_that_works_is_taken(user, message, server, problem, niivue, expected, monkeypatch):
     shell = types.SimpleNamespace(parent_header={"header": {"username": user, "msg_id": message}})
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
-    monkeypatch.setattr(offline, "problems", lambda: problems)
+    monkeypatch.setattr(inspect, "itkwidgets_problem", lambda: problem)
     monkeypatch.setattr(inspect.importlib.util, "find_spec", lambda name: object() if niivue else None)
     monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
     if not server:
@@ -143,7 +143,7 @@ def test_the_best_viewer_that_works_is_taken(user, message, server, problems, ni
     assert list(reasons) == list(inspect.VIEWERS) and not reasons[expected]
     assert all(reasons[name] for name in inspect.VIEWERS[:inspect.VIEWERS.index(expected)])
     if expected in ("niivue", "three planes"):
-        refused(lambda: inspect.best_viewer("itkwidgets"), "itkwidgets cannot be used here", *problems)
+        refused(lambda: inspect.best_viewer("itkwidgets"), "itkwidgets cannot be used here", problem)
 
 
 def notebook(path, *sources):
@@ -151,8 +151,10 @@ def notebook(path, *sources):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=python), path)
 
 
-@pytest.mark.parametrize("first", [HEADLESS, "from compendium.view import inspect; shown = inspect.import_itkwidgets()"])
-@pytest.mark.parametrize("last, passes", [("1 + 1", True), ("1 / 0", False)])
+FORCED = "from compendium.view import inspect; shown = inspect.import_itkwidgets()"
+
+
+@pytest.mark.parametrize("first, last, passes", [(HEADLESS, "1 + 1", True), (FORCED, "1 / 0", False)])
 def test_a_notebook_with_an_error_fails_under_papermill_and_nbval_after_a_view(first, last, passes, tmp_path):
     """Also where itkwidgets is imported by force: then it must not stay between kernel and notebook."""
     notebook(tmp_path / "a.ipynb", first, "display(shown)", last, "print('after')")

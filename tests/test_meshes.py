@@ -5,9 +5,9 @@ import pytest
 import SimpleITK
 import trimesh
 from conftest import refused
-from joint_object import DIRECTIONS, both, grid, parts, read_vtp, world
+from joint_object import DIRECTIONS, both, grid, parts, world
 
-from compendium.view.meshes import STL_HEADER, surface_mesh, write_stl, write_vtp
+from compendium.view.meshes import STL_HEADER, surface_mesh, write_stl
 from magunet.volume import Volume
 
 
@@ -28,7 +28,6 @@ def test_a_mesh_is_closed_turned_outwards_and_in_its_place(direction):
     theirs = as_trimesh(mesh)
     assert theirs.is_watertight and theirs.is_winding_consistent
     assert theirs.volume / 1000 == pytest.approx(4 / 3 * np.pi * 8, rel=0.02)
-    assert mesh.volume_ml() == pytest.approx(theirs.volume / 1000, rel=1e-9)
     np.testing.assert_allclose(theirs.center_mass, (31, -12, 7), atol=0.05)
     np.testing.assert_allclose(mesh.normals(), theirs.face_normals, atol=1e-6)
     outwards = np.einsum("ij,ij->i", mesh.normals(), mesh.corners().mean(axis=1) - (31, -12, 7))
@@ -68,7 +67,7 @@ def test_hollows_and_pieces_count_as_they_should():
     hollow = mask.array.copy()
     hollow[10:14, 22:30, 18:26] = 0
     mesh = surface_mesh(mask.with_array(hollow))
-    removed = surface_mesh(mask).volume_ml() - mesh.volume_ml()
+    removed = (as_trimesh(surface_mesh(mask)).volume - as_trimesh(mesh).volume) / 1000
     assert removed == pytest.approx(4 * 8 * 8 * np.prod(mask.spacing) / 1000, rel=0.12) and removed > 0
     assert as_trimesh(mesh).body_count == 2
 
@@ -82,7 +81,7 @@ def test_a_single_voxel_has_one():
     one = np.zeros((3, 3, 3))
     one[1, 1, 1] = 5
     mesh = surface_mesh(Volume(one, (1, 1, 1)))
-    assert as_trimesh(mesh).is_watertight and mesh.volume_ml() > 0
+    assert as_trimesh(mesh).is_watertight and as_trimesh(mesh).volume > 0
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
@@ -91,32 +90,6 @@ def test_stl_is_read_back_by_trimesh(direction, tmp_path):
     write_stl(mesh, tmp_path / "left.stl")
     back = trimesh.load_mesh(str(tmp_path / "left.stl"))
     np.testing.assert_allclose(back.triangles, mesh.corners(), atol=1e-4)              # float32
-    assert back.is_watertight and back.volume / 1000 == pytest.approx(mesh.volume_ml(), rel=1e-4)
+    assert back.is_watertight and back.volume == pytest.approx(as_trimesh(mesh).volume, rel=1e-4)
     header = (tmp_path / "left.stl").read_bytes()[:80]
     assert header == STL_HEADER and b"SPACE=LPS" in header and not header.startswith(b"solid")
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
-def test_vtp_is_read_back(direction, tmp_path):
-    mesh = surface_mesh(grid(direction).with_array(parts(grid(direction))["right"]))
-    write_vtp(mesh, tmp_path / "right.vtp", {"height in mm": mesh.points[:, 2]})
-    points, triangles, space, values = read_vtp(tmp_path / "right.vtp")
-    np.testing.assert_array_equal(points, mesh.points)
-    np.testing.assert_array_equal(triangles, mesh.triangles)
-    assert space == "LPS\0" and list(values) == ["height in mm"]
-    np.testing.assert_array_equal(values["height in mm"], mesh.points[:, 2])
-
-
-def test_vtk_itself_reads_the_vtp(tmp_path):
-    vtk = pytest.importorskip("vtk", reason="vtk is not installed; pip install vtk to let it read the file too")
-    from vtk.util.numpy_support import vtk_to_numpy
-    mesh = surface_mesh(ball())
-    write_vtp(mesh, tmp_path / "ball.vtp", {"height": mesh.points[:, 2]})
-    reader = vtk.vtkXMLPolyDataReader()
-    reader.SetFileName(str(tmp_path / "ball.vtp"))
-    reader.Update()
-    made = reader.GetOutput()
-    np.testing.assert_array_equal(vtk_to_numpy(made.GetPoints().GetData()), mesh.points)
-    np.testing.assert_array_equal(vtk_to_numpy(made.GetPolys().GetConnectivityArray()).reshape(-1, 3), mesh.triangles)
-    np.testing.assert_array_equal(vtk_to_numpy(made.GetPointData().GetArray("height")), mesh.points[:, 2])
-    assert made.GetFieldData().GetAbstractArray("SPACE").GetValue(0) == "LPS"

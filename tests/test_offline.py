@@ -1,4 +1,4 @@
-"""`magunet viewer`: what is installed is what was recorded, whole or not at all, and goes away without a trace."""
+"""`python workflow/viewer`: what is installed is what was recorded, whole or not at all, and goes away without a trace."""
 
 import base64
 import hashlib
@@ -7,19 +7,28 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, refused
-from test_cli import call
 
-from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR
-from compendium.view import offline, parts
+from compendium.view import inspect
+
+sys.path.insert(0, str(ROOT / "workflow" / "viewer"))
+import installer as offline  # noqa: E402
+import packages as parts  # noqa: E402
 
 MAIN, PAGE = "main.js", "page/index.html"
 STATIC = {parts.REMOTE_ENTRY: "load the others", MAIN: 'start("https://far.example/page");', "main.js.map": "{}"}
 PAGE_TEXT = '<script src="https://far.example/loader.js"></script>'
+
+
+def call(capsys, *words):
+    """Exit status, output and errors of the command line."""
+    status = offline.main(list(words))
+    return status, *capsys.readouterr()
 
 
 def archive(files, name="package.tgz"):
@@ -120,7 +129,7 @@ def test_a_bundle_carries_the_packages_to_a_machine_without_a_network(extension,
 
 
 @pytest.mark.parametrize("damage, says", [
-    (lambda folder: shutil.rmtree(folder), "not installed; run 'magunet viewer install'"),
+    (lambda folder: shutil.rmtree(folder), "not installed; run 'python workflow/viewer install'"),
     (lambda folder: (folder / MAIN).write_text("other"), "main.js: was changed"),
     (lambda folder: (folder / PAGE).unlink(), "page/index.html: is missing"),
     (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json: cannot be read"),
@@ -200,19 +209,19 @@ def test_what_is_missing_is_one_line(extension, npm, tmp_path, monkeypatch, caps
     refused(offline.install, "no permission to write there")
     monkeypatch.undo()
     monkeypatch.setattr(offline, "jupyter_path", lambda _: [str(tmp_path / "empty")])
-    status, _, error = call(capsys, "viewer", "install")
+    status, _, error = call(capsys, "install")
     assert status == 2 and error.count("\n") == 1 and f"{parts.EXTENSION} is not installed; python -m pip install" in error
 
 
 def test_npm_missing_or_without_a_network_is_one_line(extension, monkeypatch, capsys):
     monkeypatch.setattr(offline.shutil, "which", lambda name: None)
-    status, _, error = call(capsys, "viewer", "install")
+    status, _, error = call(capsys, "install")
     assert status == 2 and error.count("\n") == 1
     assert "npm" in error and "is not installed" in error and "install --bundle FILE" in error
     monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
     failed = subprocess.CompletedProcess([], 1, "", "npm error code ENOTFOUND\nnpm error a long story\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    status, _, error = call(capsys, "viewer", "install")
+    status, _, error = call(capsys, "install")
     fetching, error = error.splitlines()
     assert status == 2 and "fetching" in fetching and "(npm error code ENOTFOUND)" in error and "--bundle" in error
 
@@ -223,7 +232,7 @@ def test_a_registry_that_never_answers_ends_in_one_line(extension, monkeypatch, 
 
     monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(subprocess, "run", silent)
-    status, _, error = call(capsys, "viewer", "install")
+    status, _, error = call(capsys, "install")
     assert status == 2 and "the viewer's programs could not be fetched within 15 minutes" in error.splitlines()[-1]
 
 
@@ -231,24 +240,21 @@ def test_a_registry_that_never_answers_ends_in_one_line(extension, monkeypatch, 
 def test_a_damaged_extension_is_one_line(content, extension, capsys):
     (extension / "package.json").write_text(content)
     for verb in ("check", "install", "uninstall"):
-        status, out, error = call(capsys, "viewer", verb)
+        status, out, error = call(capsys, verb)
         assert status == 2 and error.count("\n") == 1 and "package.json" in out + error and "--force-reinstall" in out + error
     assert any("package.json" in line for line in offline.problems())
 
 
 def test_check_says_what_is_wrong_and_fails_or_what_is_ready(extension, npm, capsys):
-    status, out, error = call(capsys, "viewer", "check")
-    assert (status, out) == (2, "the viewer's programs are not installed; run 'magunet viewer install'\n")
-    assert error.startswith("magunet viewer: itkwidgets cannot be used here")
-    assert call(capsys, "viewer", "install")[1].startswith("installed: ")
-    assert call(capsys, "viewer", "install")[1].startswith("already installed: ")
-    assert call(capsys, "viewer", "check")[:2] == (0, f"ready: {extension}\n")
-    assert call(capsys, "viewer", "uninstall")[1].startswith("removed")
-    assert call(capsys, "viewer", "uninstall")[1] == "nothing to remove\n"
-
-
-def test_labels_have_the_colours_of_the_figures():
-    assert parts.LABEL_COLOURS == AGREEMENT_COLOURS | {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
+    status, out, error = call(capsys, "check")
+    assert (status, out) == (2, "") and error.count("\n") == 1
+    assert "the viewer's programs are not installed; run 'python workflow/viewer install'; until then" in error
+    assert inspect.itkwidgets_problem() == "the viewer's programs are not installed; run 'python workflow/viewer install'"
+    assert call(capsys, "install")[1].startswith("installed: ")
+    assert call(capsys, "install")[1].startswith("already installed: ") and inspect.itkwidgets_problem() == ""
+    assert call(capsys, "check")[:2] == (0, f"ready: {extension}\n")
+    assert call(capsys, "uninstall")[1].startswith("removed")
+    assert call(capsys, "uninstall")[1] == "nothing to remove\n"
 
 
 @pytest.mark.parametrize("there, verb", [(True, "install"), (False, "check")])
@@ -260,7 +266,7 @@ def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(there,
     for name in ("Makefile", "pyproject.toml", "workflow/install.sh", *locks):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    commands = {".venv/bin/python": f'echo "$*" >> {tmp_path}/calls; case "$*" in *magunet*) exit 2;; esac'}
+    commands = {".venv/bin/python": f'echo "$*" >> {tmp_path}/calls; case "$*" in *viewer*) exit 2;; esac'}
     commands |= {f"bin/{name}": f'exec {shutil.which(name)} "$@"' for name in ("sh", "id", "echo")}
     for name, script in (commands | ({"bin/npm": ""} if there else {})).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +277,7 @@ def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(there,
                           env={"PATH": str(tmp_path / "bin")})
     assert done.returncode == 0, done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0] == f"-m compendium viewer {verb}" and calls[1].startswith("-m jupyter lab ") and len(calls) == 2
+    assert calls[0] == f"workflow/viewer {verb}" and calls[1].startswith("-m jupyter lab ") and len(calls) == 2
     assert "notebook 10 takes the next viewer, and says what to do" in done.stderr
 
 

@@ -7,7 +7,8 @@ from conftest import refused
 from matplotlib.figure import Figure
 
 from compendium.view import inspect, panel
-from compendium.view.panel import Shown, browse, labels_of
+from compendium.view.panel import ScanWithMasks, browse, labels_of
+from compendium.view.sliders import slice_viewer
 from magunet.volume import Volume
 
 GRID = Volume(np.full((6, 7, 8), -1000, np.int16), (1, 1, 1))
@@ -21,7 +22,7 @@ def mask(*slices):
 
 def load(case, network):
     truth = None if case == "my scan" else mask(slice(2, 4))
-    return Shown(GRID, truth, mask(slice(3, 5)))
+    return ScanWithMasks(GRID, truth, mask(slice(3, 5)))
 
 
 def test_without_a_browser_the_first_choice_is_a_figure():
@@ -36,7 +37,7 @@ def test_a_scan_without_a_truth_shows_the_prediction():
     for wanted in ("truth", "prediction", "error map"):
         name, labels = labels_of(found, wanted)
         assert name == "prediction" and set(np.unique(labels.array)) == {0, 5}
-    assert labels_of(Shown(GRID, None, None), "truth") == ("no mask", None)
+    assert labels_of(ScanWithMasks(GRID, None, None), "truth") == ("no mask", None)
     figure = browse(load, ["my scan"], ["MAG-UNet"])
     assert figure.get_suptitle() == "my scan, MAG-UNet: prediction"
 
@@ -53,9 +54,9 @@ def test_a_choice_is_shown_at_once(viewer, monkeypatch):
         def rotate(self, on):
             shown.append(on)
 
-    monkeypatch.setattr(panel, "best_viewer", lambda wanted: viewer)
-    monkeypatch.setattr(panel, "show", lambda scan, labels, preset, wanted: shown.append(
-        (sorted(set(labels.array.ravel())), preset, wanted)) or Stand())
+    monkeypatch.setattr(panel, "best_viewer", lambda _: viewer)
+    monkeypatch.setattr(panel, "show", lambda scan, labels, preset, viewer: shown.append(
+        (sorted(set(labels.array.ravel())), preset, viewer)) or Stand())
     monkeypatch.setattr(IPython.display, "display", displayed.append)
     browse(load, ["case", "my scan"], ["MAG-UNet", "3D U-Net"])
     rows = next(thing for thing in displayed if hasattr(thing, "children")).children[:-1]
@@ -75,19 +76,47 @@ def test_a_choice_is_shown_at_once(viewer, monkeypatch):
         assert {"view", "rotate"}.isdisjoint(menus)
 
 
-def test_planes_outline_the_labels_and_open_where_they_are():
+def controls(viewer):
+    return {control.description: control for control in viewer.children[0].children}
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def test_planes_outline_the_labels_and_open_where_they_are(monkeypatch):
+    figures = []
+    monkeypatch.setattr(IPython.display, "display", figures.append)
     viewer = inspect.in_planes(GRID, mask(slice(4, 5)), inspect.PRESETS["bone"])
-    assert [name for name, _ in viewer.outlines] == ["correct"] and viewer.position[0] == 4
-    assert np.array_equal(np.frombuffer(viewer.masks, np.uint8).reshape(viewer.shape), mask(slice(4, 5)).array)
-    assert inspect.in_planes(GRID, None, inspect.PRESETS["bone"]).outlines == []
+    assert titles(figures[-1])[0] == "axial, slice 5" and controls(viewer)["axial"].value == 5
+    outline = figures[-1].axes[1].collections[0].get_paths()[0].vertices
+    assert (outline[:, 1].min(), outline[:, 1].max()) == (1, 2)             # mm from the top of 6 slices
+    inspect.in_planes(GRID, None, inspect.PRESETS["bone"])
+    assert not any(axes.collections for axes in figures[-1].axes)
+
+
+def test_sliders_and_the_menu_draw_another_slice_and_window(monkeypatch):
+    figures = []
+    monkeypatch.setattr(IPython.display, "display", figures.append)
+    viewer = slice_viewer(GRID, {"truth": mask(slice(1, 3))}, "a title")
+    before = controls(viewer)
+    assert [(before[name].min, before[name].max) for name in ("axial", "coronal", "sagittal")] == [(1, 6), (1, 7), (1, 8)]
+    before["coronal"].value = 7
+    assert titles(figures[-1])[1] == "coronal, slice 7" and figures[-1].get_suptitle() == "a title"
+    before["window"].value = "soft tissue"
+    assert figures[-1].axes[0].images[0].get_clim() == (-160, 240)
+    refused(lambda: slice_viewer(GRID, {"truth": Volume(GRID.array, (2, 1, 1))}), "different grids")
 
 
 def test_stepping_through_needs_a_browser_and_else_is_a_figure(monkeypatch):
     assert isinstance(inspect.step_through(GRID, mask(slice(1, 3)), None, "a title"), Figure)
+    figures = []
+    monkeypatch.setattr(IPython.display, "display", figures.append)
     monkeypatch.setattr(inspect, "in_browser", lambda: True)
-    viewer = inspect.step_through(GRID, mask(slice(1, 3)), mask(slice(2, 4)), "a title")
-    assert [name for name, _ in viewer.outlines] == ["truth", "prediction"] and viewer.title == "a title"
-    assert viewer.dice == [None, 0, 1, 0, None, None]
+    inspect.step_through(GRID, mask(slice(1, 3)), mask(slice(2, 4)), "a title")
+    strip, planes = figures
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in strip.axes[0].patches}
+    assert bars == {2: 0, 3: 1, 4: 0} and len(planes.axes) == 3
 
 
 def test_the_figure_goes_through_the_labels():

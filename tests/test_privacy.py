@@ -166,7 +166,7 @@ def test_nothing_of_a_cohorts_headers_reaches_checks_runs_records_tables_or_expo
         ("export", run, "box_0", "--formats", ALL.replace("dicom-seg,", ""))))]
     assert [status for status, _, _ in outputs] == [0] * 5, outputs
     written = {path for path in compendium.rglob("*") if path.is_file()} - before
-    assert {"run.json", "metrics.jsonl", "scores.csv", "checkpoint.safetensors", "box_0_slicer.py"} <= {p.name for p in written}
+    assert {"run.json", "metrics.jsonl", "scores.csv", "checkpoint.safetensors", "box_0_sij.json"} <= {p.name for p in written}
     for _, printed, said in outputs:
         assert not found(words, printed.encode(), said.encode())
     for path in written:

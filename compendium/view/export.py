@@ -67,7 +67,7 @@ class Exported:
     note: str = ""
 
 
-class NothingToWrite(Exception):
+class NothingToWriteError(Exception):
     """Why a case has no file of a kind."""
 
 
@@ -134,7 +134,7 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
         try:
             write(path)
             files.append(path)
-        except NothingToWrite as reason:
+        except NothingToWriteError as reason:
             path.unlink(missing_ok=True)
             say(f"note: {path.name} is not written: {reason}")
     if older:
@@ -152,14 +152,14 @@ def _write_dicom_seg(case: Exported, labels: Volume, origin: Origin, anonymise: 
         write_dicom_seg(labels, case.source, path, network=origin.network, run=origin.run, anonymise=anonymise)
     except InputError as error:
         if forgiving:
-            raise NothingToWrite(str(error)) from error
+            raise NothingToWriteError(str(error)) from error
         raise
 
 
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
     inside = labels.array == joint.label
     if not inside.any():
-        raise NothingToWrite(f"the mask has no {joint.name}")
+        raise NothingToWriteError(f"the mask has no {joint.name}")
     write_stl(surface_mesh(labels.with_array(inside)), path)
 
 
@@ -180,9 +180,13 @@ def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Se
 
 
 def _extent(mask: Volume) -> dict:
-    """Volume of a mask, and the faces of the scan that it reaches, where a joint may be cut off."""
+    faces = touched_faces(mask)
+    return {"volume_ml": round(float(np.count_nonzero(mask.array) * np.prod(mask.spacing) / 1000), 4),
+            "touches_border": bool(faces), "touched_faces": faces}
+
+
+def touched_faces(mask: Volume) -> list[str]:
+    """The faces of the scan that a mask reaches, where a joint may be cut off, as sides of the patient."""
     array = reorient(mask, "LPS").array
     ends = [np.take(array, end, axis) for axis in range(3) for end in (0, -1)]
-    faces = [name for name, end in zip(FACES, ends) if end.any()]
-    return {"volume_ml": round(float(np.count_nonzero(array) * np.prod(mask.spacing) / 1000), 4),
-            "touches_border": bool(faces), "touched_faces": faces}
+    return [name for name, end in zip(FACES, ends) if end.any()]

@@ -23,10 +23,9 @@ import numpy as np
 from jupyter_core.paths import jupyter_path
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from compendium.figures.planes import BONE_WINDOW, central_slices, plane, planes_figure, three_planes
-from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, centre_of, preview
+from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, preview
 from magunet.base.errors import InputError
 from magunet.volume import Volume, reorient, same_geometry, write_volume
 
@@ -141,10 +140,7 @@ def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "")
     picture, views = planes_figure(scan, indices, {}, title, preset.window)
     for (name, axes), index in zip(views.items(), indices):
         axes.imshow(palette[plane(array, name, index)], extent=axes.images[0].get_extent(), interpolation="nearest")
-    names = [name for name, number in LABEL_NUMBERS.items() if (array == number).any()]
-    if names:
-        picture.legend(handles=[Patch(color=LABEL_COLOURS[name], label=name) for name in names],
-                       loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    add_legend(picture, [name for name, number in LABEL_NUMBERS.items() if (array == number).any()])
     return picture
 
 

@@ -47,12 +47,12 @@ def surface_mesh(mask: Volume) -> Mesh:
     """
     inside = mask.array != 0
     if not inside.any():
-        raise InputError("the mask is empty, so it has no surface; export another case, or leave the meshes out")
+        raise InputError("the mask is empty, so it has no surface; choose another case or network")
     box = bounding_box(inside)
     index, triangles, _, _ = marching_cubes(np.pad(inside[box], 1).astype(np.float32), 0.5)
     index = index + [side.start - 1 for side in box]                     # z-y-x, of the whole grid
     step = mask.direction * np.asarray(mask.spacing[::-1])               # columns: one voxel along x, y, z
-    turn = -1 if np.linalg.det(mask.direction) > 0 else 1                # a mirrored grid turns triangles round
+    turn = 1 if np.linalg.det(mask.direction) > 0 else -1        # a mirrored grid turns triangles round
     return Mesh(np.asarray(mask.origin) + index[:, ::-1] @ step.T, triangles[:, ::turn])
 
 

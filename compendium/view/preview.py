@@ -6,7 +6,11 @@ patient's axes (LPS: x to the left, y to posterior, z to superior). Oblique scan
 grid.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from scipy import ndimage
 
 from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR, agreement
@@ -24,6 +28,12 @@ LABEL_NUMBERS = {name: number for number, name in enumerate(LABEL_COLOURS, 1)}
 """Of labels in label maps."""
 CHOICES = ("truth", "prediction", "error map")
 """What labels can show."""
+
+
+def add_legend(figure: Figure, names: Iterable[str]) -> None:
+    """A legend of some LABEL_COLOURS, if any, below a figure."""
+    if handles := [Patch(color=LABEL_COLOURS[name], label=name) for name in names]:
+        figure.legend(handles=handles, ncols=3, fontsize=8, loc="outside lower center", frameon=False)
 
 
 def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> Volume | None:

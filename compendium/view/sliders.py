@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from compendium.figures.planes import BONE_WINDOW, FIGURE_WIDTH, PLANES, central_slices, planes_figure
-from compendium.view.preview import LABEL_COLOURS
+from compendium.view.preview import LABEL_COLOURS, add_legend
 from magunet.base.errors import InputError
 from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry
@@ -38,7 +38,9 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = ""):
     def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
         if {"truth", "prediction"} <= set(inside):
             display(dice_strip(inside["truth"], inside["prediction"], axial - 1))
-        figure, _ = planes_figure(scan, (axial - 1, coronal - 1, sagittal - 1), outlines, title, WINDOWS[window])
+        indices = axial - 1, coronal - 1, sagittal - 1
+        figure, _ = planes_figure(scan, indices, outlines, title, WINDOWS[window])
+        add_legend(figure, inside)
         display(figure)
 
     planes = ipywidgets.interactive_output(draw, {"window": menu} | sliders)
@@ -49,11 +51,12 @@ def dice_strip(truth: np.ndarray, prediction: np.ndarray, axial: int) -> Figure:
     """A bar for the Dice of each axial slice of two masks (d, h, w), none where both are empty there; marks a
     slice."""
     slices = [i for i, (p, t) in enumerate(zip(prediction, truth)) if p.any() or t.any()]
-    figure = Figure(figsize=(FIGURE_WIDTH, 0.9), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained")
     axes = figure.subplots()
     axes.bar(np.add(slices, 1), [overlap(prediction[i], truth[i]).dice for i in slices], 0.9, color="0.5")
     axes.axvline(axial + 1, color="black", linewidth=1)
     axes.set(xlim=(0.5, len(truth) + 0.5), ylim=(0, 1))
     axes.set_ylabel("Dice", fontsize=8)
+    axes.set_xlabel("axial slice", fontsize=8)
     axes.tick_params(labelsize=7)
     return figure

@@ -1,15 +1,20 @@
-"""What itkwidgets fetches from public hosts at run time, as pinned npm packages, and where it must look instead.
+"""What itkwidgets fetches from public hosts at run time, as pinned npm packages, and where it must look
+instead.
 
-itkwidgets draws with programs in the browser. The JupyterLab extension that starts them, as its authors publish it, loads
-each from a public address when a notebook opens; on a closed network the viewer stays blank. `compendium.view.offline` puts the
-same programs beside the extension and makes the changes listed here. Only data stands in this file.
+itkwidgets draws with programs in the browser. The JupyterLab extension that starts them, as its authors
+publish it, loads each from a public address when a notebook opens; on a closed network the viewer stays
+blank. `installer.py` puts the same programs beside the extension and makes the changes listed here. Only data
+stands in this file.
 """
 
 import json
 from dataclasses import dataclass
 
+from compendium.view.preview import LABEL_COLOURS
+
 EXTENSION, EXTENSION_VERSION = "imjoy-jupyterlab-extension", "0.2.6"
-"""The JupyterLab extension that itkwidgets draws through; the changes below are known to fit this version only."""
+"""The JupyterLab extension that itkwidgets draws through; the changes below are known to fit this version
+only."""
 FOLDER = "magunet-viewer"
 """In the extension's folder; holds all that is added to it."""
 REMOTE_ENTRY = "remoteEntry.8a820d73fbfec0ca4de7.js"
@@ -18,7 +23,8 @@ REMOTE_ENTRY = "remoteEntry.8a820d73fbfec0ca4de7.js"
 
 @dataclass(frozen=True)
 class Package:
-    """An npm package, its hash as the registry states it, and which of its files are kept, by the start of their path.
+    """An npm package, its hash as the registry states it, and which of its files are kept, by the start of
+    their path.
 
     A file ``dist/a.js`` is kept as ``<folder>/a.js``. ``leave`` takes precedence over ``keep``.
     """
@@ -74,9 +80,6 @@ class Change:
     old: str
     new: str
 
-
-LABEL_COLOURS = {"correct": "#44aa99", "missed": "#882255", "extra": "#f0e442", "truth": "#56b4e9", "prediction": "#e69f00"}
-"""Labels 1, 2, ... in all viewers; the same colours as in the figures."""
 
 _PALETTE = [round(byte / 255, 4) for colour in LABEL_COLOURS.values() for byte in bytes.fromhex(colour[1:])]
 _MAIN = "lib_index_js.434a16a9fda98e7fb04f.js"

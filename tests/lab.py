@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "workflow" / "viewer"))
-import installer as offline  # noqa: E402
-import packages as parts  # noqa: E402
+import installer as offline
+import packages as parts
 
 CHROMIUM = shutil.which("chromium") or "chromium"
 FLAGS = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",

@@ -17,8 +17,8 @@ from conftest import ROOT, refused
 from compendium.view import inspect
 
 sys.path.insert(0, str(ROOT / "workflow" / "viewer"))
-import installer as offline  # noqa: E402
-import packages as parts  # noqa: E402
+import installer as offline
+import packages as parts
 
 MAIN, PAGE = "main.js", "page/index.html"
 STATIC = {parts.REMOTE_ENTRY: "load the others", MAIN: 'start("https://far.example/page");', "main.js.map": "{}"}

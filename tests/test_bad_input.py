@@ -25,7 +25,6 @@ from test_check import pelvis
 from test_sources import EMPTY, own, pengwin, scan, totalsegmentator, vsd
 
 from compendium import cli
-from compendium.view import offline, parts
 from magunet.base import profiles
 from magunet.base.provenance import write_json
 from magunet.predict import Model
@@ -281,7 +280,7 @@ def test_the_corpus_is_large_and_has_every_verb():
 
 @pytest.fixture(scope="session")
 def world(run, tmp_path_factory):
-    """A compendium with a cohort of boxes, a finished and scored run, a sound scan, and a JupyterLab extension."""
+    """A compendium with a cohort of boxes, a finished and scored run, and a sound scan."""
     root = tmp_path_factory.mktemp("world") / "root"
     shutil.copytree(run.parents[1], root)
     shutil.copytree(ROOT / "papermill_params", root / "papermill_params", dirs_exist_ok=True)
@@ -290,9 +289,6 @@ def world(run, tmp_path_factory):
     (root / RUN).symlink_to(run.name)
     write_json(root / RUN / "run.json", json.loads((root / RUN / "run.json").read_text()) | {"settings": settings})
     sound(root / "scan.mha")
-    extension = root / "jupyter/labextensions" / parts.EXTENSION
-    text("load")(extension / "static" / parts.REMOTE_ENTRY)
-    (extension / "package.json").write_text(f'{{"version": "{parts.EXTENSION_VERSION}",\n{offline.ORIGINAL}}}')
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(root)
         assert cli.main(["evaluate", str(RUN)]) == 0
@@ -301,12 +297,10 @@ def world(run, tmp_path_factory):
 
 @pytest.fixture
 def place(world, tmp_path, monkeypatch):
-    """A copy of that compendium to work in, on a machine without a network, npm, or another JupyterLab."""
+    """A copy of that compendium to work in, on a machine without a network."""
     shutil.copytree(world, tmp_path / "place", symlinks=True)
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "place/jupyter"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setattr(offline.shutil, "which", lambda name: None)
     return tmp_path / "place"
 
 

@@ -20,10 +20,9 @@ import torch
 from boxes import TINY, write_cohort
 from conftest import ROOT, refused
 from test_cli import call
-from test_offline import PAGE_TEXT, extension, integrity, npm, snapshot  # noqa: F401
+from test_offline import PAGE_TEXT, extension, integrity, npm, offline, parts, snapshot  # noqa: F401
 
 from compendium import download, sample
-from compendium.view import offline, parts
 from magunet import checkpoint, prepare, train
 from magunet.predict import load_model
 from magunet.volume import read_volume

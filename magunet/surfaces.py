@@ -21,6 +21,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from magunet.metrics import check_same_shape
+from magunet.volume import bounding_box
 
 TOLERANCE_MM = 1.0
 """Default of NSD: surfaces this near count as one."""
@@ -122,15 +123,6 @@ def surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.nda
     slopes = [np.diff(cube, axis=axis + 1).mean((1, 2, 3)) / spacing[axis] for axis in range(3)]
     start = np.array([side.start for side in box]) - 1                       # of the padded box
     return (place + start) * spacing, np.linalg.norm(np.stack(slopes, axis=1), axis=1) * np.prod(spacing)
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds all non-zero voxels of a mask (d, h, w), which is not empty."""
-    box = []
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        filled = np.flatnonzero(mask.any(axis=axes))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return tuple(box)
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:

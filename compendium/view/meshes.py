@@ -11,8 +11,7 @@ from skimage.measure import marching_cubes
 
 from magunet.base.errors import InputError
 from magunet.base.provenance import whole_file
-from magunet.surfaces import bounding_box
-from magunet.volume import Volume
+from magunet.volume import Volume, bounding_box
 
 STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 """One triangle of a binary STL file: 50 bytes."""

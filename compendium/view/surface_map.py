@@ -10,7 +10,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from scipy import ndimage
 from scipy.spatial import KDTree
 
 from compendium.figures.planes import FIGURE_WIDTH, bar_length
@@ -55,8 +54,7 @@ def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
     middles = (corners + np.roll(corners, 1, axis=1)) / 2                                     # of edges
     samples = np.concatenate([*np.moveaxis(corners, 1, 0), *np.moveaxis(middles, 1, 0), corners.mean(axis=1)])
     distance = KDTree(samples).query(mesh.points)[0]
-    index = (mesh.points - np.asarray(truth.origin)) @ truth.direction / truth.spacing[::-1]  # x, y, z
-    inside = ndimage.map_coordinates(np.float32(prediction.array != 0), index[:, ::-1].T, order=1) > 0.5
+    inside = prediction.with_array(np.float32(prediction.array != 0)).sample(mesh.points, 0) > 0.5
     return SurfaceMap(mesh, np.where(inside, distance, -distance))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compendium.importing import bones
-from magunet import distance, target
+from magunet import target
 from magunet.base import project, provenance
 from magunet.base.errors import InputError
 from magunet.volume import read_volume, write_volume
@@ -59,7 +59,7 @@ def fetch_sample() -> Sample:
     if not all(path.exists() and provenance.file_hash(path) == MEMBERS[path.name][1] for path in files):
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
-    code, record = provenance.code_hash(target, bones, distance), sample.mask.with_name("sij.txt")
+    code, record = provenance.code_hash(target, bones), sample.mask.with_name("sij.txt")
     if not (sample.mask.exists() and record.exists() and record.read_text() == code):
         write_volume(bones.derive_pelvis(read_volume(sample.bones), bones.BoneNumbers()).mask, sample.mask)
         record.write_text(code)

@@ -1,8 +1,8 @@
 """The segmentation target: the band of tissue around each sacroiliac joint.
 
-One definition serves phantoms and every bone-labelled data set: all points closer than `thickness` mm to the
-sacrum AND to the hip bone of that side. It holds the joint space and the subchondral bone on both sides of
-it, where the erosions, the sclerosis and the bridges of sacroiliitis sit.
+One definition serves phantoms and every bone-labelled data set: all points closer than ``thickness`` mm to the
+sacrum and to the hip bone of that side. It holds the joint space and the subchondral bone on both sides of it,
+where the erosions, the sclerosis and the bridges of sacroiliitis sit.
 """
 
 from collections.abc import Sequence
@@ -12,91 +12,104 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from magunet.base.errors import InputError
-from magunet.distance import distance_at_voxels
+from magunet.volume import bounding_box
 
-THICKNESS = 6.0  # mm
-_EDGE_SIGMA = 1.5  # mm, rounds the edge of the band
-_SPECK = 0.2  # pieces smaller than this fraction of the largest piece are dropped
+THICKNESS = 6.0
+"""Default thickness of the band on either side of the joint, in mm."""
+EDGE_SIGMA = 1.5
+"""Of the Gaussian that rounds the edge of the band, in mm."""
+SPECK = 0.2
+"""Smallest size of a piece of the band that stays, as a fraction of the largest piece."""
+FAR = 40.0
+"""Largest distance in mm; what is farther away counts as this far."""
+NEAR = 30
+"""Distances are computed in the box around the mask that is this much larger on every side, in mm."""
+EDGE_SLOPE = 0.85 * np.sqrt(2 * np.pi)
+"""Voxels from the surface for each unit that the smoothed mask differs from one half there."""
 
-Array = NDArray[np.floating]
-
-
-def joint_band(
-    to_sacrum: Array, to_hip: Array, spacing: Sequence[float], thickness: float = THICKNESS
-) -> NDArray[np.bool_]:
-    """Returns where both bones are closer than `thickness` mm, smoothed, without specks.
-
-    `to_sacrum` and `to_hip` are distances in mm (d, h, w), 0 or negative inside the bone; `spacing` is
-    (z, y, x) in mm. The result is a boolean array (d, h, w), empty where the bones never come close.
-    """
-    band = (to_sacrum < thickness) & (to_hip < thickness)
-    if not band.any():
-        return band
-    box = _bounding_box(band, 4 * _EDGE_SIGMA, spacing)
-    smooth = ndimage.gaussian_filter(band[box].astype(np.float32), [_EDGE_SIGMA / s for s in spacing]) > 0.5
-    band[box] = _drop_specks(smooth)
-    return band
+Mask = NDArray[np.bool_]
+Distance = NDArray[np.float32]
+Spacing = Sequence[float]
 
 
-def sij_mask(
-    sacrum: NDArray,
-    left_hip: NDArray,
-    right_hip: NDArray,
-    spacing: Sequence[float],
-    thickness: float = THICKNESS,
-) -> NDArray[np.uint8]:
-    """Returns the sacroiliac joints (1) of both sides from masks of the three bones.
+def sij_mask(sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Spacing,
+             thickness: float = THICKNESS) -> NDArray[np.uint8]:
+    """Mask of the sacroiliac joints (1) of both sides from masks of the three bones.
 
-    The masks are (d, h, w), nonzero inside the bone; `spacing` is (z, y, x) in mm; the result is uint8
-    (d, h, w). Raises `InputError` when shapes differ, a bone is empty, or no joint is found on either side.
+    Masks are (d, h, w), nonzero inside the bone; spacing is (z, y, x) in mm; the result is uint8 (d, h, w).
+    Raises InputError when shapes differ, a bone is empty, or no joint is found on either side.
     """
     bones = {"sacrum": sacrum, "left hip": left_hip, "right hip": right_hip}
     bones = {name: np.asarray(bone) != 0 for name, bone in bones.items()}
-    _check(bones)
-    mask = np.zeros(bones["sacrum"].shape, np.uint8)
-    for side in ("left hip", "right hip"):
-        near = _common_box(bones["sacrum"], bones[side], thickness, spacing)
-        if near is None or not (bones["sacrum"][near].any() and bones[side][near].any()):
-            continue
-        distances = [distance_at_voxels(bones[name][near], spacing) for name in ("sacrum", side)]
-        mask[near] |= joint_band(*distances, spacing, thickness)
-    if not mask.any():
-        raise InputError(
-            f"no sacroiliac joint: neither hip comes within {thickness:g} mm of the sacrum; "
-            "check the labels and the spacing, or raise the thickness"
-        )
-    return mask
-
-
-def _check(bones: dict[str, NDArray[np.bool_]]) -> None:
     shapes = {name: bone.shape for name, bone in bones.items()}
     if len(set(shapes.values())) > 1:
         raise InputError(f"the bone masks differ in shape ({shapes}); resample them to one grid")
     for name, bone in bones.items():
         if not bone.any():
             raise InputError(f"the mask of the {name} is empty; check which label is the {name}")
+    margin = [int(np.ceil(2 * thickness / s)) + 1 for s in spacing]
+    boxes = {name: bounding_box(bone, margin) for name, bone in bones.items()}
+    mask = np.zeros(shapes["sacrum"], np.uint8)
+    for side in ("left hip", "right hip"):
+        near = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(boxes["sacrum"], boxes[side]))
+        if all(part.start < part.stop for part in near) and bones["sacrum"][near].any() and bones[side][near].any():
+            distances = [distance_at_voxels(bones[name][near], spacing) for name in ("sacrum", side)]
+            mask[near] |= joint_band(*distances, spacing, thickness)
+    if not mask.any():
+        raise InputError(f"no sacroiliac joint: neither hip comes within {thickness:g} mm of the sacrum; "
+                         "check the labels and the spacing, or raise the thickness")
+    return mask
 
 
-def _bounding_box(mask: NDArray[np.bool_], margin: float, spacing: Sequence[float]) -> tuple[slice, ...]:
-    """The slices that hold the mask and `margin` mm around it."""
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    pads = [int(np.ceil(margin / s)) + 1 for s in spacing]
-    return tuple(slice(max(0, b.start - p), b.stop + p) for b, p in zip(box, pads))
+def joint_band(to_sacrum: Distance, to_hip: Distance, spacing: Spacing, thickness: float = THICKNESS) -> Mask:
+    """Where both bones are closer than ``thickness`` mm, smoothed, without specks.
 
-
-def _common_box(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], margin: float, spacing: Sequence[float]
-) -> tuple[slice, ...] | None:
-    """Where the two bounding boxes, each grown by `margin`, overlap; None when they do not."""
-    boxes = [_bounding_box(mask, 2 * margin, spacing) for mask in (first, second)]
-    common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(*boxes))
-    return None if any(s.start >= s.stop for s in common) else common
-
-
-def _drop_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    if count < 2:
-        return mask
+    to_sacrum, to_hip: distances in mm (d, h, w), 0 or negative inside the bone. spacing: (z, y, x) in mm. The
+    result (d, h, w) is empty where the bones never come close.
+    """
+    band = (to_sacrum < thickness) & (to_hip < thickness)
+    if not band.any():
+        return band
+    box = bounding_box(band, [int(np.ceil(4 * EDGE_SIGMA / s)) + 1 for s in spacing])
+    smooth = ndimage.gaussian_filter(band[box].astype(np.float32), [EDGE_SIGMA / s for s in spacing]) > 0.5
+    pieces, _ = ndimage.label(smooth, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    return (sizes >= _SPECK * sizes.max())[pieces]
+    band[box] = smooth & (sizes >= SPECK * sizes.max())[pieces]
+    return band
+
+
+def distance_at_voxels(mask: Mask, spacing: Spacing, resolution: float = 1.0) -> Distance:
+    """Signed distance in mm to the surface of a mask (d, h, w) at its own voxel centres, as `mask_distance`.
+
+    Unlike a distance transform, which measures from voxel centre to voxel centre, it does not depend on the size
+    of the voxels.
+    """
+    fine = mask_distance(mask, spacing, resolution)
+    steps = [s / resolution for s in spacing]
+    return ndimage.affine_transform(fine, steps, output_shape=mask.shape, order=1, mode="nearest")
+
+
+def mask_distance(mask: Mask, spacing: Spacing, resolution: float) -> Distance:
+    """Signed distance (mm, negative inside, at most 40 mm) to a mask's surface, on an isotropic grid.
+
+    mask: (d, h, w) with spacing (z, y, x) in mm. The grid's voxels are ``resolution`` mm wide, and it begins at the
+    same voxel centre; the surface is where the mask, smoothed by about a voxel, falls to one half.
+    """
+    zoom = [s / resolution for s in spacing]
+    shape = [max(2, round(n * f)) for n, f in zip(mask.shape, zoom)]
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), [0.7 * resolution / s for s in spacing])
+    soft = ndimage.affine_transform(soft, [1 / f for f in zoom], output_shape=shape, order=1, mode="nearest")
+    distance = np.full(shape, FAR, np.float32)
+    inside = soft > 0.5
+    if not inside.any():
+        return distance
+    box = bounding_box(inside, int(NEAR / resolution))
+    inside, soft = inside[box], soft[box]
+    rim = inside & ~ndimage.binary_erosion(inside)
+    side = np.where(inside, -1, 1)
+    signed = side * ndimage.distance_transform_edt(~rim) - 0.5              # the rim lies half a voxel deep
+    near = np.abs(signed) < 1
+    signed[near] = np.clip((0.5 - soft[near]) * EDGE_SLOPE, -1, 1)
+    distance[box] = np.clip(signed * resolution, -FAR, FAR)
+    return distance

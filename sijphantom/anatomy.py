@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magunet.base.errors import InputError
-from magunet.distance import mask_distance
+from magunet.target import mask_distance
 from sijphantom.fields import Array
 
 Figures = dict[str, float]

@@ -10,7 +10,7 @@ from typing import Any
 import joblib
 
 import sijphantom
-from magunet import distance, target
+from magunet import target
 from magunet.base import project, provenance
 from magunet.base.device import core_count, free_memory
 from magunet.base.errors import InputError
@@ -21,7 +21,7 @@ from magunet.volume import ENDING, Volume, read_volume, reorient, write_volume
 from sijphantom import phantom
 from sijphantom.likeness import options_like
 
-PHANTOM_CODE = [distance, target, *(importlib.import_module(module.name) for module in pkgutil.iter_modules(
+PHANTOM_CODE = [target, *(importlib.import_module(module.name) for module in pkgutil.iter_modules(
     sijphantom.__path__, "sijphantom.") if module.name != __name__)]
 """All that decides a phantom's voxels."""
 SHAPE_SOURCE = ("Computed by magunet. Mean shape: HuBMAP CCF 3D Reference Object Library and Visible Human "

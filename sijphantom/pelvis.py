@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
-from magunet.distance import FAR
+from magunet.target import FAR
 from sijphantom.anatomy import Array, Bones, Figures
 from sijphantom.pelvis_sizes import draw_common, draw_side
 from sijphantom.pelvis_tables import (

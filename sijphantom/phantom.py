@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from magunet.base.errors import InputError
-from magunet.distance import FAR
-from magunet.target import joint_band
+from magunet.target import FAR, joint_band
 from sijphantom import scanner, tissue
 from sijphantom.anatomy import Bones
 from sijphantom.disease import draw_disease

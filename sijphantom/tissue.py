@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from magunet.distance import FAR
+from magunet.target import FAR
 from sijphantom.anatomy import Bones, Figures
 from sijphantom.disease import Joint, diseased_joint
 from sijphantom.fields import Array, Axes, SmoothField

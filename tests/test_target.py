@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from magunet import target
 from magunet.base.errors import InputError
-from magunet.target import joint_band, sij_mask
+from magunet.metrics import overlap
+from magunet.target import joint_band, mask_distance, sij_mask
 
 SPACING = (2.5, 0.8, 1.1)  # mm, all different: a swapped axis shows
 
@@ -102,3 +105,28 @@ def test_without_a_joint_it_says_so(spheres):
     sacrum, left, right = spheres
     with pytest.raises(InputError, match="no sacroiliac joint"):
         sij_mask(sacrum, np.roll(left, 9, axis=2), np.roll(right, -9, axis=2), SPACING)
+
+
+def whole(array, *_):
+    return tuple(slice(0, n) for n in array.shape)
+
+
+def test_the_boxes_that_save_time_change_the_joints_little(monkeypatch):
+    """Distances are on a grid that begins where the box does."""
+    sacrum, left, right = np.zeros((3, 30, 40, 90), bool)
+    sacrum[8:22, 12:30, 35:55], left[6:24, 12:26, 58:75], right[9:20, 14:30, 12:33] = True, True, True
+    boxed = sij_mask(sacrum, left, right, (3.0, 1.5, 1.5))
+    monkeypatch.setattr(target, "bounding_box", whole)
+    assert overlap(boxed, sij_mask(sacrum, left, right, (3.0, 1.5, 1.5))).dice > 0.985
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_are_the_same_up_to_where_they_are_cut_off(seed, monkeypatch):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(30, 40, 50)), 3)
+    mask = np.zeros((60, 90, 100), bool)
+    mask[15:45, 25:65, 25:75] = noise > 0.03
+    boxed = mask_distance(mask, (1.5, 1.0, 1.2), 1.0)
+    monkeypatch.setattr(target, "bounding_box", whole)
+    everywhere = mask_distance(mask, (1.5, 1.0, 1.2), 1.0)
+    near = np.abs(everywhere) < 30
+    assert 0.05 < near.mean() < 1 and np.array_equal(boxed[near], everywhere[near]) and (boxed[~near] >= 30).all()

@@ -15,7 +15,7 @@ import numpy as np
 from compendium.importing import bones
 from compendium.importing.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, check_present, onto_grid
 from compendium.view.segments import read_segments
-from magunet import distance, target, volume
+from magunet import target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError
 from magunet.cohort import holds_air
@@ -219,7 +219,7 @@ def _record(case: SourceCase, base: Path) -> dict:
     source = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
     return {"patient": case.patient, "source": "a DICOM series" if path.is_dir() else source,
             "files": provenance.content_hash(files, case.numbers), "thickness_mm": THICKNESS,
-            "code": provenance.code_hash(target, bones, distance)}
+            "code": provenance.code_hash(target, bones)}
 
 
 def _finished(out: Path, source: str) -> dict[str, dict]:

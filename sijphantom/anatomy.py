@@ -10,7 +10,8 @@ from magunet.base.errors import InputError
 from magunet.target import mask_distance
 from sijphantom.fields import Array
 
-Figures = dict[str, float]
+Parameters = dict[str, float]
+"""Sizes, angles, HU and strengths of one person, by name."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Bones:
     """Signed distances (mm, negative inside, cut off at 40 mm) to the bones of a pelvis, float32 (d, h, w).
 
     The grid is isotropic with `spacing` mm in LPS patient axes: index x grows to the patient's left, y to
-    posterior, z to superior. `other` holds all other bones (L3 to L5, femurs, coccyx). `parameters` are the
-    figures that were drawn.
+    posterior, z to superior. `other` holds all other bones (L3 to L5, femurs, coccyx). `parameters` are what
+    the pelvis was drawn from.
     """
 
     sacrum: Array
@@ -27,7 +28,7 @@ class Bones:
     right_hip: Array
     other: Array
     spacing: float
-    parameters: Figures = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
 
 
 def label_map_pelvis(
@@ -56,9 +57,8 @@ def label_map_pelvis(
     return Bones(*cleft, fields["other"], float(resolution), {"resolution": float(resolution)})
 
 
-def _open_cleft(
-    sacrum: Array, left_hip: Array, right_hip: Array, gap: float = 1.5
-) -> tuple[Array, Array, Array]:
+def _open_cleft(sacrum: Array, left_hip: Array, right_hip: Array, gap: float = 1.5
+                ) -> tuple[Array, Array, Array]:
     """Moves both surfaces apart by the same amount wherever they are closer than `gap` mm."""
     hips = []
     for hip in (left_hip, right_hip):

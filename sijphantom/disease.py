@@ -1,33 +1,32 @@
 """Sacroiliitis of the phantom, graded 0 to 4 after the modified New York criteria.
 
-van der Linden et al., Arthritis Rheum 1984;27:361: blurred margins, erosions, sclerosis, narrowing or widening,
-ankylosis.
+van der Linden et al., Arthritis Rheum 1984;27:361: blurred margins, erosions, sclerosis, narrowing or
+widening, ankylosis.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-from sijphantom.anatomy import Figures
+from sijphantom.anatomy import Parameters
 from sijphantom.fields import Array
 
-# Disease by grade 0..4: blur of the margin (mm), depth of erosions (mm), sclerosis (HU) and its reach (mm),
-# fraction of the joint that is bridged by bone.
-_MARGIN = (0.0, 0.8, 1.2, 1.8, 1.4)
-_EROSION = (0.0, 0.5, 2.0, 3.5, 2.0)
-_SCLEROSIS = (0.0, 150.0, 280.0, 430.0, 500.0)
-_REACH = (3.0, 5.0, 6.0, 8.0, 10.0)
-_BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)
+# By grade 0..4
+_MARGIN = (0.0, 0.8, 1.2, 1.8, 1.4)                 # mm, blur of the margin
+_EROSION = (0.0, 0.5, 2.0, 3.5, 2.0)                # mm, depth
+_SCLEROSIS = (0.0, 150.0, 280.0, 430.0, 500.0)      # HU
+_REACH = (3.0, 5.0, 6.0, 8.0, 10.0)                 # mm, of the sclerosis
+_BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)               # share of the joint that is bridged by bone
 
 
-def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str, Figures]:
+def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str, Parameters]:
     """Lesions of each side: what the grade asks for, give or take. The cleft narrows with age, too."""
     lesions = {}
     for side, grade in zip(("left", "right"), grades):
         vary = rng.uniform(0.75, 1.25, 5).tolist()
         age = float(rng.uniform(-1.5, 0.2))  # mm
-        shift = float(rng.choice([-1.4, 0.6], p=[0.8, 0.2]) * rng.uniform(0.6, 1.2))  # mm, grade 3: narrower, or wider
+        shift = float(rng.choice([-1.4, 0.6], p=[0.8, 0.2]) * rng.uniform(0.6, 1.2))  # mm, of grade 3
         lesions[side] = {
             "margin": _MARGIN[grade] * vary[0],
             "erosion": _EROSION[grade] * vary[1],
@@ -40,18 +39,8 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
     return lesions
 
 
-@dataclass(frozen=True)
-class Joint:
-    """Voxels (n,) near one joint: distances (mm) to its two bones, and the random fields of its lesions."""
-
-    sacrum: Array
-    hip: Array
-    noise: dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Diseased:
-    """The same voxels after disease: distances (mm), sclerosis (HU), extra blur of the margin (mm)."""
+class DiseasedJoint(NamedTuple):
+    """Voxels (n,) after disease: distances to both bones (mm), sclerosis (HU), blur of the margin (mm)."""
 
     sacrum: Array
     hip: Array
@@ -59,15 +48,18 @@ class Diseased:
     margin: Array
 
 
-def diseased_joint(lesion: Figures, joint: Joint) -> Diseased:
-    """Erodes, narrows, hardens and bridges one joint."""
-    to_joint = np.maximum(joint.sacrum, joint.hip)  # mm from the opposite bone
+def diseased_joint(lesion: Parameters, sacrum: Array, hip: Array, noise: dict[str, Array]) -> DiseasedJoint:
+    """Erodes, narrows, hardens and bridges one joint.
+
+    sacrum, hip: distances in mm (n,) of the voxels near it. noise: the random fields of its lesions.
+    """
+    to_joint = np.maximum(sacrum, hip)  # mm from the opposite bone
     near = np.clip(1.5 - to_joint / 10, 0, 1)
-    pits = np.clip(joint.noise["erosion"] - 0.7, 0, 1.2) / 1.2
+    pits = np.clip(noise["erosion"] - 0.7, 0, 1.2) / 1.2
     change = near * (lesion["erosion"] * pits + (lesion["widening"] + lesion["age"]) / 2)
-    bridged = 1.5 * (joint.noise["bridge"] - ndtri(1 - lesion["bridged"]))
-    bridge = np.maximum(-3 * bridged, (joint.sacrum + joint.hip - 8) / 2)
-    patch = np.clip(0.75 + 0.45 * joint.noise["patch"], 0, 1.4)
+    bony = 1.5 * (noise["bridge"] - ndtri(1 - lesion["bridged"]))
+    bridge = np.maximum(-3 * bony, (sacrum + hip - 8) / 2)
+    patch = np.clip(0.75 + 0.45 * noise["patch"], 0, 1.4)
     reach = np.exp(-((np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2))
-    sacrum, hip = (np.minimum(bone + change, bridge) for bone in (joint.sacrum, joint.hip))
-    return Diseased(sacrum, hip, lesion["sclerosis"] * patch * reach, lesion["margin"] * near)
+    bones = (np.minimum(bone + change, bridge) for bone in (sacrum, hip))
+    return DiseasedJoint(*bones, lesion["sclerosis"] * patch * reach, lesion["margin"] * near)

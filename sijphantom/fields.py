@@ -46,9 +46,9 @@ class SmoothField:
 def _spline_weights(position: NDArray, count: int) -> Array:
     """Cubic B-spline weights (points, nodes); beyond the lattice the outermost nodes count."""
     position = np.clip(position, 1, count - 2)[:, None]
-    near = np.floor(position).astype(np.intp) + np.arange(-1, 3)                        # all nodes that have a weight
+    near = np.floor(position).astype(np.intp) + np.arange(-1, 3)    # all nodes that have a weight
     distance = np.abs(position - near)
-    inner = 2 / 3 - distance**2 + distance**3 / 2
-    weights = np.zeros((len(position), count + 1), np.float32)                          # one more than there are
-    np.put_along_axis(weights, near, np.where(distance < 1, inner, np.clip(2 - distance, 0, None) ** 3 / 6), 1)
+    inner, outer = 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
+    weights = np.zeros((len(position), count + 1), np.float32)      # one more than there are
+    np.put_along_axis(weights, near, np.where(distance < 1, inner, outer), 1)
     return weights[:, :count]

@@ -1,4 +1,4 @@
-"""Where the soft tissue of the phantom lies: signed distances in mm on a coarse lattice, hung on the bones."""
+"""Where the soft tissue lies: signed distances in mm on a coarse lattice, hung on the bones."""
 
 from itertools import pairwise
 
@@ -6,18 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sijphantom.anatomy import Bones, Figures
+from sijphantom.anatomy import Bones, Parameters
 from sijphantom.fields import Array, Axes
 from sijphantom.shapes import rounded_cone
 
 
-def soft_levels(
-    rng: np.random.Generator, bones: Bones, points: Axes, centre: NDArray, f: Figures
-) -> dict[str, Array]:
-    """Signed distances (mm) of organs and muscles at lattice points (z, y, x) in the bones' frame, arms if they are down."""
+def soft_levels(rng: np.random.Generator, bones: Bones, points: Axes, centre: NDArray, p: Parameters
+                ) -> dict[str, Array]:
+    """Signed distances (mm) of organs, muscles and arms at lattice points (z, y, x) in the bones' frame."""
     z, y, x = points
     lateral, behind, low, high = _sheets(bones, points, centre)
-    outer, inner = _outline(z, y, x, low, high, f)
+    outer, inner = _outline(z, y, x, low, high, p)
     medial = np.maximum(lateral, behind)  # negative: in front of the sacrum and between the hips
     ax = np.abs(x)
 
@@ -27,13 +26,12 @@ def soft_levels(
 
     j = rng.normal(0, 2.5, 9)
     psoas = tube((95, -50, 40, 17), (40, -65, 52, 19), (-20, -82, 72, 18), (-80, -78, 88, 15))
-    vessels = np.minimum(
-        tube(
-            (60, -88 + j[0], 16, 6), (20, -72 + j[1], 34, 5.5), (-30, -78, 54 + j[2], 5), (-80, -100, 62, 5)
-        ),
-        tube((60, -78 + j[3], 10, 8), (20, -60 + j[4], 36, 7), (-30, -66, 58 + j[5], 6.5), (-80, -92, 66, 6)),
-    )
-    vessels = np.minimum(vessels, tube((20, -62, 36, 4), (0, -25 + j[6], 44, 3.5), (-25, 0, 42, 3)))
+    artery = tube((60, -88 + j[0], 16, 6), (20, -72 + j[1], 34, 5.5), (-30, -78, 54 + j[2], 5),
+                  (-80, -100, 62, 5))
+    vein = tube((60, -78 + j[3], 10, 8), (20, -60 + j[4], 36, 7), (-30, -66, 58 + j[5], 6.5),
+                (-80, -92, 66, 6))
+    inner_iliac = tube((20, -62, 36, 4), (0, -25 + j[6], 44, 3.5), (-25, 0, 42, 3))
+    vessels = np.minimum(np.minimum(artery, vein), inner_iliac)
     rectum = tube((-10, -5 + j[7], 0, 13), (-35, 18, 0, 14), (-60, 28, 0, 15), (-90, 20, 0, 14))
     piriformis = tube((-8, 8, 22, 7), (-22, 10, 55, 11), (-38, 2, 95, 8))
     bladder = np.sqrt(((z + 85) / 28) ** 2 + ((y + 62) / 32) ** 2 + (x / 38) ** 2) * 30 - 30 + 3 * j[8]
@@ -51,25 +49,26 @@ def soft_levels(
         "bladder": bladder,
         "piriformis": piriformis,
     }
-    if f["arms"]:
-        aside = (high[2] - low[2]) / 2 + f["flank_mm"] + 36
+    if p["arms"]:
+        aside = (high[2] - low[2]) / 2 + p["flank_mm"] + 36
         levels["arms"] = np.maximum(tube((120, 10, aside + 8, 38), (-160, -35, aside + 12, 30)), 5 - outer)
-        bones = [tube((120, 15 + side, aside + 8 + side, 7), (-160, -38 + side, aside + 10 + side, 7)) for side in (-8, 8)]
-        levels["forearm"] = np.minimum(*bones)
+        levels["forearm"] = np.minimum(*(
+            tube((120, 15 + side, aside + 8 + side, 7), (-160, -38 + side, aside + 10 + side, 7))
+            for side in (-8, 8)))
     return levels
 
 
-def _outline(z: Array, y: Array, x: Array, low: NDArray, high: NDArray, f: Figures) -> tuple[Array, Array]:
+def _outline(z: Array, y: Array, x: Array, low: NDArray, high: NDArray, p: Parameters) -> tuple[Array, Array]:
     """Levels of the skin and of the inner border of the subcutaneous fat."""
-    front, back = low[1] - f["belly_mm"], high[1] + f["back_mm"]
-    half_width = (high[2] - low[2]) / 2 + f["flank_mm"] - 0.05 * np.clip(z, 0, None)
+    front, back = low[1] - p["belly_mm"], high[1] + p["back_mm"]
+    half_width = (high[2] - low[2]) / 2 + p["flank_mm"] - 0.05 * np.clip(z, 0, None)
     ry, yc = (back - front) / 2, (back + front) / 2
     u, v = np.abs(x) / half_width, np.abs(y - yc) / ry
     radius = (u**2.5 + v**2.5) ** 0.4
     outer = (1 - 1 / np.maximum(radius, 0.05)) * np.hypot(x, y - yc)
     cleft = np.exp(-((x / 9) ** 2)) * np.clip((-z - 5) / 50, 0, 1) * 35  # between the buttocks
     outer = outer + cleft * np.clip((y - yc) / ry - 0.4, 0, 1)
-    thick = f["fat_mm"] * (1 + 0.5 * np.clip((y - yc) / ry, -0.4, 1) + 0.3 * np.clip(u - 0.5, 0, 0.5))
+    thick = p["fat_mm"] * (1 + 0.5 * np.clip((y - yc) / ry, -0.4, 1) + 0.3 * np.clip(u - 0.5, 0, 0.5))
     return outer, outer + thick + 2
 
 
@@ -90,8 +89,7 @@ def _sheets(bones: Bones, points: Axes, centre: NDArray) -> tuple[Array, Array, 
     step = max(1, round(4 / bones.spacing))
     pitch = step * bones.spacing
     sacrum, left, right = (
-        b[::step, ::step, ::step] < 0 for b in (bones.sacrum, bones.left_hip, bones.right_hip)
-    )
+        bone[::step, ::step, ::step] < 0 for bone in (bones.sacrum, bones.left_hip, bones.right_hip))
     index = np.stack([(c + m) / pitch for c, m in zip(points, centre)])
     xs, ys = np.arange(left.shape[2]) * pitch - centre[2], np.arange(left.shape[1]) * pitch - centre[1]
     hips = [_lookup(_mean_position(side, 2, xs), index[:2]) for side in (left, right)]

@@ -3,9 +3,8 @@
 The parametric pelvis is a set of height fields, because both bones of the joint are single-valued when seen
 from the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a
 sagittal outline, the sacrum that between an anterior and a posterior face y = f(z, |x|). The node values are
-rounded averages read off the Visible Human pelvises (HuBMAP CCF 3D Reference Object Library and Visible Human
-Project, CC BY 4.0); the sizes drawn around them follow 19 adults (VSD full-body bone models,
-doi:10.5281/zenodo.8316730).
+rounded averages read off the Visible Human pelvises (`pelvis_tables`); the sizes drawn around them follow 19
+adults (VSD full-body bone models, doi:10.5281/zenodo.8316730).
 
 Frame in mm: x to the patient's left, y posterior, z superior; the origin lies midway between the two joints.
 """
@@ -16,28 +15,10 @@ from scipy import ndimage
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
 from magunet.target import FAR
-from sijphantom.anatomy import Array, Bones, Figures
-from sijphantom.pelvis_sizes import draw_common, draw_side
-from sijphantom.pelvis_tables import (
-    ANTERIOR,
-    CANAL,
-    CANAL_Z,
-    EAR,
-    EAR_AP,
-    EAR_HEIGHT,
-    FORAMINA,
-    HALF_WIDTH,
-    HIP_OUTLINE,
-    HIP_Y,
-    HIP_Z,
-    LATERAL,
-    MEDIAL,
-    POSTERIOR,
-    SACRUM_X,
-    SACRUM_Z,
-    TABLE_CREST,
-    TABLE_JOINT,
-)
+from sijphantom import pelvis_tables as table
+from sijphantom.anatomy import Bones, Parameters
+from sijphantom.fields import Array
+from sijphantom.other_bones import femoral_head, other_bones
 from sijphantom.shapes import (
     Knot,
     across,
@@ -66,7 +47,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     """
     rng = np.random.default_rng([seed, 1])
     common = draw_common(rng)
-    sides = {name: draw_side(common, rng) for name in ("left", "right")}
+    sides = {name: _draw_side(common, rng) for name in ("left", "right")}
     z, y = (np.arange(low, high, spacing) for low, high in (_BOX["z"], _BOX["y"]))
     x = np.arange(0.0, _BOX["x"], spacing)
     shared = {"mean_height": common["joint_height"]}
@@ -80,7 +61,51 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     return Bones(sacrum, left_hip, right_hip, other, float(spacing), parameters)
 
 
-def _half_pelvis(p: Figures, z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
+def draw_common(rng: np.random.Generator) -> Parameters:
+    """Sizes (mm) and angles (degrees) of the whole pelvis, which differ by sex.
+
+    A woman's pelvis is roomier and her sacrum shorter (Fischer and Mitteroecker, Anat Rec 2017;300:698), her
+    auricular surfaces are smaller (13.7 for 16.2 cm2 of cartilage alone, mean over 29 patients: "Auricular
+    surface morphology and surface area does not influence subchondral bone density distribution in the
+    dysfunctional sacroiliac joint", Clin Anat) and less rugged (Vleeming et al., Spine 1990;15:130). The
+    spreads follow the 19 adults; how far the sexes are apart within them is our choice.
+    """
+    female = float(rng.random() < 0.5)
+    sex = 1 - 2 * female  # +1 man, -1 woman
+    size = rng.normal(0, 1)  # of the person: what all lengths share
+    angle = rng.normal(0, 9)  # degrees, shared by the thirds of the joint
+    parameters = {
+        "female": female,
+        "lateral": 47.6 - 0.8 * sex + 0.8 * size + rng.normal(0, 2),
+        "half_biiliac": 139 + 3 * size + rng.normal(0, 7),
+        "hip_height": 219.5 + 6.5 * sex + 7 * size + rng.normal(0, 7.5),
+        "sacrum_height": np.clip(128 + 6 * sex + 5 * size + rng.normal(0, 14.5), 99, 164),
+        "sacrum_depth": 99 + 2 * size + rng.normal(0, 8),
+        "joint_height": np.clip(66.5 + 2.5 * sex + 2.2 * size + rng.normal(0, 6), 53, 74),
+        "joint_ap": 75 + 3 * sex + 2 * size + rng.normal(0, 11),
+        "lower": 0 + angle + rng.normal(0, 4),
+        "middle": 22 + angle + rng.normal(0, 4),
+        "upper": 34 + angle + rng.normal(0, 4),
+        "gap": rng.normal(3.27, 0.11),
+        "recess": rng.uniform(2, 9),
+        "hook": rng.uniform(0, 14),
+        "flare": rng.normal(0, 3),
+        "ear": 0.8 * sex + rng.normal(0, 0.3),  # mm by which the auricular surface is wider all around
+        "rugged": rng.uniform(0.5, 1.1) + 0.15 * sex,
+    }
+    return {name: float(value) for name, value in parameters.items()}
+
+
+def _draw_side(common: Parameters, rng: np.random.Generator) -> Parameters:
+    """Sizes and angles of one side: those of the pelvis plus about half their spread."""
+    spread = {"lateral": 0.8, "half_biiliac": 3, "joint_height": 2, "joint_ap": 4.5, "flare": 2}
+    spread |= {"lower": 4, "middle": 4, "upper": 4, "gap": 0.07, "recess": 1, "rugged": 0.15}
+    side = {key: float(rng.normal(common[key], sd)) for key, sd in spread.items()}
+    side["gap"] = float(np.clip(side["gap"], 2.5, 3.6))
+    return side | {"rough": float(rng.uniform(0.5, 1.2)), "noise_seed": int(rng.integers(2**31))}
+
+
+def _half_pelvis(p: Parameters, z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
     """Signed distances (z, y, x) to the sacrum, the hip and the other bones for x >= 0."""
     joint, ear = _joint_surface(p, z, y)
     behind = smooth_step((y + 0.6 * z[:, None] - 2) / 10)  # the recess opens behind the joint
@@ -98,7 +123,7 @@ def _half_pelvis(p: Figures, z: Array, y: Array, x: Array) -> tuple[Array, Array
     joint_box = np.ix_(span(z, -65, 70), span(y, -60, 65), span(x, 10, 95))
     for bone in (sacrum, hip):
         bone[joint_box] = _outside_distance(bone[joint_box], float(z[1] - z[0]))
-    other = _other_bones(p, z, y, x)
+    other = other_bones(p, z, y, x)
     return tuple(np.clip(part, -FAR, FAR).astype(np.float32) for part in (sacrum, hip, other))
 
 
@@ -109,7 +134,7 @@ def _outside_distance(level: Array, spacing: float) -> Array:
     return level + share * (far - level)
 
 
-def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:
+def _joint_surface(p: Parameters, z: Array, y: Array) -> tuple[Array, Array]:
     """Lateral position (z, y) of the middle of the cleft, and the distance to the auricular outline in mm."""
     height = p["joint_height"] / 3
     angle = np.interp(z, [-height, 0, height], [p["lower"], p["middle"], p["upper"]])
@@ -117,70 +142,66 @@ def _joint_surface(p: Figures, z: Array, y: Array) -> tuple[Array, Array]:
     along = y + 0.4 * z[:, None]  # mm behind the middle of the joint at this height
     surface = p["lateral"] + 0.15 * z[:, None] - slope * 45 * np.tanh(along / 45)
     surface = surface + p["rugged"] * waves(p["noise_seed"], 14.0, z, y)
-    scale = np.array([p["joint_ap"] / EAR_AP, p["joint_height"] / EAR_HEIGHT])
-    return surface, outline_distance(np.array(EAR) * scale, z, y) - p["ear"]
+    scale = np.array([p["joint_ap"] / table.EAR_AP, p["joint_height"] / table.EAR_HEIGHT])
+    return surface, outline_distance(np.array(table.EAR) * scale, z, y) - p["ear"]
 
 
-def _hip(p: Figures, z: Array, y: Array, x: Array, face: Array, near: Array) -> Array:
+def _hip(p: Parameters, z: Array, y: Array, x: Array, face: Array, near: Array) -> Array:
     """Hip bone: between its two faces inside the sagittal outline; `near` (z, y) weighs the joint surface."""
     size = np.array([0.5 + p["hip_height"] / 438, p["hip_height"] / 211])  # y, z
-    wing = (p["half_biiliac"] - p["lateral"]) / (TABLE_CREST - TABLE_JOINT)
+    wing = (p["half_biiliac"] - p["lateral"]) / (table.CREST - table.JOINT)
     flare = p["flare"] * smooth_step((z[:, None] - y - 20) / 60)
 
     def table_face(nodes: NDArray) -> Array:
-        spline = RectBivariateSpline(HIP_Z * size[1], HIP_Y * size[0], nodes)
-        return p["lateral"] + wing * (spline(z, y) - TABLE_JOINT) + flare
+        spline = RectBivariateSpline(table.HIP_Z * size[1], table.HIP_Y * size[0], nodes)
+        return p["lateral"] + wing * (spline(z, y) - table.JOINT) + flare
 
     lateral, medial = (
         table_face(nodes) + 0.8 * p["rough"] * waves(p["noise_seed"] + n, 18.0, z, y)
-        for n, nodes in ((5, LATERAL), (6, MEDIAL))
+        for n, nodes in ((5, table.LATERAL), (6, table.MEDIAL))
     )
     shift = near * (face - medial)
     medial = medial + shift
     lateral = np.maximum(lateral + 0.5 * shift, medial + 3.5)
-    outline = np.array(HIP_OUTLINE) * size
-    outline[_NOTCH, 1] *= p["joint_height"] / EAR_HEIGHT / size[1]  # ends below the joint, whatever its height
+    outline = np.array(table.HIP_OUTLINE) * size
+    outline[_NOTCH, 1] *= p["joint_height"] / table.EAR_HEIGHT / size[1]  # ends below any joint
     outline = outline_distance(smooth_closed(outline), z, y)
     hole = np.hypot((y + 50 + 0.25 * (z[:, None] + 112)) / 27, (z[:, None] + 112) / 14)
     edge = smooth_cut(outline, (1 - hole) * 16, 6)[..., None]
     blade = smooth_cut(sheet(x, medial, lateral, z, y), edge, 7)
-    centre, radius = _femoral_head(p)
+    centre, radius = femoral_head(p)
     ball = point_distance(z, y, x, centre)
     socket = np.maximum(ball - radius - 9, x - centre[2] - 0.45 * radius)  # acetabulum, opens laterally
     return np.maximum(smooth_union(blade, socket, 6), radius + 3 - ball)
 
 
-def _femoral_head(p: Figures) -> tuple[tuple[float, float, float], float]:
-    scale = p["hip_height"] / 211
-    return (-74 * scale, -46 * scale, p["lateral"] + 0.4 * p["half_biiliac"] - 18), 22.5 * scale
-
-
-def _sacrum(p: Figures, z: Array, y: Array, x: Array, face: Array) -> Array:
+def _sacrum(p: Parameters, z: Array, y: Array, x: Array, face: Array) -> Array:
     """Sacrum: between its anterior and posterior faces, up to the joint, less the canal and the foramina."""
     high, deep = (p["sacrum_height"] - 48) / 80, p["sacrum_depth"] / 107
-    tall = p["mean_height"] / EAR_HEIGHT  # the same on both sides, which meet in the midline
-    zt = np.interp(z, [-150 * high, -80 * high, -28 * tall, 0, 45 * tall], [-150, -80, -28, 0, 45])  # height in the table
+    tall = p["mean_height"] / table.EAR_HEIGHT  # the same on both sides, which meet in the midline
+    heights = [-150 * high, -80 * high, -28 * tall, 0, 45 * tall]
+    zt = np.interp(z, heights, [-150, -80, -28, 0, 45])  # height in the table
     bend = -p["hook"] * np.clip((-30 - zt) / 50, 0, 1.2)[:, None] ** 2  # the apex turns forward
-    segments = 1.2 * np.cos((zt[:, None] - 8) * np.pi / 12) * smooth_step((40 - x) / 20)  # fused discs stand out
+    discs = 1.2 * np.cos((zt[:, None] - 8) * np.pi / 12) * smooth_step((40 - x) / 20)  # fused, standing out
+    place = np.clip(zt, -85, 55), np.clip(x, 0, 62)
     anterior, posterior = (
-        bend
-        + deep * RectBivariateSpline(SACRUM_Z, SACRUM_X, nodes)(np.clip(zt, -85, 55), np.clip(x, 0, 62))
-        for nodes in (ANTERIOR, POSTERIOR)
-    )
+        bend + deep * RectBivariateSpline(table.SACRUM_Z, table.SACRUM_X, nodes)(*place)
+        for nodes in (table.ANTERIOR, table.POSTERIOR))
     rough = smooth_step(x / 12) * p["rough"]  # the two halves meet smoothly in the midline
-    anterior = anterior - segments + 0.8 * rough * waves(p["noise_seed"] + 2, 16.0, z, x)
-    posterior = posterior - 0.5 * segments + 1.8 * rough * waves(p["noise_seed"] + 3, 9.0, z, x)
+    anterior = anterior - discs + 0.8 * rough * waves(p["noise_seed"] + 2, 16.0, z, x)
+    posterior = posterior - 0.5 * discs + 1.8 * rough * waves(p["noise_seed"] + 3, 9.0, z, x)
     bone = sheet(y, anterior, posterior, z, x).swapaxes(1, 2)
     bone = smooth_cut(bone, across(x, face, z, y), 3)
-    width = np.interp(zt, SACRUM_Z, HALF_WIDTH) * p["lateral"] / 46.8
+    width = np.interp(zt, table.SACRUM_Z, table.HALF_WIDTH) * p["lateral"] / 46.8
     bone = smooth_cut(bone, (x - ndimage.gaussian_filter1d(width, 3)[:, None])[:, None], 5)
     bone = smooth_cut(bone, _sacrum_top(p, z, y / deep, x, tall), 3)
     bone = smooth_cut(bone, (-80 * high - z)[:, None, None], 4)
-    bone = smooth_union(bone, rounded_cone(*open_axes(z, y, x), (26, 4, 20, 6), (45, 4, 21, 5)), 5)  # facet for L5
+    facet = rounded_cone(*open_axes(z, y, x), (26, 4, 20, 6), (45, 4, 21, 5))  # for L5
+    bone = smooth_union(bone, facet, 5)
     return smooth_cut(bone, -_openings(z, y, x, zt, deep, high), 2)
 
 
-def _sacrum_top(p: Figures, z: Array, y: Array, x: Array, tall: float) -> Array:
+def _sacrum_top(p: Parameters, z: Array, y: Array, x: Array, tall: float) -> Array:
     """Level of the upper end of the sacrum: the sloped endplate of S1, and the domed alae and laminae."""
     endplate = (z[:, None] - 36 * tall - 0.72 * (y + 20)) * 0.81
     dome = 40 * tall - 0.012 * (y[:, None] + 4) ** 2 - 0.012 * np.clip(x - 38, 0, None) ** 2
@@ -190,11 +211,11 @@ def _sacrum_top(p: Figures, z: Array, y: Array, x: Array, tall: float) -> Array:
 
 def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float) -> Array:
     """Sacral canal and four foramina a side, each open to the front, to the back and to the canal."""
-    centre, depth, width = (CubicSpline(CANAL_Z, c)(np.clip(zt, -65, 48)) for c in zip(*CANAL))
+    centre, depth, width = (CubicSpline(table.CANAL_Z, c)(np.clip(zt, -65, 48)) for c in zip(*table.CANAL))
     oval = np.hypot(((y - centre[:, None] * deep) / depth[:, None])[..., None], x / width[:, None, None])
     openings = (oval - 1) * depth[:, None, None]
     grid = open_axes(z, y, x)
-    for n, (fx, fy, fz) in enumerate(FORAMINA):
+    for n, (fx, fy, fz) in enumerate(table.FORAMINA):
         fz, fy, length = fz * (high if fz < 0 else 1), fy * deep, 40 - 8 * n
 
         def at(share: float, fx: float, radius: float, fy=fy, fz=fz, length=length, n=n) -> Knot:
@@ -207,58 +228,3 @@ def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float)
         ):
             openings = np.minimum(openings, rounded_cone(*grid, start, end))
     return openings
-
-
-def _other_bones(p: Figures, z: Array, y: Array, x: Array) -> Array:
-    """L5 to L3 (bodies, arches, processes), the proximal femur and the coccyx."""
-    bones = np.full((len(z), len(y), len(x)), FAR, np.float32)
-    deep, lift = p["sacrum_depth"] / 107, 36 * (p["mean_height"] / EAR_HEIGHT - 1)  # of the endplate of S1
-    spine = (span(z, 20, 140), span(y, -105, 60), span(x, -1, 65))
-    zs, ys, xs = (axis[part] for axis, part in zip((z, y, x), spine))
-    places = (48, -48, 0.5), (85, -60, 0.2), (122, -65, 0.0)  # z, y and tilt of L5, L4 and L3
-    bones[np.ix_(*spine)] = np.minimum.reduce([_vertebra(zs, ys, xs, up + lift, by * deep, tilt) for up, by, tilt in places])
-    leg = (span(z, -190, -25), span(y, -105, 25), span(x, 40, 170))
-    bones[np.ix_(*leg)] = _femur(*_femoral_head(p), *(axis[part] for axis, part in zip((z, y, x), leg)))
-    high, tip = 48 - p["sacrum_height"], 54 * deep - p["hook"]
-    tail = (span(z, high - 50, high + 30), span(y, -20, 80), span(x, -1, 30))
-    grid = open_axes(*(axis[part] for axis, part in zip((z, y, x), tail)))
-    bones[np.ix_(*tail)] = rounded_cone(*grid, (high - 8, tip - 1, 0, 6), (high - 28, tip - 14, 0, 3))
-    return bones
-
-
-def _femur(head: tuple[float, float, float], radius: float, z: Array, y: Array, x: Array) -> Array:
-    """Head, neck, greater trochanter and the start of the shaft."""
-    hz, hy, hx = head
-    grid = open_axes(z, y, x)
-    neck, trochanter, shaft = (
-        (hz - 20, hy + 6, hx + 36),
-        (hz - 6, hy + 16, hx + 42),
-        (hz - 120, hy + 4, hx + 40),
-    )
-    bone = rounded_cone(*grid, (*head, 15), (*neck, 14))
-    bone = smooth_union(bone, rounded_cone(*grid, (*neck, 15), (*shaft, 13)), 8)
-    bone = smooth_union(bone, rounded_cone(*grid, (*neck, 14), (*trochanter, 11)), 8)
-    return smooth_union(bone, point_distance(z, y, x, head) - radius, 4)
-
-
-def _vertebra(z: Array, y: Array, x: Array, bz: float, by: float, tilt: float) -> Array:
-    """A lumbar vertebra whose body is centred on (bz, by) and leans forward by `tilt` radians."""
-    dz, dy = z[:, None] - bz, y[None] - by
-    up, back = np.cos(tilt) * dz - np.sin(tilt) * dy, np.cos(tilt) * dy + np.sin(tilt) * dz
-    waist = 1 - 0.1 * np.cos(np.clip(up / 13, -1, 1) * np.pi / 2)
-    round_ = (np.hypot((back / (17 * waist))[..., None], x / (25 * waist[..., None])) - 1) * 17
-    body = smooth_cut(round_, (np.abs(up) - 13)[..., None], 3)
-
-    def at(up: float, back: float, x: float, radius: float) -> Knot:
-        c, s = np.cos(tilt), np.sin(tilt)
-        return bz + c * up + s * back, by - s * up + c * back, x, radius
-
-    for start, end in (
-        (at(5, 10, 15, 5.5), at(4, 28, 17, 6)),  # pedicle
-        (at(5, 22, 17, 5), at(8, 25, 42, 3.5)),  # transverse process
-        (at(4, 28, 17, 5), at(-4, 40, 3, 4)),  # lamina
-        (at(-4, 40, 0, 4), at(-8, 62, 0, 5)),  # spinous process
-        (at(14, 28, 18, 5), at(-16, 34, 20, 5)),  # articular processes
-    ):
-        body = smooth_union(body, rounded_cone(*open_axes(z, y, x), start, end), 3)
-    return body

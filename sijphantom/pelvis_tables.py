@@ -6,8 +6,10 @@ Frame: x to the left, y posterior, z superior; the origin lies midway between th
 
 import numpy as np
 
-# Faces of the left hip bone, mm from the midline: rows z = 80..-140, columns y = -110..50, in steps of 20.
-HIP_Z, HIP_Y = np.arange(-140.0, 81.0, 20.0), np.arange(-110.0, 51.0, 20.0)
+HIP_Z = np.arange(-140.0, 81.0, 20.0)
+"""Rows of the faces of the left hip bone, below from top to bottom."""
+HIP_Y = np.arange(-110.0, 51.0, 20.0)
+"""Their columns."""
 MEDIAL = np.array([
     [138, 137, 134, 125, 107, 85, 73, 67, 63],
     [138, 137, 134, 125, 107, 79, 69, 65, 61],
@@ -21,7 +23,8 @@ MEDIAL = np.array([
     [13, 4, 26, 54, 59, 61, 67, 69, 69],
     [9, 5, 5, 27, 47, 57, 64, 69, 70],
     [10, 13, 20, 30, 39, 52, 63, 67, 69],
-])[::-1]  # fmt: skip
+])[::-1]
+"""x of the face towards the sacrum, mm from the midline, by HIP_Z and HIP_Y."""
 LATERAL = np.array([
     [145, 144, 142, 133, 120, 98, 79, 72, 68],
     [145, 145, 143, 137, 122, 99, 80, 72, 68],
@@ -35,22 +38,33 @@ LATERAL = np.array([
     [30, 38, 46, 67, 85, 87, 78, 75, 74],
     [20, 20, 24, 39, 65, 83, 78, 75, 74],
     [17, 20, 28, 40, 56, 68, 72, 73, 73],
-])[::-1]  # fmt: skip
-TABLE_JOINT, TABLE_CREST = 52.0, 146.0  # mm, joint centre and widest point of the table
-HIP_OUTLINE = [  # (y, z): iliac crest, PSIS, greater sciatic notch, ischium, pubis, ASIS
+])[::-1]
+"""x of the outer face."""
+JOINT = 52.0
+"""x of the middle of the joint in these faces."""
+CREST = 146.0
+"""Largest x of these faces."""
+HIP_OUTLINE = [
     (-110, -9), (-103, 10), (-89, 26), (-73, 41), (-56, 54), (-37, 62), (-17, 66), (3, 59), (20, 47),
     (33, 30), (42, 11), (37, -9), (23, -23), (2, -26), (-14, -37), (-11, -58), (3, -74), (4, -94), (11, -114),
     (3, -133), (-14, -145), (-35, -144), (-54, -137), (-72, -125), (-91, -117), (-104, -102), (-91, -86),
     (-84, -66), (-91, -47), (-98, -28),
-]  # fmt: skip
-EAR = [  # (y, z) of the auricular surface: long caudal limb backwards, short cranial limb upwards
+]
+"""(y, z) around the bone: iliac crest, PSIS, greater sciatic notch, ischium, pubis, ASIS."""
+EAR = [
     (-10, -16), (5, -21), (20, -25), (32, -22), (36, -16), (31, -9), (19, -8), (7, -5), (0, 2), (-4, 13),
     (-6, 28), (-10, 38), (-18, 37), (-24, 28), (-29, 14), (-31, 2), (-26, -8), (-19, -13),
-]  # fmt: skip
-EAR_AP, EAR_HEIGHT = 69.0, 62.0  # mm, extents of EAR
+]
+"""(y, z) around the auricular surface: long caudal limb backwards, short cranial limb upwards."""
+EAR_AP = 69.0
+"""Extent of EAR from front to back."""
+EAR_HEIGHT = 62.0
+"""Its extent upwards."""
 
-# Faces of the sacrum, mm: rows z = 50..-80, columns |x| = 0..60, in steps of 10 (S1 without its endplate).
-SACRUM_Z, SACRUM_X = np.arange(-80.0, 51.0, 10.0), np.arange(0.0, 61.0, 10.0)
+SACRUM_Z = np.arange(-80.0, 51.0, 10.0)
+"""Rows of the faces of the sacrum, below from top to bottom."""
+SACRUM_X = np.arange(0.0, 61.0, 10.0)
+"""Their columns, to the left and to the right alike."""
 ANTERIOR = np.array([
     [-62, -60, -52, -40, -30, -26, -24],
     [-56, -54, -48, -37, -30, -26, -24],
@@ -66,7 +80,8 @@ ANTERIOR = np.array([
     [53, 53, 52, 50, 48, 46, 46],
     [54, 54, 53, 52, 50, 48, 48],
     [52, 52, 52, 52, 50, 48, 48],
-])[::-1]  # fmt: skip
+])[::-1]
+"""y of the front, S1 without its endplate."""
 POSTERIOR = np.array([
     [18, 2, -8, -6, -10, -14, -16],
     [26, 8, -4, 0, -5, -10, -14],
@@ -82,9 +97,13 @@ POSTERIOR = np.array([
     [63, 61, 58, 55, 52, 50, 50],
     [63, 62, 59, 57, 54, 52, 52],
     [61, 60, 58, 57, 54, 52, 52],
-])[::-1]  # fmt: skip
-HALF_WIDTH = [7, 14, 21, 29, 35, 41, 49, 54, 60, 62, 62, 62, 62, 62]  # mm, at SACRUM_Z
-# Sacral canal at z = 40, 20, 0, -20, -40, -60: centre y, half depth, half width (mm).
+])[::-1]
+"""y of the back."""
+HALF_WIDTH = [7, 14, 21, 29, 35, 41, 49, 54, 60, 62, 62, 62, 62, 62]
+"""Of the sacrum, at SACRUM_Z."""
 CANAL_Z = [-60, -40, -20, 0, 20, 40]
+"""Heights of the sacral canal."""
 CANAL = [(60, 2.5, 3), (51.5, 3, 4.5), (40.5, 5.5, 7), (22, 7, 10), (11, 7.5, 12), (6, 8, 13)]
-FORAMINA = [(23, -20, 5), (20, 4, -11), (18, 22, -22), (16, 37, -34)]  # (x, y, z) of the anterior openings
+"""y of its centre, half depth and half width at these heights."""
+FORAMINA = [(23, -20, 5), (20, 4, -11), (18, 22, -22), (16, 37, -34)]
+"""(x, y, z) of the anterior openings on one side, from S1 down."""

@@ -1,4 +1,4 @@
-"""A seeded phantom of the pelvis in CT: anatomy -> tissue -> disease -> scanner.
+"""A seeded phantom of the pelvis in CT, from the bones to the scan.
 
 Everything is drawn from one seed; each part has its own stream of random numbers, so that a change of the
 noise leaves the anatomy as it is.
@@ -17,15 +17,16 @@ from scipy.spatial.transform import Rotation
 from magunet.base.errors import InputError
 from magunet.target import FAR, joint_band
 from sijphantom import scanner, tissue
-from sijphantom.anatomy import Bones
+from sijphantom.anatomy import Bones, Parameters
 from sijphantom.disease import draw_disease
 from sijphantom.fields import Axes, SmoothField
 from sijphantom.pelvis import parametric_pelvis
 from sijphantom.projection import add_artefacts
-from sijphantom.scanner import Protocol, Scan
+from sijphantom.scanner import Acquisition, Protocol
 
 _LATTICE = 5.0  # mm, pitch of the lattice that carries the deformation
 _GRADES = (0.35, 0.15, 0.2, 0.15, 0.15)  # share of joints with grade 0..4
+_STREAMS = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")  # random, one a part
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Phantom:
     `image` is int16 HU, `mask` uint8 (1 joint), `bones` uint8 (1 sacrum, 2 left hip, 3 right hip), all
     (d, h, w) in LPS order: z grows to superior, y to posterior, x to the patient's left. `spacing` is
     (z, y, x) in mm, `grades` (left, right) are 0 to 4. `mask` and `bones` show the anatomy before disease, so
-    an ankylosed joint keeps its target. `parameters` holds every drawn figure and can be written as JSON.
+    an ankylosed joint keeps its target. `parameters` holds all that was drawn and can be written as JSON.
     """
 
     image: NDArray[np.int16]
@@ -58,16 +59,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @_one_thread()
-def make_phantom(
-    seed: int,
-    *,
-    matrix: int = 512,
-    slices: tuple[int, int] = (50, 200),
-    bones: Bones | None = None,
-    grades: tuple[int, int] | None = None,
-    thickness: float = 6.0,
-    protocol: Protocol | None = None,
-) -> Phantom:
+def make_phantom(seed: int, *, matrix: int = 512, slices: tuple[int, int] = (50, 200),
+                 bones: Bones | None = None, grades: tuple[int, int] | None = None, thickness: float = 6.0,
+                 protocol: Protocol | None = None) -> Phantom:
     """Returns the phantom of this seed: `matrix` x `matrix` pixels, a number of slices drawn from `slices`.
 
     `bones=None` draws a parametric pelvis; given bones are deformed anew for every seed. `grades` (left,
@@ -75,30 +69,29 @@ def make_phantom(
     pixels, slices, coverage and noise, those of the paper's cohort without it. Raises `InputError` for bones
     without a joint, grades outside 0 to 4, or a scan too short or too narrow for the joints.
     """
-    names = ("pose", "scan", "grades", "tissue", "fields", "disease", "lesions", "noise")
-    children = np.random.SeedSequence(seed).spawn(len(names))
-    rng = {name: np.random.default_rng(child) for name, child in zip(names, children)}
+    children = np.random.SeedSequence(seed).spawn(len(_STREAMS))
+    rng = {name: np.random.default_rng(child) for name, child in zip(_STREAMS, children)}
     protocol = protocol or Protocol()
-    drawn = bones is None
-    if drawn:
+    parametric = bones is None
+    if parametric:
         bones = parametric_pelvis(seed, float(np.clip(1.75 * np.mean(protocol.pixels(matrix)), 1.0, 2.5)))
     grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
     joints = _joint_points(bones)
-    pose = Pose(rng["pose"], joints.mean(0), stretched=not drawn)
-    posed = pose.to_scan(joints)
-    scan = scanner.draw_scan(rng["scan"], matrix, slices, protocol, posed.min(0), posed.max(0))
-    figures = tissue.draw_tissue(rng["tissue"])
+    pose = Pose(rng["pose"], joints.mean(0), stretched=not parametric)
+    places = pose.to_scan(joints)
+    scan = scanner.draw_acquisition(rng["scan"], matrix, slices, protocol, places.min(0), places.max(0))
+    tissues = tissue.draw_tissue(rng["tissue"])
     lesions = draw_disease(rng["disease"], grades)
     lattice = SmoothField.lattice(scan.axes(), _LATTICE)
     points = pose.to_bones(np.meshgrid(*lattice, indexing="ij"))
-    body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, figures, lesions)
+    body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, tissues, lesions)
     image, sacrum, left, right = _render(body, bones, pose, points, lattice, scan)
     add_artefacts(image, scan, rng["noise"])
     mask = np.logical_or(*(joint_band(sacrum, hip, scan.spacing, thickness) for hip in (left, right)))
     parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades)}
     parameters["scan"] = asdict(scan) | {"origin": list(scan.origin)}
-    parameters |= {"pose": pose.figures, "pelvis": dict(bones.parameters)}
-    parameters |= {"tissue": figures, "lesions": lesions}
+    parameters |= {"pose": pose.parameters, "pelvis": dict(bones.parameters)}
+    parameters |= {"tissue": tissues, "lesions": lesions}
     labels = _label(sacrum, left, right)
     return Phantom(scanner.digitise(image), mask.astype(np.uint8), labels, scan.spacing, grades, parameters)
 
@@ -107,9 +100,9 @@ class Pose:
     """Rotation, scale and smooth deformation from scan space to the bones' frame, both in mm from the joints.
 
     The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
-    (60 mm) and surface (28 mm). Only given bones are stretched along the axes; drawn ones differ in size anyway.
-    `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a quarter: bone models differ in
-    where they put them, and clefts in whether CT resolves them.
+    (60 mm) and surface (28 mm). Parametric bones, which differ in size anyway, are not stretched along the
+    axes. `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a quarter: bone
+    models differ in where they put them, and clefts in whether CT resolves them.
     """
 
     _WAVES = ((140.0, 4.0), (60.0, 1.6), (28.0, 0.4))  # wavelength and amplitude in mm
@@ -124,21 +117,20 @@ class Pose:
         self.scale = float(stretch.prod() ** (1 / 3))
         self.waves = [
             (_unit(rng) * 2 * np.pi / length, rng.normal(0, amplitude / 2, 3), rng.uniform(0, 2 * np.pi))
-            for length, amplitude in self._WAVES
-            for _ in range(self._COUNT)
-        ]
+            for length, amplitude in self._WAVES for _ in range(self._COUNT)]
         self.swelling = float(max(0, rng.uniform(-0.6, 1.8)))
-        self.figures = dict(zip(("turn", "lean", "tilt"), map(float, angles))) | {"swelling": self.swelling}
-        self.figures |= {f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)}
+        self.parameters: Parameters = dict(zip(("turn", "lean", "tilt"), map(float, angles)))
+        self.parameters |= {"swelling": self.swelling}
+        self.parameters |= {f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)}
 
     def to_bones(self, points: Axes) -> list[NDArray]:
         """Scan points (z, y, x), any shape, in the bones' frame."""
-        moved = [sum(m * p for m, p in zip(row, points)) for row in self.matrix]
+        places = [sum(m * p for m, p in zip(row, points)) for row in self.matrix]
         for wave, amplitude, phase in self.waves:
             swing = np.sin(sum(k * p for k, p in zip(wave, points)) + phase)
-            for along, size in zip(moved, amplitude):
+            for along, size in zip(places, amplitude):
                 along += size * swing
-        return moved
+        return places
 
     def to_scan(self, joints: NDArray) -> NDArray:
         """Inverse of `to_bones` for points (n, 3) in mm of the bones' grid, by fixed-point iteration."""
@@ -182,12 +174,12 @@ def _joint_points(bones: Bones) -> NDArray:
     return np.concatenate([p[np.linspace(0, len(p) - 1, count).astype(int)] for p in points])
 
 
-def _render(
-    body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], lattice: Axes, scan: Scan
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+def _render(body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], lattice: Axes,
+            scan: Acquisition) -> tuple[NDArray, NDArray, NDArray, NDArray]:
     """HU without noise, and the distances to sacrum, left and right hip, on the scan grid."""
     fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
-    volume = torch.from_numpy(_closed(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])))[None]
+    levels = _closed(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other]))
+    volume = torch.from_numpy(levels)[None]  # (1, 4, d, h, w)
     _, y, x = scan.axes()
     rows, columns = _bone_box(volume, fields, lattice, bones.spacing, (y, x))
     image = np.empty(scan.shape, np.float32)
@@ -195,15 +187,15 @@ def _render(
     for part in scan.slabs():
         box = (part, rows, columns)
         axes = (scan.fine_z(part), y[rows], x[columns])
-        sampled = _sample(volume, [f.at(axes) for f in fields], bones.spacing)
-        sampled *= np.float32(pose.scale)
-        sampled -= np.float32(pose.swelling)
-        share, added = (scan.average(values) for values in body.bone(tissue.Distances(*sampled), axes))
+        distances = _sample(volume, [f.at(axes) for f in fields], bones.spacing)
+        distances *= np.float32(pose.scale)
+        distances -= np.float32(pose.swelling)
+        share, dense = (scan.average(values) for values in body.bone(tissue.Distances(*distances), axes))
         around = [np.full((part.stop - part.start, len(y), len(x)), FAR, np.float32) for _ in range(4)]
-        for whole, near in zip(around, scan.average(sampled)):
+        for whole, near in zip(around, scan.average(distances)):
             whole[:, rows, columns] = near
         image[part] = body.soft_tissue(tissue.Distances(*around), (scan.axes()[0][part], y, x))
-        image[box] += added - share * image[box]
+        image[box] += dense - share * image[box]
         body.add_metal(image[part], (scan.axes()[0][part], y, x))
         image[part] = scanner.blur(image[part], scan)
         for out, distance in zip((sacrum, left, right), around):
@@ -226,8 +218,9 @@ def _bone_box(volume: torch.Tensor, fields: list[SmoothField], lattice: Axes, sp
     nearest = _sample(volume, [f.at(lattice) for f in fields], spacing).min(0) < 15
     box = []
     for places, line, along in zip(lattice[1:], axes, (1, 2)):
-        held = places[nearest.any(tuple(a for a in range(3) if a != along))]
-        first, last = np.searchsorted(line, (held.min() - _LATTICE, held.max() + _LATTICE)) if len(held) else (0, len(line))
+        near = places[nearest.any(tuple(a for a in range(3) if a != along))]
+        ends = (near.min() - _LATTICE, near.max() + _LATTICE) if len(near) else (-np.inf, np.inf)
+        first, last = np.searchsorted(line, ends)
         box.append(slice(int(min(first, len(line) - 1)), int(max(last, first + 1))))
     return tuple(box)
 

@@ -1,8 +1,8 @@
 """What reconstruction from projections leaves in a CT: noise, streaks, beam hardening and metal artefacts.
 
-Parallel-beam projections of a coarse copy of the scan say how much of the beam is left along each line. All of
-it varies slowly along z, so the copy has thick slices. Kak and Slaney, Principles of Computerized Tomographic
-Imaging (IEEE Press 1988), Secs. 3.2 and 5.2.
+Parallel-beam projections of a coarse copy of the scan say how much of the beam is left along each line. All
+of it varies slowly along z, so the copy has thick slices. Kak and Slaney, Principles of Computerized
+Tomographic Imaging (IEEE Press 1988), Secs. 3.2 and 5.2.
 """
 
 import math
@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from sijphantom.fields import Array
-from sijphantom.scanner import Scan
+from sijphantom.scanner import Acquisition
 
 _WATER = 0.0195  # 1/mm, attenuation of water at 70 keV (NIST XCOM)
-_ANGLES, _SIZE, _SLICE = 40, 80, 8.0  # projections, pixels a side and slice distance (mm) of the coarse copy
+_ANGLES = 40  # projections
+_SIZE = 80  # pixels a side of the coarse copy
+_SLICE = 8.0  # mm between its slices
 _FULL_LENGTH = 5.2  # attenuation of the beam from side to side through an average pelvis
 _STARVED = 7.5  # attenuation beyond which hardly a photon arrives
 _HARDENING = 0.045  # relative loss of attenuation per unit of attenuation in bone
@@ -40,7 +42,7 @@ def backproject(lines: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
 
 
 def ramp(lines: torch.Tensor, pixel: float) -> torch.Tensor:
-    """Ramp filter with a Hann window along the last axis; pixel in mm. Makes `backproject` invert `project`."""
+    """Ramp filter with a Hann window along the last axis (pixel in mm): `backproject` inverts `project`."""
     size = 2 * lines.shape[-1]
     frequency = torch.fft.rfftfreq(size, pixel)
     window = 0.5 + 0.5 * torch.cos(math.pi * frequency / frequency.max())
@@ -52,41 +54,42 @@ def _turned(angles: torch.Tensor, size: int) -> list[torch.Tensor]:
     grids = []
     for angle in angles.tolist():
         c, s = math.cos(angle), math.sin(angle)
-        grids.append(F.affine_grid(torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]]), [1, 1, size, size], align_corners=False))
+        turn = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
+        grids.append(F.affine_grid(turn, [1, 1, size, size], align_corners=False))
     return grids
 
 
-def add_artefacts(image: Array, scan: Scan, rng: np.random.Generator) -> None:
-    """Adds noise, beam hardening and, beyond 3000 HU, metal artefacts to an image (d, h, w) in HU, in place."""
+def add_artefacts(image: Array, scan: Acquisition, rng: np.random.Generator) -> None:
+    """Adds noise, beam hardening and, beyond 3000 HU, metal artefacts to a scan (d, h, w) in HU, in place."""
     coarse = _shrink(torch.from_numpy(image), scan)
     pixel = scan.pixel * scan.matrix / coarse.shape[-1]
     angles = torch.arange(_ANGLES) * (math.pi / _ANGLES)
     attenuation = project((coarse + 1000).clamp(min=0) * (_WATER / 1000 * pixel), angles)
     bone = project((coarse - 150).clamp(min=0) * (_WATER / 1000 * pixel), angles)
-    lost = scan.hardening * _HARDENING * bone * attenuation
-    measured = attenuation - lost
+    signal = attenuation - scan.hardening * _HARDENING * bone * attenuation
     if image.max() > 3000:
-        over = measured - _STARVED
-        measured = torch.where(over > 0, _STARVED + 0.35 * over, measured)
-    artefact = backproject(ramp(measured - attenuation, pixel), angles) * (1000 / _WATER)
-    flat = artefact - (artefact * (coarse > -300)).sum() / (coarse > -300).sum().clamp(min=1)  # the scanner is calibrated
+        over = signal - _STARVED
+        signal = torch.where(over > 0, _STARVED + 0.35 * over, signal)
+    artefact = backproject(ramp(signal - attenuation, pixel), angles) * (1000 / _WATER)
+    body = coarse > -300
+    flat = artefact - (artefact * body).sum() / body.sum().clamp(min=1)  # the scanner is calibrated
     deviation = backproject((attenuation - _FULL_LENGTH).clamp(-6, 3).exp(), angles).sqrt()
-    deviation /= deviation[coarse > -300].mean() if (coarse > -300).any() else 1.0
+    deviation /= deviation[body].mean() if body.any() else 1.0
     lateral = attenuation[_ANGLES // 2]  # (d, n): rays from side to side, by row
     starved = ((lateral - _FULL_LENGTH) / 2).clamp(-4, 2).exp()
     starved /= starved.max().clamp(min=1e-6)
     _add(image, scan, rng, flat, deviation, starved)
 
 
-def _shrink(image: torch.Tensor, scan: Scan) -> torch.Tensor:
+def _shrink(image: torch.Tensor, scan: Acquisition) -> torch.Tensor:
     """Block means on a coarse grid, about 8 mm apart along z."""
     size = min(_SIZE, scan.matrix)
     slices = max(2, min(scan.slices, round(scan.slices * scan.slice_spacing / _SLICE)))
     return F.adaptive_avg_pool3d(image[None], (slices, size, size))[0]
 
 
-def _add(image: Array, scan: Scan, rng: np.random.Generator, artefact: torch.Tensor, deviation: torch.Tensor,
-         starved: torch.Tensor) -> None:
+def _add(image: Array, scan: Acquisition, rng: np.random.Generator, artefact: torch.Tensor,
+         deviation: torch.Tensor, starved: torch.Tensor) -> None:
     """Slice by slice, the coarse maps enlarged to the image's grid."""
     maps = torch.stack([artefact, deviation])[None]
     spectrum = noise_spectrum(scan)
@@ -103,10 +106,10 @@ def _add(image: Array, scan: Scan, rng: np.random.Generator, artefact: torch.Ten
         image[n] += added + scan.noise * spread * grains
 
 
-def noise_spectrum(scan: Scan) -> Array:
-    """Square root of the noise power of filtered back projection on the grid of `rfft2`: ramp, cut by the kernel.
+def noise_spectrum(scan: Acquisition) -> Array:
+    """Square root of the noise power of filtered back projection on the grid of `rfft2`.
 
-    Scaled so that `grain` has unit variance.
+    A ramp, cut by the kernel, scaled so that `grain` has unit variance.
     """
     y, x = np.fft.fftfreq(scan.matrix, scan.pixel), np.fft.rfftfreq(scan.matrix, scan.pixel)
     frequency = np.hypot(y[:, None], x)
@@ -123,11 +126,11 @@ def grain(rng: np.random.Generator, matrix: int, spectrum: Array) -> Array:
     return torch.fft.irfft2(torch.fft.rfft2(white) * torch.from_numpy(spectrum), s=white.shape).numpy()
 
 
-def streaks(rng: np.random.Generator, scan: Scan, rows: Array) -> Array:
+def streaks(rng: np.random.Generator, scan: Acquisition, rows: Array) -> Array:
     """Noise of the rays from side to side, smeared back along them: thin streaks where `rows` is high.
 
-    rows: (matrix,), relative deviation of each row's rays. Returns (matrix, matrix), about unit variance where
-    rows is 1.
+    rows: (matrix,), relative deviation of each row's rays. Returns (matrix, matrix), about unit variance
+    where rows is 1.
     """
     angles = rng.uniform(-0.12, 0.12, 6)
     detector = rng.standard_normal((6, scan.matrix), dtype=np.float32) * rows

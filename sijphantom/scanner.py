@@ -1,4 +1,4 @@
-"""The acquisition of the phantom: the scan grid, its protocol, point spread and slice profile.
+"""The acquisition of a phantom: the scan grid, its protocol, point spread and slice profile.
 
 Lengths are in mm; arrays are (d, h, w).
 """
@@ -21,11 +21,11 @@ _SLAB = 1_500_000  # voxels rendered at a time: 6 MB, which stay in the cache
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a scan is drawn from: ranges (least, most).
+    """What an acquisition is drawn from: ranges (minimum, maximum).
 
-    `pixel_mm` None is the range of the paper's cohort (0.449 to 0.801 mm at 512 x 512), scaled with the matrix;
-    `margin_mm` reaches beyond the joints, below and above. `noise_hu` is the standard deviation inside the
-    body; None draws 8 to 32 HU for a soft and 18 to 60 HU for a bone kernel, our choice, less where
+    `pixel_mm` None is the range of the paper's cohort (0.449 to 0.801 mm at 512 x 512), scaled with the
+    matrix; `margin_mm` reaches beyond the joints, below and above. `noise_hu` is the standard deviation in
+    the body; None draws 8 to 32 HU for a soft and 18 to 60 HU for a bone kernel, our choice, less where
     pixels are larger than a scanner's. The upper part of the range is low dose, with streaks.
     """
 
@@ -35,19 +35,18 @@ class Protocol:
     noise_hu: tuple[float, float] | None = None
 
     def pixels(self, matrix: int) -> tuple[float, float]:
-        """Least and most mm of a pixel."""
+        """Minimum and maximum mm of a pixel."""
         return self.pixel_mm or tuple(p * 512 / matrix for p in PIXEL_MM)
 
 
 @dataclass(frozen=True)
-class Scan:
-    """One acquisition: `origin` is the centre of the first voxel (z, y, x) in mm, `noise` in HU.
+class Acquisition:
+    """One scan: `origin` is the centre of the first voxel (z, y, x) in mm, `noise` in HU.
 
-    `aperture` is the share of a voxel's sides over which it averages: less than 1 where slices are thinner than
-    their distance, or where a scan was resampled without smoothing.
-    `blur` is the sigma in mm of the point spread in plane, `streaks` the share of the noise variance that lies
-    in streaks from side to side, `hardening` the strength of beam hardening, `cutoff` the frequency in 1/mm at
-    which the kernel ends.
+    `aperture` is the share of a voxel's sides over which it averages: less than 1 where slices are thinner
+    than their distance, or where a scan was resampled without smoothing. `blur` is the sigma in mm of the
+    point spread in plane, `streaks` the share of the noise variance that lies in streaks from side to side,
+    `hardening` the strength of beam hardening, `cutoff` the frequency in 1/mm at which the kernel ends.
     """
 
     matrix: int
@@ -96,8 +95,8 @@ class Scan:
         return fine if self.subslices == 1 else fine.reshape(shape).mean(-3)
 
 
-def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], protocol: Protocol,
-              low: NDArray, high: NDArray) -> Scan:
+def draw_acquisition(rng: np.random.Generator, matrix: int, slices: tuple[int, int], protocol: Protocol,
+                     low: NDArray, high: NDArray) -> Acquisition:
     """Draws an acquisition that holds the box of the joints, `low` to `high` (z, y, x) in mm, with margin.
 
     Raises `InputError` when so few slices are allowed that the widest spacing cannot cover the joints.
@@ -112,26 +111,28 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
     widest = protocol.slice_mm[1]
     if count * widest < height + 10:
         least = int(np.ceil((height + 10) / widest))
-        raise InputError(f"{count} slices of {widest:g} mm cannot cover joints {height:.0f} mm high; allow at least {least}")
+        raise InputError(f"{count} slices of {widest:g} mm cannot cover joints {height:.0f} mm high; allow "
+                         f"at least {least}")
     spacing = float(np.clip((height + below + above) / count, *protocol.slice_mm))
     spare = spacing * count - height
     bottom = low[0] - spare * below / (below + above) + spacing / 2
     middle, half = (low + high) / 2, pixel * matrix / 2
     room = half - (high[1:] - low[1:]) / 2 - 12
     if (room < 0).any():
-        raise InputError(f"{matrix} pixels of {pixel:.2f} mm cannot hold joints {high[2] - low[2]:.0f} mm apart and "
-                         f"{high[1] - low[1]:.0f} mm deep; take more or larger pixels")
+        raise InputError(f"{matrix} pixels of {pixel:.2f} mm cannot hold joints {high[2] - low[2]:.0f} mm "
+                         f"apart and {high[1] - low[1]:.0f} mm deep; take more or larger pixels")
     y = middle[1] - min(60.0, room[0]) * rng.uniform(0.6, 1) + rng.normal(0, 2)
     x = middle[2] + np.clip(rng.normal(0, 6), -room[1], room[1])
     corner = [float(c - half + pixel / 2) for c in (y, x)]
     sharp = bool(rng.random() < 0.5)
     aperture = 1.0 if rng.random() < 0.5 else float(rng.uniform(0.4, 1))
     low_dose = rng.random() < 0.3
-    quiet, loud = protocol.noise_hu or np.divide((18, 60) if sharp else (8, 32), np.sqrt(max(1, pixel / PIXEL_MM[1])))
+    usual = (18, 60) if sharp else (8, 32)
+    quiet, loud = protocol.noise_hu or np.divide(usual, np.sqrt(max(1, pixel / PIXEL_MM[1])))
     middle_hu = quiet + 0.6 * (loud - quiet)
     noise = rng.uniform(middle_hu, loud) if low_dose else rng.uniform(quiet, middle_hu)
     resampled = rng.uniform(0, 0.5) * max(0, pixel - PIXEL_MM[1])  # mm, no scanner has larger pixels
-    return Scan(
+    return Acquisition(
         matrix, count, float(pixel), spacing, (float(bottom), *corner), "bone" if sharp else "soft",
         aperture=aperture,
         blur=float(resampled + (rng.uniform(0.25, 0.4) if sharp else rng.uniform(0.5, 0.8))),
@@ -142,7 +143,7 @@ def draw_scan(rng: np.random.Generator, matrix: int, slices: tuple[int, int], pr
     )
 
 
-def blur(image: Array, scan: Scan) -> Array:
+def blur(image: Array, scan: Acquisition) -> Array:
     """In-plane point spread: a Gaussian of `scan.blur` mm."""
     sigma = scan.blur / scan.pixel
     return image if sigma < 0.15 else ndimage.gaussian_filter(image, (0, sigma, sigma), truncate=3)

@@ -3,12 +3,13 @@
 Levels are signed distances in mm, negative inside. Bone covers the share of each voxel that it fills, cortex
 and marrow alike, so that a cleft or a cortex thinner than a voxel fades as in a real scan.
 
-HU: fat -123 to -89 (reference interval of 4000 samples, PubMed 37296765); muscle 40 to 80 and compact bone 400 to 1000
-(Grainger and Allison's Diagnostic Radiology), compact bone up to 1500 in the young; cancellous bone lowest in the
-sacral alae (Wagner et al., J Orthop Res 2014;32:1543) and denser in the young than in the old (pelvis:
-doi:10.1186/s12891-022-05263-3, spine: Schreiber et al., J Bone Joint Surg Am 2011;93:1057). The cortex of the pelvis is
-0.44 to 4.00 mm thick, 1.41 on average (Anderson et al., J Biomech Eng 2005;127:364). Cartilage, organs, oral and
-intravenous contrast, skin and couch are our choice of what routine scans show.
+HU: fat -123 to -89 (reference interval of 4000 samples, PubMed 37296765); muscle 40 to 80 and compact bone
+400 to 1000 (Grainger and Allison's Diagnostic Radiology), compact bone up to 1500 in the young; cancellous
+bone lowest in the sacral alae (Wagner et al., J Orthop Res 2014;32:1543) and denser in the young than in
+the old (pelvis: doi:10.1186/s12891-022-05263-3, spine: Schreiber et al., J Bone Joint Surg Am
+2011;93:1057). The cortex of the pelvis is 0.44 to 4.00 mm thick, 1.41 on average (Anderson et al., J
+Biomech Eng 2005;127:364). Cartilage, organs, oral and intravenous contrast, skin and couch are our choice
+of what routine scans show.
 """
 
 from dataclasses import dataclass
@@ -17,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magunet.target import FAR
-from sijphantom.anatomy import Bones, Figures
-from sijphantom.disease import Joint, diseased_joint
+from sijphantom.anatomy import Bones, Parameters
+from sijphantom.disease import diseased_joint
 from sijphantom.fields import Array, Axes, SmoothField
 from sijphantom.organs import soft_levels, table_level
-from sijphantom.scanner import Scan
+from sijphantom.scanner import Acquisition
 from sijphantom.shapes import rounded_cone
 
 _LATTICE = 5.0  # mm, pitch of the lattice on which soft tissue is laid out
 _SOFT_TEXTURE = dict(streak=5.0, soft=9.0, bowel=17.0, gas=30.0)  # mm
 _BONE_TEXTURE = dict(fine=2.2, trabecular=4.0, marrow=18.0)  # mm
 _LESION_TEXTURE = dict(erosion=4.5, patch=13.0, bridge=9.0)  # mm
-METAL_HU = 9000.0
+_METAL_HU = 9000.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Distances:
     other: Array
 
 
-def draw_tissue(rng: np.random.Generator) -> Figures:
+def draw_tissue(rng: np.random.Generator) -> Parameters:
     """HU values and thicknesses of one person: young and dense to old and fatty."""
     contrast = rng.random() < 0.35
     density = rng.uniform(0, 1)
-    figures = {
+    parameters = {
         "cortical_hu": rng.uniform(550, 900) + 450 * density,
         "cortical_mm": rng.uniform(0.5, 1.8) + 0.7 * density,
         "trabecular_hu": rng.uniform(10, 70) + 200 * density,
@@ -55,9 +56,11 @@ def draw_tissue(rng: np.random.Generator) -> Figures:
         "muscle_hu": rng.uniform(45, 68),
         "fat_hu": rng.uniform(-118, -92),
         "plate": rng.uniform(0.1, 1.5),  # thickness of the cortex at the joint, relative to elsewhere
-        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),  # calcified in some
+        # calcified in some
+        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),
         "vessel_hu": rng.uniform(110, 220) if contrast else rng.uniform(35, 50),
-        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),  # oral contrast, or none
+        # oral contrast, or none
+        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),
         "fat_mm": rng.uniform(5, 42),
         "muscle_fat": rng.uniform(0.0, 1.0),
         "belly_mm": rng.uniform(15, 95),
@@ -69,7 +72,7 @@ def draw_tissue(rng: np.random.Generator) -> Figures:
         "screw": float(rng.random() < 0.03),
         "prosthesis": float(rng.random() < 0.05),
     }
-    return {name: float(value) for name, value in figures.items()}
+    return {name: float(value) for name, value in parameters.items()}
 
 
 class Body:
@@ -79,15 +82,14 @@ class Body:
     middle between the joints; `bones` give the landmarks that the soft tissue hangs on.
     """
 
-    def __init__(
-        self, rng: np.random.Generator, disease_rng: np.random.Generator, scan: Scan, bones: Bones,
-        points: Axes, centre: NDArray, figures: Figures, lesions: dict[str, Figures],
-    ) -> None:  # fmt: skip
-        self.figures, self.lesions, self.scan = figures, lesions, scan
+    def __init__(self, rng: np.random.Generator, disease_rng: np.random.Generator, scan: Acquisition,
+                 bones: Bones, points: Axes, centre: NDArray, parameters: Parameters,
+                 lesions: dict[str, Parameters]) -> None:
+        self.parameters, self.lesions, self.scan = parameters, lesions, scan
         axes = scan.axes()
         places = SmoothField.lattice(axes, _LATTICE)
-        self.points = [SmoothField.sampled(p, places) for p in points]
-        levels = soft_levels(rng, bones, points, centre, figures)
+        self.points = [SmoothField.sampled(place, places) for place in points]
+        levels = soft_levels(rng, bones, points, centre, parameters)
         levels["table"] = table_level(levels["body"], places)
         self.levels = {name: SmoothField.sampled(level, places) for name, level in levels.items()}
         self.noise = {n: SmoothField.noise(rng, axes, s) for n, s in (_SOFT_TEXTURE | _BONE_TEXTURE).items()}
@@ -104,12 +106,12 @@ class Body:
         _paint(hu, couch, -150.0, edge)
         _paint(hu, couch + 1, -820.0, edge)
         if "arms" in at:
-            _paint(hu, at["arms"], self.figures["fat_hu"], edge)
-            _paint(hu, at["arms"] + 5, self.figures["muscle_hu"], edge)
-            _paint(hu, at["forearm"], self.figures["cortical_hu"], edge)
+            _paint(hu, at["arms"], self.parameters["fat_hu"], edge)
+            _paint(hu, at["arms"] + 5, self.parameters["muscle_hu"], edge)
+            _paint(hu, at["forearm"], self.parameters["cortical_hu"], edge)
             _paint(hu, at["forearm"] + 2.5, 80.0, edge)
         _paint(hu, at["body"], 30.0, edge)
-        _paint(hu, at["body"] + 2, self.figures["fat_hu"] + 6 * noise["soft"], edge)
+        _paint(hu, at["body"] + 2, self.parameters["fat_hu"] + 6 * noise["soft"], edge)
         self._paint_organs(hu, at, noise, edge)
         self._paint_muscles(hu, at, hips, noise, edge)
         self._paint_joints(hu, d, hips, noise, edge)
@@ -117,7 +119,8 @@ class Body:
 
     def bone(self, d: Distances, axes: Axes) -> tuple[Array, Array]:
         """Share of each voxel (d, h, w) that is bone, in [0, 1], and the HU it adds: share times HU."""
-        levels = {"sacrum": d.sacrum.copy(), "left": d.left_hip.copy(), "right": d.right_hip.copy(), "other": d.other}
+        levels = {"sacrum": d.sacrum.copy(), "left": d.left_hip.copy(), "right": d.right_hip.copy(),
+                  "other": d.other}
         sclerosis, margin = np.zeros_like(d.sacrum), np.zeros_like(d.sacrum)
         lesion_noise = {name: field.at(axes) for name, field in self.lesion_noise.items()}
         for side, hip in (("left", d.left_hip), ("right", d.right_hip)):
@@ -125,10 +128,9 @@ class Body:
             if not len(where):
                 continue
             local = {name: noise.ravel()[where] for name, noise in lesion_noise.items()}
-            joint = Joint(d.sacrum.ravel()[where], hip.ravel()[where], local)
-            changed = diseased_joint(self.lesions[side], joint)
-            levels["sacrum"].ravel()[where], levels[side].ravel()[where] = changed.sacrum, changed.hip
-            sclerosis.ravel()[where], margin.ravel()[where] = changed.sclerosis, changed.margin
+            joint = diseased_joint(self.lesions[side], d.sacrum.ravel()[where], hip.ravel()[where], local)
+            levels["sacrum"].ravel()[where], levels[side].ravel()[where] = joint.sacrum, joint.hip
+            sclerosis.ravel()[where], margin.ravel()[where] = joint.sclerosis, joint.margin
         texture = {name: self.noise[name].at(axes).ravel() for name in _BONE_TEXTURE}
         share, hu = np.zeros(d.sacrum.shape, np.float32), np.zeros(d.sacrum.shape, np.float32)
         opposite = {"sacrum": np.minimum(d.left_hip, d.right_hip), "left": d.sacrum, "right": d.sacrum}
@@ -136,7 +138,8 @@ class Body:
             where = np.flatnonzero(level < 2.5)
             if not len(where):
                 continue
-            to_joint = opposite[name].ravel()[where] if name in opposite else np.full(len(where), FAR, np.float32)
+            far = np.full(len(where), FAR, np.float32)
+            to_joint = opposite[name].ravel()[where] if name in opposite else far
             local = {key: values[where] for key, values in texture.items()}
             lesion = sclerosis.ravel()[where], margin.ravel()[where]
             parts = self._bone_voxels(name, level.ravel()[where], to_joint, local, *lesion)
@@ -148,30 +151,31 @@ class Body:
     def add_metal(self, hu: Array, axes: Axes) -> None:
         """Paints a screw from the left ilium into S1, or a right hip prosthesis, in the few who have one."""
         knots = []
-        if self.figures["screw"]:
+        if self.parameters["screw"]:
             knots.append(((14, -16, -5, 3.6), (10, -4, 85, 3.6)))
-        if self.figures["prosthesis"]:
+        if self.parameters["prosthesis"]:
             knots += [((-74, -46, -88, 14), (-74, -46, -88, 14)), ((-74, -46, -88, 8), (-92, -40, -124, 8)),
-                      ((-92, -40, -124, 8), (-200, -42, -128, 6))]  # fmt: skip
+                      ((-92, -40, -124, 8), (-200, -42, -128, 6))]
         if not knots:
             return
         edge, points = max(0.8, 0.8 * self.scan.pixel), [field.at(axes) for field in self.points]
         for start, end in knots:
-            _paint(hu, rounded_cone(*points, start, end), METAL_HU, edge)
+            _paint(hu, rounded_cone(*points, start, end), _METAL_HU, edge)
 
-    def _bone_voxels(self, name: str, level: Array, to_joint: Array, noise: dict[str, Array], sclerosis: Array,
-                     margin: Array) -> tuple[Array, Array]:
-        """Share and share times HU of voxels near one bone, all arrays (n,); `to_joint` is mm to the opposite bone."""
-        f = self.figures
+    def _bone_voxels(self, name: str, level: Array, to_joint: Array, noise: dict[str, Array],
+                     sclerosis: Array, margin: Array) -> tuple[Array, Array]:
+        """Share and share times HU of voxels (n,) near one bone; `to_joint` is mm to the opposite bone."""
+        p = self.parameters
         depth = -level
         near = np.exp(-np.clip(to_joint, 0, None) / 4)  # 1 at the joint
-        ala = f["ala_hu"] * np.clip(to_joint / 15, 0, 1) if name == "sacrum" else np.float32(0)  # poor in bone
-        inner = f["trabecular_hu"] + ala + f["trabecular_sd"] * (0.5 * noise["fine"] + 0.7 * noise["trabecular"])
-        inner = np.maximum(inner + f["marrow_sd"] * noise["marrow"], -80) + sclerosis * (1 + 0.15 * noise["trabecular"])
+        fine, trabecular, marrow = (noise[name] for name in _BONE_TEXTURE)
+        ala = p["ala_hu"] * np.clip(to_joint / 15, 0, 1) if name == "sacrum" else np.float32(0)  # empty
+        inner = p["trabecular_hu"] + ala + p["trabecular_sd"] * (0.5 * fine + 0.7 * trabecular)
+        inner = np.maximum(inner + p["marrow_sd"] * marrow, -80) + sclerosis * (1 + 0.15 * trabecular)
         thin = 1.1 if name in ("left", "right") else 0.7  # the cortex of sacrum and spine is thinner
-        shell = f["cortical_mm"] * thin * (1 + 0.35 * noise["marrow"].clip(-2, 2)) * (1 + (f["plate"] - 1) * near)
-        cortical = np.minimum(f["cortical_hu"] * (1 + 0.08 * noise["trabecular"] + 0.1 * near), 1500)
-        width = np.maximum(0.6, self.scan.aperture * self.scan.pixel) + margin  # mm, over which the surface is spread
+        shell = p["cortical_mm"] * thin * (1 + 0.35 * marrow.clip(-2, 2)) * (1 + (p["plate"] - 1) * near)
+        cortical = np.minimum(p["cortical_hu"] * (1 + 0.08 * trabecular + 0.1 * near), 1500)
+        width = np.maximum(0.6, self.scan.aperture * self.scan.pixel) + margin  # mm, spread of the surface
         share = np.clip(0.5 + depth / width, 0, 1)
         cortex = (np.minimum(depth + width / 2, shell) - np.maximum(depth - width / 2, 0)).clip(0) / width
         return share, share * inner + cortex * np.maximum(cortical - inner, 0)
@@ -181,37 +185,35 @@ class Body:
         soft, bowel = noise["soft"], 1.3 * noise["bowel"]
         wall = np.maximum(at["cavity"] + 4, 9 * (0.15 - bowel))
         _paint(hu, wall, 42 + 5 * soft, edge)
-        _paint(hu, wall + 3, self.figures["bowel_hu"] + 10 * soft, edge)
-        gas = 9 * (2.3 - self.figures["gas"] - bowel - 0.8 * noise["gas"])
+        _paint(hu, wall + 3, self.parameters["bowel_hu"] + 10 * soft, edge)
+        gas = 9 * (2.3 - self.parameters["gas"] - bowel - 0.8 * noise["gas"])
         _paint(hu, np.maximum(wall + 4, gas), -880.0, edge)
         _paint(hu, at["bladder"], 9.0, edge)
         _paint(hu, at["rectum"], 38 + 5 * soft, edge)
         _paint(hu, np.maximum(at["rectum"] + 4, 8 * (0.7 - bowel)), -850.0, edge)
 
-    def _paint_muscles(
-        self, hu: Array, at: dict[str, Array], hips: Array, noise: dict[str, Array], edge: float
-    ) -> None:
+    def _paint_muscles(self, hu: Array, at: dict[str, Array], hips: Array, noise: dict[str, Array],
+                       edge: float) -> None:
         """Muscles, streaked with fat in some people, and the vessels between them."""
-        f, soft, streak = self.figures, noise["soft"], noise["streak"]
-        muscle = f["muscle_hu"] + 4 * soft - 25 * f["muscle_fat"] * np.clip(streak - 0.8, 0, 2)
+        p, soft, streak = self.parameters, noise["soft"], noise["streak"]
+        muscle = p["muscle_hu"] + 4 * soft - 25 * p["muscle_fat"] * np.clip(streak - 0.8, 0, 2)
         gluteal = at["gluteal"]
         for depth in (13.0, 29.0):  # fat planes between the three gluteal muscles
             gluteal = np.maximum(gluteal, 1.1 - np.abs(hips - depth - 3 * soft))
         iliacus = np.maximum(at["iliacus"], hips - 13 - 3 * soft)
-        spinal = np.maximum(at["paraspinal"], 0.9 * streak - 1.6 + f["muscle_fat"])
+        spinal = np.maximum(at["paraspinal"], 0.9 * streak - 1.6 + p["muscle_fat"])
         for level in (gluteal, iliacus, spinal, at["psoas"], at["wall"], at["piriformis"]):
             _paint(hu, level, muscle, edge)
-        _paint(hu, at["vessels"], f["vessel_hu"] + 3 * soft, edge)
+        _paint(hu, at["vessels"], p["vessel_hu"] + 3 * soft, edge)
 
-    def _paint_joints(
-        self, hu: Array, d: Distances, hips: Array, noise: dict[str, Array], edge: float
-    ) -> None:
+    def _paint_joints(self, hu: Array, d: Distances, hips: Array, noise: dict[str, Array],
+                      edge: float) -> None:
         """Cartilage and ligaments of the sacroiliac joints, the lumbosacral disc, the hip joints."""
         joint = np.maximum(np.maximum(d.sacrum, hips) - 9, d.sacrum + hips - 13)
-        _paint(hu, joint, self.figures["cartilage_hu"] + 10 * noise["streak"], edge)
-        if self.figures["joint_gas"]:  # vacuum phenomenon
-            gas = np.maximum(np.maximum(joint + 4, d.sacrum + hips - 4), 2 * (1.3 - self.figures["joint_gas"] - noise["soft"]))
-            _paint(hu, gas, -700.0, edge)
+        _paint(hu, joint, self.parameters["cartilage_hu"] + 10 * noise["streak"], edge)
+        if self.parameters["joint_gas"]:  # vacuum phenomenon
+            bubbles = 2 * (1.3 - self.parameters["joint_gas"] - noise["soft"])
+            _paint(hu, np.maximum(np.maximum(joint + 4, d.sacrum + hips - 4), bubbles), -700.0, edge)
         disc = np.maximum(np.maximum(d.sacrum, d.other) - 12, d.sacrum + d.other - 15)
         _paint(hu, disc, 75 + 8 * noise["soft"], edge)
         _paint(hu, np.maximum(hips, d.other) - 4, 50.0, edge)
@@ -224,5 +226,5 @@ def _paint(hu: Array, level: Array, value: Array | float, edge: float) -> None:
         return
     inside = np.minimum(0.5 - level.ravel()[where] / np.float32(edge), 1)
     flat = hu.ravel()
-    before = flat[where]
-    flat[where] = before + inside * ((value.ravel()[where] if isinstance(value, np.ndarray) else value) - before)
+    value = value.ravel()[where] if isinstance(value, np.ndarray) else value
+    flat[where] += inside * (value - flat[where])

@@ -11,8 +11,7 @@ from benchmarks.anatomy import REFERENCE
 from compendium.pelvimetry import pelvimetry
 from magunet.base.errors import InputError
 from sijphantom.anatomy import Bones, label_map_pelvis
-from sijphantom.pelvis import parametric_pelvis
-from sijphantom.pelvis_sizes import draw_common
+from sijphantom.pelvis import draw_common, parametric_pelvis
 
 SEEDS = range(12)
 SPACING = 1.5  # mm

@@ -178,8 +178,9 @@ def test_a_cleft_thinner_than_the_voxels_fades(monkeypatch):
                                                      (3.0, 0.0, 0.4)])
 def test_bone_fills_its_share_of_what_a_voxel_averages(pixel, margin, aperture):
     """Marrow behind a cortex of 1 mm, against a sum over slices of 0.01 mm."""
-    figures = dict(ala_hu=0, trabecular_hu=100, trabecular_sd=30, marrow_sd=30, cortical_mm=1 / 1.1, cortical_hu=1000, plate=1)
-    body = SimpleNamespace(figures=figures, scan=SimpleNamespace(aperture=aperture, pixel=pixel))
+    parameters = dict(ala_hu=0, trabecular_hu=100, trabecular_sd=30, marrow_sd=30, cortical_mm=1 / 1.1,
+                      cortical_hu=1000, plate=1)
+    body = SimpleNamespace(parameters=parameters, scan=SimpleNamespace(aperture=aperture, pixel=pixel))
     level = np.linspace(-6, 3, 91)
     zero = np.zeros_like(level)
     share, hu = Body._bone_voxels(body, "left", level, zero + 100, dict.fromkeys(("fine", "trabecular", "marrow"), zero), zero,

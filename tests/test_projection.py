@@ -10,8 +10,9 @@ import torch
 from sijphantom.projection import add_artefacts, backproject, grain, noise_spectrum, project, ramp
 from sijphantom.scanner import Acquisition
 
-SCAN = Acquisition(matrix=256, slices=4, pixel=1.4, slice_spacing=3.0, origin=(0.0, 0.0, 0.0), kernel="soft", blur=0.6, cutoff=0.5,
-            aperture=1.0, noise=20.0, streaks=0.0, hardening=0.0)
+SCAN = Acquisition(
+    matrix=256, slices=4, pixel=1.4, slice_spacing=3.0, origin=(0.0, 0.0, 0.0), kernel="soft", blur=0.6,
+    cutoff=0.5, aperture=1.0, noise=20.0, streaks=0.0, hardening=0.0)
 
 
 def place(size=SCAN.matrix, pixel=SCAN.pixel):

@@ -1,28 +1,27 @@
-"""What the machine has, and what each profile would take on it."""
+"""What the machine has, which profiles fit into its memory, and how long they take."""
 
-from collections.abc import Callable
+import time
 
+import numpy as np
 import pandas as pd
 import psutil
 import torch
 
-from compendium.bench import contests
-from compendium.bench.ceilings import Ceilings, floor_seconds
-from compendium.bench.contest import seconds_of
-from compendium.bench.passes import NETWORK, floor, operations
+from compendium.fits import OWN_BYTES, count_flop, free_bytes, needed, prediction_bytes
 from compendium.grid import grid
-from compendium.memory import OWN_BYTES, free_bytes, needed, prediction_bytes
+from magunet import train
 from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_precision
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
-from magunet.base.progress import track
 from magunet.cohort import split_by_patient
+from magunet.prepare import Prepared
+from magunet.studies import build_on_meta
 
-PROBES = {"cpu": ("cpu",), "cuda": ("gpu", "paper")}
-"""Profiles whose training step is measured; the others' are reckoned from the first."""
-REFERENCE_PROFILE = "gpu"
-"""Whose networks' operations tell how long they take beside MAG-UNet's."""
+NETWORK = "MAG-UNet"
+"""The network whose memory and hours are reported."""
+TIMED_PROFILE = {"cpu": "cpu", "cuda": "gpu"}
+"""The profile whose training step is measured; the others' follow from their operations."""
 VALIDATION_STEPS = 2 / 3
 """What a validation case takes of a training step's time: two windows or so, a third of the operations each."""
 
@@ -31,13 +30,13 @@ def machine(device: torch.device) -> str:
     """Device, memory and arithmetic in a line."""
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
-    return (f"{provenance.device_name(device)}, {total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f} free; {precision}; "
-            f"torch {torch.__version__} with {torch.get_num_threads()} threads")
+    return (f"{provenance.device_name(device)}, {total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f} free; "
+            f"{precision}; torch {torch.__version__} with {torch.get_num_threads()} threads")
 
 
-def profile_names() -> list[str]:
-    """Of all files of settings."""
-    return sorted(path.stem for path in (project.root() / project.MARKER).glob("*.yaml"))
+def all_settings() -> list[Settings]:
+    """The settings of all profiles."""
+    return [profiles.load(path.stem) for path in sorted((project.root() / project.MARKER).glob("*.yaml"))]
 
 
 def memory_table(device: torch.device) -> pd.DataFrame:
@@ -46,66 +45,55 @@ def memory_table(device: torch.device) -> pd.DataFrame:
     Counted from shapes; ``fits`` says which way of training does on this device.
     """
     free, rows = free_bytes(device), {}
-    for profile in profile_names():
-        settings = profiles.load(profile)
+    for settings in all_settings():
         size, precision = (settings.depth, settings.size, settings.size), choose_precision(settings.precision, device)
-        plain, lean = (needed(NETWORK, settings, device, recompute) for recompute in (False, True))
+        usual, lean = (needed(NETWORK, settings, device, recompute) for recompute in (False, True))
         window = prediction_bytes(NETWORK, settings.width_divisor, size, precision) + OWN_BYTES[device.type]
-        rows[profile] = {"window": "x".join(map(str, size)), "widths / ": settings.width_divisor,
-                         "training, GB": round(plain / 1e9, 1), "recomputing, GB": round(lean / 1e9, 1),
-                         "prediction, GB": round(window / 1e9, 1),
-                         "fits": "yes" if plain < free else "recomputing" if lean < free else "no"}
+        rows[settings.profile] = {
+            "window": "x".join(map(str, size)), "widths / ": settings.width_divisor,
+            "training, GB": round(usual / 1e9, 1), "recomputing, GB": round(lean / 1e9, 1),
+            "prediction, GB": round(window / 1e9, 1),
+            "fits": "yes" if usual < free else "recomputing" if lean < free else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def measured_step(device: torch.device) -> Callable[[Settings], float]:
-    """Profile -> seconds of a training step of MAG-UNet on this machine.
+def step_seconds(settings: Settings, device: torch.device) -> float:
+    """Seconds of a training step of MAG-UNet here: the faster of two, after one to warm up. Seeds torch."""
+    precision = choose_precision(settings.precision, device)
+    state, shape = train.new_state(NETWORK, settings, 0, 10, device), (settings.depth, settings.size, settings.size)
+    case, seconds = Prepared(np.zeros(shape, np.float32), np.ones(shape, np.uint8), (1.0, 1.0, 1.0)), []
+    for _ in range(3):
+        start = time.monotonic()
+        train.train_step(state, case, settings, device, precision)
+        float(state.losses[-1])                             # waits for a GPU
+        seconds.append(time.monotonic() - start)
+    return min(seconds[1:])
 
-    Steps of the profiles in PROBES are measured; another's takes as much longer than the first of them as its operations would
-    at the speed of this machine's products and copies.
+
+def step_flop(settings: Settings) -> int:
+    """Operations of a forward pass of MAG-UNet on a window."""
+    network = build_on_meta(NETWORK, settings.width_divisor)
+    return count_flop(network, (settings.depth, settings.size, settings.size))
+
+
+def time_table(device: torch.device) -> pd.DataFrame:
+    """Hours of one training of MAG-UNet in each profile, and how many trainings its networks and seeds make.
+
+    One profile's step is measured here, the others take as much longer as they have more operations. A profile whose
+    own cohort is not there has no row.
     """
-    slower = {}
-    for profile in PROBES[device.type]:
-        with contests.training_step(profile) as contest:
-            contest.ours()
-            slower[profile] = min(seconds_of(contest.ours) for _ in range(2)) / contest.floor
-
-    def step(settings: Settings) -> float:
-        least = floor(settings.width_divisor, (settings.depth, settings.size, settings.size), training=True)
-        return least * slower.get(settings.profile, slower[PROBES[device.type][0]])
-    return step
-
-
-def least_step(most: Ceilings) -> Callable[[Settings], float]:
-    """Profile -> seconds that a training step of MAG-UNet in bfloat16 takes at least on a machine with these ceilings."""
-    def step(settings: Settings) -> float:
-        size = settings.depth, settings.size, settings.size
-        return floor_seconds(operations(NETWORK, settings.width_divisor, size, True, torch.bfloat16), most)
-    return step
-
-
-def time_table(step: Callable[[Settings], float], most: Ceilings) -> pd.DataFrame:
-    """Hours of each profile, one training of MAG-UNet and all seeds of all its networks, one after the other.
-
-    step: profile -> seconds of a training step of MAG-UNet. Other networks take as much of it as their operations of a step
-    of the profile gpu, at these ceilings, take of MAG-UNet's. A profile whose own cohort is not there has no row.
-    """
-    reference, rows = profiles.load(REFERENCE_PROFILE), {}
-    size = reference.depth, reference.size, reference.size
-    work = {name: floor_seconds(operations(name, reference.width_divisor, size, True, torch.bfloat16), most)
-            for name in track(grid(REFERENCE_PROFILE, beyond=True), "networks counted", lines=False)}
-    for profile in profile_names():
-        settings = profiles.load(profile)
+    timed, rows = profiles.load(TIMED_PROFILE[device.type]), {}
+    seconds_per_flop = step_seconds(timed, device) / step_flop(timed)
+    for settings in all_settings():
         try:
-            train, held_out = (len(cases) for cases in both_sides(settings))
+            cases, held_out = map(len, both_sides(settings))
         except InputError:
             continue
-        seconds, networks = step(settings), grid(profile)
-        hours = seconds * settings.epochs * (train * settings.samples_per_case + held_out * VALIDATION_STEPS) / 3600
-        whole = hours * len(settings.seeds) * sum(work[name] for name in networks) / work[NETWORK]
-        rows[profile] = {"steps": settings.epochs * train * settings.samples_per_case,
-                         "seconds a step": float(f"{seconds:.2g}"), "one training, h": float(f"{hours:.2g}"),
-                         "trainings": len(networks) * len(settings.seeds), "all of them, h": float(f"{whole:.2g}")}
+        seconds, steps = seconds_per_flop * step_flop(settings), cases * settings.samples_per_case
+        hours = seconds * settings.epochs * (steps + held_out * VALIDATION_STEPS) / 3600
+        rows[settings.profile] = {
+            "steps": settings.epochs * steps, "seconds a step": float(f"{seconds:.2g}"),
+            "one training, h": float(f"{hours:.2g}"), "trainings": len(grid(settings.profile)) * len(settings.seeds)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from compendium.cost import PeakMemory
-from compendium.memory import with_room
+from compendium.fits import with_room
 from magunet import joints, metrics, predict, prepare, surfaces, volume
 from magunet.base import provenance
+from magunet.base.device import peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Case, Cohort
@@ -57,13 +57,13 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     for name in track(cohort.val, "scored"):
         case = cohort.cases[name]
         scan, truth = read_volume(case.image), read_volume(case.label)
+        reset_peak_memory(model.device)
         began = time.monotonic()
-        with PeakMemory(model.device) as memory:
-            mask = model.segment(scan)
-        seconds = time.monotonic() - began
+        mask = model.segment(scan)
+        seconds, megabytes = time.monotonic() - began, peak_memory_mb(model.device)
         write_volume(mask, run / "masks" / f"{name}.nii.gz")
         whole, sides = score_case(case, mask, truth)
-        rows.append(of_run | whole | {"seconds": round(seconds, 2), "peak_memory_mb": memory.mb})
+        rows.append(of_run | whole | {"seconds": round(seconds, 2), "peak_memory_mb": megabytes})
         side_rows += [of_run | side for side in sides]
     for table, file in ((side_rows, SIDES_FILE), (rows, SCORES_FILE)):
         with provenance.whole_file(run / file) as part:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from compendium.cost import network_cost
+from compendium.fits import network_cost
 from compendium.grid import REFERENCE, study_rows, trained_as
 from compendium.paper import MI, Row
 from compendium.statistics import by_patient, estimate, holm, signed_rank

@@ -1,8 +1,7 @@
 """The state of a training run as one safetensors file: nothing in it can execute.
 
-Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``, and ``losses`` of an unfinished epoch. The header's text
-holds the rest as JSON: learning rate, scheduler, the log so far, the unfinished epoch's order of cases, and the hash of the
-settings it belongs to.
+Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``, and ``losses`` of an unfinished epoch. The header's
+text holds the rest as JSON, with the hash of the settings that the state belongs to.
 """
 
 import json
@@ -17,13 +16,16 @@ from magunet.base.errors import InputError
 from magunet.base.progress import say
 from magunet.base.provenance import whole_file
 
+HEADER = {"settings": str, "log": list, "order": list, "seconds": float, "scheduler": dict, "learning_rates": list}
+"""What the header's text holds, and of which type."""
+
 
 @dataclass
 class TrainingState:
     """All that changes while a network trains.
 
-    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: those of its windows that
-    are done, each a tensor (); seconds: that they took. whole: False within a step.
+    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: those of its windows
+    that are done, each a tensor (); seconds: that they took.
     """
 
     network: torch.nn.Module
@@ -34,30 +36,23 @@ class TrainingState:
     order: list[str] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
     seconds: float = 0.0
-    whole: bool = True
-
-
-def random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """States of the data generator and of torch's own, which dropout draws from."""
-    states = {"rng.data": generator.get_state(), "rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["rng.cuda"] = torch.cuda.get_rng_state()
-    return states
 
 
 def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     """Write the state, whole or not at all.
 
-    Raises InputError, and keeps the state written before, when a weight is no longer a number: a last step may
-    have done that, which no loss has seen yet.
+    Raises InputError, and keeps the state written before, when a weight is not finite: a last step may have done that,
+    which no loss shows yet.
     """
-    tensors = {f"model.{k}": v for k, v in state.network.state_dict().items()}
-    if bad := [k for k, v in tensors.items() if not v.isfinite().all()]:
-        raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch {len(state.log)}; lower "
-                         "learning_rate. The last checkpoint is from before")
+    tensors = {f"model.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch {len(state.log)}; "
+                         "lower learning_rate. The last checkpoint is from before")
     for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
-    tensors |= random_states(state.generator)
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    tensors |= {"rng.data": state.generator.get_state(), "rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
     if state.losses:
         tensors["losses"] = torch.stack([loss.cpu() for loss in state.losses])
     header = {"settings": settings_hash, "log": state.log, "order": state.order, "seconds": state.seconds,
@@ -68,7 +63,7 @@ def save(state: TrainingState, path: Path, settings_hash: str) -> None:
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all. Its own writer would leave a file beside it when killed."""
-    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as part:
         part.write_bytes(safetensors.torch.save(stored, texts))
 
@@ -76,7 +71,7 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str,
 def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
     """Put a saved state back, so that training goes on as if it had not stopped.
 
-    A damaged file is said, removed, and leaves the state as it was, at the start. Raises InputError when the file
+    A damaged file is announced, removed, and leaves the state as it was, at the start. Raises InputError when the file
     belongs to other settings.
     """
     try:
@@ -84,8 +79,8 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
             header = json.loads(stored.metadata()["state"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         if header["settings"] == settings_hash:
-            _check_fits(state, header, tensors)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _check(state, header, tensors)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         path.unlink(missing_ok=True)
         say(f"note: {path}: damaged checkpoint ({' '.join(str(error).split())[:120]}), removed; training from the start")
         return
@@ -103,7 +98,7 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
 
 
-def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+def _check(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raises an error where anything is missing or of another network, before a part of it is put back."""
     shapes = {name: tensor.shape for name, tensor in _part(tensors, "model.").items()}
     if shapes != {name: tensor.shape for name, tensor in state.network.state_dict().items()}:
@@ -111,24 +106,19 @@ def _check_fits(state: TrainingState, header: dict, tensors: dict[str, torch.Ten
     parameters = sum(1 for _ in state.network.parameters())
     if any(int(name.split(".")[0]) >= parameters for name in _part(tensors, "optimizer.")):
         raise ValueError("its optimiser is another network's")
-    for name, kind in {"log": list, "order": list, "seconds": float, "scheduler": dict, "learning_rates": list}.items():
-        if not isinstance(header[name], kind):
-            raise ValueError(f"its {name} is no {kind.__name__}")
+    if bad := [name for name, kind in HEADER.items() if not isinstance(header[name], kind)]:
+        raise ValueError(f"its {bad[0]} is of another type")
     if not all(isinstance(name, str) for name in header["order"]):
-        raise ValueError("its order is none of cases")
-    if "losses" in tensors:
-        done = tensors["losses"]
-        if done.ndim != 1 or len(done) > len(header["order"]) or not done.is_floating_point():
-            raise ValueError("its losses are not those of its windows")
-    for name in random_states(state.generator).keys() - {"rng.cuda"}:
-        try:
-            torch.Generator().set_state(tensors[name])
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"its {name} is no state") from error
+        raise ValueError("its order is not one of cases")
+    done = tensors.get("losses", torch.zeros(0))
+    if done.ndim != 1 or len(done) > len(header["order"]) or not done.is_floating_point():
+        raise ValueError("its losses are not those of its windows")
+    for name in ("rng.data", "rng.cpu"):
+        torch.Generator().set_state(tensors[name])
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rates: list[float]) -> None:
@@ -139,7 +129,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torc
     optimizer.load_state_dict(content)
     for group, rate in zip(optimizer.param_groups, rates):      # the scheduler sets them only at its next step
         group["lr"] = rate
-    for parameter, values in optimizer.state.items():           # as they were: laid out in memory like the parameter
+    for parameter, values in optimizer.state.items():           # laid out in memory like the parameter, as before
         for key, value in values.items():
             if value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter).copy_(value)

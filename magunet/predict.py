@@ -9,31 +9,31 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from magunet.base import project
 from magunet.base.device import autocast, choose_device, choose_precision
 from magunet.base.errors import InputError, is_out_of_memory
 from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
 from magunet.fast import accelerate, evaluate_by_input
-from magunet.prepare import prepare, resize, restore_mask
+from magunet.prepare import prepare, restore_mask
 from magunet.studies import build
 from magunet.volume import Volume
 
-COARSE = 2 / 3
-"""Resolution of the quick look for the joints, as a fraction of the network's own."""
-OUTSIDE = 0.01
-"""Share of what the quick look found that may lie below, and above, the joints: single false voxels far away."""
-MARGIN_MM = 20.0
-"""Below and above the joints found in the quick look."""
 OVERLAP = 0.5
 """Of neighbouring windows, as a fraction of their depth."""
 SIGMA = 0.25
 """Of the Gaussian that weights a window's slices, as a fraction of its depth."""
 THRESHOLD = 0.5
-
-WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "run.json"
-RECORDED = ("network", "seed", "settings", "data_hash", "train", "val")
-"""What a run's record must say for the run to be used."""
+"""Voxels with a higher foreground probability belong to the mask."""
+WEIGHTS_FILE = "weights.safetensors"
+"""A run's weights, in its folder."""
+RECORD_FILE = "run.json"
+"""A run's record, written last: what it was trained from and with."""
+RECORD_ENTRIES = ("network", "seed", "settings", "data_hash", "train", "val")
+"""What a run's record must hold for the run to be used."""
+CARD_FILE = "README.md"
+"""Beside the weights that come with the project: what they can do and what they cannot."""
 
 
 def window_starts(slices: int, depth: int) -> list[int]:
@@ -51,10 +51,10 @@ def gaussian_weights(depth: int) -> np.ndarray:
 
 
 def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Apply ``function`` to windows along z and blend the results with Gaussian weights.
+    """Sliding window along z: apply ``function`` to each window and blend the results with Gaussian weights.
 
-    image: float32 (n, h, w). function: (depth, h, w) -> the same shape. Fewer than ``depth`` slices are
-    padded by repeating the outer ones. Returns float32 (n, h, w).
+    image: float32 (n, h, w). function: (depth, h, w) -> the same shape. Fewer than ``depth`` slices are padded by
+    repeating the outer ones. Returns float32 (n, h, w).
     """
     slices = len(image)
     before = max(0, depth - slices) // 2
@@ -92,18 +92,17 @@ class Model:
     precision: torch.dtype
     window_depth: int | None = None
 
-    def _answer(self, window: np.ndarray) -> np.ndarray:
-        return probability(self.network, window, self.device, self.precision)
-
     def probability(self, image: np.ndarray) -> np.ndarray:
         """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
 
         Each window is also seen mirrored left to right, as in training, and the two answers are averaged: left and
-        right are told apart afterwards, by position. Where memory does not suffice, windows are made shallower, and that
-        is said. Raises MemoryError when even the shallowest do not fit.
+        right are told apart afterwards, by position. Where memory does not suffice, windows become shallower, which
+        is announced. Raises MemoryError when even the shallowest do not fit.
         """
         def both_ways(window: np.ndarray) -> np.ndarray:
-            return (self._answer(window) + self._answer(window[..., ::-1])[..., ::-1]) / 2
+            answer, mirrored = (probability(self.network, view, self.device, self.precision)
+                                for view in (window, window[..., ::-1]))
+            return (answer + mirrored[..., ::-1]) / 2
 
         depth = self.window_depth or self.settings.depth
         while True:
@@ -113,39 +112,17 @@ class Model:
                 if not is_out_of_memory(error):
                     raise
                 if depth == SMALLEST_SIDE:
-                    raise MemoryError(f"windows of {depth} x {image.shape[1]} x {image.shape[2]} voxels do not fit; a run with "
-                                      "smaller size or larger width_divisor would") from error
+                    raise MemoryError(f"windows of {depth} x {image.shape[1]} x {image.shape[2]} voxels do not fit; a "
+                                      "run with smaller size or larger width_divisor would") from error
                 traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
             depth = max(SMALLEST_SIDE, depth // 2)
-            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} slices, from "
-                "which the mask may differ a little")
+            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} slices, "
+                "from which the mask may differ a little")
 
-    def joint_slices(self, image: np.ndarray, slice_mm: float) -> slice:
-        """The slices of a prepared image (n, size, size) that hold the joints, from a quick look at low resolution.
-
-        With MARGIN_MM on both sides; all slices, where it finds nothing. Slices are kept as wide as they are, since
-        the network normalises by what it sees.
-        """
-        coarse = tuple(max(SMALLEST_SIDE, round(COARSE * n)) for n in image.shape)
-        depth = self.window_depth or self.settings.depth
-        found = (predict_windows(resize(image, coarse), depth, self._answer) > THRESHOLD).sum(axis=(1, 2))
-        if not found.any():
-            return slice(0, len(image))
-        share = found.cumsum() / found.sum()
-        first, last = np.searchsorted(share, (OUTSIDE, 1 - OUTSIDE)) * len(image) / coarse[0]
-        margin = MARGIN_MM / slice_mm
-        return slice(max(0, int(first - margin)), int(np.ceil(last + len(image) / coarse[0] + margin)))
-
-    def segment(self, scan: Volume, quick: bool = False) -> Volume:
-        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation.
-
-        quick: only where `joint_slices` sees the joints; elsewhere the mask is empty.
-        """
+    def segment(self, scan: Volume) -> Volume:
+        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
         prepared, frame = prepare(scan, None, self.settings)
-        seen = self.joint_slices(prepared.image, prepared.spacing[0]) if quick else slice(0, len(prepared.image))
-        p = np.zeros_like(prepared.image)
-        p[seen] = self.probability(prepared.image[seen])
-        return restore_mask(p, frame, THRESHOLD)
+        return restore_mask(self.probability(prepared.image), frame, THRESHOLD)
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:
@@ -155,19 +132,18 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
     Raises InputError when the folder is not a finished run or its files do not fit together.
     """
     run = Path(run)
-    record_path, weights_path = run / RECORD_FILE, run / WEIGHTS_FILE
-    for path in (record_path, weights_path):
+    for path in (run / RECORD_FILE, run / WEIGHTS_FILE):
         if not path.is_file():
             raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints it")
     try:
-        record = read_json(record_path)
-        if missing := [name for name in RECORDED if name not in record]:
+        record = read_json(run / RECORD_FILE)
+        if missing := [name for name in RECORD_ENTRIES if name not in record]:
             raise ValueError(f"{RECORD_FILE} does not say {missing[0]}")
         if not all(isinstance(record[name], list) for name in ("train", "val")):
             raise ValueError(f"train and val in {RECORD_FILE} must be lists of cases")
-        settings = from_mapping(record["settings"], str(record_path))
+        settings = from_mapping(record["settings"], str(run / RECORD_FILE))
         network = build(record["network"], settings.width_divisor)
-        weights = safetensors.torch.load_file(weights_path)
+        weights = safetensors.torch.load_file(run / WEIGHTS_FILE)
         network.load_state_dict(weights)
         if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{bad[0]} holds NaN or infinite values")
@@ -176,5 +152,17 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
         raise InputError(f"{run}: record and weights cannot be read or do not fit together ({reason}); "
                          "remove the folder and train the run again") from error
     device = choose_device()
+    precision = choose_precision("float32" if plain else settings.precision, device)
     network = (network if plain else accelerate(network)).to(device, memory_format=torch.channels_last_3d).eval()
-    return Model(network, settings, record, device, choose_precision("float32" if plain else settings.precision, device))
+    return Model(network, settings, record, device, precision)
+
+
+def shipped_weights() -> Path:
+    """The folder of the weights that come with the project; `load_model` reads it like a run's.
+
+    Raises InputError where it is missing.
+    """
+    folder = project.data() / "weights"
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise InputError(f"{folder / WEIGHTS_FILE}: missing; take it from the repository again, or name a run with --model")
+    return folder

@@ -1,20 +1,17 @@
 """A run: one network trained once, in a folder of its own under ``runs/`` that says what made it.
 
-The folder's name holds a hash of everything that decides the weights: network, settings, precision, data and
-code. So a changed anything is another run, and a finished run is never trained again.
+The folder's name holds a hash of everything that decides the weights: network, settings, precision, data and code. So
+a changed anything is another run, and a finished run is never trained again.
 """
 
-import sys
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from compendium.memory import choose_recompute, what_fits
 from magunet import appearance, attention, augment, blocks, checkpoint, fast, losses, model, studies, train
 from magunet.base import project, provenance
-from magunet.base.device import choose_device, choose_precision
+from magunet.base.device import choose_device, choose_precision, peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError, is_out_of_memory
 from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
@@ -28,11 +25,10 @@ from magunet.studies import VARIANTS, checked, configuration
 TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
                      "augmentation", "learning_rate", "weight_decay", "schedule")
 """The settings that change the weights; the others change the data, which is hashed itself."""
-
 CODE = (appearance, attention, augment, blocks, fast, losses, model, studies, train)
-"""The modules that decide the weights of every network, together with `PEER_CODE` those of a peer."""
+"""The modules that decide the weights of every network."""
 PEER_CODE = (adapt, deeplab, monai, segnet, transunet, unetr)
-"""The networks that are no MAG-UNets."""
+"""The modules that decide those of a network that is no MAG-UNet, too."""
 
 
 def data_hash(cohort: Cohort, settings: Settings) -> str:
@@ -62,18 +58,19 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).exists()
 
 
-def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None,
+def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recompute: bool = False,
         plain: bool = False) -> Path:
     """Train a network of ``magunet.studies`` and return its run folder.
 
     A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other process is
     training it any more. On the CPU the same seed, settings, data and thread count give the same weights, bit for bit.
     recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which changes no
-    weight; None does where memory demands it. plain: without `magunet.fast.accelerate` and in float32, to compare with, in
-    a folder of its own. Raises MemoryError, which says what would fit.
+    weight. plain: without `magunet.fast.accelerate` and in float32, to compare with, in a folder of its own.
+    Raises InputError for a cohort without training cases, and MemoryError where a step does not fit.
     """
     if not cohort.train:
-        raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; add other patients")
+        raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
+                         "add other patients")
     data = data_hash(cohort, settings)
     folder = run_folder(network, settings, seed, data, plain)
     if not is_finished(folder):
@@ -84,64 +81,32 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: 
 
 
 def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str, folder: Path,
-         recompute: bool | None, plain: bool) -> None:
+         recompute: bool, plain: bool) -> None:
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    if recompute is None:
-        recompute = choose_recompute(network, settings, device)
     prepared = {}
     for name in track(cohort.train + cohort.val, "prepared"):
         case = cohort.cases[name]
         prepared[name], _ = prepare_case(name, case.image, case.label, settings)
     record = {"network": checked(network, settings.width_divisor), "seed": seed, "settings": settings.as_dict(),
-              "data_hash": data,
-              "settings_hash": run_hash(network, settings, data, plain), "train": cohort.train, "val": cohort.val,
-              "config": configuration(network, settings.width_divisor),
+              "data_hash": data, "settings_hash": run_hash(network, settings, data, plain),
+              "train": cohort.train, "val": cohort.val, "config": configuration(network, settings.width_divisor),
               "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
               **provenance.environment(device)}
     sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
+    reset_peak_memory(device)
     with torch.random.fork_rng():
         try:
-            state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision, recompute,
-                                plain)
+            state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision,
+                                recompute, plain)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
-            raise MemoryError(what_fits(network, settings, device, precision)) from error
-    train.write_log(folder / train.LOG_FILE, state.log)     # killed after its last checkpoint, a run has a line too few
+            raise MemoryError(f"training {network} on windows of {settings.depth} x {settings.size} x {settings.size} "
+                              "voxels does not fit") from error
     weights = folder / WEIGHTS_FILE
     checkpoint.write_tensors(state.network.state_dict(), weights)
-    record |= {"epochs": len(state.log), "seconds": round(sum(e["seconds"] for e in state.log), 1),
+    record |= {"epochs": len(state.log), "seconds": round(sum(entry["seconds"] for entry in state.log), 1),
                "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
     provenance.write_json(folder / RECORD_FILE, record)
-
-
-def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:
-    """Finished runs of each network, one for every seed; a network that fails is named on stderr and left out.
-
-    Raises InputError when data or settings are wrong, which no other network would change.
-    """
-    runs = {}
-    for network in networks:
-        try:
-            runs[network] = [fit(network, settings, seed, cohort) for seed in settings.seeds]
-        except InputError:
-            raise
-        except Exception as error:                      # whatever is wrong with one, the others shall be trained
-            if not is_out_of_memory(error):
-                traceback.print_exception(error)
-            print(f"failed: {network}: {error}", file=sys.stderr)
-    return runs
-
-
-def peak_memory_mb(device: torch.device) -> float | None:
-    """Most memory this process has held, in 10^6 bytes: of the GPU, or resident; None where unknown (Windows)."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    try:
-        import resource
-    except ImportError:
-        return None
-    scale = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)

@@ -1,7 +1,7 @@
 """Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1.
 
-The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases
-that are reported choose nothing.
+The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases that are reported
+choose nothing.
 """
 
 import json
@@ -15,22 +15,25 @@ from torch import Tensor
 
 from magunet import checkpoint, fast, losses
 from magunet.augment import augment
-from magunet.base import provenance
 from magunet.base.device import autocast
 from magunet.base.errors import InputError
-from magunet.base.interrupt import uninterrupted
 from magunet.base.profiles import Settings
 from magunet.base.progress import say, track
+from magunet.base.provenance import whole_file
 from magunet.checkpoint import TrainingState
-from magunet.fast import accelerate
 from magunet.metrics import overlap
 from magunet.predict import THRESHOLD, predict_windows, probability
 from magunet.prepare import Prepared
 from magunet.studies import build
 
-CHECKPOINT_FILE, LOG_FILE = "checkpoint.safetensors", "metrics.jsonl"
-CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 20}
-"""Between checkpoints at least: on a GPU writing one can take longer than an epoch. An interruption writes one in any case."""
+CHECKPOINT_FILE = "checkpoint.safetensors"
+"""The state of a training, in the run's folder."""
+LOG_FILE = "metrics.jsonl"
+"""A line an epoch, in the run's folder."""
+EPOCH_SECONDS = {"cpu": 0, "cuda": 20}
+"""Minimum between two checkpoints after an epoch: on a GPU writing one can take longer than an epoch."""
+STEP_SECONDS = 60
+"""Minimum between two checkpoints within an epoch."""
 
 
 def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -54,52 +57,29 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 
 def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device,
               plain: bool = False) -> TrainingState:
-    """Network, optimiser, scheduler and generators at step 0. Seeds torch. plain: without `magunet.fast.accelerate`."""
+    """Network, optimiser, scheduler and generators at step 0. Seeds torch. plain: without the fast layers."""
     torch.manual_seed(seed)
     net = build(network, settings.width_divisor)
-    net = (net if plain else accelerate(net)).to(device, memory_format=torch.channels_last_3d)
+    net = (net if plain else fast.accelerate(net)).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(settings.schedule, step, steps))
     return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed))
 
 
-def train_epoch(state: TrainingState, cases: dict[str, Prepared], settings: Settings,
-                device: torch.device, precision: torch.dtype) -> float:
-    """One pass of ``samples_per_case`` windows of every case in random order, or the rest of it; returns `mean_loss`."""
-    state.network.train()
-    if len(state.losses) == len(state.order):
-        names = [name for name in cases for _ in range(settings.samples_per_case)]
-        state.order, state.losses = [names[i] for i in torch.randperm(len(names), generator=state.generator)], []
-    for name in track(state.order[len(state.losses):], "windows", lines=False):
-        with uninterrupted():
-            train_step(state, cases[name], settings, device, precision)
-    return mean_loss(state)
-
-
-def mean_loss(state: TrainingState) -> float:
-    """Of the windows of an epoch. Raises InputError, naming the case, when one is not a number."""
-    values = torch.stack([loss.cpu() for loss in state.losses])
-    if not values.isfinite().all():
-        bad = state.order[int((~values.isfinite()).nonzero()[0])]
-        raise InputError(f"case {bad}: the loss became {values[~values.isfinite()][0]:g}; lower learning_rate "
-                         "or look at the case. The last checkpoint is from before")
-    return float(values.mean())
-
-
-def handed_over(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor from the CPU on a device. To a GPU from pinned memory, which does not wait for what the GPU still has to do."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device; on a GPU from pinned memory, so that nobody waits for what the GPU still has to do."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device, precision: torch.dtype) -> None:
-    """A random window of a case, augmented, forwards and backwards.
+def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
+               precision: torch.dtype) -> None:
+    """A random window of a case, augmented, forwards and backwards; appends its loss to ``state.losses``.
 
     Nothing here asks a GPU for a value: while it works on one window, the next are read, augmented and queued.
     """
-    state.whole = False
     image, mask = window(case, settings.depth, state.generator)
-    image, mask = augment(handed_over(image, device), handed_over(mask, device), case.spacing, state.generator,
+    image, mask = augment(to_device(image, device), to_device(mask, device), case.spacing, state.generator,
                           settings.augmentation)
     with autocast(device, precision):
         logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
@@ -109,7 +89,16 @@ def train_step(state: TrainingState, case: Prepared, settings: Settings, device:
     state.optimizer.step()
     state.scheduler.step()
     state.losses.append(loss.detach())
-    state.whole = True
+
+
+def mean_loss(state: TrainingState) -> float:
+    """Of the windows of this epoch so far. Raises InputError, naming the case, when one is not a number."""
+    values = torch.stack([loss.cpu() for loss in state.losses])
+    if not values.isfinite().all():
+        bad = state.order[int((~values.isfinite()).nonzero()[0])]
+        raise InputError(f"case {bad}: the loss became {values[~values.isfinite()][0]:g}; lower learning_rate "
+                         "or look at the case. The last checkpoint is from before")
+    return float(values.mean())
 
 
 def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settings: Settings,
@@ -125,13 +114,14 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
 def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
           held_out: dict[str, Prepared], settings_hash: str, device: torch.device, precision: torch.dtype,
           recompute: bool = False, plain: bool = False) -> TrainingState:
-    """Run the epochs that are still to do, with a log line and a checkpoint (as CHECKPOINT_SECONDS allow) after each, and a
-    checkpoint when interrupted.
+    """Train from the last checkpoint, or the start, to the last epoch; an epoch is a log line.
 
-    cases are learned from, held_out only drawn as a curve. recompute: as `magunet.fast.recompute` does.
-    plain: as in `new_state`.
+    cases: to learn from; an epoch draws ``samples_per_case`` windows of each in random order. held_out: validated after
+    every epoch. A checkpoint is written between two steps, never within one, so that a training that was killed
+    goes on to the very same weights. recompute: as `magunet.fast.recompute` does; plain: as in `new_state`.
     """
-    steps = settings.epochs * settings.samples_per_case * len(cases)
+    windows = [name for name in cases for _ in range(settings.samples_per_case)]
+    steps = settings.epochs * len(windows)
     state = new_state(network, settings, seed, steps, device, plain)
     if recompute:
         fast.recompute(state.network)
@@ -142,43 +132,31 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
             raise InputError(f"{path}: names cases that are not trained on; remove it to train from the start")
         within = f" and window {len(state.losses)} of {len(state.order)} of the next" if state.losses else ""
         say(f"{network}: going on after epoch {len(state.log)} of {settings.epochs}{within}")
-    saved, saved_epochs = time.monotonic(), len(state.log)
+    last_save = time.monotonic()
     for epoch in range(len(state.log) + 1, settings.epochs + 1):
-        began, before = time.monotonic(), state.seconds
-        done = len(state.losses)                                        # before an interruption
-        try:
-            all_seen = 0 < len(state.order) == done                     # interrupted within the validation
-            loss = mean_loss(state) if all_seen else train_epoch(state, cases, settings, device, precision)
-            step_seconds = None if all_seen else round((time.monotonic() - began) / (len(state.losses) - done), 5)
-            dice = validation_dice(state.network, held_out, settings, device, precision)
-            with uninterrupted():
-                factor = learning_rate_factor(settings.schedule, steps * (epoch - 1) // settings.epochs, steps)
-                state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice,
-                                  "learning_rate": settings.learning_rate * factor,
-                                  "seconds": round(before + time.monotonic() - began, 2), "step_seconds": step_seconds})
-                state.order, state.losses, state.seconds = [], [], 0.0
-                if epoch == settings.epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS[device.type]:
-                    checkpoint.save(state, path, settings_hash)
-                    saved, saved_epochs = time.monotonic(), epoch
-                write_log(folder / LOG_FILE, state.log)
-            say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  "
-                f"{state.log[-1]['seconds']:.0f} s")
-        except KeyboardInterrupt:
-            if state.losses:
-                state.seconds = before + time.monotonic() - began
-            unsaved = state.losses or len(state.log) > saved_epochs
-            if state.whole and unsaved and all(loss.isfinite() for loss in state.losses):
-                try:
-                    checkpoint.save(state, path, settings_hash)
-                    within = f"window {len(state.losses)} of {len(state.order)} of " if state.losses else ""
-                    say(f"{network}: checkpoint after {within}epoch {len(state.log) + bool(state.losses)}")
-                except (InputError, OSError) as error:
-                    say(f"note: no checkpoint within the epoch: {error}")
-            raise
+        start, earlier, done = time.monotonic(), state.seconds, len(state.losses)
+        state.network.train()
+        if not state.order:
+            state.order = [windows[i] for i in torch.randperm(len(windows), generator=state.generator)]
+        for name in track(state.order[done:], "windows", lines=False):
+            train_step(state, cases[name], settings, device, precision)
+            if time.monotonic() - last_save >= STEP_SECONDS:
+                mean_loss(state)                            # no checkpoint of a loss that is not a number
+                state.seconds = earlier + time.monotonic() - start
+                checkpoint.save(state, path, settings_hash)
+                last_save = time.monotonic()
+        loss, count = mean_loss(state), len(state.losses) - done
+        step_seconds = round((time.monotonic() - start) / count, 5) if count else None
+        dice = validation_dice(state.network, held_out, settings, device, precision)
+        rate = settings.learning_rate * learning_rate_factor(settings.schedule, len(windows) * (epoch - 1), steps)
+        seconds = earlier + time.monotonic() - start
+        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
+                          "seconds": round(seconds, 2), "step_seconds": step_seconds})
+        state.order, state.losses, state.seconds = [], [], 0.0
+        with whole_file(folder / LOG_FILE) as part:         # before the checkpoint, which it may not lag behind
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))
+        if epoch == settings.epochs or time.monotonic() - last_save >= EPOCH_SECONDS[device.type]:
+            checkpoint.save(state, path, settings_hash)
+            last_save = time.monotonic()
+        say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  {seconds:.0f} s")
     return state
-
-
-def write_log(path: Path, log: list[dict]) -> None:
-    """One JSON line an epoch, whole or not at all."""
-    with provenance.whole_file(path) as part:
-        part.write_text("".join(json.dumps(entry) + "\n" for entry in log))

@@ -14,12 +14,11 @@ from compendium import cli, transfer
 from magunet.base import project
 from magunet.base.provenance import file_hash, read_json
 from magunet.metrics import overlap
-from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
-from magunet.shipped import CARD_FILE, ship, shipped_weights
+from magunet.predict import CARD_FILE, RECORD_FILE, WEIGHTS_FILE, load_model, shipped_weights
 from magunet.volume import Volume, write_volume
 from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
-from workflow.weights import card
+from workflow.weights import card, ship
 
 WEIGHTS = ROOT / "data" / "weights"
 

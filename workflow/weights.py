@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 import pandas as pd
+import safetensors.torch
 import torch
 
 from compendium import transfer
@@ -23,11 +24,11 @@ from magunet import augment, predict, prepare
 from magunet.base import profiles, project, provenance
 from magunet.base.errors import InputError
 from magunet.base.progress import track
+from magunet.checkpoint import write_tensors
 from magunet.joints import SIDES
 from magunet.metrics import overlap
-from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.predict import CARD_FILE, RECORD_FILE, WEIGHTS_FILE, load_model
 from magunet.runs import fit
-from magunet.shipped import CARD_FILE, ship
 from sijphantom.cohort import cohort_of
 
 PROFILE, NETWORK = "weights", "MAG-UNet"
@@ -70,6 +71,22 @@ def main() -> None:
                           title="The real CT, and what the weights in data/weights find in it")
     picture = save_figure(figure, project.figures("readme") / "first_mask.png", f"data/weights, run {run.name}", vector=False)
     print(folder / CARD_FILE, folder / "scores.csv", picture, sep="\n")
+
+
+def ship(run: Path, folder: Path) -> None:
+    """Write a finished run's weights in half precision, and its record, into a folder.
+
+    Raises InputError when a weight is too large for half precision.
+    """
+    record = provenance.read_json(run / RECORD_FILE)
+    weights = safetensors.torch.load_file(run / WEIGHTS_FILE)
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    if bad := [name for name, tensor in halved.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{run / WEIGHTS_FILE}: {bad[0]} holds values beyond {torch.finfo(torch.half).max:g}, the "
+                         "largest in half precision; ship another run")
+    write_tensors(halved, folder / WEIGHTS_FILE)
+    outputs = {WEIGHTS_FILE: provenance.file_hash(folder / WEIGHTS_FILE)}
+    provenance.write_json(folder / RECORD_FILE, record | {"run": run.name, "weights": "float16", "outputs": outputs})
 
 
 def _write(scores: pd.DataFrame, path: Path) -> None:

@@ -1,10 +1,12 @@
 """Two ways to do one thing, measured in turns: ratios, because machines are noisy and differ."""
 
+import contextlib
 import gc
 import multiprocessing
 import signal
 import statistics
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -12,14 +14,55 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
 import torch
 
-from compendium.cost import PeakMemory
 from magunet.base.device import choose_device
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 
 SECONDS, MEGABYTES, GPU_MEGABYTES = "s", "MB", "MB of the GPU"
+POLL_SECONDS = 0.005
+
+
+class PeakMemory:
+    """Context that measures the most memory held inside it: ``mb``, in 10^6 bytes.
+
+    On a GPU what torch allocated there. On the CPU this process's resident memory, Python and libraries included, read
+    every few milliseconds: the system's own peak is that of the process's whole life, so a network would be
+    given the memory of the one before it. children: with that of all processes it has started; what they share
+    counts in each.
+    """
+
+    def __init__(self, device: torch.device, children: bool = False):
+        self.device, self.children = device, children
+        self.mb = 0.0
+
+    def __enter__(self) -> "PeakMemory":
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._done = threading.Event()
+            self._thread = threading.Thread(target=self._poll, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.device.type == "cuda":
+            self.mb = round(torch.cuda.max_memory_allocated(self.device) / 1e6, 1)
+        else:
+            self._done.set()
+            self._thread.join()
+
+    def _poll(self) -> None:
+        process, waiting = psutil.Process(), True
+        while waiting:
+            waiting = not self._done.wait(POLL_SECONDS)
+            held = process.memory_info().rss
+            for child in process.children(recursive=True) if self.children else ():
+                with contextlib.suppress(psutil.NoSuchProcess):             # it has just ended
+                    held += child.memory_info().rss
+            self.mb = max(self.mb, round(held / 1e6, 1))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from compendium.bench.passes import (
     step,
     two_steps,
 )
-from compendium.memory import with_room
+from compendium.fits import with_room
 from compendium.paper import INPUT_SIZE
 from magunet import augment, train
 from magunet.base import profiles, project, provenance
@@ -41,7 +41,7 @@ from magunet.blocks import PAM
 from magunet.checkpoint import TrainingState
 from magunet.fast import evaluate_by_input
 from magunet.metrics import overlap
-from magunet.predict import RECORD_FILE, RECORDED, WEIGHTS_FILE, load_model, window_starts
+from magunet.predict import RECORD_ENTRIES, RECORD_FILE, WEIGHTS_FILE, load_model, window_starts
 from magunet.prepare import Prepared, clip_and_scale, prepare, prepare_case
 from magunet.studies import build
 from magunet.surfaces import TOLERANCE_MM, surface_scores
@@ -125,7 +125,7 @@ def untrained_run(folder: Path, settings: Settings) -> Path:
     folder.mkdir()
     safetensors.torch.save_file(build(NETWORK, settings.width_divisor).state_dict(), folder / WEIGHTS_FILE)
     known = {"network": NETWORK, "train": [], "val": [], "settings": asdict(settings)}
-    provenance.write_json(folder / RECORD_FILE, dict.fromkeys(RECORDED) | known)
+    provenance.write_json(folder / RECORD_FILE, dict.fromkeys(RECORD_ENTRIES) | known)
     return folder
 
 
@@ -259,13 +259,19 @@ def epoch_of(settings: Settings, cases: int, folder: Path) -> Contest:
         """A second network, made when it is needed."""
         return train.new_state(NETWORK, settings, 0, 10**6, device)
 
+    def train_all() -> None:
+        state.losses = []
+        for name in [name for name in made for _ in range(settings.samples_per_case)]:
+            train.train_step(state, made[name], settings, device, precision)
+        train.mean_loss(state)
+
     def compute() -> None:
         other().network.train()
         for _ in range(cases * settings.samples_per_case):
             step(other().network, other().optimizer, image, mask, precision)
 
     return Contest(f"epoch of {cases} cases, profile {settings.profile}", "its training steps alone",
-                   partial(train.train_epoch, state, made, settings, device, precision), compute, target=1.05, rounds=9)
+                   train_all, compute, target=1.05, rounds=9)
 
 
 CONTESTS: dict[str, Callable[[], AbstractContextManager[Contest]]] = {

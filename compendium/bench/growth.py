@@ -10,10 +10,9 @@ import pandas as pd
 import torch
 
 from compendium.bench import contests, others
-from compendium.bench.contest import megabytes_of, seconds_of
+from compendium.bench.contest import PeakMemory, megabytes_of, seconds_of
 from compendium.bench.passes import NETWORK, default_precision, pass_through, two_steps
-from compendium.cost import PeakMemory
-from compendium.memory import OWN_BYTES, counting, prediction_bytes, training_bytes
+from compendium.fits import OWN_BYTES, counting, prediction_bytes, training_bytes
 from magunet import itk
 from magunet.base import profiles
 from magunet.base.profiles import Settings

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compendium.bench.ceilings import Operations, ceilings_of, floor_seconds
-from compendium.memory import without_values
 from magunet import losses
 from magunet.base.device import autocast, choose_device, choose_precision
 from magunet.fast import accelerate, evaluate_by_input
@@ -33,8 +32,8 @@ def operations(network: str, divisor: int, size: tuple[int, int, int], training:
                precision: torch.dtype) -> list[tuple[int, int]]:
     """(Floating-point operations, bytes) of each operation of a forward pass or a training step on a window (d, h, w)."""
     net = accelerate(build_on_meta(network, divisor))
-    with FakeTensorMode(), Operations() as counted:
-        without_values(net)
+    with FakeTensorMode(allow_non_fake_inputs=True), Operations() as counted:
+        net.to_empty(device="cpu")
         image = torch.zeros(1, 1, *size).contiguous(memory_format=torch.channels_last_3d)
         if training:
             mask = torch.zeros(1, 1, *size, dtype=torch.uint8)

@@ -122,11 +122,9 @@ def add_doctor(verbs) -> None:
 
 
 def run_doctor(arguments: Arguments) -> None:
-    from compendium.bench.ceilings import ceilings_of
-    from compendium.doctor import machine, measured_step, memory_table, time_table
-    from magunet.base.device import choose_device, choose_precision
+    from compendium.doctor import machine, memory_table, time_table
+    from magunet.base.device import choose_device
 
     device = choose_device()
     print(machine(device), memory_table(device).to_string(), sep="\n\n")
-    most = ceilings_of(device, choose_precision("auto", device))
-    print("", time_table(measured_step(device), most).to_string(), sep="\n")
+    print("", time_table(device).to_string(), sep="\n")

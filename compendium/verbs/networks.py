@@ -28,8 +28,8 @@ def add_train(verbs) -> None:
 
 
 def run_train(arguments: Arguments) -> None:
+    from compendium.trainings import fit_with_room
     from magunet.base.progress import track
-    from magunet.runs import fit
     from magunet.studies import checked
     from sijphantom.cohort import cohort_of
 
@@ -37,7 +37,8 @@ def run_train(arguments: Arguments) -> None:
     checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
     seed = settings.seeds[0] if arguments.seed is None else arguments.seed
     recompute = {"auto": None, "always": True, "never": False}[arguments.recompute]
-    print(fit(arguments.network, settings, seed, cohort_of(settings, track), recompute, arguments.plain))
+    cohort = cohort_of(settings, track)
+    print(fit_with_room(arguments.network, settings, seed, cohort, recompute, arguments.plain))
 
 
 def add_evaluate(verbs) -> None:
@@ -83,13 +84,12 @@ def add_predict(verbs) -> None:
 
 
 def run_predict(arguments: Arguments) -> None:
-    from compendium.memory import with_room
+    from compendium.fits import with_room
     from compendium.view.export import Exported, Origin, case_name, export, find_source
     from magunet.base.progress import say
     from magunet.cohort import holds_air
-    from magunet.predict import load_model
+    from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.series import AIR_HU
-    from magunet.shipped import CARD_FILE, shipped_weights
     from magunet.volume import read_volume
 
     run = shipped_weights() if arguments.model is None else Path(arguments.model)
@@ -123,7 +123,7 @@ def add_export(verbs) -> None:
 
 
 def run_export(arguments: Arguments) -> None:
-    from compendium.memory import with_room
+    from compendium.fits import with_room
     from compendium.view.export import Exported, Origin, case_name, export
     from magunet.base.progress import say, track
     from magunet.cohort import read_checked

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -53,6 +54,27 @@ def free_memory() -> float:
     with contextlib.suppress(OSError, ValueError):      # no container, or one without a limit: "max"
         free = min(free, int(CONTAINER_LIMIT.read_text()))
     return free / 2**30
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """From here on `peak_memory_mb` counts anew, on a GPU and under Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Maximum of this process in 10^6 bytes: torch's on the GPU, else resident; None where unknown (Windows)."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    try:
+        import resource
+    except ImportError:
+        return None
+    scale = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)
 
 
 def has_bfloat16(device: torch.device) -> bool:

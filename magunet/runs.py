@@ -105,6 +105,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
             traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
             raise MemoryError(f"training {network} on windows of {settings.depth} x {settings.size} x {settings.size} "
                               "voxels does not fit") from error
+    train.write_log(state, folder)                      # killed after its last checkpoint, a run has a line too few
     weights = folder / WEIGHTS_FILE
     checkpoint.write_tensors(state.network.state_dict(), weights)
     record |= {"epochs": len(state.log), "seconds": round(sum(entry["seconds"] for entry in state.log), 1),

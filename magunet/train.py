@@ -153,10 +153,15 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
                           "seconds": round(seconds, 2), "step_seconds": step_seconds})
         state.order, state.losses, state.seconds = [], [], 0.0
-        with whole_file(folder / LOG_FILE) as part:         # before the checkpoint, which it may not lag behind
-            part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))
         if epoch == settings.epochs or time.monotonic() - last_save >= EPOCH_SECONDS[device.type]:
             checkpoint.save(state, path, settings_hash)
             last_save = time.monotonic()
+        write_log(state, folder)
         say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  {seconds:.0f} s")
     return state
+
+
+def write_log(state: TrainingState, folder: Path) -> None:
+    """One JSON line an epoch, whole or not at all."""
+    with whole_file(folder / LOG_FILE) as part:
+        part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))

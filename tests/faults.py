@@ -45,6 +45,8 @@ def words_of(job, root):
 PAUSED = """
 import os, signal, sys
 from compendium import cli
+from magunet import train
+train.STEP_SECONDS = 0
 rename, names, paused_at = os.replace, [], int(sys.argv.pop(1))
 def replace(part, path):
     names.append(path)
@@ -59,9 +61,10 @@ sys.exit(cli.main())
 def start(root, job, preexec_fn=None, paused_at=None, **variables):
     """The job as a process of its own, with these environment variables; everything it prints goes to pipes.
 
-    paused_at: it stops itself (SIGSTOP) when its so many-th file is written but does not have its final name yet.
+    paused_at: it stops itself (SIGSTOP) when its so many-th file is written but does not have its final name yet; a
+    training then writes a checkpoint after every step.
     """
-    program = ["-m", "magunet"] if paused_at is None else ["-c", PAUSED, str(paused_at)]
+    program = ["-m", "compendium"] if paused_at is None else ["-c", PAUSED, str(paused_at)]
     return subprocess.Popen([sys.executable, *program, *words_of(job, root)], cwd=root, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
                             preexec_fn=preexec_fn, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables)

@@ -416,7 +416,7 @@ def half(mask: np.ndarray) -> np.ndarray:
 def test_one_joint_alone_is_segmented(place, capfd, monkeypatch):
     one = np.zeros(SCAN.array.shape, np.uint8)
     one[2:4, 8:12, 2:6] = 1
-    monkeypatch.setattr(Model, "segment", lambda self, scan, quick=False: scan.with_array(one))
+    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(one))
     status, out, error = call(capfd, "predict scan.mha --model runs/run --out out --formats nifti,stl")
     assert status == 0 and [Path(line).name for line in out.split()] == ["scan_sij.nii.gz", "scan_sij_right.stl"]
     assert "scan_sij_left.stl is not written: the mask has no left sacroiliac joint" in error

@@ -20,7 +20,7 @@ from test_cli import call
 
 from compendium.bench import ceilings, contests, others, passes, suite
 from compendium.bench.contest import GPU_MEGABYTES, MEGABYTES, Contest, alone, megabytes_of, run
-from compendium.cost import count_flop
+from compendium.fits import count_flop
 from magunet.base import profiles
 from magunet.base.errors import InputError
 from magunet.blocks import PAM

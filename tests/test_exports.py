@@ -33,7 +33,7 @@ ALL = ",".join(FORMATS)
 @pytest.fixture
 def finds_the_object(monkeypatch):
     """The network stands aside: every scan's mask is the test object where it lies in the patient."""
-    monkeypatch.setattr(Model, "segment", lambda self, scan, quick=False: scan.with_array(both(scan).array))
+    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(both(scan).array))
 
 
 def scan_of(direction="LPS"):
@@ -311,7 +311,7 @@ def test_what_a_notebook_gets_of_a_dicom_series_is_voxels_and_their_place(tmp_pa
 
 
 def test_an_empty_mask_has_no_dicom_seg(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Model, "segment", lambda self, scan, quick=False: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
+    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
     status, out, said = call(capsys, "predict", dicom_folder(tmp_path), "--model", run, "--out", tmp_path / "out")
     assert status == 0 and ".dcm" not in out and ".stl" not in out
     assert "a DICOM SEG must hold a frame" in said and "found no joint" in said

@@ -20,7 +20,8 @@ import torch
 from boxes import write_cohort
 from faults import JOBS, PROFILE, ROOT, after, assert_done, assert_whole, before, finish, here, make_references, names, start
 
-from magunet import checkpoint, runs, train
+from compendium.trainings import fit_all
+from magunet import checkpoint, train
 from magunet.base import profiles
 from magunet.volume import read_volume
 
@@ -100,10 +101,14 @@ def check_ending(process, said, sent):
         assert said.splitlines()[-1].endswith("interrupted; the same command goes on from the last finished step")
 
 
+WINDOWS = 2
+"""Of an epoch of the tiny training."""
+
+
 def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an_undisturbed_one(references, tmp_path):
-    """By SIGTERM at the second epoch's checkpoint, which is still finished, then by SIGKILL at a random write of what is left."""
-    root = before(references, "train", tmp_path)
-    for sent, write in ((signal.SIGTERM, 3), (signal.SIGKILL, random.Random(7).randint(1, 4))):
+    """By SIGTERM at a checkpoint within the first epoch, then by SIGKILL at random writes; three cases are prepared first."""
+    root, chance = before(references, "train", tmp_path), random.Random(7)
+    for sent, write in ((signal.SIGTERM, 3 + 2), (signal.SIGKILL, chance.randint(1, 4)), (signal.SIGKILL, chance.randint(1, 5))):
         process = start(root, "train", paused_at=write)
         wait_for_pause(process)
         check_ending(process, end(process, sent), sent)
@@ -113,100 +118,53 @@ def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an
     assert_done(root, after(references, "train"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step, where, window", [(1, "dice_ce_loss", 1), (3, "dice_ce_loss", 1), (3, "overlap", 2)])
-def test_a_signal_within_an_epoch_leaves_a_checkpoint_of_its_last_whole_step(step, where, window, sent, references, tmp_path,
-                                                                             monkeypatch, capsys):
-    """In a step, which is finished first, or in the validation. Each of the three epochs has two windows."""
-    root, calls = before(references, "train", tmp_path), []
-    owner = train.losses if where == "dice_ce_loss" else train
-    real = getattr(owner, where)
+@pytest.mark.parametrize("seconds, where", [(60, "epoch 1 of 3\n"), (0, "epoch 1 of 3 and window 1 of 2 of the next")])
+def test_an_interruption_within_a_step_goes_on_from_the_last_checkpoint(
+        seconds, where, references, tmp_path, monkeypatch, capsys):
+    """In the second step of the second epoch, which is not half saved."""
+    root, calls, real = before(references, "train", tmp_path), [], train.losses.dice_ce_loss
 
-    def sending(*arguments):
+    def interrupting(*arguments):
         calls.append(arguments)
-        if len(calls) == (step if where == "dice_ce_loss" else 2):      # one case is validated on
-            signal.raise_signal(sent)
+        if len(calls) == WINDOWS + 2:
+            raise KeyboardInterrupt
         return real(*arguments)
 
+    monkeypatch.setattr(train, "STEP_SECONDS", seconds)
     with monkeypatch.context() as patched:
-        patched.setattr(owner, where, sending)
+        patched.setattr(train.losses, "dice_ce_loss", interrupting)
         assert here(root, "train") == 130
-    epoch = (step + 1) // 2
-    said = capsys.readouterr().err
-    assert f"checkpoint after window {window} of 2 of epoch {epoch}" in said and "Traceback" not in said
+    assert "Traceback" not in capsys.readouterr().err
     assert_whole(root, after(references, "train"))
     assert here(root, "train") == 0
-    assert f"going on after epoch {epoch - 1} of 3 and window {window} of 2 of the next" in capsys.readouterr().err
+    assert f"going on after {where}" in capsys.readouterr().err
     assert_done(root, after(references, "train"))
 
 
-def test_a_second_signal_does_not_wait_for_the_step(references, tmp_path, monkeypatch, capsys):
-    root, calls, real = before(references, "train", tmp_path), [], train.losses.dice_ce_loss
-    interrupted_after(1, root, monkeypatch)
-    kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
+def test_an_interruption_within_the_validation_repeats_no_step(references, tmp_path, monkeypatch, capsys):
+    root, steps, real = before(references, "train", tmp_path), [], train.train_step
 
-    def twice(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:                                 # of two windows: one is done, and its loss is known
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            pytest.fail("the second waited, too")
-        return real(*arguments)
+    def interrupting(*_):
+        raise KeyboardInterrupt
 
+    monkeypatch.setattr(train, "STEP_SECONDS", 0)
     with monkeypatch.context() as patched:
-        patched.setattr(train.losses, "dice_ce_loss", twice)
+        patched.setattr(train, "validation_dice", interrupting)
         assert here(root, "train") == 130
-    assert next(root.glob("runs/*/checkpoint.safetensors")).read_bytes() == kept
-    assert here(root, "train") == 0
+    monkeypatch.setattr(train, "train_step", lambda *arguments: steps.append(real(*arguments)))
+    assert here(root, "train") == 0 and len(steps) == 2 * WINDOWS
+    assert "going on after epoch 0 of 3 and window 2 of 2 of the next" in capsys.readouterr().err
+    log = next(root.glob("runs/*/metrics.jsonl")).read_text().splitlines()
+    assert [json.loads(line)["step_seconds"] is None for line in log] == [True, False, False]
     assert_done(root, after(references, "train"))
 
 
-def test_a_signal_is_not_lost_when_the_step_fails_and_a_full_disk_does_not_hide_it(references, tmp_path, monkeypatch, capsys):
-    root, real = before(references, "train", tmp_path), train.losses.dice_ce_loss
-
-    def failing(*_):
-        signal.raise_signal(signal.SIGINT)
-        raise RuntimeError("a defect")
-
-    def full(*_):
-        raise OSError(28, "No space left on device", "checkpoint.safetensors")
-
-    def sending(*arguments):
-        signal.raise_signal(signal.SIGINT)
-        return real(*arguments)
-
-    for loss, save, says in ((failing, checkpoint.save, "interrupted"), (sending, full, "no checkpoint within the epoch")):
-        with monkeypatch.context() as patched:
-            patched.setattr(train.losses, "dice_ce_loss", loss)
-            patched.setattr(train.checkpoint, "save", save)
-            assert here(root, "train") == 130
-        said = capsys.readouterr().err
-        assert says in said and said.splitlines()[-1].endswith("goes on from the last finished step")
-    assert here(root, "train") == 0
-    assert_done(root, after(references, "train"))
-
-
-def test_where_checkpoints_take_long_an_interruption_still_loses_nothing(references, tmp_path, monkeypatch, capsys):
-    """As on a GPU: none is written after an epoch, but one when a signal comes, even between two epochs, and one at the end."""
-    root, real, saved = before(references, "train", tmp_path), train.write_log, []
-
-    def interrupting(path, log):
-        real(path, log)
-        if len(log) == 2:
-            signal.raise_signal(signal.SIGTERM)
-
-    def save(state, *others, save=checkpoint.save):
-        saved.append((len(state.log), len(state.losses)))
-        save(state, *others)
-
-    monkeypatch.setitem(train.CHECKPOINT_SECONDS, "cpu", 1e9)
-    monkeypatch.setattr(train.checkpoint, "save", save)
-    with monkeypatch.context() as patched:
-        patched.setattr(train, "write_log", interrupting)
-        assert here(root, "train") == 130
-    assert saved == [(2, 0)] and "checkpoint after epoch 2\n" in capsys.readouterr().err
-    assert here(root, "train") == 0 and saved == [(2, 0), (3, 0)]
-    assert "going on after epoch 2 of 3" in capsys.readouterr().err
+def test_where_checkpoints_take_long_fewer_are_written(references, tmp_path, monkeypatch):
+    """As on a GPU: none after an epoch, but one at the end."""
+    root, saves, save = before(references, "train", tmp_path), [], checkpoint.save
+    monkeypatch.setitem(train.EPOCH_SECONDS, "cpu", 1e9)
+    monkeypatch.setattr(train.checkpoint, "save", lambda state, *others: saves.append(len(state.log)) or save(state, *others))
+    assert here(root, "train") == 0 and saves == [3]
     assert_done(root, after(references, "train"))
 
 
@@ -217,15 +175,17 @@ def catches(process, sent):
     return bool(int(caught, 16) >> (sent - 1) & 1)
 
 
-KILLS = [(sent, n) for sent, times in ((signal.SIGKILL, 6), (signal.SIGTERM, 2), (signal.SIGINT, 2)) for n in range(times)]
-
-
 @torture
-@pytest.mark.parametrize("sent, number", KILLS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize("sent, times", [(signal.SIGKILL, 6), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
 @pytest.mark.parametrize("job", JOBS)
-def test_any_job_ended_at_a_random_moment_goes_on(job, number, sent, references, seconds, tmp_path):
-    """Thirty moments of SIGKILL and ten of each other signal, over all jobs: half by the clock, half at a write."""
-    root, chance = before(references, job, tmp_path), random.Random(f"{job} {number} {sent}")
+def test_any_job_ended_at_a_random_moment_goes_on(job, sent, times, references, seconds, tmp_path):
+    """Half by the clock, half at a write."""
+    for number in range(times):
+        end_and_finish(job, number, sent, references, seconds, tmp_path / str(number))
+
+
+def end_and_finish(job, number, sent, references, seconds, folder):
+    root, chance = before(references, job, folder), random.Random(f"{job} {number} {sent}")
     new = len(names(after(references, job))) - len(names(references / job))
     process = start(root, job)
     if number % 2:
@@ -302,18 +262,20 @@ def size_of(root):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs")
-@pytest.mark.parametrize("job, share", [("train", 0.5), ("predict", 0.3), ("export", 0.8),
-                                        *(long(job, n / 10) for job in JOBS for n in range(9))])
-def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files(job, share, references, tmp_path, capfd):
-    used, wanted = (size_of(root) for root in (references / job, after(references, job)))
-    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
-        root = before(references, job, tmp_path)
-        remount(root, f"size={int(used + share * (wanted - used))}")
-        refused_in_one_line(root, job, capfd, "No space left on device", "no space left on the device")
-        assert_whole(root, after(references, job))
-        remount(root, "size=64m")
-        assert here(root, job) == 0
-        assert_done(root, after(references, job))
+@pytest.mark.parametrize("job, shares", [("train", (0.5,)), ("predict", (0.3,)), ("export", (0.8,)),
+                                         *(long(job, tuple(n / 10 for n in range(9))) for job in JOBS)])
+def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files(job, shares, references, tmp_path, capfd):
+    used, full = (size_of(root) for root in (references / job, after(references, job)))
+    for share in shares:
+        (folder := tmp_path / str(share)).mkdir()
+        with mounted(folder, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+            root = before(references, job, folder)
+            remount(root, f"size={int(used + share * (full - used))}")
+            refused_in_one_line(root, job, capfd, "No space left on device", "no space left on the device")
+            assert_whole(root, after(references, job))
+            remount(root, "size=64m")
+            assert here(root, job) == 0
+            assert_done(root, after(references, job))
 
 
 @pytest.mark.parametrize("job", ["cohort", long("train"), long("predict"), long("export")])
@@ -358,16 +320,15 @@ def cut(path, share):
 
 def interrupted_after(epochs, root, monkeypatch):
     """A training that stops within its next epoch."""
-    real, done = train.train_epoch, []
+    real, steps = train.train_step, []
 
-    def train_epoch(*arguments):
-        if len(done) == epochs:
+    def train_step(*arguments):
+        if len(steps) == epochs * WINDOWS:
             raise KeyboardInterrupt
-        done.append(None)
-        return real(*arguments)
+        steps.append(real(*arguments))
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "train_epoch", train_epoch)
+        patched.setattr(train, "train_step", train_step)
         assert here(root, "train") == 130
 
 
@@ -536,30 +497,24 @@ TOO_LARGE = "training MAG-UNet on windows of 40 x 32 x 32 voxels does not fit"
 
 
 @pytest.mark.parametrize("error", [ERRORS[0], *map(long, ERRORS[1:])], ids=str)
-def test_training_that_does_not_fit_says_what_would(error, large, capsys):
+def test_training_that_does_not_fit_says_so_in_one_line(error, large, capsys):
     root, limit = large
     limit(20, 32, error)
     assert here(root, "train") == 2
-    assert f"not enough memory ({TOO_LARGE}; depth 20 and size 16 would)" in capsys.readouterr().err.splitlines()[-1]
-    assert not list(root.glob("runs/*"))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"not enough memory ({TOO_LARGE}); close other programs, or lower size, depth" in said
+    assert not list(root.glob("runs/*/*"))
 
 
 @torture
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
-def test_memory_that_is_really_too_little_is_said_with_what_would_fit(references, tmp_path):
+def test_memory_that_is_really_too_little_is_said(references, tmp_path):
     root = before(references, "train", tmp_path)
     (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE | {"depth": 64, "size": 512, "epochs": 1}))
     process = start(root, "train", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
     _, said = process.communicate()
     assert process.returncode == 2 and "Traceback" not in said, said
-    assert "not enough memory (training MAG-UNet on windows of 64 x 512 x 512 voxels does not fit; depth " in said
-
-
-def test_training_that_never_fits_says_so(large, capsys):
-    root, limit = large
-    limit(15, 15, ERRORS[0])
-    assert here(root, "train") == 2
-    assert f"{TOO_LARGE}, nor do smaller ones; raise width_divisor" in capsys.readouterr().err
+    assert "not enough memory (training MAG-UNet on windows of 64 x 512 x 512 voxels does not fit)" in said
 
 
 def test_prediction_falls_back_to_smaller_windows_and_says_so(large, capsys):
@@ -591,9 +546,9 @@ def test_one_network_that_does_not_fit_stops_no_other(large, capsys):
     limit(20, 32, ERRORS[0])
     settings = profiles.load(str(root / "papermill_params" / "tiny.yaml"))
     with contextlib.chdir(root):
-        found = runs.fit_all(["MAG-UNet", "SegNet"], settings, write_cohort(root / "data" / "boxes"))
+        found = fit_all(["MAG-UNet", "SegNet"], settings, write_cohort(root / "data" / "boxes"))
     assert list(found) == ["SegNet"]
-    assert f"failed: MAG-UNet: {TOO_LARGE}; depth 20 and size 16 would\n" in capsys.readouterr().err
+    assert f"failed: MAG-UNet: {TOO_LARGE}\n" in capsys.readouterr().err
 
 
 # Losses that are no numbers ---------------------------------------------------------------------------
@@ -619,15 +574,15 @@ def test_a_last_step_that_ruins_the_weights_does_not_reach_the_checkpoint(refere
     root = before(references, "train", tmp_path)
     interrupted_after(1, root, monkeypatch)
     kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
-    real = train.train_epoch
+    real = train.train_step
 
-    def train_epoch(state, *rest):
-        loss = real(state, *rest)
-        next(state.network.parameters()).data.view(-1)[0] = float("nan")
-        return loss
+    def train_step(state, *rest):
+        real(state, *rest)
+        if len(state.losses) == WINDOWS:
+            next(state.network.parameters()).data.view(-1)[0] = float("nan")
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "train_epoch", train_epoch)
+        patched.setattr(train, "train_step", train_step)
         assert here(root, "train") == 2
     assert "holds NaN or infinite values after epoch 2; lower learning_rate" in capsys.readouterr().err
     assert next(root.glob("runs/*/checkpoint.safetensors")).read_bytes() == kept

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from magunet.base import profiles
 from magunet.base.errors import InputError
-from magunet.predict import MARGIN_MM, Model, gaussian_weights, load_model, predict_windows, window_starts
-from magunet.prepare import prepare
+from magunet.predict import Model, gaussian_weights, load_model, predict_windows, window_starts
 from magunet.volume import Volume, orientation, reorient, same_geometry
 
 
@@ -98,29 +97,6 @@ def test_a_mirrored_scan_gets_the_mirrored_answer():
                 for x in (image, image[..., ::-1])]
     np.testing.assert_allclose(answer[0], (both[0][0] + both[1][0][:, ::-1]) / 2, atol=1e-6)
     assert np.abs(both[0] - both[1][..., ::-1]).max() > 0.01                # for this network they differ
-
-
-def test_a_quick_look_finds_the_slices_and_a_local_network_gives_the_same_mask(compendium):
-    scan, inside = bright_ball(np.eye(3))
-    model = model_of(Brightness())
-    prepared, _ = prepare(scan, None, model.settings)
-    seen = model.joint_slices(prepared.image, prepared.spacing[0])
-    there = np.flatnonzero(inside.any(axis=(1, 2)))
-    ends_mm = seen.start * prepared.spacing[0], seen.stop * prepared.spacing[0]
-    assert ends_mm == pytest.approx((2.5 * there[0] - MARGIN_MM, 2.5 * (there[-1] + 1) + MARGIN_MM), abs=6)
-    np.testing.assert_array_equal(model.segment(scan, quick=True).array, model.segment(scan).array)
-
-
-def test_a_quick_look_leaves_out_what_lies_far_away_and_misses_no_scan_where_it_finds_nothing(compendium):
-    """The ball has 10,000 voxels; one bright voxel at the other end is no joint."""
-    scan, _ = bright_ball(np.eye(3))
-    scan.array[0, 30:34, 30:34] = 1000
-    model = model_of(Brightness())
-    whole, quick = (model.segment(scan, quick=quick).array for quick in (False, True))
-    assert whole[0].any() and not quick[0].any()
-    np.testing.assert_array_equal(whole[5:], quick[5:])
-    empty = prepare(scan.with_array(np.full_like(scan.array, -1000)), None, model.settings)[0].image
-    assert model.joint_slices(empty, 2.5) == slice(0, len(empty))
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from boxes import TINY, write_cohort
 
 from compendium.scores import score_run, summary
+from compendium.trainings import fit_all
 from magunet import checkpoint, losses, runs, train
 from magunet.base.errors import InputError
 from magunet.base.provenance import file_hash, write_json
@@ -97,11 +98,11 @@ def test_one_network_that_fails_does_not_stop_the_others(cohort, monkeypatch, ca
     build = runs.train.build
     monkeypatch.setattr(runs.train, "build", lambda name, width: 1 / 0 if name == "+ECA" else build(name, width))
     settings = replace(TINY, epochs=1, seeds=[0, 1])
-    found = runs.fit_all(["3D U-Net", "+ECA", "+SE"], settings, cohort)
+    found = fit_all(["3D U-Net", "+ECA", "+SE"], settings, cohort)
     assert found == {name: [runs.fit(name, settings, seed, cohort) for seed in (0, 1)] for name in ("3D U-Net", "+SE")}
     assert "failed: +ECA: division by zero" in capsys.readouterr().err
     with pytest.raises(InputError, match="unknown network"):
-        runs.fit_all(["3D U-Net", "MAGUNet"], settings, cohort)
+        fit_all(["3D U-Net", "MAGUNet"], settings, cohort)
 
 
 def test_changed_data_or_settings_are_another_run(cohort):
@@ -239,4 +240,4 @@ def test_no_step_waits_for_a_device(network, monkeypatch):
     state = train.new_state(network, TINY, 0, 10, meta)
     for _ in range(2):
         train.train_step(state, case, TINY, meta, torch.float32)
-    assert state.whole and [loss.device for loss in state.losses] == [meta] * 2
+    assert [loss.device for loss in state.losses] == [meta] * 2

@@ -14,11 +14,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from compendium.paper import INPUT_SIZE
-from magunet import losses
+from magunet import fast, losses
 from magunet.base.device import autocast, choose_precision, free_memory
 from magunet.base.profiles import SMALLEST_SIDE, Settings
 from magunet.base.progress import say
-from magunet import fast
 from magunet.model import count_parameters
 from magunet.predict import Model
 from magunet.studies import build_on_meta

@@ -6,7 +6,6 @@ import io
 import pickle
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import tracemalloc
@@ -22,7 +21,7 @@ from conftest import ROOT, refused
 from test_cli import call
 from test_offline import PAGE_TEXT, extension, integrity, npm, offline, parts, snapshot  # noqa: F401
 
-from compendium import download, sample
+from compendium import sample
 from magunet import checkpoint, prepare, train
 from magunet.predict import load_model
 from magunet.volume import read_volume
@@ -246,20 +245,6 @@ def test_a_scan_that_claims_to_be_huge_is_one_line(ending, packed, run, tmp_path
 
 # Downloads ----------------------------------------------------------------------------------------------
 
-def test_a_download_ends_where_a_file_grows_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "LARGEST_FILE", 5000)
-    grow = f"import pathlib; pathlib.Path({str(tmp_path / 'a')!r}).write_bytes(bytes(6000))"
-    done = download.run_fetcher([sys.executable, "-c", grow], "it", "wait")
-    assert done.returncode and "File too large" in done.stderr and (tmp_path / "a").stat().st_size <= 5000
-
-
-def test_a_download_ends_in_time_and_asks_nothing(monkeypatch):
-    monkeypatch.setattr(download, "LONGEST", 1)
-    refused(lambda: download.run_fetcher([sys.executable, "-c", "import time; time.sleep(60)"], "it", "wait"),
-            "it could not be fetched", "or wait")
-    assert "EOFError" in download.run_fetcher([sys.executable, "-c", "input()"], "it", "wait").stderr
-
-
 def test_the_sample_is_asked_for_by_name_version_and_hash_and_written_whole(compendium, monkeypatch):
     """With a stand-in for pip; an archive is taken only if pip, which compares the hash, returns 0."""
     calls = []
@@ -284,8 +269,7 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "she
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"system", "popen", "read_pickle", "to_pickle", "unsafe_load", "full_load", "load_all", "urlopen",
                      "urlretrieve", "hub", "listen", "bind"}
-PROCESSES = {"compendium/download.py", "compendium/sample.py",
-             "magunet/base/provenance.py", "compendium/bench/first_phantom.py", "workflow/lock.py"}
+PROCESSES = {"compendium/sample.py", "magunet/base/provenance.py", "compendium/bench/first_phantom.py", "workflow/lock.py"}
 """These start programs: pip and npm; git, for the revision; Python, on a revision of this repository; uv, for the lock."""
 
 

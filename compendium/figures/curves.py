@@ -1,4 +1,4 @@
-"""Learning curves of stored runs: read back whole or not at all, and drawn so that networks and seeds can be told apart."""
+"""Learning curves of stored runs: read back whole or not at all, and drawn so that networks stay apart."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,27 +15,28 @@ from magunet.base.errors import InputError
 COMPARED = ("3D U-Net", "MAG-UNet")
 """What the paper starts from, and what it ends with."""
 TYPES = {"network": str, "seed": int, "epoch": int, "loss": float, "val_dice": float}
+"""Columns of stored curves."""
 STEP = "step_seconds"
 """Of an epoch's training steps, the mean; older runs did not note it."""
 PANELS = {"loss": "training loss, Dice + cross-entropy", "val_dice": "Dice of the validation cases"}
 """Column -> what its axis says."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black")
 """Okabe and Ito's, the darkest first: lines on white need more contrast than outlines on a CT."""
-DASHES, MARKERS = ("solid", (0, (4, 1.2)), (0, (1.2, 1))), ("o", "s", "^", "D", "v")
-"""In turn, as the colours: lines of one colour differ in the others, and in black and white."""
-MARKS, COLUMNS = 10, 3
-"""About so many on a line; of the legend."""
+DASHES = ("solid", (0, (4, 1.2)), (0, (1.2, 1)))
+"""In turn, as the colours: so networks differ in black and white, too."""
+MARKERS = ("o", "s", "^", "D", "v")
+"""In turn, about ten on a line."""
 
 
 def read_curves(stored: Results) -> pd.DataFrame:
-    """One row an epoch of every stored run: network, seed, epoch from 1, loss, val_dice in [0, 1]; STEP, NaN where not noted.
+    """One row an epoch of every stored run: network, seed, epoch from 1, loss, val_dice, and STEP or NaN.
 
-    Raises InputError when the file is missing or damaged, or does not have each epoch of each stored run once.
+    Raises InputError when the file is missing or damaged, or has not each epoch of each stored run once.
     """
     try:
         curves = pd.read_csv(stored.folder / CURVES_FILE, dtype=TYPES).reindex(columns=[*TYPES, STEP])
-        wanted = {(run["network"], run["seed"]): list(range(1, 1 + run["epochs"])) for run in stored.runs}
-        if {run: list(epochs) for run, epochs in curves.groupby(["network", "seed"])["epoch"]} != wanted:
+        epochs = {(run["network"], run["seed"]): list(range(1, 1 + run["epochs"])) for run in stored.runs}
+        if {run: list(rows) for run, rows in curves.groupby(["network", "seed"])["epoch"]} != epochs:
             raise ValueError(f"its epochs are not those of the runs in {RUNS_FILE}")
         if not np.isfinite(curves[list(PANELS)]).all(axis=None):
             raise ValueError("numbers are missing")
@@ -49,30 +50,33 @@ def read_curves(stored: Results) -> pd.DataFrame:
 def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) -> Figure:
     """Training loss, and Dice of the validation cases, by epoch: a colour, dashes and marks for each network.
 
-    curves: of `read_curves`, of any seeds and lengths. Of one seed there is one line; of several, a thin line each, and a
-    thick one for their mean as far as all of them go, so that no step in it comes from a seed that ended. This Dice is of
-    prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole scans on their own grids.
-    Raises InputError when one of the networks has no curve.
+    curves: of `read_curves`, of any seeds and lengths. One seed has one line; several have a thin line each,
+    and a thick one for their mean as far as all of them go. This Dice is of prepared scans around the joints
+    (`magunet.train.validation_dice`), that of the tables of whole scans on their own grids. Raises InputError
+    when one of the networks has no curve.
     """
     if missing := [name for name in networks if name not in set(curves["network"])]:
-        raise InputError(f"{missing[0]}: has no learning curve here; there are {', '.join(dict.fromkeys(curves['network']))}")
-    means = ""
-    figure = Figure(figsize=(FIGURE_WIDTH, 3 + 0.16 * len(networks) / COLUMNS), layout="constrained")
+        names = ", ".join(dict.fromkeys(curves["network"]))
+        raise InputError(f"{missing[0]}: has no learning curve here; there are {names}")
+    explanation = ""
+    figure = Figure(figsize=(FIGURE_WIDTH, 3 + 0.05 * len(networks)), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items()):
-        for name, colour, dashes, marker in zip(networks, *map(itertools.cycle, (COLOURS, DASHES, MARKERS))):
+        for name, *style in zip(networks, *map(itertools.cycle, (COLOURS, DASHES, MARKERS))):
             seeds = curves[curves["network"] == name].pivot(index="epoch", columns="seed", values=column)
             if seeds.shape[1] > 1:
-                axes.plot(seeds.index, seeds, color=colour, linewidth=0.5, alpha=0.45)
-                name, means = f"{name}, {seeds.shape[1]} seeds", "thin: one seed each; thick, with marks: their mean"
+                axes.plot(seeds.index, seeds, color=style[0], linewidth=0.5, alpha=0.45)
+                name += f", {seeds.shape[1]} seeds"
+                explanation = "thin: one seed each; thick, with marks: their mean"
             mean = seeds.dropna().mean(axis=1)
-            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=1.4, marker=marker, markersize=5,
-                      markeredgecolor="white", markeredgewidth=0.5, markevery=max(1, len(mean) // MARKS), label=name)
+            axes.plot(mean.index, mean, label=name, color=style[0], linestyle=style[1], marker=style[2],
+                      linewidth=1.4, markersize=5, markeredgecolor="white", markeredgewidth=0.5,
+                      markevery=max(1, len(mean) // 10))
         axes.set_xlabel("epoch", fontsize=8)
         axes.set_ylabel(label, fontsize=8)
         axes.set_ylim(0, 1 if column == "val_dice" else None)
         axes.tick_params(labelsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         axes.grid(color="0.9")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=COLUMNS, fontsize=8, frameon=False,
-                  handlelength=4, title=means, title_fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8,
+                  frameon=False, handlelength=4, title=explanation, title_fontsize=8)
     return figure

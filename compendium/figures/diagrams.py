@@ -1,7 +1,7 @@
 """Figs. 1 to 6: MAG-UNet and its modules. Boxes are placed by hand; their numbers are read from the network.
 
-Forward hooks note every shape while the network runs on the meta device, which takes neither memory nor time. Lengths
-are millimetres on the printed page, y grows downwards.
+Forward hooks note every shape while the network runs on the meta device, which takes neither memory nor time.
+Lengths are millimetres on the printed page, y grows downwards.
 """
 
 import math
@@ -11,78 +11,77 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from compendium.figures.page import LINE, MARGIN, PRINT_WIDTH, SMALLEST_FONT, broken, page, write
+from compendium.figures.page import SMALLEST_FONT, broken, page
 from magunet.base.profiles import Settings
 from magunet.model import count_parameters
 from magunet.studies import build_on_meta
 
-Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-Boxes = dict[str, tuple[float, float] | tuple[float, float, str]]
-
-LAYERS = {nn.Conv3d: "conv", nn.ConvTranspose3d: "transposed conv", nn.MaxPool3d: "max pool", nn.BatchNorm3d: "BN"}
+LAYERS = {nn.Conv3d: "conv", nn.ConvTranspose3d: "transposed conv", nn.MaxPool3d: "max pool",
+          nn.BatchNorm3d: "BN"}
 """What layers are called; others by their class."""
 FIGURES = {"MFF": 2, "DualAttention": 3, "PAM": 4, "CAM": 5, "LGAG": 6}
 """Class -> the paper's figure of it."""
 COLOURS = {"part": "#dce9f5", "parameter": "#fdf2c8", "operation": "white", "end": "none"}
 """Of boxes, light enough for black text, also in grey; what comes in and goes out has no frame."""
-WIDEST_TEXT = 40.0
-"""Longer lines of a box are broken."""
-KEY = ("Each box: name in the network, operation, channels, shape of the output (channels × slices × rows × columns), "
-       "parameters.")
-"""Explains the boxes, under every diagram."""
-ROUTES = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0", "_": "bar,fraction="}
-"""Arrow -> matplotlib's name: straight; first level, then up or down; the other way round; from below to below."""
-PICTURES: dict[str, tuple[str, float, Boxes, str]] = {
+KEY = "Boxes: name, operation, channels, shape of output (channels × slices × rows × columns), parameters."
+"""Stands under every diagram."""
+ROUTES = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0"}
+"""Arrow -> matplotlib's name: straight; first level, then up or down; first up or down, then level."""
+PICTURES = {
     "fig02_mff": ("down.0", 58, {
         "x": (13, 29, "x\n{}"), "shared": (41, 29), "branches.0": (80, 10), "branches.1": (80, 29),
-        "branches.2": (80, 48), "join": (118, 29, "concatenate\n{fuse}"), "fuse": (150, 29), "end": (173, 29, "output")},
-        "x -> shared -> branches.0 -> join -> fuse -> end; shared -> branches.1 -> join; shared -> branches.2 -> join"),
+        "branches.2": (80, 48), "join": (118, 29, "concatenate\n{fuse}"), "fuse": (150, 29),
+        "end": (173, 29, "output")},
+        "x -> shared -> branches.0 -> join -> fuse -> end; shared -> branches.1 -> join; "
+        "shared -> branches.2 -> join"),
     "fig03_da": ("attention", 55, {
-        "x": (13, 28, "x\n{}"), "pam": (50, 9), "cam": (50, 47), "w": (62, 28, "w\n{w}"), "+": (117, 28, "+"),
-        "α": (96, 28, "α, β = softmax(w)"), "×pam": (96, 9, "×"), "×cam": (96, 47, "×"), "out": (143, 28),
-        "end": (172, 28, "output")},
+        "x": (13, 28, "x\n{}"), "pam": (50, 9), "cam": (50, 47), "w": (62, 28, "w\n{w}"),
+        "α": (96, 28, "α, β = softmax(w)"), "×pam": (96, 9, "×"), "×cam": (96, 47, "×"), "+": (117, 28, "+"),
+        "out": (143, 28), "end": (172, 28, "output")},
         "x -> pam -> ×pam -| +; x -> cam -> ×cam -| +; w -> α -> ×pam; α -> ×cam; + -> out -> end"),
     "fig04_pam": ("attention.pam", 61, {
         "A": (13, 29, "A\n{}"), "B": (53, 10), "C": (53, 29), "D": (53, 48), "alpha": (114, 48, "α\n{alpha}"),
-        "E": (100, 29, "softmax(Cᵀ · B) · Dᵀ\n{positions} × {positions} positions,\nnever stored"), "×": (133, 29, "×"),
-        "+": (147, 29, "+"), "end": (166, 29, "output\n{}")},
+        "E": (100, 29, "softmax(Cᵀ · B) · Dᵀ\n{positions} × {positions} positions,\nnever stored"),
+        "×": (133, 29, "×"), "+": (147, 29, "+"), "end": (166, 29, "output\n{}")},
         "A -> B -> E -> × -> + -> end; A -> C -> E; A -> D -> E; alpha -| ×; A _0.23 +"),
     "fig05_cam": ("attention.cam", 31, {
-        "A": (13, 17, "A\n{}"), "AA": (48, 17, "A · Aᵀ\n{channels} × {channels}"), "beta": (110, 6, "β\n{beta}"),
-        "X": (80, 17, "X = softmax\n{channels} × {channels}"), "XA": (110, 17, "X · A\n{channels} × {positions}"),
-        "×": (133, 17, "×"), "+": (147, 17, "+"), "end": (166, 17, "output\n{}")},
+        "A": (13, 17, "A\n{}"), "AA": (48, 17, "A · Aᵀ\n{channels} × {channels}"),
+        "X": (80, 17, "X = softmax\n{channels} × {channels}"), "beta": (110, 6, "β\n{beta}"),
+        "XA": (110, 17, "X · A\n{channels} × {positions}"), "×": (133, 17, "×"), "+": (147, 17, "+"),
+        "end": (166, 17, "output\n{}")},
         "A -> AA -> X -> XA -> × -> + -> end; beta -| ×; A _0.08 XA; A _0.09 +"),
     "fig06_lgag": ("decoder.0.gate", 45, {
-        "decoder": (13, 10, "g\n{}"), "encoder": (13, 30, "x\n{}"), "g": (51, 10), "x": (51, 30), "+": (78, 20, "+"),
-        "ReLU": (92, 20, "ReLU"), "gate": (116, 20), "σ": (143, 20, "sigmoid"), "×": (158, 30, "×"),
-        "end": (173, 30, "output")},
+        "decoder": (13, 10, "g\n{}"), "encoder": (13, 30, "x\n{}"), "g": (51, 10), "x": (51, 30),
+        "+": (78, 20, "+"), "ReLU": (92, 20, "ReLU"), "gate": (116, 20), "σ": (143, 20, "sigmoid"),
+        "×": (158, 30, "×"), "end": (173, 30, "output")},
         "decoder -> g -| + -> ReLU -> gate -> σ -| × -> end; encoder -> x -| +; encoder _0.09 ×")}
 """File -> path of a module in the network, height of its diagram, boxes, and arrows between them.
 
-A box is its centre and a text, in which {} stands for the shape of the module's input, {name} for the shape of what goes
-into that part, or the count of that parameter; a box without a text is the part of that name. An arrow "_0.2" leaves a
-box downwards and comes to another from below, by 0.2 of their distance.
+A box is its centre and a text, in which {} stands for the shape of the module's input, {name} for the shape
+of what goes into that part, or the count of that parameter; a box without a text is the part of that name. An
+arrow "_0.2" leaves a box downwards and comes to another from below, by 0.2 of their distance.
 """
 
 
-def network_boxes(levels: int) -> tuple[Boxes, str]:
-    """Fig. 1, in the same way: encoder on the left, decoder on the right, one row a level."""
+def network_boxes(levels: int) -> tuple[dict[str, tuple], str]:
+    """Boxes and arrows of Fig. 1: encoder on the left, decoder on the right, one row a level."""
     rows, below = [30 + 38.5 * level for level in range(levels)], "attention"
-    boxes: Boxes = {"x": (19, 9, "x\n{}"), "attention": (163, rows[-1]), "head": (163, 9), "end": (122, 9, "output")}
+    boxes = {"x": (19, 9, "x\n{}"), below: (163, rows[-1]), "head": (163, 9), "end": (122, 9, "output")}
     boxes |= {f"encoder.{level}": (19, y) for level, y in enumerate(rows)}
-    arrows = ["x -> encoder.0"]
-    for level, step in zip(reversed(range(levels - 1)), (f"decoder.{i}" for i in range(levels))):
-        y, between = rows[level], rows[level] + 19.25
+    arrows = f"x -> encoder.0; encoder.{levels - 1} -> attention"
+    for level, y in reversed(list(enumerate(rows[:-1]))):
+        step, between = f"decoder.{levels - 2 - level}", y + 19.25
         boxes |= {f"down.{level}": (19, between), f"{step}.gate": (73, y), f"{step}.up": (122, between),
                   f"{step}.join": (122, y, f"concatenate\n{{{step}.merge}}"), f"{step}.merge": (163, y)}
-        arrows += [f"encoder.{level} -> {step}.gate -> {step}.join -> {step}.merge", f"{step}.up -> {step}.join",
-                   f"encoder.{level} -> down.{level} -> encoder.{level + 1}", f"{below} |- {step}.up -| {step}.gate"]
+        arrows += (f"; encoder.{level} -> down.{level} -> encoder.{level + 1}; {step}.up -> {step}.join"
+                   f"; encoder.{level} -> {step}.gate -> {step}.join -> {step}.merge"
+                   f"; {below} |- {step}.up -| {step}.gate")
         below = f"{step}.merge"
-    return boxes, "; ".join([*arrows, f"encoder.{levels - 1} -> attention", f"{below} -> head -> end"])
+    return boxes, f"{arrows}; {below} -> head -> end"
 
 
-def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> Shapes:
-    """Path of every module of a network on the meta device -> shapes of its first input and its output (c, d, h, w).
+def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> dict[str, tuple]:
+    """Module's path -> shapes (c, d, h, w) of its first input and of its output; network: on the meta device.
 
     size: slices, rows and columns of the network's input.
     """
@@ -106,7 +105,7 @@ def count_text(count: int) -> str:
 
 
 def description(module: nn.Module) -> list[str]:
-    """The operations of a sequence of layers, and the channels from convolution to convolution; else the class."""
+    """Operations of a sequence of layers, and channels from convolution to convolution; else the class."""
     if not isinstance(module, nn.Sequential | nn.Conv3d | nn.MaxPool3d):
         return [type(module).__name__]
     texts, channels = [], []
@@ -121,7 +120,7 @@ def description(module: nn.Module) -> list[str]:
         texts.append(text)
     half = texts[:len(texts) // 2]
     line = f"2 × ({', '.join(half)})" if half and texts == 2 * half else ", ".join(texts)
-    return [*broken(line, WIDEST_TEXT), *([" → ".join(map(str, channels))] if channels else [])]
+    return [*broken(line, 40), *([" → ".join(map(str, channels))] if channels else [])]
 
 
 def part_text(name: str, part: nn.Module, output: tuple[int, ...]) -> str:
@@ -129,37 +128,36 @@ def part_text(name: str, part: nn.Module, output: tuple[int, ...]) -> str:
     figure = f" (Fig. {FIGURES[type(part).__name__]})" if type(part).__name__ in FIGURES else ""
     heading = (name + figure).replace(" ", r"\ ").replace(".", r".\!")
     count = count_parameters(part)
-    lines = [rf"$\bf{{{heading}}}$", *description(part), shape_text(output), *([count_text(count)] if count else [])]
-    return "\n".join(lines)
+    return "\n".join([rf"$\bf{{{heading}}}$", *description(part), shape_text(output),
+                      *([count_text(count)] if count else [])])
 
 
-def draw(module: nn.Module, shapes: Shapes, title: str, height: float, boxes: Boxes, arrows: str) -> Figure:
+def draw(module: nn.Module, shapes: dict[str, tuple], title: str, height: float, boxes: dict[str, tuple],
+         arrows: str) -> Figure:
     """A page with the diagram of a module, see PICTURES; shapes: of its parts, by their path in it."""
-    caption = broken(f"{title}: {count_text(count_parameters(module))}. {KEY}", PRINT_WIDTH - 2 * MARGIN)
-    figure, axes = page(height + 2 * MARGIN + len(caption) * LINE)
-    write(axes, MARGIN, height + MARGIN, caption)
+    figure, axes = page(height, f"{title}: {count_text(count_parameters(module))}. {KEY}")
     channels, *grid = shapes[""][0]
-    counts = {name: count_text(parameter.numel()) for name, parameter in module.named_parameters(recurse=False)}
-    values = {name: shape_text(shape) for name, (shape, _) in shapes.items()} | counts
+    parameters = {name: count_text(own.numel()) for name, own in module.named_parameters(recurse=False)}
+    values = {name: shape_text(shape) for name, (shape, _) in shapes.items()} | parameters
     values |= {"channels": str(channels), "positions": str(math.prod(grid))}
     texts = {}
     for name, (x, y, *text) in boxes.items():
         if text:
-            kind = "parameter" if name in counts else "end" if re.search(r"{}|output", text[0]) else "operation"
+            kind = "parameter" if name in parameters else "operation"
+            kind = "end" if re.search("{}|output", text[0]) else kind
             text = re.sub("{(.*?)}", lambda match: values[match[1]], text[0])
         else:
             kind, text = "part", part_text(name, module.get_submodule(name), shapes[name][1])
         frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4", "linewidth": 0.7,
                  "facecolor": COLOURS[kind], "edgecolor": "none" if kind == "end" else "black"}
         texts[name] = axes.text(x, y, text, fontsize=SMALLEST_FONT, ha="center", va="center", bbox=frame)
-    for chain in arrows.split("; "):
-        words = chain.split()
-        for source, route, target in zip(words[::2], words[1::2], words[2::2]):
+    for chain in map(str.split, arrows.split("; ")):
+        for source, route, target in zip(chain[::2], chain[1::2], chain[2::2]):
             start, end = texts[source], texts[target]
-            style = ROUTES["_"] + route[1:] if route.startswith("_") else ROUTES[route]
             axes.annotate("", end.get_position(), start.get_position(), arrowprops={
-                "arrowstyle": "-|>", "connectionstyle": style, "mutation_scale": 6, "linewidth": 0.7, "color": "black",
-                "patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), "shrinkA": 0, "shrinkB": 0})
+                "arrowstyle": "-|>", "connectionstyle": ROUTES.get(route, f"bar,fraction={route[1:]}"),
+                "mutation_scale": 6, "linewidth": 0.7, "color": "black", "shrinkA": 0, "shrinkB": 0,
+                "patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()})
     return figure
 
 
@@ -167,11 +165,12 @@ def network_diagrams(settings: Settings) -> dict[str, Figure]:
     """Figs. 1 to 6 at the width and input size of a profile: file name -> figure."""
     network = build_on_meta("MAG-UNet", settings.width_divisor)
     shapes = network_shapes(network, (settings.depth, settings.size, settings.size))
-    scale = "MAG-UNet at the paper's widths" + (f" / {settings.width_divisor:g}" if settings.width_divisor != 1 else "")
+    divisor = f" / {settings.width_divisor:g}" if settings.width_divisor != 1 else ""
+    scale = f"MAG-UNet at the paper's widths{divisor}"
     title = f"{scale}, input {shape_text(shapes[''][0])}"
     figures = {"fig01_network": draw(network, shapes, title, 196, *network_boxes(len(network.encoder)))}
-    for name, (path, height, boxes, arrows) in PICTURES.items():
+    for name, (path, *picture) in PICTURES.items():
         module = network.get_submodule(path)
-        inside = {part.removeprefix(path).strip("."): both for part, both in shapes.items() if part.startswith(path)}
-        figures[name] = draw(module, inside, f"{type(module).__name__} ({path} in {scale})", height, boxes, arrows)
+        inside = {part[len(path):].strip("."): both for part, both in shapes.items() if part.startswith(path)}
+        figures[name] = draw(module, inside, f"{type(module).__name__} ({path} in {scale})", *picture)
     return figures

@@ -1,12 +1,10 @@
-"""A figure as a printed page: positions in millimetres, y downwards, one size of type that is easy to read."""
+"""A figure as a printed page: positions in millimetres, y downwards, one legible size of type."""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.path import Path
 from matplotlib.textpath import text_to_path
 
 INCH = 25.4
@@ -19,14 +17,18 @@ LINE = 2.95
 """Height of a line of that type in mm."""
 MARGIN = 1.5
 """Around what is on the page, mm."""
+WIDTH = PRINT_WIDTH - 2 * MARGIN
+"""Of what is on the page, mm."""
 
 
-def page(height: float) -> tuple[Figure, Axes]:
-    """An empty figure of the printed width, and axes in mm that cover it; 0, 0 is the top left corner."""
-    figure = Figure(figsize=(PRINT_WIDTH / INCH, height / INCH), dpi=200)
-    axes = figure.add_axes((0, 0, 1, 1), label="page")
-    axes.set(xlim=(0, PRINT_WIDTH), ylim=(height, 0))
+def page(height: float, caption: str) -> tuple[Figure, Axes]:
+    """A figure with a caption below this height, and axes in mm that cover it from the top left corner."""
+    lines = broken(caption, WIDTH)
+    whole = height + len(lines) * LINE + MARGIN
+    figure = Figure(figsize=(PRINT_WIDTH / INCH, whole / INCH), dpi=200)
+    axes = figure.add_axes((0, 0, 1, 1), label="page", xlim=(0, PRINT_WIDTH), ylim=(whole, 0))
     axes.axis("off")
+    write(axes, MARGIN, height, lines)
     return figure, axes
 
 
@@ -34,9 +36,7 @@ def panel(figure: Figure, left: float, top: float, width: float, height: float, 
     """Axes of that place and size in mm on a page, without ticks."""
     whole = figure.get_figheight() * INCH
     place = left / PRINT_WIDTH, 1 - (top + height) / whole, width / PRINT_WIDTH, height / whole
-    axes = figure.add_axes(place, label=label)
-    axes.set(xticks=[], yticks=[])
-    return axes
+    return figure.add_axes(place, label=label, xticks=[], yticks=[])
 
 
 def text_width(text: str, weight: str = "normal") -> float:
@@ -59,14 +59,9 @@ def number(value: float) -> str:
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
-def write(axes: Axes, x: float, y: float, lines: Sequence[str] | str, ha: str = "left", weight: str = "normal") -> None:
+def write(axes: Axes, x: float, y: float, lines: Sequence[str] | str, ha: str = "left",
+          weight: str = "normal") -> None:
     """Lines of a page's type; y is the top of the first one, ``ha`` says which end of them is at x."""
     for i, line in enumerate([lines] if isinstance(lines, str) else lines):
         axes.text(x, y + (i + 0.5) * LINE, line, fontsize=SMALLEST_FONT, va="center_baseline", ha=ha,
-                  fontweight=weight, zorder=3)
-
-
-def arrow(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """An arrow along straight lines from point to point."""
-    axes.add_patch(FancyArrowPatch(path=Path(points), arrowstyle="-|>", mutation_scale=6, color="black", linewidth=0.7,
-                                   shrinkA=0, shrinkB=0, zorder=1))
+                  fontweight=weight)

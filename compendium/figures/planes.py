@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from compendium.figures.page import INCH, LINE, PRINT_WIDTH, write
+from compendium.figures.page import INCH, LINE, PRINT_WIDTH, SMALLEST_FONT, write
 from magunet import __version__
 from magunet.base import project
 from magunet.base.errors import InputError
@@ -33,30 +33,20 @@ PREDICTION_COLOUR = "#e69f00"
 DASHES = {TRUTH_COLOUR: "solid", PREDICTION_COLOUR: (0, (3, 1.2))}
 """Outlines differ in black and white, too."""
 AGREEMENT_COLOURS = {"correct": "#44aa99", "missed": "#882255", "extra": "#f0e442"}
-"""Of voxels in both masks, in the truth only, in the prediction only: Tol's teal and wine, Okabe and Ito's yellow.
-Every colour vision tells them apart; in grey they are middle, dark and light."""
+"""Of voxels in both masks, in the truth only, in the prediction only: Tol's teal and wine, Okabe and Ito's
+yellow. Every colour vision tells them apart; in grey they are middle, dark and light."""
 FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
-NARROWEST_VIEW = 0.3
-"""Width of a view's axes, at least, as a share of the longest side of all: a thin scan keeps a visible view."""
 SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
 """Lengths that a scale bar may have."""
 LARGEST_FILE = 2**20
-"""Bytes of a picture's file."""
-SHARES_OF_DPI = (1, 0.85, 0.7, 0.5, 0.35, 0.25)
-"""Resolutions that are tried, the finest first, until the file is no larger than LARGEST_FILE."""
+"""Maximum bytes of a picture's file."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
     """One slice of an LPS array (d, h, w), turned so that its first row is the top of the picture."""
-    match name:
-        case "axial":
-            return array[index]
-        case "coronal":
-            return array[::-1, index]
-        case "sagittal":
-            return array[::-1, :, index]
-    raise ValueError(f"no plane {name!r}")
+    slices = {"axial": np.s_[index], "coronal": np.s_[::-1, index], "sagittal": np.s_[::-1, :, index]}
+    return array[slices[name]]
 
 
 def pixel_size(spacing: tuple[float, float, float], name: str) -> tuple[float, float]:
@@ -80,13 +70,13 @@ def agreement(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], window: tuple[float, float],
                outlines: Mapping[str, np.ndarray], linewidth: float) -> None:
-    """A slice (rows, columns) in mm, rows downwards from 0, with outlines of masks of its shape (colour -> mask).
+    """A slice (rows, columns) in mm, rows downwards from 0, and outlines: colour -> mask of its shape.
 
     pixel: height and width in mm. window: the values that are drawn black and white.
     """
-    (rows, columns), (height, width) = picture.shape, pixel
-    axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, columns * width, rows * height, 0))
-    x, y = (np.arange(columns) + 0.5) * width, (np.arange(rows) + 0.5) * height
+    height, width = np.multiply(picture.shape, pixel)
+    axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0))
+    y, x = ((np.arange(n) + 0.5) * step for n, step in zip(picture.shape, pixel))
     for colour, mask in outlines.items():
         if mask.any():
             axes.contour(x, y, mask.astype(float), [0.5], colors=colour, linewidths=linewidth,
@@ -95,19 +85,20 @@ def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], wind
 
 def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: Mapping[str, np.ndarray],
                window: tuple[float, float] = BONE_WINDOW) -> None:
-    """One view of an LPS scan with letters, scale bar and mask outlines (colour -> array on the scan's grid)."""
+    """One view of an LPS scan with letters, scale bar and outlines; masks: colour -> array on its grid."""
     picture, pixel = plane(scan.array, name, index), pixel_size(scan.spacing, name)
-    draw_slice(axes, picture, pixel, window, {c: plane(mask, name, index) for c, mask in masks.items()}, 1.1)
+    outlines = {colour: plane(mask, name, index) for colour, mask in masks.items()}
+    draw_slice(axes, picture, pixel, window, outlines, 1.1)
     letters_and_bar(axes, name, *np.multiply(picture.shape, pixel))
 
 
-def edge_letters(axes: Axes, name: str, fontsize: float, rim: float) -> None:
+def edge_letters(axes: Axes, name: str, fontsize: float = SMALLEST_FONT, rim: float = 1.5) -> None:
     """The orientation letters at the edges of a view, white with a black rim; sizes in points."""
     inward, effects = fontsize - 1.5, [withStroke(linewidth=rim, foreground="black")]
     places = {(0, 0.5): (inward, 0), (1, 0.5): (-inward, 0), (0.5, 1): (0, -inward), (0.5, 0): (0, inward)}
     for letter, (place, offset) in zip(PLANES[name], places.items()):
-        axes.annotate(letter, place, offset, "axes fraction", "offset points", color="white", fontsize=fontsize,
-                      ha="center", va="center", path_effects=effects)
+        axes.annotate(letter, place, offset, "axes fraction", "offset points", color="white", ha="center",
+                      va="center", fontsize=fontsize, path_effects=effects)
 
 
 def bar_length(width: float) -> int:
@@ -116,20 +107,21 @@ def bar_length(width: float) -> int:
 
 
 def scale_bar(page: Axes, left: float, top: float, scale: float, width: float) -> None:
-    """A bar and its length under a view of that width on a page, where 1 mm is ``scale`` mm of the patient."""
+    """A bar and its length under a view of this width on a page: 1 mm is ``scale`` of the patient."""
     length = bar_length(width * scale)
-    page.plot([left, left + length / scale], [top + LINE / 2] * 2, color="black", linewidth=1.5, solid_capstyle="butt")
-    write(page, left + length / scale + 1, top, f"{length} mm")
+    right, y = left + length / scale, top + LINE / 2
+    page.plot([left, right], [y, y], color="black", linewidth=1.5, solid_capstyle="butt")
+    write(page, right + 1, top, f"{length} mm")
 
 
 def letters_and_bar(axes: Axes, name: str, height: float, width: float) -> None:
     """Orientation letters and a scale bar within a view that is drawn in mm, rows downwards from 0."""
     edge_letters(axes, name, 8, 3.5)
-    edge = [withStroke(linewidth=3.5, foreground="black")]
+    effects = [withStroke(linewidth=3.5, foreground="black")]
     x, y, bar = 0.06 * width, 0.93 * height, bar_length(width)
-    axes.plot([x, x + bar], [y, y], color="white", linewidth=2, solid_capstyle="butt", path_effects=edge)
-    axes.text(x + bar / 2, y - 0.015 * height, f"{bar} mm", color="white", fontsize=7, ha="center", va="bottom",
-              path_effects=edge)
+    axes.plot([x, x + bar], [y, y], color="white", linewidth=2, solid_capstyle="butt", path_effects=effects)
+    axes.text(x + bar / 2, y - 0.015 * height, f"{bar} mm", color="white", ha="center", va="bottom",
+              fontsize=7, path_effects=effects)
     axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 
@@ -137,7 +129,7 @@ def planes_figure(scan: Volume, indices: tuple[int, int, int], masks: Mapping[st
                   window: tuple[float, float] = BONE_WINDOW) -> tuple[Figure, dict[str, Axes]]:
     """The three views of an LPS scan side by side at one scale, see `draw_plane`, and the axes of each."""
     sizes = [np.multiply(plane(scan.array, name, 0).shape, pixel_size(scan.spacing, name)) for name in PLANES]
-    widths = [max(width, NARROWEST_VIEW * np.max(sizes)) for _, width in sizes]
+    widths = [max(width, 0.3 * np.max(sizes)) for _, width in sizes]           # a thin scan stays visible
     height = FIGURE_WIDTH / sum(widths) * max(height for height, _ in sizes)
     figure = Figure(figsize=(FIGURE_WIDTH, height + 0.75), layout="constrained")
     views = dict(zip(PLANES, figure.subplots(1, 3, width_ratios=widths)))
@@ -155,13 +147,13 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
 
     Volumes may have any orientation; masks must lie on the scan's grid, else InputError.
     """
+    candidates = (truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)
     masks, handles = {}, []
-    for name, colour, mask in ((truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)):
-        if mask is not None:
-            if not same_geometry(scan, mask):
-                raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
-            masks[colour] = reorient(mask, "LPS").array
-            handles.append(Line2D([], [], color=colour, linestyle=DASHES[colour], label=name))
+    for name, colour, mask in (each for each in candidates if each[2] is not None):
+        if not same_geometry(scan, mask):
+            raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
+        masks[colour] = reorient(mask, "LPS").array
+        handles.append(Line2D([], [], color=colour, linestyle=DASHES[colour], label=name))
     subject = next((mask for mask in masks.values() if mask.any()), None)
     scan = reorient(scan, "LPS")
     figure, _ = planes_figure(scan, central_slices(subject, scan.array.shape), masks, title, window)
@@ -171,7 +163,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
 
 
 def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
-    """What made a figure, for `save_figure`: the profile, a hash of its settings, and the folders of its runs.
+    """What made a figure, for `save_figure`: the profile, a hash of its settings, and its runs' folders.
 
     A run's folder is named <network>-<settings hash>-s<seed>.
     """
@@ -183,8 +175,8 @@ def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
 def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector: bool = True) -> Path:
     """Write a PNG, and beside it a PDF unless ``vector`` is False; returns the PNG's path.
 
-    ``source`` says what made the figure and stands in the metadata of both files, with magunet's version and git
-    revision. A file that would be larger than LARGEST_FILE has a lower resolution.
+    ``source`` says what made the figure and stands in the metadata of both files, with magunet's version and
+    git revision. A file that would be larger than LARGEST_FILE has a lower resolution.
     """
     try:
         revision = git_revision(project.root())
@@ -194,7 +186,7 @@ def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector:
     metadata = {".png": {"Description": source, "Software": software},
                 ".pdf": {"Subject": source, "Creator": software, "CreationDate": None}}
     for ending in (".png", ".pdf") if vector else (".png",):
-        for share in SHARES_OF_DPI:
+        for share in (1, 0.85, 0.7, 0.5, 0.35, 0.25):
             with whole_file(path.with_suffix(ending)) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
                 figure.savefig(part, dpi=share * dpi, metadata=metadata[ending])
             if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:

@@ -33,11 +33,11 @@ def box_case(name="box", spacing=(3.0, 1.0, 2.0), left=30):
     """Two joints in a scan of 8 x 40 x 60 voxels, most of them in slice 5; one network is right, one two columns off."""
     scan, truth = RNG.normal(100, 300, (8, 40, 60)), np.zeros((8, 40, 60), np.uint8)
     truth[2:7, 12:22, 15:20] = truth[2:7, 14:26, left:left + 4] = truth[5, 12:26, left] = 1
-    made = Volume(scan, spacing, (5.0, -3.0, 2.0))
+    volume = Volume(scan, spacing, (5.0, -3.0, 2.0))
     shifted = np.roll(truth, 2, axis=2)
     shifted[5, 30:33, 20:25] = 1                                    # and a patch that is nowhere near
-    masks = {"base": made.with_array(truth.copy()), "shifted": made.with_array(shifted)}
-    return ComparedCase(name, made, made.with_array(truth), masks)
+    masks = {"base": volume.with_array(truth.copy()), "shifted": volume.with_array(shifted)}
+    return ComparedCase(name, volume, volume.with_array(truth), masks)
 
 
 def scores_of(*cases):
@@ -45,7 +45,7 @@ def scores_of(*cases):
                          for case in cases for network, mask in case.masks.items()])
 
 
-def drawn(*cases, columns=COLUMNS, **options):
+def compare(*cases, columns=COLUMNS, **options):
     return comparison(cases, columns, scores_of(*cases), "The rule", **options)
 
 
@@ -65,9 +65,9 @@ def test_coloured_pixels_are_the_overlap_counts_of_the_slice(code):
     counts = overlap(case.masks["shifted"].array[5], case.truth.array[5])
     turned = ComparedCase(case.name, *(reorient(v, code) for v in (case.scan, case.truth)),
                           {network: reorient(mask, code) for network, mask in case.masks.items()})
-    figure = drawn(turned)
-    wanted = {"correct": counts.true_positive, "missed": counts.false_negative, "extra": counts.false_positive}
-    assert pixels(panel(figure, "box: shifted")) == wanted and len({0, *wanted.values()}) == 4
+    figure = compare(turned)
+    areas = {"correct": counts.true_positive, "missed": counts.false_negative, "extra": counts.false_positive}
+    assert pixels(panel(figure, "box: shifted")) == areas and len({0, *areas.values()}) == 4
     area = int(case.truth.array[5].sum())
     for label in ("box: base", "box: truth"):
         assert pixels(panel(figure, label)) == {"correct": area, "missed": 0, "extra": 0}
@@ -76,7 +76,7 @@ def test_coloured_pixels_are_the_overlap_counts_of_the_slice(code):
 def test_the_colours_reach_the_page_unmixed():
     """On the rendered page a colour covers about as much as its voxels, and nothing hides it but the thin outline."""
     case = box_case()
-    figure = drawn(case)
+    figure = compare(case)
     figure.set_dpi(300)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -92,9 +92,9 @@ def test_the_colours_reach_the_page_unmixed():
 
 def test_agreement_counts_like_overlap():
     x, y = RNG.integers(0, 2, (2, 6, 7, 8))
-    counts, found = overlap(x, y), np.bincount(agreement(x, y).ravel(), minlength=4)
-    assert list(found[1:]) == [counts.true_positive, counts.false_negative, counts.false_positive]
-    assert found.sum() == x.size and list(COLOURS) == ["correct", "missed", "extra"]
+    counts, labels = overlap(x, y), np.bincount(agreement(x, y).ravel(), minlength=4)
+    assert list(labels[1:]) == [counts.true_positive, counts.false_negative, counts.false_positive]
+    assert labels.sum() == x.size and list(COLOURS) == ["correct", "missed", "extra"]
 
 
 def grey(colour):
@@ -124,9 +124,9 @@ def test_the_colours_differ_for_every_colour_vision(vision):
 
 def test_right_is_left_front_is_on_top_and_the_letters_say_so():
     case = box_case(left=40)
-    found = case.truth.array.copy()
-    found[5, 24:26, 41:44] = 0                                      # missed: at the patient's left, at the back
-    figure = drawn(replace(case, masks={"base": case.truth.with_array(found)}))
+    mask = case.truth.array.copy()
+    mask[5, 24:26, 41:44] = 0                                      # missed: at the patient's left, at the back
+    figure = compare(replace(case, masks={"base": case.truth.with_array(mask)}))
     axes = panel(figure, "box: base")
     overlay, (x0, x1, y1, y0) = axes.get_images()[1].get_array(), axes.get_images()[1].get_extent()
     rows, columns = np.nonzero(np.abs(overlay - (*to_rgb(COLOURS["missed"]), 1)).max(axis=-1) < 1e-6)
@@ -141,7 +141,7 @@ def test_right_is_left_front_is_on_top_and_the_letters_say_so():
 
 def test_millimetres_are_square_and_one_scale_and_window_hold_for_all():
     near, far = box_case("near", left=30), box_case("far", (2.0, 0.5, 1.5), left=45)
-    figure = drawn(near, far)
+    figure = compare(near, far)
     FigureCanvasAgg(figure).draw()
     axes = [a for a in figure.axes if a.get_images()]
     assert len(axes) == 2 * 4
@@ -160,7 +160,7 @@ def test_millimetres_are_square_and_one_scale_and_window_hold_for_all():
 
 def test_the_crop_holds_both_joints_with_the_margin_and_is_the_same_along_a_row():
     case = box_case()
-    figure = drawn(case)
+    figure = compare(case)
     limits = {(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes if axes.get_images()}
     assert limits == {((15 * 2 - CROP_MARGIN, 34 * 2 + CROP_MARGIN), (26 + CROP_MARGIN, 12 - CROP_MARGIN))}
 
@@ -169,14 +169,14 @@ def test_a_joint_at_the_edge_of_the_scan_is_shown_on_black():
     case = box_case()
     truth = np.zeros_like(case.truth.array)
     truth[3, :5, :4] = 1
-    figure = drawn(ComparedCase("edge", case.scan, case.scan.with_array(truth), {}))
+    figure = compare(ComparedCase("edge", case.scan, case.scan.with_array(truth), {}))
     axes = panel(figure, "edge: truth")
     assert axes.get_xlim()[0] == -CROP_MARGIN and axes.get_images()[0].get_extent()[0] == 0
     assert pixels(axes)["correct"] == 20 and to_rgb(axes.get_facecolor()) == (0, 0, 0)
 
 
 def test_a_network_without_a_run_leaves_a_panel_that_says_so():
-    figure = drawn(box_case("a"), box_case("b"))
+    figure = compare(box_case("a"), box_case("b"))
     for case in "ab":
         axes = panel(figure, f"{case}: absent")
         assert not axes.get_images() and [t.get_text() for t in axes.texts] == ["not\ntrained"]
@@ -188,7 +188,7 @@ def test_a_network_without_a_run_leaves_a_panel_that_says_so():
 def test_an_empty_mask_is_a_result_and_not_a_missing_one():
     case = box_case()
     case = replace(case, masks={"base": case.truth.with_array(0 * case.truth.array)})
-    figure = drawn(case)
+    figure = compare(case)
     assert pixels(panel(figure, "box: base")) == {"correct": 0, "missed": int(case.truth.array[5].sum()), "extra": 0}
     assert "Dice 0.00" in words(figure)
 
@@ -197,9 +197,9 @@ def test_dice_comes_from_the_scores_and_the_caption_says_what_is_shown():
     case = box_case()
     scores = pd.DataFrame([("base", "box", 0.123), ("shifted", "box", 0.456), ("base", "other", 0.9)],
                           columns=["network", "case", "dice"])
-    said = words(comparison([case], COLUMNS, scores, "Some rule", window=(-160, 240)))
-    assert [line for line in said if line.startswith("Dice 0")] == ["Dice 0.12", "Dice 0.46"]
-    text = " ".join(said)
+    lines = words(comparison([case], COLUMNS, scores, "Some rule", window=(-160, 240)))
+    assert [line for line in lines if line.startswith("Dice 0")] == ["Dice 0.12", "Dice 0.46"]
+    text = " ".join(lines)
     assert "a, box. Some rule." in text and "Window −160 to 240 HU." in text
 
 
@@ -209,8 +209,8 @@ def test_what_cannot_be_compared_is_refused():
     refused(lambda: comparison([], COLUMNS, scores, ""), "no case")
     refused(lambda: comparison([case], COLUMNS, scores[1:], ""), "base", "0 scores", "box")
     refused(lambda: comparison([case], COLUMNS, pd.concat([scores, scores]), ""), "2 scores")
-    refused(lambda: drawn(replace(case, masks={"base": other})), "box", "base", "another grid")
-    refused(lambda: drawn(replace(case, truth=case.truth.with_array(0 * case.truth.array))), "box", "empty")
+    refused(lambda: compare(replace(case, masks={"base": other})), "box", "base", "another grid")
+    refused(lambda: compare(replace(case, truth=case.truth.with_array(0 * case.truth.array))), "box", "empty")
 
 
 @pytest.mark.parametrize("table", [paper.TABLE_1, paper.TABLE_4], ids=["fig10", "fig09"])
@@ -227,7 +227,7 @@ def test_the_figures_of_the_paper_can_be_read(table, matrix):
 
 
 def test_a_scale_bar_is_as_long_as_it_says():
-    figure = drawn(box_case())
+    figure = compare(box_case())
     axes = panel(figure, "box: CT")
     page = next(a for a in figure.axes if a.get_label() == "page")
     scale = np.ptp(axes.get_xlim()) / (axes.get_position().width * PRINT_WIDTH)             # mm of the patient per mm
@@ -270,19 +270,16 @@ def test_scores_that_do_not_compare_choose_nothing():
 
 def test_finished_runs_become_panels_and_unfinished_ones_do_not(compendium):
     cohort, settings = write_cohort(compendium / "data" / "boxes"), replace(TINY, epochs=1)
-    networks = ["3D U-Net", "MAG-UNet", "no such network"]
-    assert panels.finished_runs(networks, settings, cohort) == {}
+    names = dict.fromkeys(["3D U-Net", "MAG-UNet"], "a network")
     cases, scores, rule = panels.compared_cases({}, cohort)
     assert [case.name for case in cases] == sorted(cohort.val) and scores.empty and "first by name" in rule
-    assert words(comparison(cases, dict(zip(networks, networks)), scores, rule)).count("not\ntrained") == 3 * len(cases)
+    assert words(comparison(cases, names, scores, rule)).count("not\ntrained") == 2 * len(cases)
     run = runs.fit("3D U-Net", settings, 0, cohort)
-    found = panels.finished_runs(networks, settings, cohort)
-    assert found == {"3D U-Net": run} and not (run / "scores.csv").exists()
-    cases, scores, rule = panels.compared_cases(found, cohort)
+    cases, scores, rule = panels.compared_cases({"3D U-Net": run}, cohort)
     assert {case.name for case in cases} <= set(cohort.val) and rule == panels.RULE and (run / "scores.csv").exists()
-    said = words(comparison(cases, dict(zip(networks, networks)), scores, rule))
-    assert said.count("not\ntrained") == 2 * len(cases)
-    assert sum(line.startswith("Dice 0.") for line in said) == len(cases)
+    lines = words(comparison(cases, names, scores, rule))
+    assert lines.count("not\ntrained") == len(cases)
+    assert sum(line.startswith("Dice 0.") for line in lines) == len(cases)
 
 
 # Fig. 8 -----------------------------------------------------------------------------------------------
@@ -314,15 +311,16 @@ def test_the_flow_shows_shape_and_spacing_of_every_step(phantom):
     scan, mask = (reorient(cut(v, slice(4, 58)), "RAS") for v in phantom)
     figure, steps = flow.preprocessing_flow(scan, mask, TINY), flow.preparation_steps(scan, mask, TINY)
     assert_readable(figure)
-    said = words(figure)
+    lines = words(figure)
     for step in steps:
-        assert " × ".join(map(str, step.image.shape)) in said
-        assert " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm" in said
+        assert " × ".join(map(str, step.image.shape)) in lines
+        assert " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm" in lines
     FigureCanvasAgg(figure).draw()
-    shown = [axes for axes in figure.axes if axes.get_images()]
-    assert len(shown) == 2 * len(steps) and sum(hasattr(t, "arrow_patch") for t in figure.axes[0].texts) == len(steps) - 1        # an arrow between any two
-    scales = [axes.get_window_extent().width / np.ptp(axes.get_xlim()) for axes in shown]
-    scales += [axes.get_window_extent().height / abs(np.ptp(axes.get_ylim())) for axes in shown]
+    thumbnails = [axes for axes in figure.axes if axes.get_images()]
+    arrows = [note for note in figure.axes[0].texts if hasattr(note, "arrow_patch")]
+    assert len(thumbnails) == 2 * len(steps) and len(arrows) == len(steps) - 1
+    scales = [axes.get_window_extent().width / np.ptp(axes.get_xlim()) for axes in thumbnails]
+    scales += [axes.get_window_extent().height / abs(np.ptp(axes.get_ylim())) for axes in thumbnails]
     np.testing.assert_allclose(scales, scales[0], rtol=1e-3)
 
 
@@ -334,10 +332,10 @@ def test_the_letters_of_the_flow_are_those_of_lps(phantom):
     assert not [label for label in letters if "stored" in label]
 
 
-def test_the_slices_kept_stand_at_their_height(phantom):
+def test_the_slices_at_the_joints_stand_at_their_height(phantom):
     figure, steps = flow.preprocessing_flow(*phantom, TINY), flow.preparation_steps(*phantom, TINY)
-    whole, kept = (panel(figure, f"{step.name}: coronal").get_position() for step in steps[-2:])
+    whole, rest = (panel(figure, f"{step.name}: coronal").get_position() for step in steps[-2:])
     mm = whole.height / (len(steps[-2].image) * steps[-2].spacing[0])
     _, frame = prepare(*phantom, TINY)
-    assert (whole.y1 - kept.y1) / mm == pytest.approx((frame.resized_shape[0] - frame.kept[1]) * steps[-1].spacing[0])
-    assert (kept.y0 - whole.y0) / mm == pytest.approx(frame.kept[0] * steps[-1].spacing[0])
+    assert (whole.y1 - rest.y1) / mm == pytest.approx((frame.resized_shape[0] - frame.kept[1]) * steps[-1].spacing[0])
+    assert (rest.y0 - whole.y0) / mm == pytest.approx(frame.kept[0] * steps[-1].spacing[0])

@@ -16,8 +16,6 @@ COMPARED = ("3D U-Net", "MAG-UNet")
 """What the paper starts from, and what it ends with."""
 TYPES = {"network": str, "seed": int, "epoch": int, "loss": float, "val_dice": float}
 """Columns of stored curves."""
-STEP = "step_seconds"
-"""Of an epoch's training steps, the mean; older runs did not note it."""
 PANELS = {"loss": "training loss, Dice + cross-entropy", "val_dice": "Dice of the validation cases"}
 """Column -> what its axis says."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black")
@@ -29,12 +27,12 @@ MARKERS = ("o", "s", "^", "D", "v")
 
 
 def read_curves(stored: Results) -> pd.DataFrame:
-    """One row an epoch of every stored run: network, seed, epoch from 1, loss, val_dice, and STEP or NaN.
+    """One row an epoch of every stored run: network, seed, epoch from 1, loss, val_dice in [0, 1].
 
     Raises InputError when the file is missing or damaged, or has not each epoch of each stored run once.
     """
     try:
-        curves = pd.read_csv(stored.folder / CURVES_FILE, dtype=TYPES).reindex(columns=[*TYPES, STEP])
+        curves = pd.read_csv(stored.folder / CURVES_FILE, dtype=TYPES, usecols=list(TYPES))
         epochs = {(run["network"], run["seed"]): list(range(1, 1 + run["epochs"])) for run in stored.runs}
         if {run: list(rows) for run, rows in curves.groupby(["network", "seed"])["epoch"]} != epochs:
             raise ValueError(f"its epochs are not those of the runs in {RUNS_FILE}")

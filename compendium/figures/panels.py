@@ -19,9 +19,7 @@ from compendium.figures import planes
 from compendium.figures.page import LINE, MARGIN, SMALLEST_FONT, WIDTH, broken, number, page, panel, write
 from compendium.scores import score_run
 from magunet.base.errors import InputError
-from magunet.base.profiles import Settings
 from magunet.cohort import Cohort
-from magunet.runs import data_hash, is_finished, run_folder
 from magunet.volume import Volume, read_volume, reorient, same_geometry
 
 CROP_MARGIN = 15.0
@@ -62,19 +60,6 @@ def quantile_cases(scores: pd.DataFrame, count: int = 4) -> list[str]:
     return [order[round(rank)] for rank in np.linspace(0, len(order) - 1, min(count, len(order)))]
 
 
-def finished_runs(networks: Sequence[str], settings: Settings, cohort: Cohort) -> dict[str, Path]:
-    """Network -> its finished run with the profile's first seed, where there is one. Trains nothing."""
-    runs, data = {}, data_hash(cohort, settings)
-    for network in networks:
-        try:
-            folder = run_folder(network, settings, settings.seeds[0], data)
-        except InputError:                                          # a row of the paper that is not built yet
-            continue
-        if is_finished(folder):
-            runs[network] = folder
-    return runs
-
-
 def compared_cases(runs: Mapping[str, Path], cohort: Cohort, count: int = 4,
                    ) -> tuple[list[ComparedCase], pd.DataFrame, str]:
     """Validation cases to compare, scores of the runs (network -> folder), and the rule that chose the cases.
@@ -96,8 +81,8 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     """Rows a, b, ...: the cases; columns: CT, truth, and networks (name -> heading); one scale and window.
 
     Axial slices from below through the largest true area, cropped to both joints. Under a panel stands the
-    Dice of the whole scan, from ``scores`` (columns network, case, dice); a network without a mask has an empty
-    panel, "not trained". ``rule`` says how the cases were chosen. Raises InputError for no case, an empty
+    Dice of the whole scan, from ``scores`` (columns network, case, dice); a network without a mask has an
+    empty panel, "not trained". ``rule`` says how the cases were chosen. Raises InputError for no case, no
     truth, masks off the scan's grid, or a mask that has not exactly one score.
     """
     if not cases:

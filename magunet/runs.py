@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from magunet import appearance, attention, augment, blocks, checkpoint, fast, losses, model, studies, train
+from magunet import attention, augment, blocks, checkpoint, fast, losses, model, studies, train
 from magunet.base import project, provenance
 from magunet.base.device import choose_device, choose_precision, peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError, is_out_of_memory
@@ -25,7 +25,7 @@ from magunet.studies import VARIANTS, checked, configuration
 TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
                      "augmentation", "learning_rate", "weight_decay", "schedule")
 """The settings that change the weights; the others change the data, which is hashed itself."""
-CODE = (appearance, attention, augment, blocks, fast, losses, model, studies, train)
+CODE = (attention, augment, blocks, fast, losses, model, studies, train)
 """The modules that decide the weights of every network."""
 PEER_CODE = (adapt, deeplab, monai, segnet, transunet, unetr)
 """The modules that decide those of a network that is no MAG-UNet, too."""

@@ -1,4 +1,4 @@
-"""Augmentation against scipy and analytic shapes: image and mask stay together, millimetres stay millimetres."""
+"""Augmentation against scipy, analytic shapes and statistics: image and mask stay together, millimetres stay millimetres."""
 
 import math
 
@@ -6,14 +6,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from magunet import augment as module
-from magunet.augment import augment, happens, random_affine, resample, rotation_matrix, sampling_grid, uniform, where_seen
+from magunet.augment import (
+    augment,
+    blur,
+    change_contrast,
+    coarsen,
+    happens,
+    random_affine,
+    resample,
+    rotation_matrix,
+    sampling_grid,
+    uniform,
+    vary_appearance,
+)
 
 SHAPE, SPACING = (24, 64, 48), (3.0, 1.0, 1.5)             # 72 x 64 x 72 mm
-WHOLE = tuple(slice(0, n) for n in SHAPE)
 
 
 def seeded(seed):
@@ -35,7 +47,7 @@ def blob(centre=(4.0, -6.0, 5.0), width=14.0):
 def only(monkeypatch, *operations):
     """Let flip, affine and gamma happen as given, in this order."""
     script = iter(operations)
-    monkeypatch.setattr(module, "happens", lambda generator: next(script))
+    monkeypatch.setattr(module, "happens", lambda generator, probability: next(script))
 
 
 def dice(a, b):
@@ -73,17 +85,16 @@ def test_strong_is_twice_the_reach_and_other_grey_values_after_it(monkeypatch):
     """With everything of the paper's happening, the strong window is the one that its own steps give."""
     image, mask = blob()
     for seed in range(5):
-        only(monkeypatch, True, True, True)
+        monkeypatch.setattr(module, "AUGMENTATION_PROBABILITY", 1.0)
         found, found_mask = augment(image, mask, SPACING, seeded(seed), "strong")
         generator = seeded(seed)
         monkeypatch.setattr(module, "ROTATION_DEGREES", 20.0)
         monkeypatch.setattr(module, "SCALING", 0.3)
         monkeypatch.setattr(module, "TRANSLATION", 0.16)
         monkeypatch.setattr(module, "LOG_GAMMA", 0.6)
-        monkeypatch.setattr(module, "happens", lambda generator: True)
         wide, wide_mask = augment(image, mask, SPACING, generator)
         assert torch.equal(found_mask, wide_mask)
-        assert torch.equal(found, module.vary_appearance(wide, generator))
+        assert torch.equal(found, vary_appearance(wide, generator))
         monkeypatch.undo()
 
 
@@ -127,35 +138,11 @@ def test_resample_is_scipys_linear_interpolation_with_air_outside(seed):
     assert np.array_equal(seen_mask[0, 0].numpy()[certain], (cover > 0.5)[certain])
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_box_holds_all_that_is_seen_of_the_mask(seed):
-    """Against the whole window sampled with torch's own grid."""
-    rng = np.random.default_rng(seed)
-    mask = torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
-    for _ in range(rng.integers(1, 4)):
-        low = [int(rng.integers(0, n)) for n in SHAPE]
-        mask[0, 0, *(slice(a, a + int(rng.integers(1, 12))) for a in low)] = 1
+@pytest.mark.parametrize("seed", range(4))
+def test_the_grid_is_torchs(seed):
     affine = random_affine(seeded(seed), SHAPE, SPACING)
     grid = F.affine_grid(affine[None], [1, 1, *SHAPE], align_corners=False)
-    torch.testing.assert_close(sampling_grid(affine, SHAPE, WHOLE), grid, rtol=0, atol=1e-6)
-    whole = F.grid_sample(mask.float(), sampling_grid(affine, SHAPE, WHOLE), align_corners=False)
-    assert torch.equal(resample(mask.float(), mask, affine)[1], (whole > 0.5).to(torch.uint8))
-    outside = torch.ones_like(mask)
-    outside[..., *where_seen(mask, affine)] = 0
-    assert not (whole * outside).any()
-
-
-def test_the_box_is_no_larger_than_it_must():
-    mask = torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
-    mask[0, 0, 10:14, 30:40, 20:30] = 1
-    still = torch.eye(3, 4)
-    assert where_seen(mask, still) == (slice(9, 15), slice(29, 41), slice(19, 31))
-
-
-def test_an_empty_mask_stays_empty():
-    image, mask = torch.rand(1, 1, *SHAPE), torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
-    affine = random_affine(seeded(0), SHAPE, SPACING)
-    assert where_seen(mask, affine) is None and not resample(image, mask, affine)[1].any()
+    torch.testing.assert_close(sampling_grid(affine, SHAPE), grid, rtol=0, atol=1e-6)
 
 
 def test_the_identity_changes_nothing():
@@ -205,7 +192,7 @@ def test_nothing_happens_when_nothing_should(monkeypatch):
 
 def test_each_operation_happens_half_of_the_time_and_independently(monkeypatch):
     drawn = []
-    monkeypatch.setattr(module, "happens", lambda generator: drawn.append(happens(generator)) or drawn[-1])
+    monkeypatch.setattr(module, "happens", lambda *arguments: drawn.append(happens(*arguments)) or drawn[-1])
     image, mask = torch.rand(1, 1, 3, 4, 5), torch.zeros(1, 1, 3, 4, 5)
     for seed in range(400):
         augment(image, mask, SPACING, seeded(seed))
@@ -216,10 +203,11 @@ def test_each_operation_happens_half_of_the_time_and_independently(monkeypatch):
         assert abs(times - 50) < 4 * math.sqrt(400 * 7 / 64), combination
 
 
-def test_happens_is_a_fair_coin():
+@pytest.mark.parametrize("probability", [0.25, 0.5])
+def test_happens_as_often_as_it_should(probability):
     generator = seeded(0)
-    heads = sum(happens(generator) for _ in range(400))
-    assert abs(heads - 200) < 4 * math.sqrt(400 / 4)
+    count = sum(happens(generator, probability) for _ in range(400))
+    assert abs(count - 400 * probability) < 4 * math.sqrt(400 * probability * (1 - probability))
 
 
 def test_uniform_stays_within_its_bounds():
@@ -251,3 +239,60 @@ def test_other_seeds_are_other_augmentations():
     image, mask = blob()
     seen = {augment(image, mask, SPACING, seeded(seed))[0].numpy().tobytes() for seed in range(40)}
     assert len(seen) > 25                                   # an eighth has no operation, an eighth only a flip
+
+
+# Grey values ------------------------------------------------------------------------------------------
+
+def noise(seed=0, shape=(12, 20, 16)):
+    return torch.rand(1, 1, *shape, generator=seeded(seed))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.73, 1.0])
+def test_blur_is_scipys_gaussian(sigma):
+    image = noise()
+    expected = ndimage.gaussian_filter(image[0, 0].numpy(), sigma, mode="nearest", radius=math.ceil(3 * sigma))
+    assert blur(image, sigma)[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_half_the_resolution_is_the_mean_of_eight_voxels_laid_out_linearly():
+    image = noise()
+    small = image[0, 0].numpy().reshape(6, 2, 10, 2, 8, 2).mean((1, 3, 5))
+    at = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / 2 - 0.5 for n in (12, 20, 16)], indexing="ij"))
+    expected = ndimage.map_coordinates(small, at, order=1, mode="nearest")
+    assert coarsen(image, (6, 10, 8))[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(coarsen(image, (12, 20, 16)), image, atol=1e-6)
+
+
+def test_contrast_spreads_about_the_mean():
+    image = noise()
+    seen = change_contrast(image, 1.2, 0.03)
+    assert seen.mean().item() == pytest.approx(image.mean().item() + 0.03, abs=1e-6)
+    assert seen.std().item() == pytest.approx(1.2 * image.std().item(), rel=1e-5)
+
+
+def test_noise_has_the_deviation_that_was_drawn(monkeypatch):
+    flat, found = torch.full((1, 1, 24, 64, 64), 0.5), []
+    for seed in range(20):
+        only(monkeypatch, False, False, False, True)
+        found.append((vary_appearance(flat, seeded(seed)) - flat).std().item())
+    assert 0 <= min(found) < 0.006 and 0.044 < max(found) < 0.0505
+
+
+@pytest.mark.parametrize("operation", range(4))
+def test_each_operation_changes_the_window_and_keeps_it_within_0_and_1(operation, monkeypatch):
+    image = noise(3)
+    only(monkeypatch, *(k == operation for k in range(4)))
+    seen = vary_appearance(image, seeded(1))
+    assert seen.shape == image.shape and seen.dtype == torch.float32 and 0 <= seen.min() and seen.max() <= 1
+    assert (seen - image).abs().max() > 1e-3
+
+
+def test_each_happens_in_a_quarter_of_windows(monkeypatch):
+    calls = dict.fromkeys(("change_contrast", "coarsen", "blur"), 0)
+    for name in calls:
+        monkeypatch.setattr(module, name, lambda image, *_, name=name: calls.update({name: calls[name] + 1}) or image)
+    image, noisy = noise(0, (2, 3, 4)), 0
+    for seed in range(800):
+        noisy += not torch.equal(vary_appearance(image, seeded(seed)), image)
+    for count in (*calls.values(), noisy):
+        assert abs(count - 200) < 4 * math.sqrt(800 * 3 / 16)

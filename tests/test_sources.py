@@ -1,7 +1,7 @@
 """Import: every published layout, in miniature, becomes the cohort that its geometry says it is.
 
-The pelvis is three boxes given in patient coordinates (LPS, mm). What is expected is worked out from the boxes, voxel by
-voxel, and never from the code under test.
+The pelvis is three boxes in patient coordinates (LPS, mm). What is expected is worked out from them, voxel
+by voxel, and never from the code under test.
 """
 
 import json
@@ -92,14 +92,14 @@ def shell(mask):
     return mask & ~inner
 
 
-# The layouts, as published ----------------------------------------------------------------------------------
+# The layouts, as published -------------------------------------------------------------------------
 
 def totalsegmentator(root, ct, name="s0001", sacrum=SACRUM, left=LEFT, right=RIGHT):
     """102 folders of this kind; every mask a file, S1 apart from the rest of the sacrum."""
     write_volume(ct, root / name / "ct.nii.gz")
     rest, upper = inside(ct, sacrum) & ~inside(ct, UPPER), inside(ct, sacrum) & inside(ct, UPPER)
-    masks = {"sacrum": rest, "vertebrae_S1": upper, "hip_left": inside(ct, left), "hip_right": inside(ct, right),
-             "femur_left": np.zeros(ct.array.shape, bool)}
+    masks = {"sacrum": rest, "vertebrae_S1": upper, "hip_left": inside(ct, left),
+             "hip_right": inside(ct, right), "femur_left": np.zeros(ct.array.shape, bool)}
     for part, mask in masks.items():
         write_volume(ct.with_array(mask), root / name / "segmentations" / f"{part}.nii.gz")
     (root / "meta.csv").write_text("image_id;age;gender\ns0001;60;m\n")
@@ -107,7 +107,7 @@ def totalsegmentator(root, ct, name="s0001", sacrum=SACRUM, left=LEFT, right=RIG
 
 
 def vsd(root, ct, patient="016", tag="", segmentation=None, layers=False):
-    """Hollow bones in a 3D Slicer segmentation whose numbers have no order; the scan's folder lies two deep."""
+    """Hollow bones in a 3D Slicer segmentation whose numbers have no order; its folder lies two deep."""
     folder = root / patient / patient / "SMIR.Lower_limb.095Y.F.CT.476"
     write_volume(ct, folder / f"SMIR.Lower_limb.095Y.F.CT.476{tag}.nrrd")
     numbers = {"Femur_L": 1, "Hip_R": 2, "Sacrum": 5, "Hip_L": 7}
@@ -118,7 +118,7 @@ def vsd(root, ct, patient="016", tag="", segmentation=None, layers=False):
             array[shell(inside(ct, box))] = numbers[name]
         segmentation = ct.with_array(array)
     array = segmentation.array
-    if layers:                  # the sacrum in a layer of its own, with a number that the other layer uses too
+    if layers:              # the sacrum in a layer of its own, with a number that the other layer uses, too
         array = np.stack([np.where(array == 5, 0, array), np.where(array == 5, 2, 0).astype(np.uint8)], -1)
         numbers["Sacrum"] = 2
     image = SimpleITK.GetImageFromArray(array, isVector=layers)
@@ -126,9 +126,11 @@ def vsd(root, ct, patient="016", tag="", segmentation=None, layers=False):
     image.SetOrigin(segmentation.origin)
     image.SetDirection(segmentation.direction.ravel())
     for index, (name, number) in enumerate(numbers.items()):
-        for key, value in (("Name", name), ("LabelValue", number), ("Layer", int(layers and name == "Sacrum"))):
+        layer = int(layers and name == "Sacrum")
+        for key, value in (("Name", name), ("LabelValue", number), ("Layer", layer)):
             image.SetMetaData(f"Segment{index}_{key}", str(value))
-    SimpleITK.WriteImage(image, str(folder / "SMIR.Lower_limb.095Y.F.CT.476-Pelvis-Thighs_Reconstruction.seg.nrrd"), True)
+    path = folder / "SMIR.Lower_limb.095Y.F.CT.476-Pelvis-Thighs_Reconstruction.seg.nrrd"
+    SimpleITK.WriteImage(image, str(path), True)
     (folder.parent / "Models").mkdir()
     return f"vsd_{patient}"
 
@@ -147,7 +149,8 @@ def pengwin(root, ct, number="051", part=2):
     """Fragments, some of them far from the joint."""
     write_volume(ct, root / f"PENGWIN_CT_train_images_part{part}" / f"{number}.mha")
     lower_left, behind_right = ((25, -24, -18), (36, 30, 0)), ((-36, 6, -30), (-25, 24, 18))
-    labels = labelled(ct, (1, SACRUM), (10, UPPER), (11, LEFT), (20, lower_left), (21, RIGHT), (30, behind_right))
+    labels = labelled(ct, (1, SACRUM), (10, UPPER), (11, LEFT), (20, lower_left), (21, RIGHT),
+                      (30, behind_right))
     write_volume(labels, root / "PENGWIN_CT_train_labels" / f"{number}.mha")
     return f"pengwin_{number}"
 
@@ -159,7 +162,7 @@ def run(*words):
     return main(["import", *map(str, words)])
 
 
-# What must come out --------------------------------------------------------------------------------------------
+# What must come out --------------------------------------------------------------------------------
 
 def check_imported(out, name, ct):
     """CT unchanged, bones solid and on their own side, mask where the boxes are both near."""
@@ -172,10 +175,11 @@ def check_imported(out, name, ct):
         assert np.array_equal(found.array == value, inside(ct, box)), f"bone {value}"
     assert np.isin(mask.array, (0, 1)).all()
     to_sacrum, to_left, to_right = (to_voxels(ct, inside(ct, box)) for box in (SACRUM, LEFT, RIGHT))
-    expected = np.maximum(to_sacrum, np.minimum(to_left, to_right))          # mm by which the farther of two bones is away
-    assert (mask.array[expected < THICKNESS - 3] == 1).all() and (mask.array[expected > THICKNESS + 2] == 0).all()
+    expected = np.maximum(to_sacrum, np.minimum(to_left, to_right))     # mm to the farther of two bones
+    assert (mask.array[expected < THICKNESS - 3] == 1).all()
+    assert (mask.array[expected > THICKNESS + 2] == 0).all()
     for side in (where[..., 0] > 0, where[..., 0] < 0):
-        got, band = mask.array[side] > 0, expected[side] < THICKNESS         # the mask's edges are rounded, the band's not
+        got, band = mask.array[side] > 0, expected[side] < THICKNESS    # the mask's edges are rounded
         assert 2 * (got & band).sum() / (got.sum() + band.sum()) > 0.85
 
 
@@ -191,28 +195,31 @@ def test_every_layout_becomes_the_cohort_that_its_geometry_says(source, directio
     assert "the other way round" not in printed
 
 
-@pytest.mark.parametrize("source", LAYOUTS)
-def test_dataset_json_names_terms_source_and_patient_and_the_cohort_is_valid(source, tmp_path):
+@pytest.mark.parametrize("source, second, number, licence, author", [
+    ("totalsegmentator", "s0002", "10047263", "CC BY 4.0", "Wasserthal"),
+    ("vsd", "z001", "8302448", "CC BY-NC-SA 4.0", "Fischer"),
+    ("ctpelvic1k", "dataset6_CLINIC_0002", "4588403", "see the page", "Liu"),
+    ("pengwin", "002", "10927452", "see the page", "Liu")])
+def test_dataset_json_names_terms_source_and_patient_and_the_cohort_is_valid(
+        source, second, number, licence, author, tmp_path):
     src, out = tmp_path / "src", tmp_path / "out"
-    extra = {"totalsegmentator": "s0002", "vsd": "z001", "ctpelvic1k": "dataset6_CLINIC_0002", "pengwin": "002"}
-    names = [LAYOUTS[source](src, scan()), LAYOUTS[source](src, scan(), extra[source])]
+    names = [LAYOUTS[source](src, scan()), LAYOUTS[source](src, scan(), second)]
     assert run(source, src, "--out", out) == 0
     dataset = json.loads((out / "dataset.json").read_text())
-    assert dataset["numTraining"] == 2 and dataset["file_ending"] == ".nii.gz" and dataset["channel_names"] == {"0": "CT"}
-    assert dataset["labels"] == {"background": 0, "SIJ": 1} and dataset["name"]
-    number = {"totalsegmentator": "10047263", "vsd": "8302448", "ctpelvic1k": "4588403", "pengwin": "10927452"}[source]
+    assert dataset["numTraining"] == 2 and dataset["file_ending"] == ".nii.gz" and dataset["name"]
+    assert dataset["channel_names"] == {"0": "CT"} and dataset["labels"] == {"background": 0, "SIJ": 1}
     assert dataset["reference"] == f"https://doi.org/10.5281/zenodo.{number}"
-    assert {"totalsegmentator": "CC BY 4.0", "vsd": "CC BY-NC-SA 4.0"}.get(source, "see the page") in dataset["licence"]
-    assert {"totalsegmentator": "Wasserthal", "vsd": "Fischer"}.get(source, "Liu") in dataset["citation"]
+    assert licence in dataset["licence"] and author in dataset["citation"]
     cohort = load_cohort(out)
     assert sorted(cohort.cases) == sorted(names) == sorted(dataset["cases"])
     assert len({case.patient for case in cohort.cases.values()}) == 2
     for name, case in cohort.cases.items():
+        record = dataset["cases"][name]
         assert check_case(case)["target_ml"] > 10
-        assert (src / dataset["cases"][name]["source"]).exists() and dataset["cases"][name]["thickness_mm"] == 6
+        assert (src / record["source"]).exists() and record["thickness_mm"] == 6
 
 
-# The awkward ones ------------------------------------------------------------------------------------------------
+# The awkward ones ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("swapped", [False, True])
@@ -243,8 +250,9 @@ def test_shells_are_filled_even_with_a_gap_but_a_canal_stays_open():
     block[3:21, 3:23, 3:25] = True
     hollow = shell(block)
     assert hollow.sum() < 0.5 * block.sum() and np.array_equal(solid(hollow), block)
-    hollow[10:12, 12:14, 3] = False                                           # a gap of 2 x 2 voxels
-    assert not (solid(hollow) & ~block).any() and (solid(hollow) != block).sum() <= 2 * 2 * 22      # a channel behind it
+    hollow[10:12, 12:14, 3] = False                                     # a gap of 2 x 2 voxels
+    assert not (solid(hollow) & ~block).any()
+    assert (solid(hollow) != block).sum() <= 2 * 2 * 22                 # a channel behind it
     canal = block.copy()
     canal[:, 10:14, 10:14] = False                                            # from top to bottom
     assert np.array_equal(solid(canal), canal)
@@ -255,7 +263,7 @@ def test_vsd_scans_with_a_crop_of_their_own_and_in_layers(layers, tmp_path):
     ct = scan()
     name = vsd(tmp_path / "src", ct, "z050", tag="-Pelvis-Thighs", layers=layers)
     folder = tmp_path / "src/z050/z050/SMIR.Lower_limb.095Y.F.CT.476"
-    write_volume(scan(shape=(60, 33, 51)), folder / "SMIR.Lower_limb.095Y.F.CT.476.nii")        # the whole body
+    write_volume(scan(shape=(60, 33, 51)), folder / "SMIR.Lower_limb.095Y.F.CT.476.nii")    # whole body
     assert run("vsd", tmp_path / "src", "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", name, ct)
 
@@ -281,23 +289,24 @@ def hollow_of(ct):
 def test_a_segmentation_with_more_and_fewer_slices_is_cut_and_padded_by_whole_voxels():
     ct = scan(oblique())
     labels = labelled(ct, (1, SACRUM), (2, LEFT), (3, RIGHT))
-    cut = Volume(np.ascontiguousarray(labels.array[5:, :-3, 2:]), SPACING, tuple(labels.to_world((5, 0, 2))), ct.direction)
+    def moved(array, *start):
+        return Volume(array, SPACING, tuple(labels.to_world(start)), ct.direction)
+    cut = moved(np.ascontiguousarray(labels.array[5:, :-3, 2:]), 5, 0, 2)
     expected = labels.array.copy()
     expected[:5] = expected[:, -3:] = expected[..., :2] = 0
     assert np.array_equal(onto_grid(reorient(cut, "PIR"), ct).array, expected)
-    more = Volume(np.pad(labels.array, 4), SPACING, tuple(labels.to_world((-4, -4, -4))), ct.direction)
-    assert np.array_equal(onto_grid(more, ct).array, labels.array)
-    assert not onto_grid(Volume(labels.array, SPACING, tuple(labels.to_world((90, 0, 0))), ct.direction), ct).array.any()
+    assert np.array_equal(onto_grid(moved(np.pad(labels.array, 4), -4, -4, -4), ct).array, labels.array)
+    assert not onto_grid(moved(labels.array, 90, 0, 0), ct).array.any()
 
 
-@pytest.mark.parametrize("change", ["shifted by half a voxel", "another spacing", "turned"])
-def test_another_grid_is_refused_and_never_resampled(change):
+def test_another_grid_is_refused_and_never_resampled():
     ct = scan()
     labels = labelled(ct, (1, SACRUM), (2, LEFT), (3, RIGHT))
-    other = {"shifted by half a voxel": Volume(labels.array, SPACING, tuple(labels.to_world((0, 0, 0.5))), LPS),
-             "another spacing": Volume(labels.array, (3.0, 3.0, 2.4), labels.origin, LPS),
-             "turned": Volume(labels.array, SPACING, labels.origin, oblique() @ np.diag([-1, -1, 1]))}[change]
-    refused(lambda: onto_grid(other, ct), "another grid", "resample")
+    for spacing, origin, direction in (
+            (SPACING, tuple(labels.to_world((0, 0, 0.5))), LPS), ((3.0, 3.0, 2.4), labels.origin, LPS),
+            (SPACING, labels.origin, oblique() @ np.diag([-1, -1, 1]))):
+        other = Volume(labels.array, spacing, origin, direction)
+        refused(lambda other=other: onto_grid(other, ct), "another grid", "resample")
 
 
 @pytest.mark.parametrize("dataset, key, image", [
@@ -311,73 +320,64 @@ def test_ctpelvic1k_masks_find_the_ct_under_the_name_of_its_own_collection(datas
     src, ct = tmp_path / "src", scan()
     name = ctpelvic1k(src, ct, key if dataset == 7 else f"dataset{dataset}_{key}", image)
     other = scan(shift=(0, 0, 200))
-    for distractor in ("labelsTr/colon_001", "case_00014/segmentation", "case_00015/imaging", "img0002", "img00010"):
+    for distractor in ("labelsTr/colon_001", "case_00014/segmentation", "case_00015/imaging", "img0002",
+                       "img00010"):
         write_volume(other, src / "Task10_Colon" / f"{distractor}.nii.gz")
     assert run("ctpelvic1k", src, "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", name, ct)
 
 
-# What is left out, and says so --------------------------------------------------------------------------------------
+# What is left out, and says so ---------------------------------------------------------------------
 
-def left_out(tmp_path, capsys, source="totalsegmentator"):
-    """Import a folder of which nothing can be imported; the reason, as printed."""
+EMPTY = (500, 500, 500), (501, 501, 501)
+LOW = (-35, -30, -57), (-24, 24, -45)
+"""Its upper edge is in view, far below the joint."""
+
+
+def write_on_another_grid(src):
+    ct, path = scan(), src / "PENGWIN_CT_train_labels/051.mha"
+    pengwin(src, ct)
+    write_volume(Volume(read_volume(path).array, SPACING, tuple(ct.to_world((0, 0.5, 0))), LPS), path)
+
+
+def write_without_ct(src):
+    ctpelvic1k(src, scan(), "dataset2_1.3.6.1_3_325")
+    shutil.rmtree(src / "CTPelvic1K_dataset6_data")
+
+
+def changed(change):
+    return lambda src: ctpelvic1k(src, scan().with_array(change(scan().array).astype(np.int16)))
+
+
+def without(**boxes):
+    return lambda src: totalsegmentator(src, scan(), **boxes)
+
+
+def shifted(shape, shift):
+    return lambda src: totalsegmentator(src, scan(shape=shape, shift=shift))
+
+
+@pytest.mark.parametrize("source, write, reason", [
+    ("totalsegmentator", without(sacrum=EMPTY), "no sacrum in view"),
+    ("totalsegmentator", without(left=EMPTY), "no left hip in view"),
+    ("totalsegmentator", without(right=EMPTY), "no right hip in view"),
+    ("totalsegmentator", without(right=LOW), "no right sacroiliac joint in view"),
+    ("totalsegmentator", shifted((24, 33, 51), (0, 0, 34.5)), "cut off by the first slice"),
+    ("totalsegmentator", shifted((24, 33, 51), (0, 0, -34.5)), "cut off by the last slice"),
+    ("totalsegmentator", shifted((39, 20, 51), (0, 30, 0)), "cut off by the first row"),
+    ("totalsegmentator", shifted((39, 20, 51), (0, -30, 0)), "cut off by the last row"),
+    ("ctpelvic1k", changed(lambda hu: (hu + 1024).clip(0)), "not HU"),
+    ("ctpelvic1k", changed(lambda hu: np.where(hu > 300, 40, hu)), "do not lie on bone"),
+    ("ctpelvic1k", write_without_ct, "no CT for dataset2_1.3.6.1_3_325_mask_4label.nii.gz"),
+    ("pengwin", write_on_another_grid, "another grid")])
+def test_what_cannot_be_used_is_left_out_with_the_reason(source, write, reason, tmp_path, capsys):
+    write(tmp_path / "src")
     assert run(source, tmp_path / "src", "--out", tmp_path / "out") == 2
     printed = capsys.readouterr()
     assert "none of 1 scans could be imported" in printed.err and printed.err.count("magunet import") == 1
     assert not (tmp_path / "out").exists()
     (line,) = [line for line in printed.out.splitlines() if line.startswith("skipped")]
-    return line
-
-
-EMPTY = (500, 500, 500), (501, 501, 501)
-
-
-@pytest.mark.parametrize("missing", ["sacrum", "left", "right"])
-def test_a_scan_without_one_of_the_bones_is_left_out(missing, tmp_path, capsys):
-    totalsegmentator(tmp_path / "src", scan(), **{missing: EMPTY})
-    bone = {"sacrum": "sacrum", "left": "left hip", "right": "right hip"}[missing]
-    assert f"no {bone} in view" in left_out(tmp_path, capsys)
-
-
-def test_a_scan_with_one_joint_only_is_left_out(tmp_path, capsys):
-    """The right hip's upper edge is in view, far below the joint."""
-    totalsegmentator(tmp_path / "src", scan(), right=((-35, -30, -57), (-24, 24, -45)))
-    assert "no right sacroiliac joint in view" in left_out(tmp_path, capsys)
-
-
-@pytest.mark.parametrize("shape, shift, where", [
-    ((24, 33, 51), (0, 0, 34.5), "first slice"), ((24, 33, 51), (0, 0, -34.5), "last slice"),
-    ((39, 20, 51), (0, 30, 0), "first row"), ((39, 20, 51), (0, -30, 0), "last row"),
-])
-def test_a_joint_that_the_scan_cuts_off_is_left_out(shape, shift, where, tmp_path, capsys):
-    totalsegmentator(tmp_path / "src", scan(shape=shape, shift=shift))
-    assert f"cut off by the {where}" in left_out(tmp_path, capsys)
-
-
-def test_values_that_are_not_hu_are_left_out(tmp_path, capsys):
-    ct = scan()
-    ctpelvic1k(tmp_path / "src", ct.with_array((ct.array + 1024).clip(0)))
-    assert "not HU" in left_out(tmp_path, capsys, "ctpelvic1k")
-
-
-def test_labels_that_do_not_lie_on_bone_are_left_out(tmp_path, capsys):
-    ct = scan()
-    ctpelvic1k(tmp_path / "src", ct.with_array(np.where(ct.array > 300, 40, ct.array).astype(np.int16)))
-    assert "do not lie on bone" in left_out(tmp_path, capsys, "ctpelvic1k")
-
-
-def test_labels_on_another_grid_are_left_out(tmp_path, capsys):
-    ct = scan()
-    pengwin(tmp_path / "src", ct)
-    path = tmp_path / "src/PENGWIN_CT_train_labels/051.mha"
-    write_volume(Volume(read_volume(path).array, SPACING, tuple(ct.to_world((0, 0.5, 0))), LPS), path)
-    assert "another grid" in left_out(tmp_path, capsys, "pengwin")
-
-
-def test_a_mask_whose_ct_is_not_there_is_left_out(tmp_path, capsys):
-    ctpelvic1k(tmp_path / "src", scan(), "dataset2_1.3.6.1_3_325")
-    shutil.rmtree(tmp_path / "src/CTPelvic1K_dataset6_data")
-    assert "no CT for dataset2_1.3.6.1_3_325_mask_4label.nii.gz" in left_out(tmp_path, capsys, "ctpelvic1k")
+    assert reason in line
 
 
 def test_hips_on_one_side_of_the_sacrum_are_refused():
@@ -394,7 +394,7 @@ def test_a_damaged_file_does_not_end_the_import(tmp_path, capsys):
     (src / "PENGWIN_CT_train_images_part2/001.mha").write_bytes(b"ObjectType = Image\n")
     assert run("pengwin", src, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert "imported  pengwin_002" in printed and "skipped   pengwin_001" in printed and "1 skipped" in printed
+    assert all(text in printed for text in ("imported  pengwin_002", "skipped   pengwin_001", "1 skipped"))
     assert list(json.loads((tmp_path / "out/dataset.json").read_text())["cases"]) == ["pengwin_002"]
 
 
@@ -407,7 +407,7 @@ def test_a_folder_with_something_else_is_refused(source, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-# Any CT with a segmentation ----------------------------------------------------------------------------------------------
+# Any CT with a segmentation ------------------------------------------------------------------------
 
 def own(folder, ct, name="ct", numbers=((25, SACRUM), (26, UPPER), (77, LEFT), (78, RIGHT)), code=None):
     """A CT and the file that TotalSegmentator writes for it with --ml, in an orientation of its own."""
@@ -429,7 +429,8 @@ def test_totalsegmentators_output_of_a_mask_a_file_works_too(tmp_path):
     ct = scan(DIRECTIONS["RAS"])
     totalsegmentator(tmp_path, ct)
     folder = tmp_path / "s0001"
-    write_volume(ct.with_array(np.zeros(ct.array.shape, np.uint8)), folder / "segmentations/adrenal_gland_left.nii.gz")
+    empty = ct.with_array(np.zeros(ct.array.shape, np.uint8))
+    write_volume(empty, folder / "segmentations/adrenal_gland_left.nii.gz")
     assert run("labelmap", folder / "ct.nii.gz", "--labels", folder / "segmentations", "--patient", "p1",
                "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", "p1", ct)
@@ -464,11 +465,13 @@ def test_folders_are_paired_by_name_and_an_nnunet_folder_needs_no_labels(tmp_pat
     cts = {"a": scan(), "b": scan(oblique())}
     for name, ct in cts.items():
         write_volume(ct, tmp_path / f"src/imagesTr/{name}_0000.nii.gz")
-        write_volume(labelled(ct, (25, SACRUM), (77, LEFT), (78, RIGHT)), tmp_path / f"src/labelsTr/{name}.nii.gz")
+        labels = labelled(ct, (25, SACRUM), (77, LEFT), (78, RIGHT))
+        write_volume(labels, tmp_path / f"src/labelsTr/{name}.nii.gz")
     write_volume(scan(), tmp_path / "src/labelsTr/alone.nii.gz")
     assert run("labelmap", tmp_path / "src", "--out", tmp_path / "out") == 0
     assert "skipped   alone: no CT for alone.nii.gz" in capsys.readouterr().out
-    assert run("labelmap", tmp_path / "src/imagesTr", "--labels", tmp_path / "src/labelsTr", "--out", tmp_path / "two") == 0
+    words = (tmp_path / "src/imagesTr", "--labels", tmp_path / "src/labelsTr", "--out", tmp_path / "two")
+    assert run("labelmap", *words) == 0
     for name, ct in cts.items():
         check_imported(tmp_path / "out", name, ct)
         check_imported(tmp_path / "two", name, ct)
@@ -478,18 +481,21 @@ def test_folders_are_paired_by_name_and_an_nnunet_folder_needs_no_labels(tmp_pat
 def test_scans_of_one_patient_come_one_by_one_and_stay_together(tmp_path):
     for index, patient in enumerate("AAB"):
         image, labels = own(tmp_path / f"scan{index}", scan(shift=(0, 0, 6.0 * index)), f"visit{index}")
-        assert run("labelmap", image, "--labels", labels, "--patient", patient, "--out", tmp_path / "out") == 0
-    cohort = load_cohort(tmp_path / "out")
-    assert {name: case.patient for name, case in cohort.cases.items()} == {"A_visit0": "A", "A_visit1": "A", "B_visit2": "B"}
+        words = ("--labels", labels, "--patient", patient, "--out", tmp_path / "out")
+        assert run("labelmap", image, *words) == 0
+    patients = {name: case.patient for name, case in load_cohort(tmp_path / "out").cases.items()}
+    assert patients == {"A_visit0": "A", "A_visit1": "A", "B_visit2": "B"}
 
 
 def test_another_scan_of_the_same_name_never_replaces_the_first(tmp_path, capsys):
     first = own(tmp_path / "p1", scan())
-    second = own(tmp_path / "p2", scan(), numbers=((25, SACRUM), (77, LEFT), (78, ((-36, -30, -30), (-24, 24, 12)))))
+    hip = (-36, -30, -30), (-24, 24, 12)
+    second = own(tmp_path / "p2", scan(), numbers=((25, SACRUM), (77, LEFT), (78, hip)))
     assert run("labelmap", first[0], "--labels", first[1], "--out", tmp_path / "out") == 0
     before = (tmp_path / "out/labelsTr/ct.nii.gz").read_bytes()
     assert run("labelmap", second[0], "--labels", second[1], "--out", tmp_path / "out") == 2
-    assert "is there already" in capsys.readouterr().err and (tmp_path / "out/labelsTr/ct.nii.gz").read_bytes() == before
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "out/labelsTr/ct.nii.gz").read_bytes() == before
     assert len(json.loads((tmp_path / "out/dataset.json").read_text())["cases"]) == 1
     (tmp_path / "out/imagesTr/ct_0000.nii.gz").unlink()                                  # as the message says
     assert run("labelmap", second[0], "--labels", second[1], "--out", tmp_path / "out") == 0
@@ -513,10 +519,11 @@ def test_wrong_use_is_one_line(words, said, tmp_path, capsys, monkeypatch):
     assert said in printed.err and printed.err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-# The folder it goes into ------------------------------------------------------------------------------------------------
+# The folder it goes into ---------------------------------------------------------------------------
 
 def snapshot(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 def test_finished_cases_are_kept_and_missing_ones_made_again(tmp_path, capsys):
@@ -531,7 +538,8 @@ def test_finished_cases_are_kept_and_missing_ones_made_again(tmp_path, capsys):
     assert run("pengwin", src, "--out", out) == 0
     assert "1 imported, 1 there before, 0 skipped" in capsys.readouterr().out
     after = snapshot(out)
-    assert {path: content for path, (_, content) in after.items()} == {path: content for path, (_, content) in before.items()}
+    assert {path: content for path, (_, content) in after.items()} == {
+        path: content for path, (_, content) in before.items()}
     assert {path.name for path in before if "001" in path.name and after[path] != before[path]} == set()
     assert run("pengwin", src, "--out", out) == 0
     assert "0 imported, 2 there before" in capsys.readouterr().out
@@ -581,10 +589,11 @@ def test_two_sources_do_not_mix_and_a_folder_of_others_is_left_alone(tmp_path, c
     assert run("ctpelvic1k", tmp_path / "c", "--out", tmp_path / "out") == 2
     assert "holds cases of pengwin" in capsys.readouterr().err and snapshot(tmp_path / "out") == before
     sources_before = snapshot(tmp_path / "c")
-    assert run("ctpelvic1k", tmp_path / "c", "--out", tmp_path / "c") == 2                # into the data set itself
+    assert run("ctpelvic1k", tmp_path / "c", "--out", tmp_path / "c") == 2      # into the data set itself
     assert "--out must not be the data set's own folder" in capsys.readouterr().err
-    assert run("pengwin", tmp_path / "p", "--out", tmp_path / "c") == 2                    # into somebody else's folder
-    assert "not from 'magunet import'" in capsys.readouterr().err and snapshot(tmp_path / "c") == sources_before
+    assert run("pengwin", tmp_path / "p", "--out", tmp_path / "c") == 2         # into somebody else's folder
+    assert "not from 'magunet import'" in capsys.readouterr().err
+    assert snapshot(tmp_path / "c") == sources_before
     (tmp_path / "file").write_text("mine")
     assert run("pengwin", tmp_path / "p", "--out", tmp_path / "file") == 2
     (tmp_path / "out/import.json").write_text("{")
@@ -606,7 +615,8 @@ def test_nothing_is_written_outside_the_folder_and_nothing_of_it_read_again(sour
 
 def test_a_patients_name_cannot_lead_out_of_the_folder(tmp_path):
     image, labels = own(tmp_path / "mine", scan())
-    assert run("labelmap", image, "--labels", labels, "--patient", "../../up & away", "--out", tmp_path / "deep/out") == 0
+    words = ("--labels", labels, "--patient", "../../up & away", "--out", tmp_path / "deep/out")
+    assert run("labelmap", image, *words) == 0
     (name,) = json.loads((tmp_path / "deep/out/dataset.json").read_text())["cases"]
     assert "/" not in name and (tmp_path / "deep/out/labelsTr" / f"{name}.nii.gz").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "deep"}

@@ -9,7 +9,7 @@ from scipy import ndimage
 from compendium.check import touched_faces
 from magunet.base.errors import InputError
 from magunet.target import THICKNESS, sij_mask
-from magunet.volume import Volume, orientation, reorient, same_geometry
+from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
 
 GRID_TOLERANCE = 0.1
 """mm between voxel centres that are taken for the same point."""
@@ -69,9 +69,10 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
     bone is missing, both hips lie on one side, or the joints are not both wholly in view.
     """
     check_present(labels.array, numbers)
-    box = _box(np.isin(labels.array, sum(numbers, ())), labels.spacing)
-    near, x = labels.array[box], _left(labels, box)
-    sacrum, left, right = (np.isin(near, values) for values in numbers)
+    margin = [int(np.ceil(MARGIN / s)) for s in labels.spacing]
+    box = bounding_box(np.isin(labels.array, sum(numbers, ())), margin)
+    x = _left(labels, box)
+    sacrum, left, right = (np.isin(labels.array[box], values) for values in numbers)
     middle, notes = x[sacrum].mean(), []
     if numbers.left_hip == numbers.right_hip:
         left, right = left & (x > middle), right & (x <= middle)
@@ -121,12 +122,6 @@ def _enclosed(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
     inside = np.ones(count + 1, bool)
     inside[pieces[:, 0, 0]] = inside[0] = False     # the piece at the corner is the outside, 0 the bone
     return inside[pieces][:, 1:-1, 1:-1]
-
-
-def _box(mask: NDArray[np.bool_], spacing: tuple[float, float, float]) -> tuple[slice, ...]:
-    (box,) = ndimage.find_objects(mask.view(np.uint8))
-    pads = [int(np.ceil(MARGIN / s)) for s in spacing]
-    return tuple(slice(max(0, b.start - p), min(n, b.stop + p)) for b, p, n in zip(box, pads, mask.shape))
 
 
 def _left(grid: Volume, box: tuple[slice, ...]) -> NDArray[np.floating]:

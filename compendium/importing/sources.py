@@ -69,7 +69,8 @@ def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
         cases[labels] = SourceCase(name, match["patient"], images.get(key), labels, _numbers(layout),
                                    tuple(layout.get("segments", ())))
     if not cases:
-        raise InputError(f"{folder}: holds nothing of {layout['title']} as it is published; see docs/data.md")
+        raise InputError(f"{folder}: holds nothing of {layout['dataset']['name']} as it is published; "
+                         "see docs/data.md")
     return list(cases.values())
 
 
@@ -97,15 +98,15 @@ def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: s
     for path in (image, labels):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-    masks = tuple(labels / f"{part}{ENDING}" for part in LAYOUTS["totalsegmentator"]["parts"])
+    layout = LAYOUTS["totalsegmentator"]
+    masks = tuple(labels / f"{part}{ENDING}" for part in layout["parts"])
     apart = all(path.exists() for path in masks if path.name != f"vertebrae_S1{ENDING}")
     single = apart or labels.is_file()
     if image.is_dir() and single and not patient:
         raise InputError(f"{image}: the folder of a DICOM series often bears the patient's name, which a "
                          "case must not; give another one with --patient")
-    if single:
-        pairs = [(image, masks if apart else (labels,))]
-    else:
+    pairs = [(image, masks if apart else (labels,))]
+    if not single:
         images: dict[str, Path] = {}
         for path in _files_below(image):
             if images.setdefault(stem(path), path) != path:
@@ -113,12 +114,12 @@ def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: s
         pairs = [(images.get(stem(path)), (path,)) for path in _files_below(labels)]
     if not pairs:
         raise InputError(f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
-    numbers, cases = _numbers(LAYOUTS["totalsegmentator"]) if apart else numbers, []
+    cases = []
     for path, files in pairs:
         name = stem(path or files[0])
         if patient:
             name = patient if apart or (image.is_dir() and single) else f"{patient}_{name}"
-        cases.append(SourceCase(name, patient or name, path, files, numbers))
+        cases.append(SourceCase(name, patient or name, path, files, _numbers(layout) if apart else numbers))
     return cases
 
 
@@ -202,12 +203,11 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path,
         provenance.write_json(out / STATE, {"source": source, "cases": records})
         outcome.imported[name] = "; ".join(pelvis.notes)
     if records:
-        layout, keys = LAYOUTS[source], ("patient", "source", "thickness_mm", "notes")
+        keys = ("patient", "source", "thickness_mm", "notes")
         provenance.write_json(out / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(records),
-            "file_ending": ENDING, "name": layout["title"],
-            "cases": {name: {key: record[key] for key in keys} for name, record in records.items()},
-            **{key: layout[key] for key in ("licence", "citation", "reference")}})
+            "file_ending": ENDING, **LAYOUTS[source]["dataset"],
+            "cases": {name: {key: record[key] for key in keys} for name, record in records.items()}})
     return outcome
 
 

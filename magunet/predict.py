@@ -16,7 +16,7 @@ from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
 from magunet.fast import accelerate, evaluate_by_input
-from magunet.prepare import prepare, restore_mask
+from magunet.prepare import prepare, restore
 from magunet.studies import build
 from magunet.volume import Volume
 
@@ -122,7 +122,7 @@ class Model:
     def segment(self, scan: Volume) -> Volume:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
         prepared, frame = prepare(scan, None, self.settings)
-        return restore_mask(self.probability(prepared.image), frame, THRESHOLD)
+        return restore(self.probability(prepared.image), frame, THRESHOLD)
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

@@ -337,5 +337,5 @@ def test_the_slices_at_the_joints_stand_at_their_height(phantom):
     whole, rest = (panel(figure, f"{step.name}: coronal").get_position() for step in steps[-2:])
     mm = whole.height / (len(steps[-2].image) * steps[-2].spacing[0])
     _, frame = prepare(*phantom, TINY)
-    assert (whole.y1 - rest.y1) / mm == pytest.approx((frame.resized_shape[0] - frame.kept[1]) * steps[-1].spacing[0])
-    assert (rest.y0 - whole.y0) / mm == pytest.approx(frame.kept[0] * steps[-1].spacing[0])
+    assert (whole.y1 - rest.y1) / mm == pytest.approx((frame.resized_shape[0] - frame.slices[1]) * steps[-1].spacing[0])
+    assert (rest.y0 - whole.y0) / mm == pytest.approx(frame.slices[0] * steps[-1].spacing[0])

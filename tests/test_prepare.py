@@ -12,15 +12,13 @@ from magunet.base import profiles, provenance
 from magunet.base.errors import InputError
 from magunet.prepare import (
     clip_and_scale,
-    kept_slices,
+    target_slices,
     pad_to_square,
     prepare,
     prepare_case,
     resize,
-    resize_mask,
     resized_shape,
     restore,
-    restore_mask,
 )
 from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 
@@ -92,29 +90,6 @@ def test_resizing_is_float32_and_leaves_its_input_alone():
     assert np.array_equal(array, before)
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("shape, new", [((30, 64, 48), (30, 32, 24)), ((30, 64, 48), (20, 96, 64)), ((31, 53, 47), (17, 32, 32)),
-                                        ((24, 60, 60), (9, 25, 40)), ((6, 30, 30), (24, 12, 7))])
-def test_a_mask_resized_around_what_it_holds_is_the_whole_mask_resized(shape, new, seed):
-    generator = np.random.default_rng(seed)
-    corner = [generator.integers(0, n - 1) for n in shape]
-    part = tuple(slice(c, c + generator.integers(1, n)) for c, n in zip(corner, shape))      # often cut off by a face
-    mask = np.zeros(shape, bool)
-    mask[part] = generator.random(mask[part].shape) < (0.8 if seed % 2 else 1)              # or a plain block, with ties
-    resized = resize_mask(mask, new)
-    assert resized.dtype == np.uint8 and np.array_equal(resized, resize(mask, new) > module.HALF)
-
-
-def test_a_mask_resized_computes_only_what_it_reaches(monkeypatch):
-    sizes = []
-    monkeypatch.setattr(module, "resize", lambda array, shape: sizes.append(array.shape) or resize(array, shape))
-    mask = np.zeros((40, 512, 512), bool)
-    assert not resize_mask(mask, (40, 256, 256)).any() and not sizes
-    mask[10:14, 100:200, 300:320] = True
-    assert resize_mask(mask, (40, 256, 256)).sum() == 4 * 50 * 10
-    assert np.prod(sizes[0]) < 0.05 * mask.size
-
-
 # Steps ------------------------------------------------------------------------------------------------
 
 def test_the_window_is_scaled_linearly():
@@ -124,16 +99,16 @@ def test_the_window_is_scaled_linearly():
     assert scaled == pytest.approx([0, 0, 1 / 1400, 0.25, 0.5, 1, 1, 1], abs=1e-7)
 
 
-@pytest.mark.parametrize("margin, kept", [(0.0, (4, 7)), (1.0, (4, 7)), (2.5, (3, 8)), (5.0, (2, 9)), (99.0, (0, 12))])
-def test_slices_with_the_target_and_a_margin_are_kept(margin, kept):
+@pytest.mark.parametrize("margin, expected", [(0.0, (4, 7)), (1.0, (4, 7)), (2.5, (3, 8)), (5.0, (2, 9)), (99.0, (0, 12))])
+def test_slices_with_the_target_and_a_margin_are_kept(margin, expected):
     mask = np.zeros((12, 5, 5), np.uint8)
     mask[4, 2, 2] = mask[6, 1, 1] = 1
-    assert kept_slices(mask, 2.5, margin) == kept
+    assert target_slices(mask, 2.5, margin) == expected
 
 
 def test_an_empty_mask_has_no_slices_to_keep():
     with pytest.raises(InputError, match=r"empty.*remove the case or label it"):
-        kept_slices(np.zeros((4, 5, 5)), 1.0, 0.0)
+        target_slices(np.zeros((4, 5, 5)), 1.0, 0.0)
 
 
 @pytest.mark.parametrize("slice_mm, slices", [(None, 40), (3.0, 40), (2.0, 60), (6.0, 20), (7.0, 17), (1000.0, 1)])
@@ -210,7 +185,7 @@ def test_a_mask_by_slabs_is_the_restored_probability_cut_at_the_threshold(slice_
     rng = np.random.default_rng(0)
     scan = Volume(rng.normal(0, 300, (37, 50, 44)).astype(np.float32), (3.0, 1.5, 1.5))
     prepared, frame = prepare(reorient(scan, "SAR"), None, replace(SETTINGS, slice_mm=slice_mm))
-    whole, mask = restore(prepared.image, frame), restore_mask(prepared.image, frame, 0.2)
+    whole, mask = restore(prepared.image, frame), restore(prepared.image, frame, 0.2)
     assert mask.array.dtype == np.uint8 and same_geometry(mask, whole)
     np.testing.assert_array_equal(mask.array, whole.array > 0.2)
     assert 0 < mask.array.mean() < 1
@@ -220,9 +195,9 @@ def test_slices_that_were_not_kept_are_zero_after_restoring():
     scan, mask = sphere_scan(DIRECTIONS["RAS"], radius=8.0)
     prepared, frame = prepare(scan, mask, replace(SETTINGS, margin_mm=3.0))
     holds = np.flatnonzero(mask.array.any((1, 2)))
-    assert frame.kept == (holds[0] - 1, holds[-1] + 2) and len(prepared.image) == frame.kept[1] - frame.kept[0]
+    assert frame.slices == (holds[0] - 1, holds[-1] + 2) and len(prepared.image) == frame.slices[1] - frame.slices[0]
     back = restore(np.ones_like(prepared.image), frame).array
-    assert (back[slice(*frame.kept)] == 1).all() and back.sum() == back[slice(*frame.kept)].size
+    assert (back[slice(*frame.slices)] == 1).all() and back.sum() == back[slice(*frame.slices)].size
 
 
 @pytest.mark.parametrize("slice_mm", [None, 2.0])
@@ -234,14 +209,14 @@ def test_slices_that_are_kept_are_what_they_are_in_the_whole_scan(slice_mm):
     scan = Volume(rng.normal(300, 300, mask.shape).astype(np.float32), (3.0, 1.0, 1.2))
     part, frame = prepare(scan, scan.with_array(mask), settings)
     whole, _ = prepare(scan, None, settings)
-    assert frame.kept[0] > 0 and frame.kept[1] < len(whole.image)
-    np.testing.assert_allclose(part.image, whole.image[slice(*frame.kept)], atol=1e-6)
+    assert frame.slices[0] > 0 and frame.slices[1] < len(whole.image)
+    np.testing.assert_allclose(part.image, whole.image[slice(*frame.slices)], atol=1e-6)
 
 
 def test_without_a_mask_every_slice_is_kept():
     scan, _ = sphere_scan()
     prepared, frame = prepare(scan, None, SETTINGS)
-    assert prepared.mask is None and prepared.image.shape == (20, 32, 32) and frame.kept == (0, 20)
+    assert prepared.mask is None and prepared.image.shape == (20, 32, 32) and frame.slices == (0, 20)
 
 
 @pytest.mark.parametrize("slice_mm", [None, 2.0, 7.0])

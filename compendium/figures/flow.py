@@ -42,7 +42,7 @@ def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[St
     square, _ = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     whole, _ = pad_to_square(target.array != 0, lps.spacing)
     small, joints = resize(square, frame.resized_shape), resize(whole, frame.resized_shape) > 0.5
-    first, stop = frame.kept
+    first, stop = frame.slices
     return [Step(f"as stored ({orientation(scan)})", scan.array, mask.array != 0, scan.spacing),
             Step("turned to LPS", lps.array, target.array != 0, lps.spacing),
             Step("padded to a square", square, whole, lps.spacing),

@@ -12,13 +12,13 @@ from magunet.base import profiles, provenance
 from magunet.base.errors import InputError
 from magunet.prepare import (
     clip_and_scale,
-    target_slices,
     pad_to_square,
     prepare,
     prepare_case,
     resize,
     resized_shape,
     restore,
+    target_slices,
 )
 from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 

@@ -2,7 +2,7 @@
 
     python benchmarks/anatomy.py [--seeds 100] [--processes 2]
 
-Prints mean and SD of every measure of `compendium.pelvimetry` over the seeds, on label maps of 1 mm, beside those
+Prints mean and SD of every measure of `pelvimetry.py` over the seeds, on label maps of 1 mm, beside those
 of 19 adults (surface models made from CT, VSD full-body bone models, doi:10.5281/zenodo.8316730), and of women and men
 apart. Ends with status 1 when a mean is more than one reference SD off, or an SD less than half or more than twice the
 reference's.
@@ -16,8 +16,8 @@ from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
+from pelvimetry import pelvimetry
 
-from compendium.pelvimetry import pelvimetry
 from magunet.base.progress import track
 from sijphantom.pelvis import parametric_pelvis
 

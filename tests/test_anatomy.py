@@ -8,7 +8,7 @@ import pytest
 from conftest import refused
 
 from benchmarks.anatomy import REFERENCE
-from compendium.pelvimetry import pelvimetry
+from benchmarks.pelvimetry import pelvimetry
 from magunet.base.errors import InputError
 from sijphantom.anatomy import Bones, label_map_pelvis
 from sijphantom.pelvis import draw_common, parametric_pelvis

@@ -18,7 +18,6 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from compendium import transfer
 from compendium.figures.planes import save_figure, three_planes
 from magunet import augment, predict, prepare
 from magunet.base import profiles, project, provenance
@@ -30,6 +29,9 @@ from magunet.metrics import overlap
 from magunet.predict import CARD_FILE, RECORD_FILE, WEIGHTS_FILE, load_model
 from magunet.runs import fit
 from sijphantom.cohort import cohort_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import transfer
 
 PROFILE, NETWORK = "weights", "MAG-UNet"
 RENDERS = 4

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from magunet.base.errors import InputError
 
-SACRUM, LEFT_HIP, RIGHT_HIP = 1, 2, 3
+LABELS = {"sacrum": 1, "left hip": 2, "right hip": 3}
+"""Bone -> its number on the label map."""
 CLEFT_MM = 6.0
 """The cleft is where the distances to both bones sum to at most this."""
 
@@ -24,21 +25,22 @@ def pelvimetry(bones: NDArray[np.integer], spacing: Sequence[float]) -> dict[str
     negative on the left and positive on the right where the joints converge behind. Raises InputError when a
     bone or a joint is missing.
     """
-    masks = {name: bones == label for name, label in
-             (("sacrum", SACRUM), ("left hip", LEFT_HIP), ("right hip", RIGHT_HIP))}
+    masks = {name: bones == label for name, label in LABELS.items()}
     for name, mask in masks.items():
         if not mask.any():
             raise InputError(f"the label map has no {name}")
-    sacrum, hips = masks["sacrum"], bones >= LEFT_HIP
-    found = {f"sacrum_{name}": extent(sacrum, axis, spacing) for name, axis in (("width", 2), ("height", 0), ("depth", 1))}
-    found |= {"sacrum_cm3": float(sacrum.sum() * np.prod(spacing) / 1000),
+    sacrum, hips = masks["sacrum"], masks["left hip"] | masks["right hip"]
+    sizes = {f"sacrum_{name}": extent(sacrum, axis, spacing)
+             for name, axis in (("width", 2), ("height", 0), ("depth", 1))}
+    sizes |= {"sacrum_cm3": float(sacrum.sum() * np.prod(spacing) / 1000),
               "biiliac_width": extent(hips, 2, spacing), "hip_height": extent(hips, 0, spacing)}
-    sides = {side: joint_measures(sacrum, masks[name], spacing) for side, name in (("L", "left hip"), ("R", "right hip"))}
+    sides = {side: joint_measures(sacrum, masks[name], spacing)
+             for side, name in (("L", "left hip"), ("R", "right hip"))}
     midline = np.mean([side["joint_centre_lat"] for side in sides.values()])
     for side, measures in sides.items():
         measures["joint_centre_lat"] = abs(measures["joint_centre_lat"] - midline)
-        found |= {f"{name}_{side}": float(value) for name, value in measures.items()}
-    return found
+        sizes |= {f"{name}_{side}": float(value) for name, value in measures.items()}
+    return sizes
 
 
 def extent(mask: Mask, axis: int, spacing: Sequence[float]) -> float:

@@ -6,33 +6,31 @@ from compendium.paper import TABLES, Row
 from magunet.base.errors import InputError
 from magunet.studies import ALIASES
 
+REFERENCE = "MAG-UNet"
+"""What every other network is tested against."""
 LEFT_OUT = {4: ("+MFF+LGAG",)}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet")}
 """Networks a user may take instead, by table; shown where they have been trained."""
 PROFILES_BEYOND = ("gpu",)
 """Profiles that train the networks of BEYOND, too."""
-REFERENCE = "MAG-UNet"
-"""What every other network is tested against."""
 
 
-def paper_rows(table: int) -> tuple[Row, ...]:
-    """The paper's Table 1, 2, 3 or 4. Raises InputError for another number."""
+def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
+    """The paper's rows of Table 1, 2, 3 or 4, those it leaves out, and ``trained`` ones of BEYOND.
+
+    Raises InputError for another number.
+    """
     if table not in range(1, len(TABLES) + 1):
         raise InputError(f"the paper has Tables 1 to {len(TABLES)}, no Table {table}")
-    return TABLES[table - 1]
-
-
-def study_rows(table: int, trained: Collection[str]) -> tuple[Row, ...]:
-    """The paper's rows, those it leaves out, and ``trained`` ones of BEYOND. Raises as `paper_rows` does."""
     more = (*LEFT_OUT.get(table, ()), *(name for name in BEYOND.get(table, ()) if name in trained))
-    return *paper_rows(table), *(Row(table=table, name=name, network=name) for name in more)
+    return *TABLES[table - 1], *(Row(table=table, name=name, network=name) for name in more)
 
 
 def networks_of(table: int) -> list[str]:
-    """Networks of a table's rows, those of BEYOND, and the reference. Raises as `paper_rows` does."""
-    rows = study_rows(table, BEYOND.get(table, ()))
-    return list(dict.fromkeys([*(row.network for row in rows), REFERENCE]))
+    """Networks of a table's rows, those of BEYOND, and the reference. Raises as `study_rows` does."""
+    names = [row.network for row in study_rows(table, BEYOND.get(table, ()))]
+    return list(dict.fromkeys([*names, REFERENCE]))
 
 
 def grid(profile: str, beyond: bool | None = None) -> list[str]:

@@ -10,31 +10,31 @@ from compendium.figures.curves import COMPARED, learning_curves, read_curves
 from compendium.figures.forest import forest
 from compendium.figures.planes import save_figure, source_of
 from compendium.grid import networks_of, trained_as
-from compendium.paper import TABLES
 from compendium.results import RUNS_FILE, Results
 from magunet.base.errors import InputError
 
 
 def redraw(stored: Results, folder: Path) -> list[Path]:
-    """Write Tables 1 to 4 and module effects (.csv, .md), figures of the tables and learning curves, and claims.md
-    into a folder; return the files.
+    """Write tables and effects (.csv, .md), claims.md and figures of tables and learning curves into a folder.
 
-    stored: of `compendium.results.read_stored`. Networks without scores keep their rows. Learning curves are those
-    of the 3D U-Net and MAG-UNet, or of the first run where neither is stored. Raises InputError when something
-    stored is missing or damaged. All is computed before anything is written, each file whole or not at all.
+    stored: of `compendium.results.read_stored`. Networks without scores keep their rows. Learning curves are
+    those of the 3D U-Net and MAG-UNet, or of the first run where neither is stored. Returns the files. Raises
+    InputError when something stored is missing or damaged; all is computed before anything is written.
     """
     curves, verdicts = read_curves(stored), judged(means(stored.scores))
-    reports = {f"table{number}": stored.report(number) for number in range(1, 1 + len(TABLES))}
-    figures = [(name, forest(report.numbers), _source(stored, map(trained_as, networks_of(number))))
-               for number, (name, report) in enumerate(reports.items(), 1)]
+    reports, figures = {}, {}
+    for table in (1, 2, 3, 4):
+        reports[f"table{table}"] = report = stored.report(table)
+        networks = map(trained_as, networks_of(table))
+        figures[f"table{table}"] = forest(report.numbers), _source(stored, networks)
     compared = [name for name in COMPARED if name in set(curves["network"])] or [curves["network"].iloc[0]]
-    figures.append(("curves", learning_curves(curves, compared), _source(stored, compared)))
+    figures["curves"] = learning_curves(curves, compared), _source(stored, compared)
     reports["effects"] = effects_report(stored.scores)
     files = [folder / "claims.md"]
     save_claims(verdicts, files[0], source_of(stored.settings))
     for name, report in reports.items():
         files += report.save(folder / name)
-    for name, figure, source in figures:
+    for name, (figure, source) in figures.items():
         picture = save_figure(figure, folder / f"{name}.png", source)
         files += [picture, picture.with_suffix(".pdf")]
     return files
@@ -46,7 +46,6 @@ def _source(stored: Results, networks: Iterable[str]) -> str:
         runs = [Path(f"{name.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
                 for name in dict.fromkeys(networks) for run in stored.runs if run["network"] == name]
     except KeyError as error:
-        raise InputError(f"{stored.folder / RUNS_FILE}: does not name the {error} of a run; store the "
-                         "profile's "
-                         "results again") from error
+        raise InputError(f"{stored.folder / RUNS_FILE}: does not name the {error} of a run; store the results "
+                         "again") from error
     return source_of(stored.settings, runs)

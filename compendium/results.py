@@ -1,7 +1,7 @@
 """Results of a profile: from its finished runs, or from a folder of small files that hold them.
 
 From stored files tables come back without runs, data or a GPU: ``scores.csv`` and ``scores_by_side.csv`` have
-one row a case and one a joint, ``curves.csv`` one an epoch, ``runs.json`` settings, split and records of runs.
+one row a case and one a joint, ``curves.csv`` one an epoch, ``runs.json`` the settings and records of runs.
 """
 
 from collections.abc import Collection, Iterable
@@ -35,10 +35,7 @@ SHARED = ("data_hash", "train", "val")
 
 @dataclass(frozen=True)
 class Results:
-    """Scores of a profile's runs by case and by joint, and a record of each run.
-
-    folder: where they are stored; None where they come from the runs themselves.
-    """
+    """Scores of a profile's runs by case and joint, and a record of each; folder: where they are stored."""
 
     settings: Settings
     runs: list[dict]
@@ -46,43 +43,35 @@ class Results:
     sides: pd.DataFrame
     folder: Path | None = None
 
-    def table(self, number: int) -> pd.DataFrame:
-        """`compendium.tables.study_table` of these scores. Raises InputError when there is no such table."""
-        return study_table(number, self.scores, self.sides)
-
-    def report(self, number: int) -> Report:
-        """Table 1, 2, 3 or 4, to be read. Raises InputError when there is no such table."""
-        return study_report(self.table(number), self.notes(number))
+    def report(self, table: int) -> Report:
+        """Table 1, 2, 3 or 4. Raises InputError when there is no such table."""
+        return study_report(study_table(table, self.scores, self.sides), self.notes(table))
 
     def missing(self, table: int) -> list[str]:
         """A line for each network of a table, but those beyond the paper, and seed that has no scores."""
         trained = set(zip(self.scores["network"], self.scores["seed"]))
         lines = []
         for name in (name for name in networks_of(table) if name not in BEYOND.get(table, ())):
-            for seed in self.settings.seeds:
+            for seed in (seed for seed in self.settings.seeds if (trained_as(name), seed) not in trained):
                 train = f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}"
-                remedy = f"not in {self.folder}" if self.folder else train
-                lines += [] if (trained_as(name), seed) in trained else [f"{name}, seed {seed}: {remedy}"]
+                lines.append(f"{name}, seed {seed}: {f'not in {self.folder}' if self.folder else train}")
         return lines
 
     def notes(self, table: int) -> list[str]:
         """What to know of the runs behind a table: their settings, and the devices that predicted."""
         chosen, trained = self.settings, set(map(trained_as, networks_of(table)))
-        epochs = f"{chosen.epochs} epoch{'s'[:chosen.epochs > 1]}"
-        seeds = f"seed{'s'[:len(chosen.seeds) > 1]} {', '.join(map(str, chosen.seeds))}"
         devices = sorted({run["scored_on"] for run in self.runs if run["network"] in trained})
-        size = f"{chosen.depth} x {chosen.size} x {chosen.size}"
-        return [f"Profile {chosen.profile}: widths / {chosen.width_divisor}, input {size}, {epochs}, "
-                f"{chosen.samples_per_case} x each case an epoch, {seeds}.",
-                *([f"Predicted on: {'; '.join(devices)}."] if devices else [])]
+        size, seeds = f"{chosen.depth} x {chosen.size} x {chosen.size}", ", ".join(map(str, chosen.seeds))
+        note = (f"Profile {chosen.profile}: widths / {chosen.width_divisor}, input {size}, {chosen.epochs} "
+                f"epoch{'s'[:chosen.epochs > 1]}, {chosen.samples_per_case} x each case an epoch, "
+                f"seed{'s'[:len(chosen.seeds) > 1]} {seeds}.")
+        return [note, f"Predicted on: {'; '.join(devices)}."] if devices else [note]
 
 
 def existing_cohort(settings: Settings) -> Cohort | None:
     """The profile's cohort; None where the built-in one has not been made. Raises as `load_cohort` does."""
-    if settings.cohort:
-        return load_cohort(project.root() / settings.cohort)
-    root = phantom_folder(settings)
-    return load_cohort(root) if (root / "dataset.json").exists() else None
+    folder = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
+    return load_cohort(folder) if settings.cohort or (folder / "dataset.json").exists() else None
 
 
 def finished_runs(settings: Settings, networks: Collection[str] = NETWORKS,
@@ -106,10 +95,9 @@ def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: boo
     score: runs without today's scores are scored first, which takes its time; False leaves out what has none.
     """
     folders = list(finished_runs(settings, networks, scored=not score).values())
-    if score and folders:
-        cohort = existing_cohort(settings)
-        for folder in folders:
-            score_run(folder, cohort)
+    cohort = existing_cohort(settings)
+    for folder in folders if score else ():
+        score_run(folder, cohort)
     return _results(settings, folders)
 
 
@@ -117,6 +105,11 @@ def _results(settings: Settings, folders: list[Path]) -> Results:
     records = [read_json(folder / RECORD_FILE) | {"scored_on": scored_on(folder)} for folder in folders]
     sides = [read_scores(folder, SIDES_FILE) for folder in folders]
     return Results(settings, records, _joined(map(read_scores, folders)), _joined(sides))
+
+
+def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    tables = list(tables) or [pd.DataFrame(columns=["network", "seed", "case", *OVERLAPS])]
+    return pd.concat(tables, ignore_index=True)
 
 
 def store(settings: Settings, folder: Path) -> list[Path]:
@@ -129,16 +122,24 @@ def store(settings: Settings, folder: Path) -> list[Path]:
         raise InputError(f"no run of profile {settings.profile} has been scored yet: "
                          f"PROFILE={settings.profile} make reproduce")
     results = _results(settings, list(runs.values()))
-    tables = {SCORES_FILE: results.scores, SIDES_FILE: results.sides,
-              CURVES_FILE: _joined(_curve(*run, path) for run, path in runs.items())}
-    for file, table in tables.items():
+    curves = pd.concat([_curve(*run, path) for run, path in runs.items()], ignore_index=True)
+    for file, table in {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: curves}.items():
         with whole_file(folder / file) as part:
             table.to_csv(part, index=False)
-    left_out = {"settings", *SHARED}
-    records = [{name: record[name] for name in record.keys() - left_out} for record in results.runs]
     shared = {name: results.runs[0][name] for name in SHARED}
+    records = [{name: run[name] for name in run.keys() - {"settings", *SHARED}} for run in results.runs]
     write_json(folder / RUNS_FILE, {"settings": settings.as_dict(), **shared, "runs": records})
-    return [folder / file for file in (*tables, RUNS_FILE)]
+    return [folder / file for file in (SCORES_FILE, SIDES_FILE, CURVES_FILE, RUNS_FILE)]
+
+
+def _curve(network: str, seed: int, run: Path) -> pd.DataFrame:
+    """Loss, validation Dice, learning rate and seconds of each epoch of a run."""
+    try:
+        log = pd.read_json(run / LOG_FILE, lines=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run / LOG_FILE}: missing or damaged; remove the folder and train the run "
+                         "again") from error
+    return log.assign(network=network, seed=seed)[["network", "seed", *log.columns]]
 
 
 def read_stored(folder: Path) -> Results:
@@ -153,21 +154,4 @@ def read_stored(folder: Path) -> Results:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: holds no results that can be read ({reason}); give a folder that "
-                         "'magunet tables "
-                         "--out' wrote, or store the profile's results again") from error
-
-
-def _curve(network: str, seed: int, run: Path) -> pd.DataFrame:
-    """Loss, validation Dice, learning rate and seconds of each epoch of a run."""
-    try:
-        log = pd.read_json(run / LOG_FILE, lines=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run / LOG_FILE}: missing or damaged; remove the folder and train it again") from error
-    log.insert(0, "network", network)
-    log.insert(1, "seed", seed)
-    return log
-
-
-def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    tables = list(tables)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["network", "seed", "case", *OVERLAPS])
+                         "'magunet tables --out' wrote, or store the results again") from error

@@ -173,7 +173,7 @@ def test_claims_about_trained_networks_follow_the_scores():
     """The paper's own tables, taken for runs, bear all of them out; turned upside down, none."""
     scores = rankings.paper_scores()
     upside_down = scores.set_index("network").rsub(100).reset_index()
-    level = scores.assign(**dict.fromkeys(rankings.MEASURES, 90.0))
+    level = scores.assign(**dict.fromkeys(rankings.OVERLAPS, 90.0))
     without = scores[~scores["network"].isin(["3D U-Net", "+DA", "+MFF", "[3]"])]
     for key, judge in rankings.JUDGES.items():
         assert judge(scores)[0] is Verdict.HOLDS, key
@@ -194,7 +194,7 @@ def test_runs_count_from_enough_cases_on(cases, tmp_path, monkeypatch):
     for seed, dice in ((0, 0.8), (1, 0.6)):
         folders.append(tmp_path / f"run{seed}")
         folders[-1].mkdir()
-        scores = {"network": "+ECA", "seed": seed, **dict.fromkeys(rankings.MEASURES, dice)}
+        scores = {"network": "+ECA", "seed": seed, **dict.fromkeys(rankings.OVERLAPS, dice)}
         table = pd.DataFrame([scores | {"case": f"c{n}"} for n in range(cases)])
         table.to_csv(folders[-1] / "scores.csv", index=False)
     monkeypatch.setattr(rankings, "scored_runs", lambda settings: folders)
@@ -202,7 +202,7 @@ def test_runs_count_from_enough_cases_on(cases, tmp_path, monkeypatch):
     if cases < rankings.LEAST_CASES:
         assert table is None
     else:
-        expected = dict.fromkeys(rankings.MEASURES, pytest.approx(70))
+        expected = dict.fromkeys(rankings.OVERLAPS, pytest.approx(70))
         assert table.to_dict("records") == [{"network": "+ECA", **expected}]
 
 
@@ -219,7 +219,7 @@ def test_the_claims_are_kept_with_what_they_rest_on(tmp_path):
 def test_the_table_in_markdown_keeps_its_cells():
     table = pd.DataFrame([{"claim": "a | b", "shown": "Two words"}], index=[1])
     assert verdicts.as_markdown(table).splitlines() == [
-        "|  | claim | shown |", "| --- | --- | --- |", "| 1 | a \\| b | [Two words](#Two-words) |"]
+        "|  | claim | shown |", "|----|---------|-------------------------|", "| 1 | a \\| b | [Two words](#Two-words) |"]
 
 
 def test_quotes_name_networks_and_measures_of_the_tables():

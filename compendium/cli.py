@@ -4,14 +4,16 @@ Results go to stdout, progress to stderr. Exit status: 0 done, 2 something given
 what), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
+import argparse
 import signal
 import sys
 
-from compendium.verbs import OneLineParser, data, networks, tables
+from compendium.verbs import data, networks, tables
 from magunet.base.errors import InputError, is_out_of_memory
 
-VERBS = (data.add_sample, data.add_cohort, data.add_import, data.add_check, networks.add_train,
-         networks.add_evaluate, networks.add_predict, networks.add_export, tables.add_tables, data.add_doctor)
+VERBS = {verb.name: verb for verb in (
+    data.sample, data.cohort, data.import_, data.check, networks.train, networks.evaluate, networks.predict,
+    networks.export, tables.tables, tables.doctor)}
 """In the order of the help."""
 GONE = {
     "phantom": "magunet cohort --like COHORT --out FOLDER",
@@ -30,18 +32,28 @@ GONE = {
 """Verb of earlier versions -> what to type instead."""
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Wrong arguments are one line and status 2, without the usage text around it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see '{self.prog} --help')\n")
+
+
 def parser() -> OneLineParser:
-    """All verbs and their arguments."""
+    """All verbs and their arguments; the help of each ends with an example."""
     top = OneLineParser(prog="magunet", description="Sacroiliac joints in CT, after the MAG-UNet paper.")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
-    for add in VERBS:
-        add(verbs)
+    commands = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
+    for name, verb in VERBS.items():
+        example = f"example: magunet {verb.example}"
+        command = commands.add_parser(name, help=verb.text, description=verb.text, epilog=example)
+        for names, options in verb.arguments:
+            command.add_argument(*names, **options)
     return top
 
 
 class Ended(KeyboardInterrupt):
-    """By a signal. A plain KeyboardInterrupt that has passed an ``exec`` of text, as dataclasses do on import,
-    makes Python end itself by SIGINT, whatever the exit status."""
+    """By a signal. After a plain KeyboardInterrupt that has passed an ``exec`` of text, as dataclasses do on
+    import, Python ends itself by SIGINT, whatever the exit status."""
 
 
 def _end(number: int, frame: object) -> None:
@@ -51,8 +63,8 @@ def _end(number: int, frame: object) -> None:
 def main(words: list[str] | None = None) -> int:
     """Run one verb; returns the exit status.
 
-    words: None takes the command line; then Ctrl-C and SIGTERM, as `kill` and schedulers send it, end the verb by
-    an exception, so that nothing is left half-written.
+    words: None takes the command line; then Ctrl-C and SIGTERM, as `kill` and schedulers send it, end the
+    verb by an exception, so that nothing is left half-written.
     """
     if words is None:
         words = sys.argv[1:]
@@ -63,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
         return 2
     arguments = parser().parse_args(words)
     try:
-        arguments.call(arguments)
+        VERBS[arguments.verb].call(arguments)
     except InputError as error:
         return _failed(arguments.verb, " ".join(str(error).split()))
     except BrokenPipeError:         # whoever read our output has seen enough

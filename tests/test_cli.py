@@ -15,7 +15,6 @@ import pytest
 from boxes import TINY, write_cohort
 
 from compendium import cli
-from compendium.verbs import data
 from magunet.base.provenance import read_json, write_json
 from magunet.cohort import load_cohort
 from magunet.metrics import Overlap
@@ -52,7 +51,6 @@ def own_profile(compendium, **changes):
     (("tables", "5"), "argument table: invalid choice: '5'"),
     (("tables", "1", "--profile", "smok"), "no such settings; there are cpu, gpu, paper, smoke"),
     (("tables", "1", "--out", "out"), "--out writes all tables, not only 1"),
-    (("tables", "--profile", "cpu", "--scores", "out"), "not allowed with argument --profile"),
     (("predict", "ct.nii.gz", "--model", "nowhere", "--out", "out"), "nowhere/run.json: missing"),
     (("predict", "ct.nii.gz", "--out", "out", "--quick"), "unrecognized arguments: --quick"),
 ])
@@ -206,9 +204,9 @@ def test_parameters_of_every_row_are_printed(capsys):
 
 
 def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
-    def interrupt(arguments):
+    def interrupt(*_):
         raise KeyboardInterrupt
-    monkeypatch.setattr(data, "run_cohort", interrupt)
+    monkeypatch.setattr("sijphantom.cohort.cohort_of", interrupt)
     status, _, error = call(capsys, "cohort")
     assert status == 130
     assert "the same command goes on" in error
@@ -218,8 +216,8 @@ def test_interruption_says_how_to_go_on(compendium, capsys, monkeypatch):
 def test_the_status_after_a_signal_is_130_even_within_an_exec_of_text(sent, tmp_path):
     """As dataclasses do on import; Python would then end itself by SIGINT after a plain KeyboardInterrupt."""
     (tmp_path / "ended.py").write_text(
-        "import signal, sys\nfrom compendium import cli\nfrom compendium.verbs import data\n"
-        f"data.run_sample = lambda arguments: exec('signal.raise_signal(signal.{sent})', {{'signal': signal}})\n"
+        "import signal, sys\nfrom compendium import cli, sample\n"
+        f"sample.fetch_sample = lambda: exec('signal.raise_signal(signal.{sent})', {{'signal': signal}})\n"
         "sys.exit(cli.main())")
     done = subprocess.run([sys.executable, "-m", "ended", "sample"], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
@@ -248,9 +246,9 @@ def test_a_target_that_the_input_size_swallows_is_said(compendium, capsys):
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried"),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])
 def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
-    def fail(arguments):
+    def fail(*_):
         raise error
-    monkeypatch.setattr(data, "run_cohort", fail)
+    monkeypatch.setattr("sijphantom.cohort.cohort_of", fail)
     status, _, line = call(capsys, "cohort")
     assert status == 2
     assert f"not enough memory{f' ({error})' if str(error) else ''}; close other programs, or lower size" in line
@@ -258,8 +256,8 @@ def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
 
 
 def test_other_errors_are_not_swallowed(compendium, monkeypatch):
-    def fail(arguments):
+    def fail(*_):
         raise RuntimeError("a defect")
-    monkeypatch.setattr(data, "run_cohort", fail)
+    monkeypatch.setattr("sijphantom.cohort.cohort_of", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main(["cohort"])

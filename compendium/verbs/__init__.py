@@ -1,4 +1,4 @@
-"""The verbs of the ``magunet`` command: ``add_VERB`` has a verb's arguments, ``run_VERB`` is what it does.
+"""The verbs of the ``magunet`` command, each a function with its arguments beside it.
 
 Imports stand in the functions, so that a verb loads only what it needs.
 """
@@ -7,59 +7,56 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from magunet.base.errors import InputError
 
-Arguments = argparse.Namespace
-"""What stood on the command line."""
+Words = argparse.Namespace
+"""The arguments that stood on the command line."""
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Wrong arguments are one line and status 2, without the usage text around it."""
+class Verb(NamedTuple):
+    """A verb's name, what it does, a line about it, an example of its use, and its arguments."""
 
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see '{self.prog} --help')\n")
-
-
-def add_verb(verbs, name: str, run: Callable[[Arguments], None], text: str, example: str) -> OneLineParser:
-    """A verb's parser, to add arguments to; its help ends with the example, which leaves out "magunet"."""
-    parser = verbs.add_parser(name, help=text, description=text, epilog=f"example: magunet {example}")
-    parser.set_defaults(call=run)
-    return parser
+    name: str
+    call: Callable[[Words], None]
+    text: str
+    example: str
+    arguments: tuple
 
 
-def add_profile(parser) -> None:
-    """``--profile``, with the smoke profile as its default."""
-    parser.add_argument("--profile", default="smoke", help="name in papermill_params/, or YAML file; default: smoke")
+def verb(text: str, example: str, *arguments: tuple) -> Callable[[Callable[[Words], None]], Verb]:
+    """Makes the function below a verb of its name; example: without "magunet"; arguments: of `argument`."""
+    return lambda function: Verb(function.__name__.rstrip("_"), function, text, example, arguments)
 
 
-def add_plain(parser) -> None:
-    """``--plain``: no fast layers."""
-    parser.add_argument("--plain", action="store_true",
-                        help="compute without the fast layers, in float32: slower, to compare with")
+def argument(*names: str, **options: object) -> tuple:
+    """An argument as `argparse.ArgumentParser.add_argument` takes it."""
+    return names, options
 
 
-def seed_number(text: str) -> int:
-    """A seed that torch takes."""
-    from magunet.base.profiles import LARGEST_SEED
-
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LARGEST_SEED}")
-    return int(text)
-
-
-def case_count(text: str) -> int:
-    """A number of cases."""
-    if not text.isdecimal() or not 0 < int(text) < 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of cases from 1 to 99999")
-    return int(text)
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from low to high."""
+    def number(text: str) -> int:
+        if not (text.isdecimal() and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+        return int(text)
+    return number
 
 
-def settings_of(arguments: Arguments):
+SEED = whole_number(0, 2**63 - 1)
+"""The type of a seed that torch takes."""
+PROFILE = argument("--profile", default="smoke", help="in papermill_params/, or a YAML file; default: smoke")
+"""Whose settings to take."""
+PLAIN = argument("--plain", action="store_true", help="without the fast layers, in float32; to compare with")
+"""Whether to compute without `magunet.fast`."""
+
+
+def settings_of(words: Words):
     """The settings that ``--profile`` names."""
     from magunet.base import profiles
 
-    return profiles.load(arguments.profile)
+    return profiles.load(words.profile)
 
 
 def export_folder(out: str | Path) -> Path:

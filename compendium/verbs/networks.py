@@ -3,60 +3,39 @@
 import argparse
 from pathlib import Path
 
-from compendium.verbs import (
-    Arguments,
-    add_plain,
-    add_profile,
-    add_verb,
-    export_folder,
-    seed_number,
-    settings_of,
-)
+from compendium.verbs import PLAIN, PROFILE, SEED, Words, argument, export_folder, settings_of, verb
 from compendium.view import FORMATS
 from magunet.base.errors import InputError
 
 
-def add_train(verbs) -> None:
-    parser = add_verb(verbs, "train", run_train, "train a network, or go on, and print its run folder",
-                      "train '3D U-Net' --profile smoke --seed 0")
-    add_profile(parser)
-    add_plain(parser)
-    parser.add_argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'")
-    parser.add_argument("--seed", type=seed_number, help="default: the profile's first")
-    parser.add_argument("--recompute", choices=("auto", "always", "never"), default="auto",
-                        help="less memory for more time, the same weights; default: where memory demands it")
-
-
-def run_train(arguments: Arguments) -> None:
+@verb("train a network, or go on, and print its run folder", "train '3D U-Net' --profile smoke --seed 0",
+      argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'"), PROFILE, PLAIN,
+      argument("--seed", type=SEED, help="default: the profile's first"),
+      argument("--recompute", choices=("auto", "always", "never"), default="auto",
+               help="less memory for more time, the same weights; default: where memory demands it"))
+def train(words: Words) -> None:
     from compendium.trainings import fit_with_room
     from magunet.base.progress import track
     from magunet.studies import checked
     from sijphantom.cohort import cohort_of
 
-    settings = settings_of(arguments)
-    checked(arguments.network, settings.width_divisor)  # a wrong name fails before any work
-    seed = settings.seeds[0] if arguments.seed is None else arguments.seed
-    recompute = {"auto": None, "always": True, "never": False}[arguments.recompute]
-    cohort = cohort_of(settings, track)
-    print(fit_with_room(arguments.network, settings, seed, cohort, recompute, arguments.plain))
+    settings = settings_of(words)
+    checked(words.network, settings.width_divisor)      # a wrong name fails before any work
+    seed = settings.seeds[0] if words.seed is None else words.seed
+    recompute = {"auto": None, "always": True, "never": False}[words.recompute]
+    print(fit_with_room(words.network, settings, seed, cohort_of(settings, track), recompute, words.plain))
 
 
-def add_evaluate(verbs) -> None:
-    parser = add_verb(verbs, "evaluate", run_evaluate, "score a run on its validation cases",
-                      "evaluate runs/MAG-UNet-0123456789-s0")
-    parser.add_argument("run", help="a run folder")
-    add_plain(parser)
-
-
-def run_evaluate(arguments: Arguments) -> None:
+@verb("score a run on its validation cases", "evaluate runs/MAG-UNet-0123456789-s0",
+      argument("run", help="a run folder"), PLAIN)
+def evaluate(words: Words) -> None:
     from compendium.scores import score_run
     from magunet.base.progress import track
     from magunet.predict import load_model
     from sijphantom.cohort import cohort_of
 
-    settings = load_model(arguments.run).settings
-    scores = score_run(Path(arguments.run), cohort_of(settings, track), arguments.plain)
-    print(scores.round(4).to_string(index=False))
+    study = cohort_of(load_model(words.run).settings, track)
+    print(score_run(Path(words.run), study, words.plain).round(4).to_string(index=False))
 
 
 def format_names(text: str) -> tuple[str, ...]:
@@ -67,96 +46,81 @@ def format_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _add_formats(parser) -> None:
-    parser.add_argument("--formats", type=format_names, help=f"some of {', '.join(FORMATS)}; default: all")
-    parser.add_argument("--anonymise", action="store_true", help="neutral file names; DICOM SEG names no patient")
-    add_plain(parser)
+OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FORMATS)}; default: all"), PLAIN,
+          argument("--anonymise", action="store_true", help="neutral file names; no patient in DICOM SEG"))
+"""Arguments of verbs that write masks."""
 
 
-def add_predict(verbs) -> None:
-    parser = add_verb(verbs, "predict", run_predict,
-                      "segment a CT: mask, picture, files for 3D Slicer and PACS, a report",
-                      "predict data/sample/ct.nii.gz --out out --formats nifti,png")
-    parser.add_argument("ct", help="DICOM folder, NIfTI, NRRD or MHA")
-    parser.add_argument("--model", help="a run folder; default: the weights in data/weights")
-    parser.add_argument("--out", required=True, help="folder to write into")
-    _add_formats(parser)
-
-
-def run_predict(arguments: Arguments) -> None:
+@verb("segment a CT: mask, picture, files for 3D Slicer and PACS, a report",
+      "predict data/sample/ct.nii.gz --out out --formats nifti,png",
+      argument("ct", help="DICOM folder, NIfTI, NRRD or MHA"),
+      argument("--model", help="a run folder; default: the weights that come with magunet, in data/weights"),
+      argument("--out", required=True, help="folder to write into"), *OUTPUT)
+def predict(words: Words) -> None:
     from compendium.fits import with_room
-    from compendium.view.export import Exported, Origin, case_name, export, find_source
+    from compendium.view.export import case_name, find_source
     from magunet.base.progress import say
     from magunet.cohort import holds_air
     from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.series import AIR_HU
     from magunet.volume import read_volume
 
-    run = shipped_weights() if arguments.model is None else Path(arguments.model)
-    model, ct, out = load_model(run, arguments.plain), Path(arguments.ct), export_folder(arguments.out)
-    if arguments.model is None:
+    run = shipped_weights() if words.model is None else Path(words.model)
+    model, ct, out = load_model(run, words.plain), Path(words.ct), export_folder(words.out)
+    if words.model is None:
         say("note: no --model given, so the weights that come with magunet are taken: "
             f"{model.record['network']}, trained on phantoms only; {run / CARD_FILE} says what they can do")
     if ct.is_dir() and out.resolve() == ct.resolve():
-        raise InputError(f"{out}: is the folder of the series, which must hold nothing else; give another "
-                         "--out")
+        raise InputError(f"{out}: is the folder of the series, which must hold nothing else; "
+                         "give another --out")
     scan = read_volume(ct)
-    source = find_source(ct, scan, arguments.formats)
+    source = find_source(ct, scan, words.formats)
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    mask = segmented(with_room(model), ct, scan)
-    case = Exported(case_name(ct, scan, arguments.anonymise), scan, mask, source=source)
-    files = export(case, Origin.of(run, model), out, arguments.formats, arguments.anonymise)
-    if not mask.array.any():
-        say("note: the network found no joint in this scan; the mask is empty")
-    print(*files, sep="\n")
+    _hand_on(words, with_room(model), run, out, ct, scan, case_name(ct, scan, words.anonymise), source=source)
 
 
-def add_export(verbs) -> None:
-    parser = add_verb(verbs, "export", run_export,
-                      "write the same files for cases of a run's own cohort, prediction and truth",
-                      "export runs/MAG-UNet-0123456789-s0 phantom_001 --out out")
-    parser.add_argument("run", help="a run folder")
-    parser.add_argument("case", nargs="+", help="names of cases of the cohort that the run was trained on")
-    parser.add_argument("--out", help="folder to write into; default: exports in the run's folder")
-    _add_formats(parser)
-
-
-def run_export(arguments: Arguments) -> None:
+@verb("write the same files for cases of a run's own cohort, prediction and truth",
+      "export runs/MAG-UNet-0123456789-s0 phantom_001 --out out", argument("run", help="a run folder"),
+      argument("case", nargs="+", help="names of cases of the cohort that the run was trained on"),
+      argument("--out", help="folder to write into; default: exports in the run's folder"), *OUTPUT)
+def export(words: Words) -> None:
     from compendium.fits import with_room
-    from compendium.view.export import Exported, Origin, case_name, export
-    from magunet.base.progress import say, track
+    from compendium.view.export import case_name
+    from magunet.base.progress import track
     from magunet.cohort import read_checked
     from magunet.predict import load_model
     from sijphantom.cohort import cohort_of
 
-    run = Path(arguments.run)
-    model, out = with_room(load_model(run, arguments.plain)), export_folder(arguments.out or run / "exports")
-    if "dicom-seg" in (arguments.formats or ()):
-        raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for "
-                         "a DICOM SEG")
-    cohort, origin = cohort_of(model.settings, track), Origin.of(run, model)
-    for name in arguments.case:
-        if name not in cohort.cases:
-            raise InputError(f"{cohort.root}: has no case {name!r}; it has {', '.join(cohort.cases)}")
-    lists = {"train": "the network was trained on this case",
-             "val": "the network was not trained on this case"}
-    notes = {name: note for which, note in lists.items() for name in model.record[which]}
-    for name in track(arguments.case, "exported"):
-        case = cohort.cases[name]
+    run = Path(words.run)
+    model, out = with_room(load_model(run, words.plain)), export_folder(words.out or run / "exports")
+    if "dicom-seg" in (words.formats or ()):
+        raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for a "
+                         "DICOM SEG")
+    study = cohort_of(model.settings, track)
+    for name in words.case:
+        if name not in study.cases:
+            raise InputError(f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
+    for case in track([study.cases[name] for name in words.case], "exported"):
         scan, truth = read_checked(case.image, case.label)
-        mask = segmented(model, case.image, scan)
-        neutral = case_name(case.label, scan, arguments.anonymise)
-        exported = Exported(neutral, scan, mask, truth, note=notes.get(name, "the run knows no such case"))
-        files = export(exported, origin, out, arguments.formats, arguments.anonymise)
-        if not mask.array.any():
-            say(f"note: {neutral}: the network found no joint; the predicted mask is empty")
-        print(*files, sep="\n")
+        note = ("the network was trained on this case" if case.name in model.record["train"] else
+                "the network was not trained on this case" if case.name in model.record["val"] else
+                "the run knows no such case")
+        neutral = case_name(case.label, scan, words.anonymise)
+        _hand_on(words, model, run, out, case.image, scan, neutral, truth=truth, note=note)
 
 
-def segmented(model, path: Path, scan):
-    """The mask of a scan; an error names the file that it was read from."""
+def _hand_on(words: Words, model, run: Path, out: Path, path: Path, scan, name: str, **more) -> None:
+    """Segment the scan that was read from a path, write it under a name, and print the files."""
+    from compendium.view.export import Exported, Origin, export
+    from magunet.base.progress import say
+
     try:
-        return model.segment(scan)
+        mask = model.segment(scan)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    case, origin = Exported(name, scan, mask, **more), Origin.of(run, model)
+    files = export(case, origin, out, words.formats, words.anonymise)
+    if not mask.array.any():
+        say(f"note: {name}: the network found no joint; the mask is empty")
+    print(*files, sep="\n")

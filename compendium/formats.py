@@ -100,7 +100,8 @@ def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "Surfaces": _spread(whole[measure.isin(SURFACES)], _interval),
         "Ours minus the paper's number, which is in brackets":
             _spread(whole[whole["paper"].notna()], _beside),
-        "Cost": _spread(whole[measure.isin(COSTS)], lambda n: f"{n.value:.2f}").rename(columns=COSTS),
+        "Cost": _spread(whole[measure.isin(COSTS) & whole["value"].notna()], lambda n: f"{n.value:.2f}").rename(
+            columns=COSTS),
         f"Against {REFERENCE}: p (effect size)": _spread(whole[whole["p"].notna()], _test),
         "Counted": _spread(whole[whole["unit"] == "count"], lambda n: f"{n.value:.0f}"),
     }

@@ -13,13 +13,16 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pelvimetry import pelvimetry
 
 from magunet.base.progress import track
 from sijphantom.pelvis import parametric_pelvis
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.pelvimetry import pelvimetry
 
 SPACING = 1.0  # mm, as in the reference
 REFERENCE = {  # mean, SD: lengths in mm, areas in cm2, volume in cm3, angles in degrees

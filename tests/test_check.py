@@ -124,7 +124,8 @@ def wide(array):
 
 SOUND = {
     "padded -2000": padded(-2000), "padded -3024": padded(-3024), "padded -32768": padded(-32768),
-    "metal": metal, "padding and metal": lambda a: metal(padded(-3024)(a)), "little air": cropped, "thin patient": wide,
+    "metal": metal, "padding and metal": lambda a: metal(padded(-3024)(a)), "little air": cropped,
+    "thin patient": wide,
     "12 bit": lambda a: a.clip(-1024, 3071),
     "noise": lambda a: a + np.random.default_rng(5).normal(0, 60, a.shape).astype(int)}
 
@@ -201,7 +202,7 @@ BAD_LABELS = {
     "sheared": (lambda r: shear(label_path(r)), NOT_PERPENDICULAR)}
 BAD_IMAGES = {
     "NaN": (lambda r: change_image(r, lambda a: np.where(a > 500, np.nan, a)), ["NaN", "export it again"]),
-    "infinite": (lambda r: change_image(r, lambda a: np.where(a > 500, np.inf, a)), ["infinite", "export it"]),
+    "infinite": (lambda r: change_image(r, lambda a: np.where(a > 500, np.inf, a)), ["infinite", "export"]),
     "4D": (lambda r: write_4d(image_path(r)), ["has 4 dimensions", "give a single 3D volume"]),
     "sheared": (lambda r: shear(image_path(r)), NOT_PERPENDICULAR),
     "sheared, with a qform": (lambda r: shear(image_path(r), 1), NOT_PERPENDICULAR),
@@ -239,7 +240,7 @@ TURN = Rotation.from_euler("z", 30, degrees=True).as_matrix()
 OTHER_GRIDS = {
     "shifted": (lambda m: Volume(m.array, m.spacing, tuple(np.add(m.origin, (0, 6, 8)))), "to 10 mm apart"),
     "spacing": (lambda m: Volume(m.array, (3.0, 2.0, 2.1), m.origin, m.direction), "up to 4.3 mm apart"),
-    "slices": (lambda m: Volume(m.array[1:], m.spacing, m.origin, m.direction), "(13, 40, 44) voxels against"),
+    "slices": (lambda m: Volume(m.array[1:], m.spacing, m.origin, m.direction), "(13, 40, 44) voxels"),
     "flipped": (lambda m: Volume(m.array, m.spacing, m.origin, np.diag([-1.0, -1, 1])), "corners up to"),
     "turned": (lambda m: Volume(m.array, m.spacing, m.origin, TURN), "corners up to"),
     "far away": (lambda m: Volume(m.array, m.spacing, (5000.0, 0.0, 0.0)), "corners up to 4.99e+03 mm apart"),

@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from conftest import ROOT, refused
 
-from compendium import cli, transfer
+from benchmarks import transfer
+from compendium import cli
 from magunet.base import project
 from magunet.base.provenance import file_hash, read_json
 from magunet.metrics import overlap

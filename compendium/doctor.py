@@ -23,15 +23,16 @@ NETWORK = "MAG-UNet"
 TIMED_PROFILE = {"cpu": "cpu", "cuda": "gpu"}
 """The profile whose training step is measured; the others' follow from their operations."""
 VALIDATION_STEPS = 2 / 3
-"""What a validation case takes of a training step's time: two windows or so, a third of the operations each."""
+"""What a validation case takes of a training step's time: two windows, a third of the operations each."""
 
 
 def machine(device: torch.device) -> str:
     """Device, memory and arithmetic in a line."""
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
-    return (f"{provenance.device_name(device)}, {total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f} free; "
-            f"{precision}; torch {torch.__version__} with {torch.get_num_threads()} threads")
+    memory = f"{total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f} free"
+    return (f"{provenance.device_name(device)}, {memory}; {precision}; torch {torch.__version__} with "
+            f"{torch.get_num_threads()} threads")
 
 
 def all_settings() -> list[Settings]:
@@ -40,13 +41,14 @@ def all_settings() -> list[Settings]:
 
 
 def memory_table(device: torch.device) -> pd.DataFrame:
-    """GB that MAG-UNet takes in each profile: training, training with maps computed twice, a window's prediction.
+    """GB that MAG-UNet takes in each profile: training, training with maps computed twice, prediction.
 
     Counted from shapes; ``fits`` says which way of training does on this device.
     """
     free, rows = free_bytes(device), {}
     for settings in all_settings():
-        size, precision = (settings.depth, settings.size, settings.size), choose_precision(settings.precision, device)
+        size = settings.depth, settings.size, settings.size
+        precision = choose_precision(settings.precision, device)
         usual, lean = (needed(NETWORK, settings, device, recompute) for recompute in (False, True))
         window = prediction_bytes(NETWORK, settings.width_divisor, size, precision) + OWN_BYTES[device.type]
         rows[settings.profile] = {
@@ -60,8 +62,9 @@ def memory_table(device: torch.device) -> pd.DataFrame:
 def step_seconds(settings: Settings, device: torch.device) -> float:
     """Seconds of a training step of MAG-UNet here: the faster of two, after one to warm up. Seeds torch."""
     precision = choose_precision(settings.precision, device)
-    state, shape = train.new_state(NETWORK, settings, 0, 10, device), (settings.depth, settings.size, settings.size)
-    case, seconds = Prepared(np.zeros(shape, np.float32), np.ones(shape, np.uint8), (1.0, 1.0, 1.0)), []
+    shape, seconds = (settings.depth, settings.size, settings.size), []
+    case = Prepared(np.zeros(shape, np.float32), np.ones(shape, np.uint8), (1.0, 1.0, 1.0))
+    state = train.new_state(NETWORK, settings, 0, 10, device)
     for _ in range(3):
         start = time.monotonic()
         train.train_step(state, case, settings, device, precision)
@@ -79,8 +82,8 @@ def step_flop(settings: Settings) -> int:
 def time_table(device: torch.device) -> pd.DataFrame:
     """Hours of one training of MAG-UNet in each profile, and how many trainings its networks and seeds make.
 
-    One profile's step is measured here, the others take as much longer as they have more operations. A profile whose
-    own cohort is not there has no row.
+    One profile's step is measured, the others take as much longer as they have more operations. A profile
+    whose own cohort is not there has no row.
     """
     timed, rows = profiles.load(TIMED_PROFILE[device.type]), {}
     seconds_per_flop = step_seconds(timed, device) / step_flop(timed)
@@ -93,12 +96,13 @@ def time_table(device: torch.device) -> pd.DataFrame:
         hours = seconds * settings.epochs * (steps + held_out * VALIDATION_STEPS) / 3600
         rows[settings.profile] = {
             "steps": settings.epochs * steps, "seconds a step": float(f"{seconds:.2g}"),
-            "one training, h": float(f"{hours:.2g}"), "trainings": len(grid(settings.profile)) * len(settings.seeds)}
+            "one training, h": float(f"{hours:.2g}"),
+            "trainings": len(grid(settings.profile)) * len(settings.seeds)}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def both_sides(settings: Settings) -> tuple[list[str], list[str]]:
-    """Cases to learn from and to validate on; of a profile's own cohort as if each scan were of another patient.
+    """Cases to learn from and to validate on; in a cohort of one's own each scan counts as a patient.
 
     Raises InputError where that cohort has fewer than two scans.
     """

@@ -50,9 +50,9 @@ def network_cost(name: str) -> Cost:
 def count_flop(network: nn.Module, size: tuple[int, int, int] = INPUT_SIZE) -> int:
     """Floating-point operations of a forward pass of a network on the meta device; size (d, h, w).
 
-    A multiplication with its addition counts as 2. Counted are convolutions (also transposed, also the kernel's part
-    that hangs over the border) and matrix products, attention's among them. Not counted: biases, normalisation,
-    activations, pooling and interpolation.
+    A multiplication with its addition counts as 2. Counted are convolutions (also transposed, also the
+    kernel's part that hangs over the border) and matrix products, attention's among them. Not counted:
+    biases, normalisation, activations, pooling and interpolation.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()(torch.empty(1, 1, *size, device="meta"))
@@ -60,7 +60,7 @@ def count_flop(network: nn.Module, size: tuple[int, int, int] = INPUT_SIZE) -> i
 
 
 class PeakBytes(TorchDispatchMode):
-    """Context that counts the bytes of all tensors allocated in it while they live: ``peak`` is the maximum."""
+    """Context that counts the bytes of all tensors allocated in it while they live; ``peak``: the maximum."""
 
     def __init__(self):
         super().__init__()
@@ -123,12 +123,13 @@ def free_bytes(device: torch.device) -> int:
 
 def needed(network: str, settings: Settings, device: torch.device, recompute: bool = False) -> float:
     """Bytes that training takes on a device, with what Python and torch take themselves."""
-    size, precision = (settings.depth, settings.size, settings.size), choose_precision(settings.precision, device)
-    return training_bytes(network, settings.width_divisor, size, precision, recompute) + OWN_BYTES[device.type]
+    size, divisor = (settings.depth, settings.size, settings.size), settings.width_divisor
+    precision = choose_precision(settings.precision, device)
+    return training_bytes(network, divisor, size, precision, recompute) + OWN_BYTES[device.type]
 
 
 def choose_recompute(network: str, settings: Settings, device: torch.device) -> bool:
-    """Whether training has to compute maps a second time to fit into memory; says so, also when neither way fits."""
+    """Whether training has to compute maps a second time to fit into memory; says so."""
     free = free_bytes(device)
     if AMPLE_BYTES * settings.depth * settings.size**2 + OWN_BYTES[device.type] < free:
         return False
@@ -137,8 +138,8 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
         return False
     lean = needed(network, settings, device, recompute=True)
     advice = "" if lean < free else ", which may not fit either; lower depth or size, or raise width_divisor"
-    say(f"note: training {network} takes about {usual / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; maps are computed "
-        f"a second time for the gradient instead of kept, which takes {lean / 1e9:.1f} GB{advice}")
+    say(f"note: training {network} takes about {usual / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
+        f"maps are computed a second time for the gradient, which takes {lean / 1e9:.1f} GB{advice}")
     return True
 
 
@@ -162,7 +163,7 @@ def with_room(model: Model) -> Model:
         return model
     outcome = "from which the mask may differ a little" if window_bytes(depth) <= free else \
         "may not fit either; close other programs, or take a run with smaller size or larger width_divisor"
-    say(f"note: windows of {settings.depth} slices take about {window_bytes(settings.depth) / 1e9:.1f} GB, and "
-        f"{free / 1e9:.1f} GB are free; going on with windows of {depth}, which take {window_bytes(depth) / 1e9:.1f} GB "
-        f"and {outcome}")
+    whole, shallow = window_bytes(settings.depth) / 1e9, window_bytes(depth) / 1e9
+    say(f"note: windows of {settings.depth} slices take about {whole:.1f} GB, and {free / 1e9:.1f} GB are "
+        f"free; going on with windows of {depth}, which take {shallow:.1f} GB and {outcome}")
     return replace(model, window_depth=depth) if depth < settings.depth else model

@@ -17,8 +17,8 @@ def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, r
                   plain: bool = False) -> Path:
     """`magunet.runs.fit`, in the way that fits into memory.
 
-    recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which changes no
-    weight; None does where memory demands it, and says so.
+    recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which
+    changes no weight; None does where memory demands it, and says so.
     """
     if recompute is None:
         recompute = choose_recompute(network, settings, choose_device())
@@ -26,7 +26,7 @@ def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, r
 
 
 def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:
-    """Finished runs of each network, one for every seed; a network that fails is named on stderr and left out.
+    """Finished runs of each network, one a seed; a network that fails is named on stderr and left out.
 
     Raises InputError when data or settings are wrong, which no other network would change.
     """
@@ -36,7 +36,7 @@ def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict
             runs[network] = [fit_with_room(network, settings, seed, cohort) for seed in settings.seeds]
         except InputError:
             raise
-        except Exception as error:                      # whatever is wrong with one, the others shall be trained
+        except Exception as error:                      # the other networks shall be trained all the same
             if not is_out_of_memory(error):
                 traceback.print_exception(error)
             print(f"failed: {network}: {error}", file=sys.stderr)

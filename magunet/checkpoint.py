@@ -1,7 +1,7 @@
 """The state of a training run as one safetensors file: nothing in it can execute.
 
-Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``, and ``losses`` of an unfinished epoch. The header's
-text holds the rest as JSON, with the hash of the settings that the state belongs to.
+Tensors: ``model.*``, ``optimizer.<parameter>.<name>``, ``rng.*``, and ``losses`` of an unfinished epoch. The
+header's text holds the rest as JSON, with the hash of the settings that the state belongs to.
 """
 
 import json
@@ -11,21 +11,19 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from magunet.base.errors import InputError
 from magunet.base.progress import say
 from magunet.base.provenance import whole_file
-
-HEADER = {"settings": str, "log": list, "order": list, "seconds": float, "scheduler": dict, "learning_rates": list}
-"""What the header's text holds, and of which type."""
 
 
 @dataclass
 class TrainingState:
     """All that changes while a network trains.
 
-    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: those of its windows
-    that are done, each a tensor (); seconds: that they took.
+    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: of its
+    windows that are done, each a tensor (); seconds: that these took.
     """
 
     network: torch.nn.Module
@@ -41,13 +39,13 @@ class TrainingState:
 def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     """Write the state, whole or not at all.
 
-    Raises InputError, and keeps the state written before, when a weight is not finite: a last step may have done that,
-    which no loss shows yet.
+    Raises InputError, and keeps the state written before, when a weight is not finite, which no loss shows
+    yet.
     """
     tensors = {f"model.{name}": tensor for name, tensor in state.network.state_dict().items()}
     if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch {len(state.log)}; "
-                         "lower learning_rate. The last checkpoint is from before")
+        raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch "
+                         f"{len(state.log)}; lower learning_rate. The last checkpoint is from before")
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
     tensors |= {"rng.data": state.generator.get_state(), "rng.cpu": torch.get_rng_state()}
@@ -62,74 +60,64 @@ def save(state: TrainingState, path: Path, settings_hash: str) -> None:
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all. Its own writer would leave a file beside it when killed."""
+    """Write a safetensors file, whole or not at all; the library's own writer leaves parts when killed."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as part:
         part.write_bytes(safetensors.torch.save(stored, texts))
 
 
-def restore(state: TrainingState, path: Path, settings_hash: str) -> None:
-    """Put a saved state back, so that training goes on as if it had not stopped.
+def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
+    """Put a saved state back into a new one, so that training goes on as if it had not stopped.
 
-    A damaged file is announced, removed, and leaves the state as it was, at the start. Raises InputError when the file
-    belongs to other settings.
+    Returns False when the file is damaged, which is announced; it is then removed, and the state is of no
+    use. Raises InputError when the file belongs to other settings.
     """
     try:
         with safetensors.safe_open(path, "pt") as stored:
             header = json.loads(stored.metadata()["state"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         if header["settings"] == settings_hash:
-            _check(state, header, tensors)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            _put_back(state, header, tensors)
+            return True
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         path.unlink(missing_ok=True)
-        say(f"note: {path}: damaged checkpoint ({' '.join(str(error).split())[:120]}), removed; training from the start")
-        return
-    if header["settings"] != settings_hash:
-        raise InputError(f"{path}: belongs to other settings ({header['settings']}, not {settings_hash}); "
-                         "remove it to train from the start")
+        reason = " ".join(str(error).split())[:120]
+        say(f"note: {path}: damaged checkpoint ({reason}), removed; training from the start")
+        return False
+    raise InputError(f"{path}: belongs to other settings ({header['settings']}, not {settings_hash}); "
+                     "remove it to train from the start")
+
+
+def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises an error of any kind where something is missing or of another network."""
     state.network.load_state_dict(_part(tensors, "model."))
-    _restore_optimizer(state.optimizer, _part(tensors, "optimizer."), header["learning_rates"])
+    _put_back_optimizer(state.optimizer, _part(tensors, "optimizer."), header["learning_rates"])
     state.scheduler.load_state_dict(header["scheduler"])
-    state.log[:], state.order[:], state.seconds = header["log"], header["order"], header["seconds"]
-    state.losses[:] = tensors["losses"].unbind() if "losses" in tensors else []
+    state.log, state.order = list(header["log"]), [str(name) for name in header["order"]]
+    state.seconds = float(header["seconds"])
+    state.losses = list(tensors["losses"].float().unbind()) if "losses" in tensors else []
+    if len(state.losses) > len(state.order):
+        raise ValueError("it has more losses than windows")
     state.generator.set_state(tensors["rng.data"])
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
 
 
-def _check(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises an error where anything is missing or of another network, before a part of it is put back."""
-    shapes = {name: tensor.shape for name, tensor in _part(tensors, "model.").items()}
-    if shapes != {name: tensor.shape for name, tensor in state.network.state_dict().items()}:
-        raise ValueError("its weights are another network's")
-    parameters = sum(1 for _ in state.network.parameters())
-    if any(int(name.split(".")[0]) >= parameters for name in _part(tensors, "optimizer.")):
-        raise ValueError("its optimiser is another network's")
-    if bad := [name for name, kind in HEADER.items() if not isinstance(header[name], kind)]:
-        raise ValueError(f"its {bad[0]} is of another type")
-    if not all(isinstance(name, str) for name in header["order"]):
-        raise ValueError("its order is not one of cases")
-    done = tensors.get("losses", torch.zeros(0))
-    if done.ndim != 1 or len(done) > len(header["order"]) or not done.is_floating_point():
-        raise ValueError("its losses are not those of its windows")
-    for name in ("rng.data", "rng.cpu"):
-        torch.Generator().set_state(tensors[name])
-
-
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rates: list[float]) -> None:
+def _put_back_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor],
+                        rates: list[float]) -> None:
     content = optimizer.state_dict()
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
         content["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(content)
-    for group, rate in zip(optimizer.param_groups, rates):      # the scheduler sets them only at its next step
-        group["lr"] = rate
-    for parameter, values in optimizer.state.items():           # laid out in memory like the parameter, as before
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate                                      # the scheduler sets it only at its next step
+    for parameter, values in optimizer.state.items():           # laid out in memory as the parameters are
         for key, value in values.items():
             if value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter).copy_(value)

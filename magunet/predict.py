@@ -37,7 +37,7 @@ CARD_FILE = "README.md"
 
 
 def window_starts(slices: int, depth: int) -> list[int]:
-    """First slices of windows ``depth`` deep that cover ``slices``, evenly spread, overlapping by half or more."""
+    """First slices of windows ``depth`` deep that cover ``slices``, evenly spread, overlapping by half."""
     if slices <= depth:
         return [0]
     count = 1 + int(np.ceil((slices - depth) / (depth * (1 - OVERLAP))))
@@ -50,11 +50,12 @@ def gaussian_weights(depth: int) -> np.ndarray:
     return np.exp(-0.5 * z**2)
 
 
-def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def predict_windows(image: np.ndarray, depth: int,
+                    function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Sliding window along z: apply ``function`` to each window and blend the results with Gaussian weights.
 
-    image: float32 (n, h, w). function: (depth, h, w) -> the same shape. Fewer than ``depth`` slices are padded by
-    repeating the outer ones. Returns float32 (n, h, w).
+    image: float32 (n, h, w). function: (depth, h, w) -> the same shape. Fewer than ``depth`` slices are
+    padded by repeating the outer ones. Returns float32 (n, h, w).
     """
     slices = len(image)
     before = max(0, depth - slices) // 2
@@ -70,7 +71,7 @@ def predict_windows(image: np.ndarray, depth: int, function: Callable[[np.ndarra
 
 def probability(network: torch.nn.Module, window: np.ndarray, device: torch.device,
                 precision: torch.dtype) -> np.ndarray:
-    """The network's foreground probability for one prepared window (d, h, w), float32. Sets evaluation mode."""
+    """The network's foreground probability of a prepared window (d, h, w), float32. Sets evaluation mode."""
     evaluate_by_input(network)
     x = torch.from_numpy(np.ascontiguousarray(window))[None, None].to(device).float()
     with torch.inference_mode(), autocast(device, precision):
@@ -95,9 +96,9 @@ class Model:
     def probability(self, image: np.ndarray) -> np.ndarray:
         """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
 
-        Each window is also seen mirrored left to right, as in training, and the two answers are averaged: left and
-        right are told apart afterwards, by position. Where memory does not suffice, windows become shallower, which
-        is announced. Raises MemoryError when even the shallowest do not fit.
+        Each window is also seen mirrored left to right, as in training, and both answers are averaged: left
+        and right are told apart afterwards, by position. Where memory does not suffice, windows become
+        shallower, which is announced. Raises MemoryError when even the shallowest do not fit.
         """
         def both_ways(window: np.ndarray) -> np.ndarray:
             answer, mirrored = (probability(self.network, view, self.device, self.precision)
@@ -112,12 +113,13 @@ class Model:
                 if not is_out_of_memory(error):
                     raise
                 if depth == SMALLEST_SIDE:
-                    raise MemoryError(f"windows of {depth} x {image.shape[1]} x {image.shape[2]} voxels do not fit; a "
-                                      "run with smaller size or larger width_divisor would") from error
+                    size = " x ".join(map(str, (depth, *image.shape[1:])))
+                    raise MemoryError(f"windows of {size} voxels do not fit; a run with smaller size or "
+                                      "larger width_divisor would") from error
                 traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
             depth = max(SMALLEST_SIDE, depth // 2)
-            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} slices, "
-                "from which the mask may differ a little")
+            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} "
+                "slices, from which the mask may differ a little")
 
     def segment(self, scan: Volume) -> Volume:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
@@ -134,7 +136,7 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
     run = Path(run)
     for path in (run / RECORD_FILE, run / WEIGHTS_FILE):
         if not path.is_file():
-            raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints it")
+            raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints")
     try:
         record = read_json(run / RECORD_FILE)
         if missing := [name for name in RECORD_ENTRIES if name not in record]:
@@ -153,16 +155,15 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
                          "remove the folder and train the run again") from error
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    network = (network if plain else accelerate(network)).to(device, memory_format=torch.channels_last_3d).eval()
+    network = network if plain else accelerate(network)
+    network = network.to(device, memory_format=torch.channels_last_3d).eval()
     return Model(network, settings, record, device, precision)
 
 
 def shipped_weights() -> Path:
-    """The folder of the weights that come with the project; `load_model` reads it like a run's.
-
-    Raises InputError where it is missing.
-    """
+    """The folder of the weights that come with the project. Raises InputError where it is missing."""
     folder = project.data() / "weights"
     if not (folder / WEIGHTS_FILE).is_file():
-        raise InputError(f"{folder / WEIGHTS_FILE}: missing; take it from the repository again, or name a run with --model")
+        remedy = "take it from the repository again, or name a run with --model"
+        raise InputError(f"{folder / WEIGHTS_FILE}: missing; {remedy}")
     return folder

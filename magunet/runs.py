@@ -1,7 +1,7 @@
 """A run: one network trained once, in a folder of its own under ``runs/`` that says what made it.
 
-The folder's name holds a hash of everything that decides the weights: network, settings, precision, data and code. So
-a changed anything is another run, and a finished run is never trained again.
+The folder's name holds a hash of everything that decides the weights: network, settings, precision, data and
+code. So a change of anything is another run, and a finished run is never trained again.
 """
 
 import traceback
@@ -48,7 +48,7 @@ def run_hash(network: str, settings: Settings, data: str, plain: bool = False) -
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str, plain: bool = False) -> Path:
-    """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``; one place for two names of one network."""
+    """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``, one for two names of a network."""
     network = checked(network, settings.width_divisor)
     return project.runs() / f"{network.replace(' ', '-')}-{run_hash(network, settings, data, plain)}-s{seed}"
 
@@ -62,11 +62,12 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recomput
         plain: bool = False) -> Path:
     """Train a network of ``magunet.studies`` and return its run folder.
 
-    A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other process is
-    training it any more. On the CPU the same seed, settings, data and thread count give the same weights, bit for bit.
-    recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them, which changes no
-    weight. plain: without `magunet.fast.accelerate` and in float32, to compare with, in a folder of its own.
-    Raises InputError for a cohort without training cases, and MemoryError where a step does not fit.
+    A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other
+    process trains it. On the CPU the same seed, settings, data and thread count give the same weights, bit
+    for bit. recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them,
+    which changes no weight. plain: without `magunet.fast.accelerate` and in float32, to compare with, in a
+    folder of its own. Raises InputError for a cohort without training cases, and MemoryError where a step
+    does not fit.
     """
     if not cohort.train:
         raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
@@ -88,26 +89,26 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
     for name in track(cohort.train + cohort.val, "prepared"):
         case = cohort.cases[name]
         prepared[name], _ = prepare_case(name, case.image, case.label, settings)
-    record = {"network": checked(network, settings.width_divisor), "seed": seed, "settings": settings.as_dict(),
-              "data_hash": data, "settings_hash": run_hash(network, settings, data, plain),
-              "train": cohort.train, "val": cohort.val, "config": configuration(network, settings.width_divisor),
-              "precision": str(precision).removeprefix("torch."), "git": provenance.git_revision(project.root()),
-              **provenance.environment(device)}
+    divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
+    record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),
+              "data_hash": data, "settings_hash": settings_hash, "train": cohort.train, "val": cohort.val,
+              "config": configuration(network, divisor), "precision": str(precision).removeprefix("torch."),
+              "git": provenance.git_revision(project.root()), **provenance.environment(device)}
     sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
     reset_peak_memory(device)
     with torch.random.fork_rng():
         try:
-            state = train.train(folder, network, settings, seed, *sides, record["settings_hash"], device, precision,
+            state = train.train(folder, network, settings, seed, *sides, settings_hash, device, precision,
                                 recompute, plain)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
-            raise MemoryError(f"training {network} on windows of {settings.depth} x {settings.size} x {settings.size} "
-                              "voxels does not fit") from error
-    train.write_log(state, folder)                      # killed after its last checkpoint, a run has a line too few
+            size = f"{settings.depth} x {settings.size} x {settings.size}"
+            raise MemoryError(f"training {network} on windows of {size} voxels does not fit") from error
     weights = folder / WEIGHTS_FILE
     checkpoint.write_tensors(state.network.state_dict(), weights)
     record |= {"epochs": len(state.log), "seconds": round(sum(entry["seconds"] for entry in state.log), 1),
-               "peak_memory_mb": peak_memory_mb(device), "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
+               "peak_memory_mb": peak_memory_mb(device),
+               "outputs": {WEIGHTS_FILE: provenance.file_hash(weights)}}
     provenance.write_json(folder / RECORD_FILE, record)

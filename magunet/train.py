@@ -1,7 +1,7 @@
 """Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1.
 
-The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases that are reported
-choose nothing.
+The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases that are
+reported choose nothing.
 """
 
 import json
@@ -61,26 +61,23 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
     torch.manual_seed(seed)
     net = build(network, settings.width_divisor)
     net = (net if plain else fast.accelerate(net)).to(device, memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    adam = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(settings.schedule, step, steps))
-    return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed))
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device; on a GPU from pinned memory, so that nobody waits for what the GPU still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+        adam, lambda step: learning_rate_factor(settings.schedule, step, steps))
+    return TrainingState(net, adam, scheduler, torch.Generator().manual_seed(seed))
 
 
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
                precision: torch.dtype) -> None:
     """A random window of a case, augmented, forwards and backwards; appends its loss to ``state.losses``.
 
-    Nothing here asks a GPU for a value: while it works on one window, the next are read, augmented and queued.
+    Nothing here asks a GPU for a value: while it works on one window, the next are read and queued.
     """
-    image, mask = window(case, settings.depth, state.generator)
-    image, mask = augment(to_device(image, device), to_device(mask, device), case.spacing, state.generator,
-                          settings.augmentation)
+    parts = window(case, settings.depth, state.generator)
+    if device.type == "cuda":
+        parts = [part.pin_memory() for part in parts]
+    image, mask = (part.to(device, non_blocking=True) for part in parts)
+    image, mask = augment(image, mask, case.spacing, state.generator, settings.augmentation)
     with autocast(device, precision):
         logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
     loss = losses.dice_ce_loss(logits.float(), mask)
@@ -95,15 +92,15 @@ def mean_loss(state: TrainingState) -> float:
     """Of the windows of this epoch so far. Raises InputError, naming the case, when one is not a number."""
     values = torch.stack([loss.cpu() for loss in state.losses])
     if not values.isfinite().all():
-        bad = state.order[int((~values.isfinite()).nonzero()[0])]
-        raise InputError(f"case {bad}: the loss became {values[~values.isfinite()][0]:g}; lower learning_rate "
+        first = int((~values.isfinite()).nonzero()[0])
+        raise InputError(f"case {state.order[first]}: the loss became {values[first]:g}; lower learning_rate "
                          "or look at the case. The last checkpoint is from before")
     return float(values.mean())
 
 
 def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settings: Settings,
                     device: torch.device, precision: torch.dtype) -> float:
-    """Mean Dice over prepared cases, around the target only; the reported scores are on the scans' own grids."""
+    """Mean Dice over prepared cases, around the target only; reported scores are of whole scans."""
     scores = []
     for case in cases.values():
         p = predict_windows(case.image, settings.depth, lambda x: probability(network, x, device, precision))
@@ -116,22 +113,23 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
           recompute: bool = False, plain: bool = False) -> TrainingState:
     """Train from the last checkpoint, or the start, to the last epoch; an epoch is a log line.
 
-    cases: to learn from; an epoch draws ``samples_per_case`` windows of each in random order. held_out: validated after
-    every epoch. A checkpoint is written between two steps, never within one, so that a training that was killed
-    goes on to the very same weights. recompute: as `magunet.fast.recompute` does; plain: as in `new_state`.
+    cases: to learn from; an epoch draws ``samples_per_case`` windows of each in random order. held_out:
+    validated after every epoch. Checkpoints are written between two steps, never within one, so that a
+    training that was killed ends with the very same weights. recompute: as `magunet.fast.recompute`; plain:
+    as in `new_state`.
     """
     windows = [name for name in cases for _ in range(settings.samples_per_case)]
-    steps = settings.epochs * len(windows)
+    steps, path = settings.epochs * len(windows), folder / CHECKPOINT_FILE
     state = new_state(network, settings, seed, steps, device, plain)
-    if recompute:
-        fast.recompute(state.network)
-    path = folder / CHECKPOINT_FILE
-    if path.exists():
-        checkpoint.restore(state, path, settings_hash)
-        if not set(state.order) <= set(cases):
-            raise InputError(f"{path}: names cases that are not trained on; remove it to train from the start")
+    if path.exists() and not checkpoint.restore(state, path, settings_hash):
+        state = new_state(network, settings, seed, steps, device, plain)    # half restored, it is of no use
+    if not set(state.order) <= set(cases):
+        raise InputError(f"{path}: names cases that are not trained on; remove it to start again")
+    if state.log or state.losses:
         within = f" and window {len(state.losses)} of {len(state.order)} of the next" if state.losses else ""
         say(f"{network}: going on after epoch {len(state.log)} of {settings.epochs}{within}")
+    if recompute:
+        fast.recompute(state.network)
     last_save = time.monotonic()
     for epoch in range(len(state.log) + 1, settings.epochs + 1):
         start, earlier, done = time.monotonic(), state.seconds, len(state.losses)
@@ -148,20 +146,17 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         loss, count = mean_loss(state), len(state.losses) - done
         step_seconds = round((time.monotonic() - start) / count, 5) if count else None
         dice = validation_dice(state.network, held_out, settings, device, precision)
-        rate = settings.learning_rate * learning_rate_factor(settings.schedule, len(windows) * (epoch - 1), steps)
+        factor = learning_rate_factor(settings.schedule, len(windows) * (epoch - 1), steps)
         seconds = earlier + time.monotonic() - start
-        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "learning_rate": rate,
+        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice,
+                          "learning_rate": settings.learning_rate * factor,
                           "seconds": round(seconds, 2), "step_seconds": step_seconds})
         state.order, state.losses, state.seconds = [], [], 0.0
+        with whole_file(folder / LOG_FILE) as part:         # first: a finished training lacks no line
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))
         if epoch == settings.epochs or time.monotonic() - last_save >= EPOCH_SECONDS[device.type]:
             checkpoint.save(state, path, settings_hash)
             last_save = time.monotonic()
-        write_log(state, folder)
-        say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  {seconds:.0f} s")
+        say(f"{network}: epoch {epoch}/{settings.epochs}  loss {loss:.4f}  validation Dice {dice:.3f}  "
+            f"{seconds:.0f} s")
     return state
-
-
-def write_log(state: TrainingState, folder: Path) -> None:
-    """One JSON line an epoch, whole or not at all."""
-    with whole_file(folder / LOG_FILE) as part:
-        part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))

@@ -348,18 +348,6 @@ def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, references
     assert_done(root, after(references, "train"))
 
 
-def test_a_log_without_its_last_line_gets_it_even_if_no_epoch_is_left(references, tmp_path):
-    """Killed after the last checkpoint and before the last line of the log."""
-    root = before(after(references, "train").parent, "predict", tmp_path)
-    folder = next(root.glob("runs/*"))
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
-    for name in ("run.json", "weights.safetensors"):
-        (folder / name).unlink()
-    assert here(root, "train") == 0
-    assert_done(root, after(references, "train"))
-
-
 def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(references, tmp_path, monkeypatch, capsys):
     root = before(references, "train", tmp_path)
     interrupted_after(1, root, monkeypatch)

@@ -146,12 +146,11 @@ def state_with(network="3D U-Net"):
     lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
     lambda header, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
     lambda header, tensors: tensors.update({"rng.cpu": tensors["rng.cpu"].flip(0)}),
-    lambda header, tensors: header.update(order=None), lambda header, tensors: header.update(seconds="1"),
-    lambda header, tensors: header.update(order=[["a"]]),
-    lambda header, tensors: (header.update(order=["a"]), tensors.update(losses=torch.zeros(1, dtype=torch.int64))),
-    lambda header, tensors: tensors.update(losses=torch.zeros(3)), lambda header, tensors: tensors.update(losses=torch.zeros(())),
+    lambda header, tensors: header.update(order=None), lambda header, tensors: header.update(seconds=None),
+    lambda header, tensors: tensors.update(losses=torch.zeros(3)),
+    lambda header, tensors: tensors.update(losses=torch.zeros(())),
 ])
-def test_a_checkpoint_in_which_something_is_missing_is_said_removed_and_changes_nothing(change, tmp_path, capsys):
+def test_a_checkpoint_in_which_something_is_missing_is_said_and_removed(change, tmp_path, capsys):
     path, state = tmp_path / "checkpoint.safetensors", state_with()
     checkpoint.save(state, path, "hash")
     with safetensors.safe_open(path, "pt") as stored:
@@ -159,18 +158,28 @@ def test_a_checkpoint_in_which_something_is_missing_is_said_removed_and_changes_
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}
     change(header, tensors)
     checkpoint.write_tensors(tensors, path, {"state": json.dumps(header)})
-    fresh = state_with()
-    before = {name: tensor.clone() for name, tensor in fresh.network.state_dict().items()}
-    checkpoint.restore(fresh, path, "hash")
-    assert "damaged checkpoint" in capsys.readouterr().err and not path.exists() and not fresh.log
-    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.network.state_dict().items())
+    assert not checkpoint.restore(state_with(), path, "hash")
+    assert "damaged checkpoint" in capsys.readouterr().err and not path.exists()
 
 
-def test_a_checkpoint_of_another_network_is_said_removed_and_changes_nothing(tmp_path, capsys):
+def test_after_a_damaged_checkpoint_training_is_that_from_the_start(cohort):
+    settings = replace(TINY, epochs=1)
+    first = runs.fit("3D U-Net", settings, 0, cohort)
+    weights = file_hash(first / "weights.safetensors")
+    for name in ("run.json", "weights.safetensors"):
+        (first / name).unlink()
+    path = first / "checkpoint.safetensors"
+    with safetensors.safe_open(path, "pt") as stored:
+        texts, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
+    checkpoint.write_tensors({name: tensor for name, tensor in tensors.items() if name != "rng.cpu"}, path, texts)
+    assert file_hash(runs.fit("3D U-Net", settings, 0, cohort) / "weights.safetensors") == weights
+
+
+def test_a_checkpoint_of_another_network_is_said_and_removed(tmp_path, capsys):
     path = tmp_path / "checkpoint.safetensors"
     checkpoint.save(state_with("+LGAG"), path, "hash")
-    checkpoint.restore(state_with(), path, "hash")
-    assert "another network's" in capsys.readouterr().err and not path.exists()
+    assert not checkpoint.restore(state_with(), path, "hash")
+    assert "damaged checkpoint" in capsys.readouterr().err and not path.exists()
 
 
 def test_a_checkpoint_within_an_epoch_of_other_cases_is_refused(cohort):

@@ -66,7 +66,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Maximum of this process in 10^6 bytes: torch's on the GPU, else resident; None where unknown (Windows)."""
+    """Maximum in 10^6 bytes: torch's on the GPU, else this process's; None where unknown (Windows)."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     try:

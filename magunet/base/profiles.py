@@ -142,8 +142,8 @@ def load(profile: str) -> Settings:
 def from_notebook(namespace: MutableMapping) -> Settings:
     """The settings in a notebook's ``parameters`` cells, its own and papermill's: pass ``globals()``.
 
-    A name assigned there that is no setting raises InputError, where papermill only warns. It is deleted, too, so
-    that the corrected cell can be run again.
+    A name assigned there that is no setting raises InputError, where papermill only warns. It is deleted,
+    too, so that the corrected cell can be run again.
     """
     assigned = set()
     for cell in namespace["In"]:

@@ -33,8 +33,8 @@ def test_planes_have_right_on_the_left_front_on_top_and_head_on_top():
 def test_pixels_keep_their_proportions():
     scan = Volume(np.zeros((10, 20, 30)), (4.0, 1.0, 0.5))
     figure = figures.three_planes(scan)
-    shown = {name: axes.get_images()[0].get_extent() for name, axes in zip(figures.PLANES, figure.axes)}
-    assert shown == {"axial": [0, 15, 20, 0], "coronal": [0, 15, 40, 0], "sagittal": [0, 20, 40, 0]}
+    extents = {name: axes.get_images()[0].get_extent() for name, axes in zip(figures.PLANES, figure.axes)}
+    assert extents == {"axial": [0, 15, 20, 0], "coronal": [0, 15, 40, 0], "sagittal": [0, 20, 40, 0]}
     assert all(axes.get_aspect() == 1 for axes in figure.axes)
 
 
@@ -42,7 +42,7 @@ def test_truth_and_prediction_differ_without_their_colours():
     scan, truth, prediction = (Volume(np.zeros((8, 40, 50)), (2.0, 1.0, 1.0)) for _ in range(3))
     truth.array[2:6, 10:20, 10:20] = prediction.array[2:6, 12:25, 20:40] = 1
     figure = figures.three_planes(scan, prediction, truth)
-    lines = [dashes for _, dashes in (drawn.get_linestyle()[0] for drawn in figure.axes[0].collections)]
+    lines = [dashes for _, dashes in (line.get_linestyle()[0] for line in figure.axes[0].collections)]
     assert lines[0] is None and len(lines[1]) == 2
     assert [line.is_dashed() for line in figure.legends[0].get_lines()] == [False, True]
 
@@ -50,7 +50,8 @@ def test_truth_and_prediction_differ_without_their_colours():
 def test_any_orientation_gives_the_same_picture():
     scan = Volume(RNG.normal(size=(8, 9, 10)), (2.0, 1.0, 1.0))
     mask = scan.with_array((scan.array > 1).astype(np.uint8))
-    straight, turned = (figures.three_planes(reorient(scan, code), prediction=reorient(mask, code)) for code in ("LPS", "RIA"))
+    straight, turned = (figures.three_planes(reorient(scan, code), reorient(mask, code))
+                        for code in ("LPS", "RIA"))
     for a, b in zip(straight.axes, turned.axes):
         np.testing.assert_array_equal(a.get_images()[0].get_array(), b.get_images()[0].get_array())
 
@@ -91,7 +92,8 @@ def test_saved_pictures_say_what_made_them(tmp_path):
 def test_the_source_names_profile_settings_and_runs(tmp_path):
     smoke, cpu = (profiles.load(name) for name in ("smoke", "cpu"))
     text = figures.source_of(smoke, [tmp_path / "MAG-UNet-0123456789-s0", tmp_path / "3D-U-Net-abc-s0"])
-    assert text.startswith("profile smoke, settings ") and text.endswith(", runs MAG-UNet-0123456789-s0, 3D-U-Net-abc-s0")
+    assert text.startswith("profile smoke, settings ")
+    assert text.endswith(", runs MAG-UNet-0123456789-s0, 3D-U-Net-abc-s0")
     assert figures.source_of(smoke) != figures.source_of(replace(smoke, epochs=3)) != figures.source_of(cpu)
 
 

@@ -11,11 +11,10 @@ ROWS = ["base", "+DA"]
 
 
 def numbers(**value):
-    rows = [dict.fromkeys(COLUMNS, np.nan) | {"row": row, "network": row, "group": "all", "measure": measure, "paper": 80.0,
-                                              "value": value.get(row, np.nan), "low": value.get(row, np.nan) - 3,
-                                              "high": value.get(row, np.nan) + 1}
+    rows = [dict.fromkeys(COLUMNS, np.nan) | {"row": row, "network": row, "group": "all", "measure": measure}
             for row in ROWS for measure in ("Dice", "IoU")]
-    return pd.DataFrame(rows)
+    means = pd.Series([value.get(row["row"], np.nan) for row in rows])
+    return pd.DataFrame(rows).assign(paper=80.0, value=means, low=means - 3, high=means + 1)
 
 
 def test_marks_stand_at_the_means_with_their_intervals_first_row_on_top():

@@ -18,13 +18,13 @@ def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
     model = Model(build("MAG-UNet", 32), profiles.load("smoke"), {}, torch.device("cpu"), torch.float32)
     window = np.random.default_rng(0).random((16, 16, 32), np.float32)
     net = model.network
-    seen = maps(model, window, {"first": net.encoder[0], "pam": net.attention.pam})
+    tensors = maps(model, window, {"first": net.encoder[0], "pam": net.attention.pam})
     evaluate_by_input(net)
     with torch.no_grad():
         x = torch.from_numpy(window)[None, None]
-        torch.testing.assert_close(seen["first"][0], x)
-        torch.testing.assert_close(seen["first"][1], net.encoder[0](x))
-        torch.testing.assert_close(seen["pam"][1], net.attention.pam(seen["pam"][0]))
+        torch.testing.assert_close(tensors["first"][0], x)
+        torch.testing.assert_close(tensors["first"][1], net.encoder[0](x))
+        torch.testing.assert_close(tensors["pam"][1], net.attention.pam(tensors["pam"][0]))
     assert not any(module._forward_hooks for module in net.modules())
 
 
@@ -48,13 +48,13 @@ def test_the_joint_is_found_on_a_coarser_grid():
 @pytest.mark.parametrize("limits", [None, (0, 2)])
 def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one(limits):
     image, joints = np.zeros((8, 8)), np.eye(8)
-    shown = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
-    figure = map_figure(image, joints, shown, (2.0, 3.0), limits)
-    drawn = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.get_title()}
-    assert list(drawn) == ["CT and true joints", "fine", "coarse"]
-    for title, values in shown.items():
-        np.testing.assert_array_equal(drawn[title].get_array(), values)
-        assert drawn[title].get_clim() == (limits or (values.min(), values.max()))
-        assert drawn[title].get_extent() == [0, 24, 16, 0]                  # mm, whatever the map's own size
-    assert drawn["CT and true joints"].get_clim() == pytest.approx((0, 1200 / 1400))       # -200 to 1000 HU, as in all figures
+    grids = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
+    figure = map_figure(image, joints, grids, (2.0, 3.0), limits)
+    images = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.get_title()}
+    assert list(images) == ["CT and true joints", "fine", "coarse"]
+    for title, values in grids.items():
+        np.testing.assert_array_equal(images[title].get_array(), values)
+        assert images[title].get_clim() == (limits or (values.min(), values.max()))
+        assert images[title].get_extent() == [0, 24, 16, 0]                  # mm, whatever the map's own size
+    assert images["CT and true joints"].get_clim() == pytest.approx((0, 1200 / 1400))        # -200 to 1000 HU
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Figs. 8 to 10 show what the masks and the scores say, the right way round, in millimetres, and choose cases by a rule."""
+"""Figs. 8 to 10 show what masks and scores say, the right way round, in millimetres, cases by a rule."""
 
 import itertools
 from dataclasses import replace
@@ -30,7 +30,7 @@ COLUMNS = {"base": "3D U-Net", "shifted": "+DA+LGAG", "absent": "UNETR"}
 
 
 def box_case(name="box", spacing=(3.0, 1.0, 2.0), left=30):
-    """Two joints in a scan of 8 x 40 x 60 voxels, most of them in slice 5; one network is right, one two columns off."""
+    """Two joints in 8 x 40 x 60 voxels, largest in slice 5; one network is right, one two columns off."""
     scan, truth = RNG.normal(100, 300, (8, 40, 60)), np.zeros((8, 40, 60), np.uint8)
     truth[2:7, 12:22, 15:20] = truth[2:7, 14:26, left:left + 4] = truth[5, 12:26, left] = 1
     volume = Volume(scan, spacing, (5.0, -3.0, 2.0))
@@ -41,8 +41,9 @@ def box_case(name="box", spacing=(3.0, 1.0, 2.0), left=30):
 
 
 def scores_of(*cases):
-    return pd.DataFrame([{"network": network, "case": case.name, "dice": overlap(mask.array, case.truth.array).dice}
-                         for case in cases for network, mask in case.masks.items()])
+    rows = [(network, case.name, overlap(mask.array, case.truth.array).dice)
+            for case in cases for network, mask in case.masks.items()]
+    return pd.DataFrame(rows, columns=["network", "case", "dice"])
 
 
 def compare(*cases, columns=COLUMNS, **options):
@@ -56,7 +57,8 @@ def panel(figure, label):
 def pixels(axes):
     """How many pixels of each colour a panel's overlay has."""
     overlay = axes.get_images()[1].get_array()
-    return {name: int((np.abs(overlay - (*to_rgb(colour), 1)).max(axis=-1) < 1e-6).sum()) for name, colour in COLOURS.items()}
+    return {name: int((np.abs(overlay - (*to_rgb(colour), 1)).max(axis=-1) < 1e-6).sum())
+            for name, colour in COLOURS.items()}
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "ASR"])
@@ -74,7 +76,7 @@ def test_coloured_pixels_are_the_overlap_counts_of_the_slice(code):
 
 
 def test_the_colours_reach_the_page_unmixed():
-    """On the rendered page a colour covers about as much as its voxels, and nothing hides it but the thin outline."""
+    """On the rendered page a colour covers about as much as its voxels; only the thin outline hides it."""
     case = box_case()
     figure = compare(case)
     figure.set_dpi(300)
@@ -106,10 +108,11 @@ def test_the_colours_differ_in_grey():
         assert abs(grey(one) - grey(other)) > (0.2 if "#ffffff" not in (one, other) else 0.1)
 
 
-DEFICIENT = {"protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-             "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-             "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
-"""Machado, Oliveira, Fernandes: A physiologically-based model for simulation of color vision deficiency, IEEE TVCG 2009."""
+DEFICIENT = {
+    "protan": [0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998],
+    "deutan": [0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.011820, 0.042940, 0.968881],
+    "tritan": [1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602, 0.004733, 0.691367, 0.303900]}
+"""Machado, Oliveira, Fernandes: A model for simulation of color vision deficiency, IEEE TVCG 2009."""
 
 
 @pytest.mark.parametrize("vision", DEFICIENT)
@@ -118,23 +121,26 @@ def test_the_colours_differ_for_every_colour_vision(vision):
         values = np.array(to_rgb(colour))
         return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
-    seen = [np.clip(np.array(DEFICIENT[vision]) @ linear(colour), 0, 1) ** (1 / 2.2) for colour in COLOURS.values()]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.3
+    matrix = np.reshape(DEFICIENT[vision], (3, 3))
+    colours = [np.clip(matrix @ linear(colour), 0, 1) ** (1 / 2.2) for colour in COLOURS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)) > 0.3
 
 
 def test_right_is_left_front_is_on_top_and_the_letters_say_so():
     case = box_case(left=40)
     mask = case.truth.array.copy()
-    mask[5, 24:26, 41:44] = 0                                      # missed: at the patient's left, at the back
+    mask[5, 24:26, 41:44] = 0                               # missed: at the patient's left, at the back
     figure = compare(replace(case, masks={"base": case.truth.with_array(mask)}))
     axes = panel(figure, "box: base")
     overlay, (x0, x1, y1, y0) = axes.get_images()[1].get_array(), axes.get_images()[1].get_extent()
     rows, columns = np.nonzero(np.abs(overlay - (*to_rgb(COLOURS["missed"]), 1)).max(axis=-1) < 1e-6)
     assert len(rows) == 6 and axes.get_images()[1].origin == "upper"
-    x, y = x0 + (columns + 0.5) / overlay.shape[1] * (x1 - x0), y0 + (rows + 0.5) / overlay.shape[0] * (y1 - y0)
-    low, high = axes.transAxes.inverted().transform(axes.transData.transform([[x.min(), y.max()], [x.max(), y.min()]]))
+    x = x0 + (columns + 0.5) / overlay.shape[1] * (x1 - x0)
+    y = y0 + (rows + 0.5) / overlay.shape[0] * (y1 - y0)
+    corners = axes.transData.transform([[x.min(), y.max()], [x.max(), y.min()]])
+    low, high = axes.transAxes.inverted().transform(corners)
     assert low[0] > 0.5 and high[1] < 0.5                           # right half, lower half
-    np.testing.assert_allclose((x.min(), x.max(), y.min(), y.max()), (83, 87, 24.5, 25.5))       # mm
+    np.testing.assert_allclose((x.min(), x.max(), y.min(), y.max()), (83, 87, 24.5, 25.5))      # mm
     places = {t.get_text(): t.xy for t in panel(figure, "box: CT").texts}
     assert places == {"R": (0, 0.5), "L": (1, 0.5), "A": (0.5, 1), "P": (0.5, 0)}
 
@@ -148,13 +154,12 @@ def test_millimetres_are_square_and_one_scale_and_window_hold_for_all():
     scales = []
     for one in axes:
         box = one.get_window_extent()
-        np.testing.assert_allclose(one.get_position().bounds, one.get_position(original=True).bounds)      # the panel is filled
+        assert one.get_position().bounds == pytest.approx(one.get_position(original=True).bounds)   # filled
         scales += [box.width / np.ptp(one.get_xlim()), box.height / np.ptp(one.get_ylim())]
         assert one.get_images()[0].get_clim() == BONE_WINDOW
-        height, width = (2.0, 1.5), (0.5, 1.0)
         extent, shape = one.get_images()[0].get_extent(), one.get_images()[0].get_array().shape
         pixel = abs(extent[1] - extent[0]) / shape[1], abs(extent[3] - extent[2]) / shape[0]
-        assert pixel == pytest.approx((2.0, 1.0) if "near" in one.get_label() else (width[0] * 3, height[0] / 4))
+        assert pixel == pytest.approx((2.0, 1.0) if "near" in one.get_label() else (1.5, 0.5))
     np.testing.assert_allclose(scales, scales[0], rtol=1e-3)
 
 
@@ -189,7 +194,8 @@ def test_an_empty_mask_is_a_result_and_not_a_missing_one():
     case = box_case()
     case = replace(case, masks={"base": case.truth.with_array(0 * case.truth.array)})
     figure = compare(case)
-    assert pixels(panel(figure, "box: base")) == {"correct": 0, "missed": int(case.truth.array[5].sum()), "extra": 0}
+    area = int(case.truth.array[5].sum())
+    assert pixels(panel(figure, "box: base")) == {"correct": 0, "missed": area, "extra": 0}
     assert "Dice 0.00" in words(figure)
 
 
@@ -230,7 +236,7 @@ def test_a_scale_bar_is_as_long_as_it_says():
     figure = compare(box_case())
     axes = panel(figure, "box: CT")
     page = next(a for a in figure.axes if a.get_label() == "page")
-    scale = np.ptp(axes.get_xlim()) / (axes.get_position().width * PRINT_WIDTH)             # mm of the patient per mm
+    scale = np.ptp(axes.get_xlim()) / (axes.get_position().width * PRINT_WIDTH)     # mm of the patient per mm
     (bar,) = page.lines
     assert f"{np.ptp(bar.get_xdata()) * scale:.0f} mm" in words(figure)
 
@@ -240,11 +246,13 @@ def test_the_scale_bar_is_the_longest_below_a_third(width, length):
     assert bar_length(width) == length
     figure, axes = panels.page(40, "")
     scale_bar(axes, 10, 10, 10, width / 10)
-    assert np.ptp(axes.lines[0].get_xdata()) == pytest.approx(length / 10) and words(figure) == [f"{length} mm"]
+    assert np.ptp(axes.lines[0].get_xdata()) == pytest.approx(length / 10)
+    assert words(figure) == [f"{length} mm"]
 
 
 def table_of(dice, networks=("A", "B")):
-    return pd.DataFrame([{"network": n, "case": c, "dice": d + 0.1 * i} for c, d in dice.items() for i, n in enumerate(networks)])
+    return pd.DataFrame([{"network": name, "case": case, "dice": value + 0.1 * i}
+                         for case, value in dice.items() for i, name in enumerate(networks)])
 
 
 def test_cases_are_chosen_by_rank_of_the_mean():
@@ -256,8 +264,8 @@ def test_cases_are_chosen_by_rank_of_the_mean():
 
 
 def test_the_mean_is_over_networks_and_ties_go_by_name():
-    scores = pd.DataFrame([("A", "x", 0.9), ("B", "x", 0.1), ("A", "y", 0.4), ("B", "y", 0.4), ("A", "z", 0.5), ("B", "z", 0.3)],
-                          columns=["network", "case", "dice"])
+    dice = [0.9, 0.1, 0.4, 0.4, 0.5, 0.3]
+    scores = pd.DataFrame({"network": ["A", "B"] * 3, "case": list("xxyyzz"), "dice": dice})
     assert quantile_cases(scores, 3) == ["y", "z", "x"]
 
 
@@ -276,7 +284,8 @@ def test_finished_runs_become_panels_and_unfinished_ones_do_not(compendium):
     assert words(comparison(cases, names, scores, rule)).count("not\ntrained") == 2 * len(cases)
     run = runs.fit("3D U-Net", settings, 0, cohort)
     cases, scores, rule = panels.compared_cases({"3D U-Net": run}, cohort)
-    assert {case.name for case in cases} <= set(cohort.val) and rule == panels.RULE and (run / "scores.csv").exists()
+    assert {case.name for case in cases} <= set(cohort.val) and rule == panels.RULE
+    assert (run / "scores.csv").exists()
     lines = words(comparison(cases, names, scores, rule))
     assert lines.count("not\ntrained") == len(cases)
     assert sum(line.startswith("Dice 0.") for line in lines) == len(cases)
@@ -326,7 +335,8 @@ def test_the_flow_shows_shape_and_spacing_of_every_step(phantom):
 
 def test_the_letters_of_the_flow_are_those_of_lps(phantom):
     figure = flow.preprocessing_flow(*(reorient(v, "RAS") for v in phantom), TINY)
-    letters = {axes.get_label(): {t.get_text(): t.xy for t in axes.texts} for axes in figure.axes[1:] if axes.texts}
+    letters = {axes.get_label(): {t.get_text(): t.xy for t in axes.texts}
+               for axes in figure.axes[1:] if axes.texts}
     assert letters["turned to LPS: axial"] == {"R": (0, 0.5), "L": (1, 0.5), "A": (0.5, 1), "P": (0.5, 0)}
     assert letters["turned to LPS: coronal"] == {"R": (0, 0.5), "L": (1, 0.5), "S": (0.5, 1), "I": (0.5, 0)}
     assert not [label for label in letters if "stored" in label]
@@ -337,5 +347,6 @@ def test_the_slices_at_the_joints_stand_at_their_height(phantom):
     whole, rest = (panel(figure, f"{step.name}: coronal").get_position() for step in steps[-2:])
     mm = whole.height / (len(steps[-2].image) * steps[-2].spacing[0])
     _, frame = prepare(*phantom, TINY)
-    assert (whole.y1 - rest.y1) / mm == pytest.approx((frame.resized_shape[0] - frame.slices[1]) * steps[-1].spacing[0])
+    above = (frame.resized_shape[0] - frame.slices[1]) * steps[-1].spacing[0]
+    assert (whole.y1 - rest.y1) / mm == pytest.approx(above)
     assert (rest.y0 - whole.y0) / mm == pytest.approx(frame.slices[0] * steps[-1].spacing[0])

@@ -1,15 +1,14 @@
 """Quicker and leaner layers with the same weights and the same function: `accelerate` swaps them into any network.
 
-The networks are written in plain torch; whoever doubts a result computes it without `accelerate`. The layers here avoid
-two weak spots of the CPU's bfloat16 in torch 2.13 and what autocast widens there for nothing, normalise a single
-position in training and, where no gradient is asked for, write over maps that nobody else reads. Weights, their
-names and initial values stay. In float32 outputs, gradients and predictions are those of the plain network to the bit;
-under autocast they differ by what bfloat16 rounds (``tests/test_fast.py``).
+The networks are plain torch; whoever doubts a result computes it without `accelerate`. The layers avoid two weak spots
+of the CPU's bfloat16 in torch 2.13 and, where no gradient is asked for, write over maps that nobody else reads. Names
+and initial values of weights stay. In float32 outputs, gradients and predictions are the plain network's to the bit;
+under autocast they differ by as much as bfloat16 rounds (``tests/test_fast.py``).
 """
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -27,38 +26,30 @@ def may_overwrite(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def may_split(x: Tensor) -> bool:
-    """Whether `through_joined` may do without the joined map: where bfloat16 rounds more than splitting a sum does."""
-    return may_overwrite(x) and torch.is_autocast_enabled("cpu")
-
-
-def is_smaller(x: Tensor, conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
-    """Whether a map on the CPU is smaller than the kernel of a convolution along any axis."""
+def is_small(x: Tensor, conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    """Whether a map on the CPU is smaller than a convolution's kernel along any axis."""
     return x.device.type == "cpu" and min(x.shape[2:]) < max(conv.kernel_size)
 
 
 def merge_groups(weight: Tensor, groups: int, width: int = 8) -> tuple[Tensor, int]:
-    """Neighbouring groups of a convolution joined to one of at least ``width`` input channels, if they divide so.
+    """Neighbouring groups of a convolution joined to ``width`` input channels or more, if they divide so.
 
-    From 8 on the CPU's bfloat16 convolutions are fast. weight: (c_out, c_in / groups, k, k, k), of a convolution in
-    ``groups`` groups. Returns the weight, with zeros where a channel met none of another group, and the number of
-    groups left: the same function.
+    weight: (c_out, c_in / groups, k, k, k). Returns a weight for the same function, with zeros where a channel met none
+    of another group, and its number of groups. From 8 channels on the CPU's bfloat16 convolutions are fast.
     """
     joined = math.gcd(groups, math.ceil(width / weight.shape[1]))
     if joined == 1:
         return weight, groups
     own = torch.eye(joined, dtype=weight.dtype, device=weight.device).view(1, joined, 1, joined, 1, 1, 1, 1)
-    parts = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own        # (g, j, o, j, i, k, k, k)
+    parts = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own      # (g, j, o, j, i, k, k, k)
     return parts.flatten(3, 4).flatten(0, 2), groups // joined
 
 
 class Conv3d(nn.Conv3d):
-    """Convolution that knows the weak spots of the CPU's bfloat16 in torch 2.13.
+    """Convolution that stays in float32 where the map is smaller than the kernel, and joins narrow groups.
 
-    Where the map is smaller than the kernel it stays in float32: there the bfloat16 weight gradient is wrong (it reads
-    memory it never wrote: NaN, garbage, now and then a crash), without a word; ``tests/test_network.py`` compares them.
-    Narrow groups are joined: in groups of one or two channels bfloat16 takes up to four times as long
-    (``benchmarks/grouped_convolution.py``). x: (b, c_in, d, h, w) -> (b, c_out, d', h', w').
+    On such maps the CPU's bfloat16 weight gradient is wrong without a word: it reads memory it never wrote. In groups
+    of one or two channels bfloat16 takes up to four times as long (``benchmarks/grouped_convolution.py``).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +58,7 @@ class Conv3d(nn.Conv3d):
     def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x convolved with this kernel, (c_out, c_in / groups, k, k, k), in place of the module's own."""
         geometry, groups = (self.stride, self.padding, self.dilation), self.groups
-        if is_smaller(x, self):
+        if is_small(x, self):
             with no_autocast(x):
                 return F.conv3d(x.to(weight.dtype), weight, bias, *geometry, groups)
         if x.device.type == "cpu" and groups > 1 and torch.is_autocast_enabled("cpu"):
@@ -76,30 +67,29 @@ class Conv3d(nn.Conv3d):
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
-    """Transposed convolution in groups that stays in float32 where `Conv3d` does; in one group bfloat16 is right."""
+    """Transposed convolution that stays in float32 where `Conv3d` does, if it has groups: in one bfloat16 is right."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.groups > 1 and is_smaller(x, self):
-            with no_autocast(x):
-                return super().forward(x.to(self.weight.dtype), output_size)
-        return super().forward(x, output_size)
+        exact = self.groups > 1 and is_small(x, self)
+        with no_autocast(x) if exact else contextlib.nullcontext():
+            return super().forward(x.to(self.weight.dtype) if exact else x, output_size)
 
 
 class BatchNorm3d(blocks.BatchNorm3d):
-    """in_place: evaluation by the input's own statistics writes over x, as after a convolution, where nobody else reads x."""
+    """in_place: evaluation by the input's own statistics writes over x, as behind a convolution, where nobody else reads it."""
 
     in_place = False
 
     def forward(self, x: Tensor) -> Tensor:
-        several = x.shape[0] * x.shape[2:].numel() > 1
-        if several and self.in_place and self.by_input and not self.training and may_overwrite(x):
-            out = x, torch.empty_like(self.weight), torch.empty_like(self.weight)
-            return torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0, self.eps, out=out)[0]
-        return super().forward(x)
+        single = x.shape[0] * x.shape[2:].numel() == 1
+        if single or self.training or not (self.in_place and self.by_input and may_overwrite(x)):
+            return super().forward(x)
+        out = x, torch.empty_like(self.weight), torch.empty_like(self.weight)
+        return torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0, self.eps, out=out)[0]
 
 
 class MaxPool3d(nn.MaxPool3d):
-    """Max pooling in the precision of x: on the CPU autocast would widen x to float32, which changes no maximum."""
+    """Max pooling in the precision of x, which autocast would widen to float32 on the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         with no_autocast(x):
@@ -115,19 +105,20 @@ def halve_in_place(x: Tensor) -> Tensor:
 
 
 def through_joined(stage: nn.Sequential, maps: Iterable[Tensor]) -> Tensor:
-    """``stage(torch.cat(maps, dim=1))`` but for rounding, without the joined map, for a stage that starts with a Conv3d.
+    """``stage(torch.cat(maps, dim=1))``; predicting in bfloat16, each map in turn meets its part of the first kernel.
 
-    Each map, one at a time, is convolved with its part of the kernel, and the sum grows in place.
+    That saves the joined map; its other order of summation changes less than bfloat16 rounds.
     """
-    conv, *others = stage
-    x, channels = None, 0
+    if torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
+        x = torch.cat(list(maps), dim=1)
+        del maps                                                        # so that only x takes memory
+        return stage(x)
+    (conv, *_), x, channels = stage, None, 0
     for part in maps:
         weight = conv.weight[:, channels:channels + part.shape[1]]
         channels += part.shape[1]
         x = conv.convolved(part, weight, conv.bias) if x is None else x.add_(conv.convolved(part, weight, None))
-    for layer in others:
-        x = layer(x)
-    return x
+    return stage[1:](x)
 
 
 class MFF(blocks.MFF):
@@ -135,69 +126,61 @@ class MFF(blocks.MFF):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.shared(x)                                              # (b, c_in, d, h, w)
-        scales = (self.scale(branch, x) for branch in self.branches)    # one at a time: each (b, c_out, d/2, h/2, w/2)
-        return through_joined(self.fuse, scales) if may_split(x) else self.fuse(torch.cat(list(scales), dim=1))
+        return through_joined(self.fuse, (self.scale(x, *branch) for branch in self.branches))
 
-    def scale(self, branch: nn.Sequential, x: Tensor) -> Tensor:
-        """The map of one branch."""
-        conv, norm, relu, pool = branch
+    def scale(self, x: Tensor, conv: nn.Module, norm: nn.Module, relu: nn.Module, pool: nn.Module) -> Tensor:
+        """The map of one branch, (b, c_out, d/2, h/2, w/2)."""
         y = norm(conv(x))
         return relu(halve_in_place(y) if may_overwrite(y) else pool(y))
 
 
 class LGAG(blocks.LGAG):
-    """The sum and, where no gradient is asked for, the gated skip written over their inputs."""
+    """The sum and, where no gradient is asked for, the gated skip are written over what they are made from."""
 
     def attention(self, g: Tensor, x: Tensor) -> Tensor:
         return torch.sigmoid(self.gate(F.relu(self.g(g).add_(self.x(x)), inplace=True)))
 
     def forward(self, g: Tensor, x: Tensor) -> Tensor:
-        attention = self.attention(g, x)
-        return x.mul_(attention) if may_overwrite(x) and attention.dtype == x.dtype else x * attention
+        gate = self.attention(g, x)
+        return x.mul_(gate) if may_overwrite(x) and gate.dtype == x.dtype else x * gate
 
 
 class DecoderStep(model.DecoderStep):
-    """Padding only where it is needed and in the map's precision; under autocast the two maps are never joined."""
+    """Padding only where it is needed, in the map's precision."""
 
     def pair(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """The (gated) skip and x upsampled, each (b, c, d, h, w)."""
         g = self.up(x)
         d, h, w = (s - n for s, n in zip(skip.shape[2:], g.shape[2:]))
-        if d or h or w:
-            with no_autocast(g):
-                g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")
+        with no_autocast(g):
+            g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate") if d or h or w else g
         return skip if self.gate is None else self.gate(g, skip), g
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        if may_split(skip):
-            return through_joined(self.merge, self.pair(x, skip))
-        return self.merge(torch.cat(self.pair(x, skip), dim=1))        # nested, so that no map lives longer than it must
+        return through_joined(self.merge, self.pair(x, skip))
 
 
-SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, blocks.BatchNorm3d: BatchNorm3d, nn.MaxPool3d: MaxPool3d,
-         blocks.MFF: MFF, blocks.LGAG: LGAG, model.DecoderStep: DecoderStep}
-"""A plain class and the one that takes its place."""
+SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, blocks.BatchNorm3d: BatchNorm3d,
+         nn.MaxPool3d: MaxPool3d, blocks.MFF: MFF, blocks.LGAG: LGAG, model.DecoderStep: DecoderStep}
+"""Plain class -> the one that takes its place."""
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """The network itself, of any kind, with the layers of this file in place of torch's."""
+    """The network itself, of any kind, with the layers of this file in place of plain ones."""
     for module in network.modules():
         module.__class__ = SWAPS.get(type(module), type(module))
-    for chain in network.modules():
-        if isinstance(chain, nn.Sequential):
-            for before, norm in pairwise(chain):
-                if isinstance(norm, BatchNorm3d):
-                    norm.in_place = isinstance(before, nn.Conv3d | nn.ConvTranspose3d)
+        for before, norm in pairwise(module if isinstance(module, nn.Sequential) else ()):
+            if isinstance(norm, blocks.BatchNorm3d):
+                norm.in_place = isinstance(before, nn.Conv3d | nn.ConvTranspose3d)
     return network
 
 
 def evaluate_by_input(network: nn.Module) -> None:
-    """Switch to evaluation with the normalisation of training, which at batch size 1 is that of the input alone.
+    """Switch any network to evaluation with the normalisation of training: at batch size 1 that of the input alone.
 
     Running statistics average over scans; a scan that is noisier or of other contrast than most fits them badly.
     """
-    network.eval()
-    for module in network.modules():
+    for module in network.eval().modules():
         if isinstance(module, blocks.BatchNorm3d):
             module.by_input = True
 
@@ -205,23 +188,22 @@ def evaluate_by_input(network: nn.Module) -> None:
 @contextlib.contextmanager
 def statistics_left_alone(module: nn.Module) -> Iterator[None]:
     """Context in which training leaves the running statistics as they are: for computing a map a second time."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
-    before = [(m.momentum, m.num_batches_tracked) for m in norms]
-    for m in norms:
-        m.momentum, m.num_batches_tracked = 0.0, None
+    before = {m: (m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, blocks.BatchNorm3d)}
     try:
+        for norm in before:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
         yield
     finally:
-        for m, (momentum, count) in zip(norms, before):
-            m.momentum, m.num_batches_tracked = momentum, count
+        for norm, (momentum, count) in before.items():
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def recompute(network: nn.Module) -> None:
     """Let training of a MAG-UNet keep of each level only what goes in, and compute the rest again for the gradient.
 
-    The same weights for less memory and more time. Other networks are left as they are.
+    The same weights for less memory and more time. Other networks stay as they are.
     """
-    def again(level: nn.Module, forward, *inputs: Tensor) -> Tensor:
+    def again(level: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if not level.training:
             return forward(*inputs)
         return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False,

@@ -15,7 +15,8 @@ from magunet.blocks import BatchNorm3d, in_float32, rows
 def channel_mlp(channels: int, reduction: int) -> nn.Sequential:
     """The two-layer bottleneck that SE and CBAM share: (b, c, 1, 1, 1) -> (b, c, 1, 1, 1)."""
     hidden = max(1, channels // reduction)
-    return nn.Sequential(nn.Conv3d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv3d(hidden, channels, 1))
+    down, up = nn.Conv3d(channels, hidden, 1), nn.Conv3d(hidden, channels, 1)
+    return nn.Sequential(down, nn.ReLU(inplace=True), up)
 
 
 class SE(nn.Module):

@@ -1,8 +1,7 @@
 """The building blocks of MAG-UNet in plain torch, each beside the equation it computes.
 
-Symbols follow the paper: A is a feature map with C channels and N = D*H*W positions. Where the paper is silent or
-contradicts itself, the docstring names the reading taken. `magunet.fast.accelerate` swaps in quicker layers that
-compute the same.
+A is a feature map with C channels and N = D*H*W positions. Where the paper is silent or contradicts itself,
+the docstring names the reading taken. `magunet.fast.accelerate` swaps in quicker layers that compute the same.
 """
 
 import functools
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 
 
 class BatchNorm3d(nn.BatchNorm3d):
-    """Batch normalisation that trains on a single position, too, and may evaluate by the input's own statistics.
+    """Batch normalisation that also trains on a single position, and may evaluate by the input's statistics.
 
-    One value a channel has no variance, so it is normalised by the running statistics. by_input: whether evaluation
-    normalises as training does; `magunet.fast.evaluate_by_input` sets it. x: (b, c, d, h, w).
+    One value a channel has no variance, so it is normalised by the running statistics. by_input: whether
+    evaluation normalises as training does; `magunet.fast.evaluate_by_input` sets it. x: (b, c, d, h, w).
     """
 
     by_input = False
@@ -52,17 +51,16 @@ def in_float32(forward: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.M
     """Decorator of a `forward` that computes in float32, also under autocast: attention needs the digits."""
     @functools.wraps(forward)
     def full_precision(self: nn.Module, x: Tensor) -> Tensor:
-        half = x.dtype in (torch.bfloat16, torch.float16)
         with no_autocast(x):
-            return forward(self, x.float() if half else x).to(x.dtype)
+            return forward(self, x.float() if x.dtype.itemsize < 4 else x).to(x.dtype)
     return full_precision
 
 
 class MFF(nn.Module):
     """Multi-scale feature fusion, Sec. 1.2 and Fig. 2; takes the place of one max pooling.
 
-    A shared 3^3 convolution, then one branch per kernel size in parallel; the pooled branches are concatenated. The
-    3^3 convolution that brings them to ``c_out`` channels is not in the text: it is the reading under which the
+    A shared 3^3 convolution, then one branch per kernel size; the pooled branches are concatenated. The 3^3
+    convolution that brings them to ``c_out`` channels is not in the text: it is the reading under which the
     parameter counts of Table 4 come close. x: (b, c_in, d, h, w) -> (b, c_out, d // 2, h // 2, w // 2).
     """
 
@@ -90,20 +88,18 @@ class PAM(nn.Module):
         S_ji = exp(B_i . C_j) / sum_i exp(B_i . C_j)        (3)
         E_j  = alpha * sum_i S_ji D_i + A_j                 (4, 5; alpha is applied once)
 
-    The softmax runs over i, so C_j is the query, B_i the key and D_i the value of scaled dot-product attention with
-    scale 1. The fused kernels want keys and values of one width, hence D is cut into heads as wide as B and C, all of
-    which share the same S: the function stays that of Eqs. 3-5.
-
-    B and C have ``channels // reduction`` channels (reduction=1 as the equations are written, 8 as the parameter
-    counts suggest and as in DANet, Fu et al., CVPR 2019). alpha starts at 0, so that the module starts as the
-    identity. x: (b, c, d, h, w) -> the same shape.
+    The softmax runs over i, so C_j is the query, B_i the key and D_i the value of dot-product attention with
+    scale 1. The fused kernels want keys and values of one width, hence D is cut into heads as wide as B and
+    C, which all share S. B and C have ``channels // reduction`` channels: reduction=1 as the equations are
+    written, 8 as the parameter counts suggest and as in DANet (Fu et al., CVPR 2019). alpha starts at 0, so
+    that the module starts as the identity. x: (b, c, d, h, w) -> the same shape.
     """
 
     def __init__(self, channels: int, reduction: int = 8):
         super().__init__()
         width = max(1, channels // reduction)
         if channels % width:
-            raise ValueError(f"PAM: {channels} channels cannot be cut into heads of {width}; change reduction")
+            raise ValueError(f"PAM: {channels} channels are not cut into heads of {width}; change reduction")
         self.B = nn.Conv3d(channels, width, 1)
         self.C = nn.Conv3d(channels, width, 1)
         self.D = nn.Conv3d(channels, channels, 1)
@@ -111,14 +107,11 @@ class PAM(nn.Module):
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
-        key = rows(self.B(x)).unsqueeze(1)                              # (b, 1, n, width)
-        query = rows(self.C(x)).unsqueeze(1)                            # (b, 1, n, width)
-        value = rows(self.D(x))                                         # (b, n, c)
-        heads = value.shape[-1] // key.shape[-1]
-        value = value.unflatten(-1, (heads, -1)).transpose(1, 2)        # (b, heads, n, width)
-        key, query = key.expand_as(value), query.expand_as(value)
+        key, query, value = rows(self.B(x)), rows(self.C(x)), rows(self.D(x))           # (b, n, width or c)
+        value = value.unflatten(-1, (-1, key.shape[-1])).transpose(1, 2)                # (b, heads, n, width)
+        key, query = (y.unsqueeze(1).expand_as(value) for y in (key, query))            # (b, heads, n, width)
         e = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        e = e.transpose(1, 2).flatten(2).mT.reshape(x.shape)            # (b, c, d, h, w)
+        e = e.transpose(1, 2).flatten(2).mT.reshape(x.shape)                            # (b, c, d, h, w)
         return self.alpha * e + x
 
 
@@ -145,9 +138,8 @@ class CAM(nn.Module):
 class DualAttention(nn.Module):
     """DA block, Eqs. 1-2 and Fig. 3: alpha * PAM(x) + beta * CAM(x), (alpha, beta) = softmax(w1, w2).
 
-    These alpha and beta are not the scales inside PAM and CAM, although the paper uses the same letters. The 1^3
-    convolution after the sum is not in the text; the parameter counts suggest it.
-    x: (b, c, d, h, w) -> the same shape.
+    These alpha and beta are not the scales inside PAM and CAM, although the paper uses the same letters. The
+    1^3 convolution after the sum is not in the text, but in the counts. x: (b, c, d, h, w) -> the same shape.
     """
 
     def __init__(self, channels: int, reduction: int = 8):
@@ -168,8 +160,8 @@ class LGAG(nn.Module):
         q = ReLU(BN(GC_g(g)) + BN(GC_x(x)))                 (9, read with the brackets of the prose)
         LGAG(g, x) = x * sigmoid(BN(C(q)))                  (10)
 
-    GC are 3^3 convolutions in ``groups`` groups, or as many of those as divide C; C(.) is a 1^3 convolution to one
-    channel. g, x: (b, c, d, h, w) -> (b, c, d, h, w).
+    GC are 3^3 convolutions in ``groups`` groups, or as many of those as divide C; C(.) is a 1^3 convolution
+    to one channel. g, x: (b, c, d, h, w) -> (b, c, d, h, w).
     """
 
     def __init__(self, channels: int, groups: int = 16):

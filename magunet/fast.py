@@ -1,9 +1,9 @@
-"""Quicker and leaner layers with the same weights and the same function: `accelerate` swaps them into any network.
+"""Quicker and leaner layers with the same weights and the same function: `accelerate` swaps them in.
 
-The networks are plain torch; whoever doubts a result computes it without `accelerate`. The layers avoid two weak spots
-of the CPU's bfloat16 in torch 2.13 and, where no gradient is asked for, write over maps that nobody else reads. Names
-and initial values of weights stay. In float32 outputs, gradients and predictions are the plain network's to the bit;
-under autocast they differ by as much as bfloat16 rounds (``tests/test_fast.py``).
+The networks are plain torch; whoever doubts a result computes it without `accelerate`. The layers avoid two
+weak spots of the CPU's bfloat16 in torch 2.13 and, where no gradient is asked for, write over maps that
+nobody else reads. In float32 outputs, gradients and predictions are the plain network's to the bit; under
+autocast they differ by as much as bfloat16 rounds (``tests/test_fast.py``).
 """
 
 import contextlib
@@ -34,22 +34,24 @@ def is_small(x: Tensor, conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
 def merge_groups(weight: Tensor, groups: int, width: int = 8) -> tuple[Tensor, int]:
     """Neighbouring groups of a convolution joined to ``width`` input channels or more, if they divide so.
 
-    weight: (c_out, c_in / groups, k, k, k). Returns a weight for the same function, with zeros where a channel met none
-    of another group, and its number of groups. From 8 channels on the CPU's bfloat16 convolutions are fast.
+    weight: (c_out, c_in / groups, k, k, k). Returns a weight for the same function, with zeros where a
+    channel met none of another group, and its number of groups. From 8 channels on bfloat16 is fast on the
+    CPU.
     """
     joined = math.gcd(groups, math.ceil(width / weight.shape[1]))
     if joined == 1:
         return weight, groups
     own = torch.eye(joined, dtype=weight.dtype, device=weight.device).view(1, joined, 1, joined, 1, 1, 1, 1)
-    parts = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own      # (g, j, o, j, i, k, k, k)
+    parts = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own  # (g, j, o, j, i, k, k, k)
     return parts.flatten(3, 4).flatten(0, 2), groups // joined
 
 
 class Conv3d(nn.Conv3d):
     """Convolution that stays in float32 where the map is smaller than the kernel, and joins narrow groups.
 
-    On such maps the CPU's bfloat16 weight gradient is wrong without a word: it reads memory it never wrote. In groups
-    of one or two channels bfloat16 takes up to four times as long (``benchmarks/grouped_convolution.py``).
+    On such maps the CPU's bfloat16 weight gradient is wrong without a word: it reads memory it never wrote.
+    In groups of one or two channels it takes up to four times as long
+    (``benchmarks/grouped_convolution.py``).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,16 +69,17 @@ class Conv3d(nn.Conv3d):
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
-    """Transposed convolution that stays in float32 where `Conv3d` does, if it has groups: in one bfloat16 is right."""
+    """Transposed convolution in groups stays in float32 where `Conv3d` does; in one group bfloat16 is right."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        exact = self.groups > 1 and is_small(x, self)
-        with no_autocast(x) if exact else contextlib.nullcontext():
-            return super().forward(x.to(self.weight.dtype) if exact else x, output_size)
+        if not (self.groups > 1 and is_small(x, self)):
+            return super().forward(x, output_size)
+        with no_autocast(x):
+            return super().forward(x.to(self.weight.dtype), output_size)
 
 
 class BatchNorm3d(blocks.BatchNorm3d):
-    """in_place: evaluation by the input's own statistics writes over x, as behind a convolution, where nobody else reads it."""
+    """in_place: evaluation by the input's own statistics writes over x, as is right behind a convolution."""
 
     in_place = False
 
@@ -99,25 +102,27 @@ class MaxPool3d(nn.MaxPool3d):
 def halve_in_place(x: Tensor) -> Tensor:
     """Max pooling of 2^3 that writes over x, which saves the memory of the indices of the maxima."""
     for dim in (2, 3, 4):
-        even, odd = (x[(slice(None),) * dim + (slice(first, x.shape[dim] // 2 * 2, 2),)] for first in (0, 1))
+        even, odd = (x[(slice(None),) * dim + (slice(i, x.shape[dim] // 2 * 2, 2),)] for i in (0, 1))
         x = torch.maximum(even, odd, out=even if dim < 4 else torch.empty_like(even))
     return x
 
 
 def through_joined(stage: nn.Sequential, maps: Iterable[Tensor]) -> Tensor:
-    """``stage(torch.cat(maps, dim=1))``; predicting in bfloat16, each map in turn meets its part of the first kernel.
+    """``stage(torch.cat(maps, dim=1))``, in predictions in bfloat16 without the joined map.
 
-    That saves the joined map; its other order of summation changes less than bfloat16 rounds.
+    There each map in turn meets its part of the first kernel, and rounding outweighs the order of the sum.
     """
     if torch.is_grad_enabled() or not torch.is_autocast_enabled("cpu"):
         x = torch.cat(list(maps), dim=1)
-        del maps                                                        # so that only x takes memory
+        del maps                                            # so that x alone takes memory
         return stage(x)
-    (conv, *_), x, channels = stage, None, 0
+    conv, x, first = stage[0], None, 0
     for part in maps:
-        weight = conv.weight[:, channels:channels + part.shape[1]]
-        channels += part.shape[1]
-        x = conv.convolved(part, weight, conv.bias) if x is None else x.add_(conv.convolved(part, weight, None))
+        weight, first = conv.weight[:, first:first + part.shape[1]], first + part.shape[1]
+        if x is None:
+            x = conv.convolved(part, weight, conv.bias)
+        else:
+            x += conv.convolved(part, weight, None)
     return stage[1:](x)
 
 
@@ -125,7 +130,7 @@ class MFF(blocks.MFF):
     """Each branch with ReLU after pooling: the same, of an eighth of the values."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.shared(x)                                              # (b, c_in, d, h, w)
+        x = self.shared(x)                                  # (b, c_in, d, h, w)
         return through_joined(self.fuse, (self.scale(x, *branch) for branch in self.branches))
 
     def scale(self, x: Tensor, conv: nn.Module, norm: nn.Module, relu: nn.Module, pool: nn.Module) -> Tensor:
@@ -135,7 +140,7 @@ class MFF(blocks.MFF):
 
 
 class LGAG(blocks.LGAG):
-    """The sum and, where no gradient is asked for, the gated skip are written over what they are made from."""
+    """The sum and, where no gradient is asked for, the gated skip write over what they are made from."""
 
     def attention(self, g: Tensor, x: Tensor) -> Tensor:
         return torch.sigmoid(self.gate(F.relu(self.g(g).add_(self.x(x)), inplace=True)))
@@ -160,8 +165,8 @@ class DecoderStep(model.DecoderStep):
         return through_joined(self.merge, self.pair(x, skip))
 
 
-SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, blocks.BatchNorm3d: BatchNorm3d,
-         nn.MaxPool3d: MaxPool3d, blocks.MFF: MFF, blocks.LGAG: LGAG, model.DecoderStep: DecoderStep}
+SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.MaxPool3d: MaxPool3d,
+         blocks.BatchNorm3d: BatchNorm3d, blocks.MFF: MFF, blocks.LGAG: LGAG, model.DecoderStep: DecoderStep}
 """Plain class -> the one that takes its place."""
 
 
@@ -176,9 +181,9 @@ def accelerate(network: nn.Module) -> nn.Module:
 
 
 def evaluate_by_input(network: nn.Module) -> None:
-    """Switch any network to evaluation with the normalisation of training: at batch size 1 that of the input alone.
+    """Switch to evaluation with the normalisation of training: at batch size 1 that of the input alone.
 
-    Running statistics average over scans; a scan that is noisier or of other contrast than most fits them badly.
+    Running statistics average over scans; a scan that is noisier or of other contrast fits them badly.
     """
     for module in network.eval().modules():
         if isinstance(module, blocks.BatchNorm3d):
@@ -187,19 +192,20 @@ def evaluate_by_input(network: nn.Module) -> None:
 
 @contextlib.contextmanager
 def statistics_left_alone(module: nn.Module) -> Iterator[None]:
-    """Context in which training leaves the running statistics as they are: for computing a map a second time."""
-    before = {m: (m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, blocks.BatchNorm3d)}
+    """Context in which training leaves the running statistics as they are."""
+    norms = [m for m in module.modules() if isinstance(m, blocks.BatchNorm3d)]
+    before = [(m.momentum, m.num_batches_tracked) for m in norms]
     try:
-        for norm in before:
+        for norm in norms:
             norm.momentum, norm.num_batches_tracked = 0.0, None
         yield
     finally:
-        for norm, (momentum, count) in before.items():
+        for norm, (momentum, count) in zip(norms, before):
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def recompute(network: nn.Module) -> None:
-    """Let training of a MAG-UNet keep of each level only what goes in, and compute the rest again for the gradient.
+    """Let training of a MAG-UNet keep of each level only what goes in, and compute it again for the gradient.
 
     The same weights for less memory and more time. Other networks stay as they are.
     """

@@ -1,7 +1,7 @@
 """MAG-UNet: a five-level 3D U-Net with MFF, attention at the bottleneck and LGAG, each a switch.
 
-The reading that reproduces the paper's parameter counts is the one built here; notebook 11 counts others. Three
-switches off give the paper's 3D U-Net (22.45 Mi parameters, Mi = 2^20).
+The reading that reproduces the paper's parameter counts is the one built here; notebook 11 counts others.
+Three switches off give the paper's 3D U-Net (22.45 Mi parameters, Mi = 2^20).
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from magunet.attention import CBAM, ECA, SE, NonLocal
 from magunet.blocks import LGAG, MFF, BatchNorm3d, DualAttention, conv_bn_relu, double_conv
 
-ATTENTIONS = {"none": nn.Identity, "da": DualAttention, "se": SE, "cbam": CBAM, "non_local": NonLocal, "eca": ECA}
+ATTENTIONS = {"none": nn.Identity, "da": DualAttention, "se": SE, "cbam": CBAM, "non_local": NonLocal,
+              "eca": ECA}
 """The modules for the bottleneck by their names in Table 2; each is made from the number of channels."""
 SMALLEST_SIDE = 16
 """Of an input, in voxels: it is halved four times."""
@@ -40,8 +41,9 @@ class MAGUNetConfig:
     def __post_init__(self):
         if len(self.widths) != 5 or min(self.widths) < 1:
             raise ValueError(f"widths must be five positive channel counts, not {self.widths}")
-        if self.mff_kernels is not None and (not self.mff_kernels or any(k % 2 == 0 for k in self.mff_kernels)):
-            raise ValueError(f"mff_kernels must be odd sizes such as (1, 3, 5), or None; not {self.mff_kernels}")
+        kernels = self.mff_kernels
+        if kernels is not None and (not kernels or any(k % 2 == 0 for k in kernels)):
+            raise ValueError(f"mff_kernels must be odd sizes such as (1, 3, 5), or None; not {kernels}")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}; not {self.attention!r}")
 
@@ -49,9 +51,9 @@ class MAGUNetConfig:
 class DecoderStep(nn.Module):
     """Upsample, meet the (gated) skip, convolve: one level of the decoding path.
 
-    A 3^3 transposed convolution, concatenation and one convolution are the reading of the paper's counts. Floor
-    pooling of an odd size leaves the upsampled map one voxel short (50-25-12-6-3); it is replicate-padded to the
-    skip's grid. x: (b, c_deep, d', h', w'), skip: (b, c, d, h, w) -> (b, c, d, h, w).
+    A 3^3 transposed convolution, concatenation and one convolution are the reading of the paper's counts.
+    Floor pooling of an odd size leaves the upsampled map one voxel short (50-25-12-6-3); it is
+    replicate-padded to the skip's grid. x: (b, c_deep, d', h', w'), skip: (b, c, d, h, w) -> (b, c, d, h, w).
     """
 
     def __init__(self, c_deep: int, c: int, lgag: bool):
@@ -73,8 +75,8 @@ class DecoderStep(nn.Module):
 class MAGUNet(nn.Module):
     """The paper's network (Fig. 1) and, by its switches, every row of Tables 2 to 4.
 
-    x: (b, in_channels, d, h, w) with d, h, w >= 16 -> logits (b, out_channels, d, h, w). Raises ValueError for a
-    smaller input. 50x256x256 reaches the bottleneck as 3x16x16.
+    x: (b, in_channels, d, h, w) with d, h, w >= 16 -> logits (b, out_channels, d, h, w). Raises ValueError
+    for a smaller input. 50x256x256 reaches the bottleneck as 3x16x16.
     """
 
     def __init__(self, config: MAGUNetConfig = MAGUNetConfig()):
@@ -82,7 +84,7 @@ class MAGUNet(nn.Module):
         self.config = config
         w = config.widths
         downs, inputs = [nn.MaxPool3d(2) for _ in w[1:]], [config.in_channels, *w[:-1]]
-        if config.mff_kernels is not None:                  # MFF takes the place of the first pooling, and widens
+        if config.mff_kernels is not None:                  # MFF in place of the first pooling; it widens
             downs[0], inputs[1] = MFF(w[0], w[1], config.mff_kernels), w[1]
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip(inputs, w))
         self.down = nn.ModuleList(downs)
@@ -93,8 +95,8 @@ class MAGUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < SMALLEST_SIDE:
             size = " x ".join(map(str, x.shape[2:]))
-            raise ValueError(f"MAG-UNet halves its input four times and needs at least {SMALLEST_SIDE} voxels a side; "
-                             f"got {size}. Pad or resample the volume.")
+            raise ValueError(f"MAG-UNet halves its input four times and needs at least {SMALLEST_SIDE} voxels "
+                             f"a side; got {size}. Pad or resample the volume.")
         skips = []
         x = self.encoder[0](x)                              # (b, w0, d, h, w)
         for down, encode in zip(self.down, self.encoder[1:]):

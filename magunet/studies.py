@@ -21,13 +21,8 @@ VARIANTS = {
     "+Non-local": BASELINE | dict(attention="non_local"),
     "+ECA": BASELINE | dict(attention="eca"),
     "+DA": BASELINE | dict(attention="da"),
-    "[1]": BASELINE | dict(mff_kernels=(1,)),
-    "[3]": BASELINE | dict(mff_kernels=(3,)),
-    "[5]": BASELINE | dict(mff_kernels=(5,)),
-    "[1,3]": BASELINE | dict(mff_kernels=(1, 3)),
-    "[3,3]": BASELINE | dict(mff_kernels=(3, 3)),
-    "[3,3,3]": BASELINE | dict(mff_kernels=(3, 3, 3)),
-    "[3,5,7]": BASELINE | dict(mff_kernels=(3, 5, 7)),
+    **{f"[{','.join(map(str, kernels))}]": BASELINE | dict(mff_kernels=kernels)
+       for kernels in ((1,), (3,), (5,), (1, 3), (3, 3), (3, 3, 3), (3, 5, 7))},
     "+MFF": BASELINE | dict(mff_kernels=(1, 3, 5)),
     "+LGAG": BASELINE | dict(lgag=True),
     "+DA+MFF": BASELINE | dict(attention="da", mff_kernels=(1, 3, 5)),
@@ -43,7 +38,7 @@ PEERS = {
     "nnU-Net": monai.nn_unet, "MedNeXt": monai.mednext, "SegResNet": monai.seg_resnet,
     "SwinUNETR": monai.swin_unetr, "TransUNet": transunet.transunet,
 }
-"""The others, each a function of the width divisor: six of Table 1, four of MONAI, and TransUNet, which Sec. 2.2 names."""
+"""The others, as functions of the width divisor: six of Table 1, four of MONAI, and TransUNet (Sec. 2.2)."""
 NETWORKS = (*VARIANTS, *PEERS)
 """Every network, once."""
 NARROWEST = MAGUNetConfig().widths[0]
@@ -68,18 +63,15 @@ def checked(name: str, width_divisor: float) -> str:
 def variant(name: str, width_divisor: float = 1) -> MAGUNetConfig:
     """The configuration of a row that is a MAG-UNet, with all channel widths divided by ``width_divisor``.
 
-    The first level's is rounded down, and each level has twice the channels of the one above, as in the paper: 32 / 3
-    gives 10, 20, 40, 80, 160. A divisor below 1 widens. Raises InputError as `checked` does.
+    The first level's is rounded down, and each level has twice the channels of the one above, as in the
+    paper: 32 / 3 gives 10, 20, 40, 80, 160. A divisor below 1 widens. Raises InputError as `checked` does.
     """
     switches, (first,) = VARIANTS[checked(name, width_divisor)], scaled(width_divisor, NARROWEST)
     return MAGUNetConfig(**switches, widths=(first, 2 * first, 4 * first, 8 * first, 16 * first))
 
 
 def build(name: str, width_divisor: float = 1) -> nn.Module:
-    """The network of a row in plain torch, initialised from torch's random state: (b, 1, d, h, w) -> the same of logits.
-
-    Raises InputError as `checked` does.
-    """
+    """The network of a row in plain torch, from torch's random state. (b, 1, d, h, w) -> logits of that shape."""
     known = checked(name, width_divisor)
     return PEERS[known](width_divisor) if known in PEERS else MAGUNet(variant(known, width_divisor))
 
@@ -91,7 +83,7 @@ def build_on_meta(name: str, width_divisor: float = 1) -> nn.Module:
 
 
 def configuration(name: str, width_divisor: float) -> dict:
-    """What is chosen about a network, as JSON: every switch of a MAG-UNet; a peer's name, width and MONAI release."""
+    """What is chosen about a network, for JSON: switches of a MAG-UNet; name, width and MONAI of a peer."""
     known = checked(name, width_divisor)
     if known in VARIANTS:
         return asdict(variant(known, width_divisor))

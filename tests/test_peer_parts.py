@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from magunet.model import count_parameters
 from magunet.peers import monai, transunet, unetr
 from magunet.peers.adapt import sine_positions
 from magunet.peers.deeplab import ASPP, DeepLabV3Plus, SeparableConv3d, resnet_50
@@ -45,10 +44,9 @@ def test_segnet_is_vgg_16_and_its_mirror_image():
 # DeepLabv3+
 
 
-@pytest.mark.parametrize("separable", [True, False])
 @pytest.mark.parametrize("rate", [1, 3, 6, 9])
-def test_an_atrous_branch_sees_27_voxels_its_rate_apart(rate, separable):
-    branch = ASPP(2, 3, (rate,), separable).eval().branches[1][:2]                  # without ReLU, which blocks gradients
+def test_an_atrous_branch_sees_27_voxels_its_rate_apart(rate):
+    branch = ASPP(2, 3, (rate,)).eval().branches[1][:2]                  # without ReLU, which blocks gradients
     x = torch.randn(1, 2, 21, 21, 21, requires_grad=True)
     branch(x)[0, :, 10, 10, 10].sum().backward()
     seen = (x.grad[0].abs().sum(0) > 0).nonzero() - 10
@@ -90,14 +88,11 @@ def test_the_encoder_computes_what_resnet_50_does_on_a_grid_twice_as_fine():
 def test_deeplab_has_its_pyramid_at_a_sixteenth_and_its_decoder_at_a_quarter():
     with torch.device("meta"):
         network = DeepLabV3Plus()
-        dense = DeepLabV3Plus(separable=False)
         seen = []
         for module in (network.aspp, network.decoder):
             module.register_forward_hook(lambda m, inputs, out: seen.append(tuple(inputs[0].shape)))
         network(torch.zeros(1, 1, 64, 256, 256))
     assert seen == [(1, 2048, 4, 16, 16), (1, 304, 16, 64, 64)]
-    more = 3 * (2048 * 256 * 27 - 2048 * (27 + 256)) + (304 + 256) * 256 * 27 - (304 + 256) * (27 + 256)
-    assert count_parameters(dense) - count_parameters(network) == more
 
 
 # MONAI's networks
@@ -125,7 +120,7 @@ def test_unetr_is_monais_with_sine_positions():
                    norm_name=("instance", {"affine": True})).eval()
     weights = {k.removeprefix("network.").replace("patch_embedding.project", "patch_embedding.patch_embeddings"): v
                for k, v in ours.state_dict().items()}
-    weights["vit.patch_embedding.position_embeddings"] = sine_positions((2, 1, 3), 24, torch.device("cpu"))
+    weights["vit.patch_embedding.position_embeddings"] = sine_positions(torch.empty(1, 24, 2, 1, 3))
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert not unexpected and all("norm_cross_attn" in name for name in missing)
     x = torch.randn(1, 1, 32, 16, 48)

@@ -1,4 +1,4 @@
-"""What networks from elsewhere need to be used like MAG-UNet: any input size, and positions for any grid."""
+"""What networks from elsewhere need to be used like MAG-UNet: any width, any grid, and positions for it."""
 
 import math
 
@@ -9,31 +9,19 @@ from torch import Tensor, nn
 from magunet.blocks import BatchNorm3d
 
 
-def without_idle_parameters(network: nn.Module) -> nn.Module:
-    """Drop the normalisation before cross-attention, which MONAI's transformer blocks hold and here never use."""
-    from monai.networks.blocks.transformerblock import TransformerBlock
-
-    for module in network.modules():
-        if isinstance(module, TransformerBlock):
-            module.norm_cross_attn = nn.Identity()
-    return network
-
-
 class AnyGrid(nn.Module):
-    """A network that needs sides divisible by ``multiple``, on any grid, with our batch normalisation in place of torch's.
+    """A network that needs sides divisible by ``multiple``, on any grid, with our batch normalisation.
 
-    The input is continued by its outermost voxels on both sides of every axis, and the logits are cut back. Where
-    every side came down to one multiple, the last one gets two: the deepest map then has two voxels, for one alone
+    The input is continued by its outermost voxels on both sides of every axis, and the logits are cut back.
+    Where every side came down to one multiple, the last one gets two: one voxel alone on the deepest map
     cannot be normalised by its own mean. x: (b, 1, d, h, w) -> (b, 1, d, h, w).
     """
 
-    def __init__(self, network: nn.Module, multiple: tuple[int, int, int]):
+    def __init__(self, network: nn.Module, *multiple: int):
         super().__init__()
-        self.network = network
+        self.network, self.multiple = network, multiple
         for module in network.modules():
-            if type(module) is nn.BatchNorm3d:
-                module.__class__ = BatchNorm3d
-        self.multiple = multiple
+            module.__class__ = BatchNorm3d if type(module) is nn.BatchNorm3d else type(module)
 
     def grid(self, sides: tuple[int, int, int]) -> tuple[int, int, int]:
         """The sides that the network gets for an input of these sides."""
@@ -50,19 +38,30 @@ class AnyGrid(nn.Module):
         return self.network(x)[(..., *(slice(b, b + s) for b, s in zip(before, sides)))]
 
 
-def sine_positions(grid: tuple[int, int, int], channels: int, device: torch.device) -> Tensor:
-    """Fixed position encoding of every cell of a grid: (1, d * h * w, channels), float32.
+def sine_positions(x: Tensor) -> Tensor:
+    """Fixed position encoding of every cell of a map (b, c, d, h, w): (1, n, c), float32; 6 must divide c.
 
-    A sixth of the channels each holds sine and cosine of z, y and x, at wavelengths from 2 pi to 20000 pi cells
-    (Vaswani et al., Attention Is All You Need, NeurIPS 2017, Sec. 3.5). It holds for any grid, whereas learned
-    positions belong to the one they were trained on. channels must be divisible by 6.
+    A sixth of the channels each holds sine and cosine of z, y and x, at wavelengths from 2 pi to 20000 pi
+    cells (Vaswani et al., NeurIPS 2017, Sec. 3.5). It holds for any grid, whereas learned positions hold for
+    one.
     """
-    waves = 1e4 ** -torch.linspace(0, 1, channels // 6, device=device)
-    cells = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float32, device=device) for n in grid))
-    angles = (cells[:, :, None] * waves).flatten(1)                     # (n, channels / 2)
+    waves = 1e4 ** -torch.linspace(0, 1, x.shape[1] // 6, device=x.device)
+    axes = (torch.arange(n, dtype=torch.float32, device=x.device) for n in x.shape[2:])
+    cells = torch.cartesian_prod(*axes)                                 # (n, 3)
+    angles = (cells[:, :, None] * waves).flatten(1)                     # (n, c / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=1)[None]
 
 
+def without_idle_parameters(network: nn.Module) -> nn.Module:
+    """Drop the normalisation before cross-attention, which MONAI's transformer blocks hold and here never
+    use."""
+    for module in network.modules():
+        if hasattr(module, "norm_cross_attn"):
+            module.norm_cross_attn = nn.Identity()
+    return network
+
+
 def scaled(width_divisor: float, *widths: int, multiple: int = 1) -> tuple[int, ...]:
-    """Channel widths divided by ``width_divisor``, rounded down to multiples of ``multiple``, but never to none."""
-    return tuple(max(1, math.floor(round(width / width_divisor / multiple, 6))) * multiple for width in widths)
+    """Widths divided by ``width_divisor``, rounded down to multiples of ``multiple``, but never to none."""
+    shares = (round(width / width_divisor / multiple, 6) for width in widths)
+    return tuple(max(1, math.floor(share)) * multiple for share in shares)

@@ -15,43 +15,38 @@ RATES = (3, 6, 9)
 
 
 class SeparableConv3d(nn.Sequential):
-    """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (the reference's Fig. 3).
+    """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (the reference's
+    Fig. 3).
 
     x: (b, c_in, d, h, w) -> (b, c_out, d, h, w).
     """
 
     def __init__(self, c_in: int, c_out: int, rate: int = 1):
-        super().__init__(
-            nn.Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
-            nn.Conv3d(c_in, c_out, 1, bias=False))
-
-
-def bn_relu(conv: nn.Module, channels: int) -> nn.Sequential:
-    """A convolution, BN, ReLU."""
-    return nn.Sequential(conv, BatchNorm3d(channels), nn.ReLU(inplace=True))
+        super().__init__(nn.Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
+                         nn.Conv3d(c_in, c_out, 1, bias=False))
 
 
 def point(c_in: int, c_out: int) -> nn.Sequential:
     """1^3 convolution, BN, ReLU."""
-    return bn_relu(nn.Conv3d(c_in, c_out, 1, bias=False), c_out)
+    return nn.Sequential(nn.Conv3d(c_in, c_out, 1, bias=False), BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
-def atrous(c_in: int, c_out: int, rate: int, separable: bool) -> nn.Sequential:
-    """3^3 convolution whose taps lie ``rate`` apart, BN, ReLU: it reaches ``rate`` voxels to each side."""
-    conv = SeparableConv3d(c_in, c_out, rate) if separable else nn.Conv3d(
-        c_in, c_out, 3, padding=rate, dilation=rate, bias=False)
-    return bn_relu(conv, c_out)
+def atrous(c_in: int, c_out: int, rate: int = 1) -> nn.Sequential:
+    """Separable convolution whose taps lie ``rate`` apart, BN, ReLU: it reaches ``rate`` voxels to each
+    side."""
+    return nn.Sequential(SeparableConv3d(c_in, c_out, rate), BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a rate, and the mean of the map.
+    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a rate, and the mean of the
+    map.
 
     x: (b, c_in, d, h, w) -> (b, c_out, d, h, w).
     """
 
-    def __init__(self, c_in: int, c_out: int, rates: tuple[int, ...] = RATES, separable: bool = True):
+    def __init__(self, c_in: int, c_out: int, rates: tuple[int, ...] = RATES):
         super().__init__()
-        self.branches = nn.ModuleList([point(c_in, c_out), *(atrous(c_in, c_out, r, separable) for r in rates)])
+        self.branches = nn.ModuleList([point(c_in, c_out), *(atrous(c_in, c_out, rate) for rate in rates)])
         self.mean = point(c_in, c_out)
         self.project = point((len(rates) + 2) * c_out, c_out)
 
@@ -64,13 +59,15 @@ def resnet_50(width: int) -> nn.Module:
     """MONAI's ResNet-50 at output stride 16: its last stage has rate 2 in place of stride 2.
 
     So it computes on the 1/16 grid what it would have computed on the 1/32 grid, and the values between.
-    width: channels of its first stage within the blocks, 64 in the reference; what leaves the last is 32 times as wide.
+    width: channels of its first stage within the blocks, 64 in the reference; what leaves the last is 32
+    times as wide.
     """
     from monai.networks.nets.resnet import ResNet
 
-    network = ResNet("bottleneck", [3, 4, 6, 3], [width, 2 * width, 4 * width, 8 * width], spatial_dims=3,
-                     n_input_channels=1, conv1_t_size=7, conv1_t_stride=2, shortcut_type="B", feed_forward=False,
-                     bias_downsample=False, act=("relu", {"inplace": True}), norm="batch")
+    widths = [width, 2 * width, 4 * width, 8 * width]
+    network = ResNet("bottleneck", [3, 4, 6, 3], widths, spatial_dims=3, n_input_channels=1, conv1_t_size=7,
+                     conv1_t_stride=2, shortcut_type="B", feed_forward=False, bias_downsample=False,
+                     act=("relu", {"inplace": True}), norm="batch")
     first, *others = network.layer4
     first.conv2.stride = first.downsample[0].stride = (1, 1, 1)
     for block in others:
@@ -81,17 +78,16 @@ def resnet_50(width: int) -> nn.Module:
 class DeepLabV3Plus(nn.Module):
     """Encoder with ASPP at 1/16 of the grid, decoder at 1/4, trilinear interpolation from there.
 
-    ``separable`` makes the 3^3 convolutions of ASPP and decoder depthwise separable, as the reference does.
     x: (b, 1, d, h, w), sides divisible by 16 -> logits (b, 1, d, h, w).
     """
 
-    def __init__(self, width_divisor: float = 1, rates: tuple[int, ...] = RATES, separable: bool = True):
+    def __init__(self, width_divisor: float = 1):
         super().__init__()
         width, c, c_low = scaled(width_divisor, 64, 256, 48)
         self.encoder = resnet_50(width)
-        self.aspp = ASPP(32 * width, c, rates, separable)
+        self.aspp = ASPP(32 * width, c)
         self.low = point(4 * width, c_low)
-        self.decoder = nn.Sequential(atrous(c + c_low, c, 1, separable), atrous(c, c, 1, separable), nn.Conv3d(c, 1, 1))
+        self.decoder = nn.Sequential(atrous(c + c_low, c), atrous(c, c), nn.Conv3d(c, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         net, size = self.encoder, x.shape[2:]
@@ -105,4 +101,4 @@ class DeepLabV3Plus(nn.Module):
 
 def deeplab(width_divisor: float) -> nn.Module:
     """DeepLabv3+ on ResNet-50, separable."""
-    return AnyGrid(DeepLabV3Plus(width_divisor), (16, 16, 16))
+    return AnyGrid(DeepLabV3Plus(width_divisor), 16, 16, 16)

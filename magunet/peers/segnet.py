@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from magunet.blocks import conv_bn_relu
 from magunet.peers.adapt import AnyGrid, scaled
 
-WIDTHS, CONVOLUTIONS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
-"""Of the five stages: VGG-16, as in the reference, Sec. 3.1."""
+WIDTHS = (64, 128, 256, 512, 512)
+"""Channels of the five stages of VGG-16 (Sec. 3.1)."""
+CONVOLUTIONS = (2, 2, 3, 3, 3)
+"""Convolutions of each of them."""
 
 
 def stage(channels: list[int]) -> nn.Sequential:
@@ -21,17 +23,18 @@ def stage(channels: list[int]) -> nn.Sequential:
 
 
 class SegNet(nn.Module):
-    """Encoder and mirrored decoder; the decoder upsamples by the indices of the encoder's max pooling, nothing else.
+    """The decoder upsamples by the indices of the encoder's max pooling, nothing else, and ends in the
+    classifier.
 
-    x: (b, 1, d, h, w), sides of 32 or more -> logits (b, 1, d, h, w). The last convolution of the decoder is the
-    classifier, as in the authors' model.
+    x: (b, 1, d, h, w), sides of 32 or more -> logits (b, 1, d, h, w).
     """
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS, convolutions: tuple[int, ...] = CONVOLUTIONS):
+    def __init__(self, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
-        self.encoder = nn.ModuleList(stage([i, *[o] * n]) for i, o, n in zip((1, *widths), widths, convolutions))
-        mirrored = [stage([*[o] * n, i]) for i, o, n in zip(widths, widths[1:], convolutions[1:])]
-        self.decoder = nn.ModuleList([*mirrored[::-1], stage([widths[0]] * convolutions[0])])
+        stages = [[i, *[o] * n] for i, o, n in zip((1, *widths), widths, CONVOLUTIONS)]
+        self.encoder = nn.ModuleList(stage(channels) for channels in stages)
+        mirrored = [stage(channels[::-1]) for channels in stages[1:]]
+        self.decoder = nn.ModuleList([*mirrored[::-1], stage([widths[0]] * CONVOLUTIONS[0])])
         self.head = nn.Conv3d(widths[0], 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,4 +52,4 @@ class SegNet(nn.Module):
 
 def segnet(width_divisor: float) -> nn.Module:
     """SegNet, 64 to 512 channels. 84.2 Mi parameters against the paper's 76.80, whose reading is not told."""
-    return AnyGrid(SegNet(scaled(width_divisor, *WIDTHS)), (32, 32, 32))
+    return AnyGrid(SegNet(scaled(width_divisor, *WIDTHS)), 32, 32, 32)

@@ -22,26 +22,26 @@ class Cells(nn.Module):
         self.project = nn.Conv3d(1, channels, CELL, stride=CELL)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.project(x)                                             # (b, channels, d / 16, h / 16, w / 16)
-        return rows(x) + sine_positions(x.shape[2:], x.shape[1], x.device)
+        x = self.project(x)                                 # (b, channels, d / 16, h / 16, w / 16)
+        return rows(x) + sine_positions(x)
 
 
 class UNETR(nn.Module):
-    """12 layers of 12 heads as ViT-B, instance norm, and the leaky ReLU of 0.01 that MONAI's blocks have built in.
+    """12 layers of 12 heads as ViT-B, instance norm, and the leaky ReLU of 0.01 that MONAI's blocks have
+    built in.
 
     x: (b, 1, d, h, w), sides divisible by 16 -> logits (b, 1, d, h, w). hidden must be divisible by 12.
     """
 
     def __init__(self, hidden: int = 768, features: int = 32):
-        from monai.networks.nets import unetr as monai_unetr
+        from monai.networks.nets import unetr
 
         super().__init__()
-        self.network = monai_unetr.UNETR(
+        self.network = without_idle_parameters(unetr.UNETR(
             in_channels=1, out_channels=1, img_size=CELL, feature_size=features, hidden_size=hidden,
             mlp_dim=4 * hidden, num_heads=HEADS, proj_type="conv", norm_name=("instance", {"affine": True}),
-            conv_block=True, res_block=True, dropout_rate=0.0, spatial_dims=3, qkv_bias=False, save_attn=False)
+            conv_block=True, res_block=True, dropout_rate=0.0, spatial_dims=3, qkv_bias=False))
         self.network.vit.patch_embedding = Cells(hidden)
-        without_idle_parameters(self.network)
 
     def forward(self, x: Tensor) -> Tensor:
         cells = [n // CELL for n in x.shape[2:]]
@@ -50,7 +50,7 @@ class UNETR(nn.Module):
 
 
 def unetr(width_divisor: float) -> nn.Module:
-    """UNETR with feature size 32: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 would be farther off."""
+    """UNETR with feature size 32: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 would be farther
+    off."""
     hidden, = scaled(width_divisor, 768, multiple=HEADS)
-    features, = scaled(width_divisor, 32)
-    return AnyGrid(UNETR(hidden, features), (CELL, CELL, CELL))
+    return AnyGrid(UNETR(hidden, *scaled(width_divisor, 32)), CELL, CELL, CELL)

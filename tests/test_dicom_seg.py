@@ -18,7 +18,8 @@ from magunet.volume import read_volume
 RIGHT_HANDED = {name: d for name, d in DIRECTIONS.items() if np.linalg.det(d) > 0}
 """DICOM has no others: mirrored rows turn the normal around."""
 SERIES = [(name, reverse) for name in RIGHT_HANDED for reverse in (False, True)]
-MADE_BY = dict(network="MAG-UNet", run="MAG-UNet-0123456789-s0")
+MADE_BY = "MAG-UNet", "MAG-UNet-0123456789-s0"
+"""Network and run."""
 dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed; apt-get install dicom3tools")
 
 
@@ -30,7 +31,7 @@ def make(folder, direction="LPS", reverse=False, anonymise=False, kept=("left", 
     scan = read_volume(folder / "series")
     mask = scan.with_array(np.any([parts(scan)[side] for side in kept], axis=0))
     path = folder / "made.dcm"
-    write_dicom_seg(left_and_right(mask), read_source(folder / "series", scan), path, **MADE_BY, anonymise=anonymise)
+    write_dicom_seg(left_and_right(mask), read_source(folder / "series", scan), *MADE_BY, anonymise, path)
     return path, mask, folder / "series"
 
 
@@ -126,7 +127,7 @@ def test_segments_are_coded_with_their_side(tmp_path):
         assert (category.CodeValue, category.CodeMeaning) == ("91723000", "Anatomical Structure")
         assert segment.SegmentAlgorithmType == "AUTOMATIC" and segment.SegmentAlgorithmName == "MAG-UNet"
         assert len(segment.RecommendedDisplayCIELabValue) == 3
-    assert made.DeviceSerialNumber == MADE_BY["run"]
+    assert made.DeviceSerialNumber == MADE_BY[1]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -165,7 +166,7 @@ def test_anonymise_replaces_that_too(tmp_path):
 def test_new_uids_are_the_same_for_every_export_of_a_series(tmp_path):
     path, mask, folder = make(tmp_path, anonymise=True)
     again = tmp_path / "again.dcm"
-    write_dicom_seg(left_and_right(mask), read_source(folder, mask), again, **MADE_BY, anonymise=True)
+    write_dicom_seg(left_and_right(mask), read_source(folder, mask), *MADE_BY, True, again)
     first, second = pydicom.dcmread(path), pydicom.dcmread(again)
     for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
         assert first[name].value == second[name].value
@@ -244,5 +245,5 @@ def test_a_failed_write_leaves_no_part_and_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pydicom.Dataset, "save_as", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_dicom_seg(left_and_right(mask), read_source(folder, mask), path, **MADE_BY)
+        write_dicom_seg(left_and_right(mask), read_source(folder, mask), *MADE_BY, False, path)
     assert path.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {"made.dcm", "series"}

@@ -380,7 +380,7 @@ def test_what_an_earlier_export_left_is_said(tmp_path, capsys):
     scan = scan_of()
     export(Exported("case", scan, both(scan)), ORIGIN, tmp_path, ("stl", "json"))
     said = capsys.readouterr().err
-    assert "from an earlier export" in said and "case_sij.nii.gz" in said and "case_sij.png" in said
+    assert "note: of an earlier export" in said and "case_sij.nii.gz" in said and "case_sij.png" in said
     assert "case_sij.json" not in said and (tmp_path / "case_sij.nii.gz").exists()
 
 

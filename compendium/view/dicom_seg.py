@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import highdicom
@@ -58,8 +58,7 @@ def _silently() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)
@@ -67,27 +66,26 @@ def _silently() -> Iterator[None]:
 
 @_silently()
 def read_source(folder: Path | str, scan: Volume) -> list[pydicom.Dataset]:
-    """Headers of a folder's slices, the first for ``scan.array[0]`` as `read_volume` read it from there, and
-    so on.
+    """Headers of a folder's slices in the order of ``scan``, which `read_volume` read from there.
 
-    Raises InputError when a slice lacks what a segmentation must refer to, or the slices are not those of the
+    Raises InputError when a slice lacks what a segmentation refers to, or the slices are not those of the
     scan.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the folder of the "
-                         "series, or leave dicom-seg out of --formats")
+        raise InputError(f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the folder "
+                         "of the series, or leave dicom-seg out of --formats")
     headers = [header for path in sorted(folder.iterdir()) if (header := _header(path)) is not None]
     for name in (*UIDS, *GEOMETRY):
         if not all(header.get(name) for header in headers):
-            raise InputError(f"{folder}: slices lack {name}, which a DICOM SEG must refer to; export the series "
-                             "again from the archive, or choose other formats")
-    headers.sort(key=lambda header: float(scan.direction[:, 2] @ np.array(header.ImagePositionPatient, float)))
+            raise InputError(f"{folder}: slices lack {name}, which a DICOM SEG must refer to; export the "
+                             "series again from the archive, or choose other formats")
+    headers.sort(key=lambda header: scan.direction[:, 2] @ np.array(header.ImagePositionPatient, float))
     expected = np.array([scan.to_world((k, 0, 0)) for k in range(len(scan.array))])
     places = np.array([header.ImagePositionPatient for header in headers], float)
     if (places.shape != expected.shape or (headers[0].Rows, headers[0].Columns) != scan.array.shape[1:]
-            or np.linalg.norm(places - expected, axis=1).max() > scan.spacing[0] / 2):   # spaced almost evenly
-        raise InputError(f"{folder}: the slices do not lie where the scan does; do not change the folder meanwhile")
+            or np.linalg.norm(places - expected, axis=1).max() > scan.spacing[0] / 2):  # spaced almost evenly
+        raise InputError(f"{folder}: the slices do not lie where the scan does; leave the folder alone")
     return headers
 
 
@@ -101,23 +99,20 @@ def _header(path: Path) -> pydicom.Dataset | None:
 
 
 @_silently()
-def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | str, *, network: str,
-                    run: str, anonymise: bool = False) -> None:
+def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: str, run: str,
+                    anonymise: bool, path: Path | str) -> None:
     """Write labels of `left_and_right` as a binary DICOM SEG with a segment a joint, whole or not at all.
 
-    source: from `read_source`, of the scan that the labels lie on. network, run: what made them. With
-    ``anonymise`` what the standard requires of patient and study is emptied (the patient is called
-    "anonymous"), and every UID is replaced by a hash of itself: a series always gets the same new UIDs, so
-    its exports stay together, but they refer to slices that only a copy with the same replacement holds.
-    Raises InputError for an empty mask, and when the headers do not make a valid segmentation.
+    source: from `read_source`, of the labels' scan. network, run: what made them. With ``anonymise`` the
+    patient is called "anonymous", the rest of patient and study is empty, and every UID a hash of the old
+    one: exports of a series stay together, but refer to slices that only a copy with the same replacement
+    holds. Raises InputError for an empty mask, and when the headers do not make a valid segmentation.
     """
     joints = [joint for joint in JOINTS if (labels.array == joint.label).any()]
     if not joints:
         raise InputError("the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
-        _complete(header, labels.spacing[0])
-        if anonymise:
-            _anonymise(header)
+        _complete(header, labels.spacing[0], anonymise)
     numbers = np.zeros(labels.array.shape, np.uint8)                     # segments count from 1 without a gap
     for number, joint in enumerate(joints, 1):
         numbers[labels.array == joint.label] = number
@@ -126,17 +121,17 @@ def write_dicom_seg(labels: Volume, source: list[pydicom.Dataset], path: Path | 
         dataset = Segmentation(
             source, numbers, "BINARY", segments, series_instance_uid=generate_uid(), series_number=1,
             sop_instance_uid=generate_uid(), instance_number=1, manufacturer="magunet",
-            manufacturer_model_name=network[:64], software_versions=__version__, device_serial_number=run[:64],
-            content_label="SIJ", content_description="Sacroiliac joints", content_creator_name="magunet^",
-            series_description="Sacroiliac joints by magunet")           # ^ marks a name of one part
-    except Exception as error:                                           # of any kind, by how odd the headers are
+            manufacturer_model_name=network[:64], software_versions=__version__,
+            device_serial_number=run[:64], content_label="SIJ", content_description="Sacroiliac joints",
+            content_creator_name="magunet^", series_description="Sacroiliac joints by magunet")
+    except Exception as error:                                       # of any kind, by how odd the headers are
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
-        for name in PATIENT_AND_STUDY:                                   # which the error may quote
+        for name in PATIENT_AND_STUDY:                                     # which the error may quote
             value = str(source[0].get(name) or "")
             reason = reason.replace(value, name) if len(value) > 2 else reason
-        raise InputError(f"no DICOM SEG can be made of this series ({reason}); choose other formats") from None
+        raise InputError(f"no DICOM SEG can be made of this series ({reason}); take other formats") from None
     if anonymise:
         dataset.PatientIdentityRemoved = "YES"
         dataset.DeidentificationMethod = "Patient and study attributes emptied, UIDs replaced by hashes"
@@ -148,34 +143,29 @@ def _segment(number: int, joint: Joint, network: str) -> SegmentDescription:
     """Coded by SNOMED CT: 91723000 (in 3D Slicer still 123037004) and 39723000, with the side."""
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=network, version=__version__, family=codes.cid7162.ArtificialIntelligence)
-    colour = CIELabColor.from_rgb(*[round(255 * value) for value in joint.colour])
-    segment = SegmentDescription(number, joint.name, codes.cid7150.AnatomicalStructure,
-                                 codes.cid7151.SacroiliacJoint, "AUTOMATIC", algorithm, display_color=colour)
+    segment = SegmentDescription(
+        number, joint.name, codes.cid7150.AnatomicalStructure, codes.cid7151.SacroiliacJoint, "AUTOMATIC",
+        algorithm, display_color=CIELabColor.from_rgb(*[round(255 * value) for value in joint.colour]))
     code, meaning = joint.laterality
     side = highdicom.sr.CodedConcept.from_code(Code(code, "SCT", meaning))
     segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     return segment
 
 
-def _complete(header: pydicom.Dataset, slice_mm: float) -> None:
+def _complete(header: pydicom.Dataset, slice_mm: float, anonymise: bool) -> None:
     """Adds what the standard requires and sources leave out, and empties what it does not allow; text in
     UTF-8."""
     for name, form in PATIENT_AND_STUDY.items():
         value = header.get(name)
-        value = value[0] if isinstance(value, MultiValue) and value else value
-        text = str(value or "").strip()
-        setattr(header, name, text if form.fullmatch(text) else "")
+        text = str((value[0] if isinstance(value, MultiValue) and value else value) or "").strip()
+        setattr(header, name, text if form.fullmatch(text) and not anonymise else "")
+    if anonymise:
+        header.PatientName, header.PatientID = "anonymous^", "anonymous"
+        for name in UIDS:
+            setattr(header, name, generate_uid(entropy_srcs=["magunet", header[name].value]))
     header.SpecificCharacterSet = "ISO_IR 192"
     for name, form in LOSSY.items():
         if not form.fullmatch(str(header.get(name))):
             header.pop(name, None)
     header.SliceThickness = header.get("SliceThickness") or f"{slice_mm:.6g}"
     header.SpacingBetweenSlices = f"{slice_mm:.6g}"
-
-
-def _anonymise(header: pydicom.Dataset) -> None:
-    for name in PATIENT_AND_STUDY:
-        setattr(header, name, "")
-    header.PatientName, header.PatientID = "anonymous^", "anonymous"
-    for name in UIDS:
-        setattr(header, name, generate_uid(entropy_srcs=["magunet", header[name].value]))

@@ -67,10 +67,6 @@ class Exported:
     note: str = ""
 
 
-class NothingToWriteError(Exception):
-    """Why a case has no file of a kind."""
-
-
 def voxel_hash(volume: Volume) -> str:
     """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
     voxels = np.ascontiguousarray(volume.array, "<f4")
@@ -108,24 +104,24 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     """Write a case in ``formats``, by default all, into the folder ``out``; returns the files' paths.
 
     A joint without voxels gets no mesh, and an empty mask no DICOM SEG: a note says so, and that file of an
-    earlier export is removed. Files of the case in other formats stay; a note names them. Raises InputError
-    for a mask on another grid, and when a DICOM SEG is asked for and cannot be made.
+    earlier export is removed. Files in other formats stay; a note names them. Raises InputError for a mask on
+    another grid, and when a DICOM SEG is asked for and cannot be made.
     """
     masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
     for name, mask in masks.items():
         if not same_geometry(case.scan, mask):
-            raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan; resample it")
+            raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan")
     labels, files, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
-    jobs = [("nifti", f"{name}.nii.gz", partial(write_volume, mask.with_array((mask.array != 0).astype(np.uint8))))
-            for name, mask in masks.items()]
+    jobs = [("nifti", f"{name}.nii.gz", partial(_write_mask, mask)) for name, mask in masks.items()]
     jobs += [("png", "sij.png", partial(_write_picture, case, origin))]
     jobs += [("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both)) for name, both in labels.items()]
     if case.source is not None:
-        forgiving = formats is None or not case.prediction.array.any()
-        jobs += [("dicom-seg", "sij.dcm", partial(_write_dicom_seg, case, labels["sij"], origin, anonymise, forgiving))]
+        write = partial(write_dicom_seg, labels["sij"], case.source, origin.network, origin.run, anonymise)
+        jobs += [("dicom-seg", "sij.dcm", write)]
     jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint))
              for name, both in labels.items() for joint in JOINTS]
     jobs += [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files)))]
+    asked = formats is not None and case.prediction.array.any()
     for form, ending, write in jobs:
         path = out / f"{case.name}_{ending}"
         if form not in (formats or FORMATS):
@@ -134,12 +130,18 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
         try:
             write(path)
             files.append(path)
-        except NothingToWriteError as reason:
+        except InputError as error:
+            if form != "stl" and (form != "dicom-seg" or asked):
+                raise
             path.unlink(missing_ok=True)
-            say(f"note: {path.name} is not written: {reason}")
+            say(f"note: {path.name} is not written: {error}")
     if older:
-        say("note: from an earlier export, perhaps of another prediction, and not written anew: " + ", ".join(older))
+        say(f"note: of an earlier export, perhaps of another prediction, are still: {', '.join(older)}")
     return files
+
+
+def _write_mask(mask: Volume, path: Path) -> None:
+    write_volume(mask.with_array((mask.array != 0).astype(np.uint8)), path)
 
 
 def _write_picture(case: Exported, origin: Origin, path: Path) -> None:
@@ -147,19 +149,10 @@ def _write_picture(case: Exported, origin: Origin, path: Path) -> None:
     save_figure(figure, path, f"{origin}; run {origin.run}", vector=False)
 
 
-def _write_dicom_seg(case: Exported, labels: Volume, origin: Origin, anonymise: bool, forgiving: bool, path: Path) -> None:
-    try:
-        write_dicom_seg(labels, case.source, path, network=origin.network, run=origin.run, anonymise=anonymise)
-    except InputError as error:
-        if forgiving:
-            raise NothingToWriteError(str(error)) from error
-        raise
-
-
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
     inside = labels.array == joint.label
     if not inside.any():
-        raise NothingToWriteError(f"the mask has no {joint.name}")
+        raise InputError(f"the mask has no {joint.name}")
     write_stl(surface_mesh(labels.with_array(inside)), path)
 
 
@@ -172,11 +165,13 @@ def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Se
         masks[name] = _extent(both) | {
             "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
             "joints": {joint.side: _extent(both.with_array(both.array == joint.label)) for joint in JOINTS},
-            "left_and_right_parted_at": {"x_mm_lps": round(plane.x, 3), "which_is": MIDLINES[plane.between_joints]}}
+            "left_and_right_parted_at": {
+                "x_mm_lps": round(plane.x, 3), "which_is": MIDLINES[plane.between_joints]}}
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
             "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan)}
-    return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": asdict(origin),
-            "masks": masks, "sha256_of_files": {file.name: file_hash(file) for file in files}}
+    return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid,
+            "model": asdict(origin), "masks": masks,
+            "sha256_of_files": {file.name: file_hash(file) for file in files}}
 
 
 def _extent(mask: Volume) -> dict:

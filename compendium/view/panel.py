@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compendium.view.inspect import FIGURE, ITKWIDGETS, PRESETS, VIEW_MODES, best_viewer, show
+from compendium.view.inspect import PRESETS, best_viewer, show
 from compendium.view.preview import CHOICES, label_map
 from magunet.volume import Volume
 
@@ -32,7 +32,7 @@ def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], netw
     Without a browser it is the figure of the first choice; ``labels`` and ``preset`` are what it starts with.
     """
     viewer = best_viewer(viewer)
-    if viewer == FIGURE:
+    if viewer == "figure":
         case = load(cases[0], networks[0])
         name, marks = labels_of(case, labels)
         return show(case.scan, marks, preset, title=f"{cases[0]}, {networks[0]}: {name}")
@@ -42,28 +42,14 @@ def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], netw
     choices = {"case": list(cases), "network": list(networks), "labels": CHOICES, "preset": list(PRESETS)}
     menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset
-    mode = ipywidgets.Dropdown(options=list(VIEW_MODES), description="view")
-    rotate = ipywidgets.ToggleButton(description="rotate")
-    place, current = ipywidgets.Output(), {}
 
-    def draw(_=None):
-        mode.value, rotate.value = "volume", False
-        place.clear_output()
-        with place:
-            case = load(menus["case"].value, menus["network"].value)
-            name, marks = labels_of(case, menus["labels"].value)
-            if name != menus["labels"].value:
-                print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
-            current["viewer"] = show(case.scan, marks, menus["preset"].value, viewer)
-            if viewer != ITKWIDGETS:                                     # which has displayed itself
-                display(current["viewer"])
+    def draw(case: str, network: str, labels: str, preset: str) -> None:
+        masks = load(case, network)
+        name, marks = labels_of(masks, labels)
+        if name != labels:
+            print(f"This scan has no {labels}; the viewer shows: {name}")
+        widget = show(masks.scan, marks, preset, viewer)
+        if viewer != "itkwidgets":                                           # which has displayed itself
+            display(widget)
 
-    for menu in menus.values():
-        menu.observe(draw, "value")
-    rows = [ipywidgets.HBox(list(menus.values()))]
-    if viewer == ITKWIDGETS:
-        mode.observe(lambda change: current["viewer"].look(change["new"]), "value")
-        rotate.observe(lambda change: current["viewer"].rotate(change["new"]), "value")
-        rows.append(ipywidgets.HBox([mode, rotate]))
-    display(ipywidgets.VBox([*rows, place]))
-    draw()
+    display(ipywidgets.HBox(list(menus.values())), ipywidgets.interactive_output(draw, menus))

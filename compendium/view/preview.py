@@ -86,7 +86,7 @@ def _sampled(volume: Volume, grid: Volume, order: int, outside: float) -> Volume
     """The volume at the voxels of another grid; ``order`` as in scipy, ``outside`` where it does not
     reach."""
     to_index = np.linalg.inv(volume.direction * volume.spacing[::-1])
-    matrix = to_index @ (grid.direction * grid.spacing[::-1])           # x, y, z of one grid to those of the other
+    matrix = to_index @ (grid.direction * grid.spacing[::-1])      # x, y, z of one grid to those of the other
     offset = to_index @ np.subtract(grid.origin, volume.origin)
     return grid.with_array(ndimage.affine_transform(
         volume.array, matrix[::-1, ::-1], offset[::-1], grid.array.shape, order=order, cval=outside))

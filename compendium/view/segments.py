@@ -1,4 +1,4 @@
-"""Segmentations of 3D Slicer, `.seg.nrrd`: one named and coloured segment a joint is written, named segments are read."""
+"""Segmentations of 3D Slicer, `.seg.nrrd`: one named and coloured segment a joint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +25,13 @@ def write_segments(labels: Volume, path: Path | str) -> None:
     affine[:3, :3] = labels.direction * np.asarray(labels.spacing[::-1])
     affine[:3, 3] = labels.origin
     extent = [end for size in labels.array.shape[::-1] for end in (0, size - 1)]
-    segments = [{"id": f"sij_{joint.side}", "labelValue": joint.label, "layer": 0, "name": joint.name,
-                 "color": joint.colour, "extent": extent,
+    segments = [{"id": f"sij_{joint.side}", "name": joint.name, "color": joint.colour,
+                 "labelValue": joint.label, "layer": 0, "extent": extent,
                  "terminology": TERMINOLOGY | {"typeModifier": ("SCT", *joint.laterality)}} for joint in JOINTS]
+    content = {"voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,
+               "containedRepresentationNames": ["Binary labelmap"]}
     with whole_file(Path(path)) as part:
-        slicerio.write_segmentation(str(part), {
-            "voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,         # x-y-z
-            "containedRepresentationNames": ["Binary labelmap"]})
+        slicerio.write_segmentation(str(part), content)
 
 
 def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
@@ -39,23 +39,20 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
 
     Raises InputError, naming the file, when it is damaged or names none of the segments.
     """
-    path = Path(path)
-    image = itk.read_image(path)
+    image = itk.read_image(Path(path))
     array = itk.load().GetArrayFromImage(image)
-    layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array     # (d, h, w, layers)
+    layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array   # (d, h, w, layers)
     labels = np.zeros(layers.shape[:3], np.uint8)
     try:
-        keys = {image.GetMetaData(key): key.removesuffix("_Name") for key in image.GetMetaDataKeys() if key.endswith("_Name")}
-        for number, name in enumerate(names, 1):
-            if key := keys.get(name):
-                layer = int(image.GetMetaData(f"{key}_Layer")) if image.HasMetaDataKey(f"{key}_Layer") else 0
-                labels[layers[..., layer] == int(image.GetMetaData(f"{key}_LabelValue"))] = number
-        grid = image.GetSpacing()[::-1], image.GetOrigin(), np.reshape(image.GetDirection(), (3, 3))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: does not say which voxels are {', '.join(names)}; save it again in 3D Slicer") from error
+        fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+        keys = {text: key.removesuffix("_Name") for key, text in fields.items() if key.endswith("_Name")}
+        for number, key in ((number, keys[name]) for number, name in enumerate(names, 1) if name in keys):
+            layer = layers[..., int(fields.get(f"{key}_Layer", 0))]
+            labels[layer == int(fields[f"{key}_LabelValue"])] = number
+        mask = Volume(labels, image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection())
+    except (RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
+        reason = str(error) if isinstance(error, InputError) else "does not say which voxels are " + ", ".join(names)
+        raise InputError(f"{path}: {reason}; save it again in 3D Slicer") from error
     if not set(names) & set(keys):
         raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")
-    try:
-        return Volume(labels, *grid)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    return mask

@@ -25,13 +25,15 @@ LIGHT = np.array([0.3, 0.5, 0.8]) / np.linalg.norm([0.3, 0.5, 0.8])
 VIEWS = {"from the front": ((1, 0, 0), "RL"), "from the left": ((0, 1, 0), "AP"),
          "from the right": ((0, -1, 0), "PA")}
 """Direction across the picture in LPS, and the letters at its left and right edge; upwards is z."""
-AIR_MM = 24.0
-"""Of a view, besides the joint."""
+PANELS = (("both joints", "from the front"), ("right joint, iliac side", "from the right"),
+          ("right joint, sacral side", "from the left"), ("left joint, sacral side", "from the right"),
+          ("left joint, iliac side", "from the left"))
+"""Of the figure: what is seen, and its view."""
 
 
 @dataclass(frozen=True)
 class SurfaceMap:
-    """A joint's true surface, and at each of its points (n,) the distance in mm to the prediction's surface.
+    """A joint's true surface, and the distance in mm of each of its points (n,) to the prediction's surface.
 
     Positive where the prediction reaches beyond the truth, negative where it falls short; NaN without a
     prediction.
@@ -45,14 +47,13 @@ def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
     """Signed distances in mm from the points of the truth's surface to the prediction's, to a fifth of a
     voxel.
 
-    Volumes of one grid, any orientation. Raises InputError for other grids, or when one of the masks is
-    empty.
+    Volumes of one grid, any orientation. Raises InputError for other grids, or when a mask is empty.
     """
     if not same_geometry(truth, prediction):
         raise InputError("truth and prediction lie on different grids; resample the prediction onto the scan")
     mesh, corners = surface_mesh(truth), surface_mesh(prediction).corners()
-    middles = (corners + np.roll(corners, 1, axis=1)) / 2                                     # of edges
-    samples = np.concatenate([*np.moveaxis(corners, 1, 0), *np.moveaxis(middles, 1, 0), corners.mean(axis=1)])
+    middles = (corners + np.roll(corners, 1, axis=1)) / 2                        # of the triangles' edges
+    samples = np.concatenate([corners, middles, corners.mean(axis=1, keepdims=True)], axis=1).reshape(-1, 3)
     distance = KDTree(samples).query(mesh.points)[0]
     inside = prediction.with_array(np.float32(prediction.array != 0)).sample(mesh.points, 0) > 0.5
     return SurfaceMap(mesh, np.where(inside, distance, -distance))
@@ -66,9 +67,10 @@ def joint_maps(truth: Volume, prediction: Volume) -> dict[str, SurfaceMap]:
     true, predicted = (left_and_right(mask, plane).array for mask in (truth, prediction))
     for joint in JOINTS:
         if (true == joint.label).any():
-            whole = surface_map(truth.with_array(true == joint.label), prediction)
-            unknown = np.full_like(whole.distance, np.nan)
-            maps[joint.side] = whole if (predicted == joint.label).any() else SurfaceMap(whole.mesh, unknown)
+            joint_map = surface_map(truth.with_array(true == joint.label), prediction)
+            if not (predicted == joint.label).any():
+                joint_map = SurfaceMap(joint_map.mesh, np.full_like(joint_map.distance, np.nan))
+            maps[joint.side] = joint_map
     return maps
 
 
@@ -82,18 +84,15 @@ def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: fl
     """
     maps = joint_maps(truth, prediction)
     if limit is None:
-        distances = np.abs(np.concatenate([one.distance for one in maps.values()]))
-        limit = max(1.0, float(np.nan_to_num(np.nanquantile(distances, 0.99))))
-    panels = [("both joints", [*maps.values()], "from the front")]
-    for side, faces in (("right", ("iliac", "sacral")), ("left", ("sacral", "iliac"))):
-        for face, view in zip(faces, ("from the right", "from the left")):
-            panels.append((f"{side} joint, {face} side", [maps[side]] if side in maps else [], view))
-    sizes = [_size(joints, view) for _, joints, view in panels]
+        distances = np.concatenate([one.distance for one in maps.values()])
+        limit = max(1.0, float(np.nan_to_num(np.nanquantile(np.abs(distances), 0.99))))
+    panels = [(name, view, [maps[side] for side in maps if name.startswith((side, "both"))])
+              for name, view in PANELS]
+    sizes = [_size(joints, view) for _, view, joints in panels]
     widths, height = [across for across, _ in sizes], max(up for _, up in sizes)
     figure = Figure(figsize=(FIGURE_WIDTH, FIGURE_WIDTH / sum(widths) * height + 1.1), layout="constrained")
-    norm = TwoSlopeNorm(0, -limit, limit)
-    axes = figure.subplots(1, len(panels), width_ratios=widths)
-    for panel, (name, joints, view), width in zip(axes, panels, widths):
+    norm, axes = TwoSlopeNorm(0, -limit, limit), figure.subplots(1, len(panels), width_ratios=widths)
+    for panel, (name, view, joints), width in zip(axes, panels, widths):
         draw_surfaces(panel, joints, view, norm, width, height)
         missed = "\nnot predicted" if len(joints) == 1 and np.isnan(joints[0].distance).all() else ""
         panel.set_title(f"{name}\n{view}{missed}", fontsize=7)
@@ -106,38 +105,33 @@ def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: fl
 
 
 def _size(joints: Sequence[SurfaceMap], view: str) -> tuple[float, float]:
-    """Width and height in mm of a view of joints."""
+    """Width and height in mm of a view of joints, with some air."""
     points = np.concatenate([one.mesh.points for one in joints]) if joints else np.zeros((1, 3))
-    return np.ptp(points @ VIEWS[view][0]) + AIR_MM, np.ptp(points[:, 2]) + AIR_MM
+    return np.ptp(points @ VIEWS[view][0]) + 24, np.ptp(points[:, 2]) + 24
 
 
 def draw_surfaces(axes: Axes, joints: Sequence[SurfaceMap], view: str, norm: TwoSlopeNorm, width: float,
                   height: float) -> None:
-    """An orthographic view of surfaces, width x height mm, with letters and a scale bar, hidden triangles
-    left out."""
-    axes.set(aspect="equal")
+    """An orthographic view of surfaces, width x height mm, with letters and a scale bar."""
+    axes.set(aspect="equal", xlim=(-width / 2, width / 2), ylim=(-height / 2, height / 2))
     axes.axis("off")
     if not joints:
-        axes.text(0.5, 0.5, "no joint", transform=axes.transAxes, ha="center", va="center", fontsize=8)
+        axes.text(0, 0, "no joint", ha="center", va="center", fontsize=8)
         return
     across, letters = VIEWS[view]
-    frame = np.array([across, (0, 0, 1), np.cross(across, (0, 0, 1))], float)     # right, up, to the observer
-    corners = np.concatenate([one.mesh.corners() for one in joints]) @ frame.T    # (m, 3, 3)
-    normals = np.concatenate([one.mesh.normals() for one in joints]) @ frame.T    # (m, 3)
+    frame = np.array([across, (0, 0, 1), np.cross(across, (0, 0, 1))], float)    # right, up, to the observer
+    corners = np.concatenate([one.mesh.corners() for one in joints]) @ frame.T   # (m, 3, 3)
+    normals = np.concatenate([one.mesh.normals() for one in joints]) @ frame.T   # (m, 3)
     values = np.concatenate([one.distance[one.mesh.triangles].mean(axis=1) for one in joints])
-    order = np.argsort(corners[..., 2].mean(axis=1))                              # the nearest is painted last
-    order = order[normals[order, 2] > 0]
+    order = np.argsort(corners[..., 2].mean(axis=1))                             # the nearest is painted last
+    order = order[normals[order, 2] > 0]                                         # without hidden triangles
     colours = COLOURS(norm(np.ma.masked_invalid(values[order])))
     colours[:, :3] *= 0.55 + 0.45 * np.clip(normals[order] @ LIGHT, 0, 1)[:, None]
-    flat = corners[order, :, :2]
+    flat = corners[order, :, :2] - (corners.min((0, 1)) + corners.max((0, 1)))[:2] / 2
     axes.add_collection(PolyCollection(flat, facecolors=colours, edgecolors=colours, linewidths=0.2,
                                        rasterized=True))
-    left, bottom = (flat.min((0, 1)) + flat.max((0, 1)) - (width, height)) / 2
-    axes.set(xlim=(left, left + width), ylim=(bottom, bottom + height))
-    middle, centre = left + width / 2, bottom + height / 2
-    places = ((left + 4, centre), (left + width - 4, centre), (middle, bottom + height - 4), (middle, bottom + 4))
-    for letter, place in zip(letters + "SI", places):
+    right, top, bar = width / 2 - 4, height / 2 - 4, bar_length(width)
+    for letter, place in zip(letters + "SI", ((-right, 0), (right, 0), (0, top), (0, -top))):
         axes.text(*place, letter, ha="center", va="center", fontsize=8)
-    bar = left + 4 + np.array([0, bar_length(width)])
-    axes.plot(bar, [bottom + 4] * 2, color="black", linewidth=2, solid_capstyle="butt")
-    axes.text(bar.mean(), bottom + 5.5, f"{np.ptp(bar):.0f} mm", fontsize=7, ha="center", va="bottom")
+    axes.plot([-right, bar - right], [-top, -top], color="black", linewidth=2, solid_capstyle="butt")
+    axes.text(bar / 2 - right, 1.5 - top, f"{bar} mm", fontsize=7, ha="center", va="bottom")

@@ -1,12 +1,12 @@
 """Random augmentation of training windows: flip, affine, gamma, each with probability 0.5 (Sec. 2.1.3).
 
 "paper" is that and nothing else. "strong" has ranges twice as wide, and changes contrast, resolution, blur
-and noise after them, each with probability 0.25: what scanners and their settings change of a scan, and not of
-its anatomy. These operations and most of their ranges are nnU-Net's (Isensee et al. 2021,
+and noise after them, each with probability 0.25: what scanners and their settings change of a scan, and not
+of its anatomy. These operations and most of their ranges are nnU-Net's (Isensee et al. 2021,
 doi:10.1038/s41592-020-01008-z); brightness and noise are narrower, since HU mean the same on every scanner.
 
-Images are float (1, 1, d, h, w) in [0, 1], masks have the same shape, of 0 and 1, and both go through the same
-geometry on their own device. Random numbers are drawn on the CPU: a seed means the same on every device.
+Images are float (1, 1, d, h, w) in [0, 1], masks have the same shape, of 0 and 1, and both go through the
+same geometry on their own device. Random numbers are drawn on the CPU: a seed means the same on every device.
 """
 
 import math
@@ -60,8 +60,8 @@ def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float], ge
             strength: str = "paper") -> tuple[Tensor, Tensor]:
     """Flip left to right, affine, gamma; each happens or not. Then, if "strong", `vary_appearance`.
 
-    The paper does not say which way it flips. Windows are in LPS order, head up and face forward, so nobody is
-    ever seen the other way round. spacing: mm (z, y, x).
+    The paper does not say which way it flips. Windows are in LPS order, head up and face forward, so nobody
+    is ever seen the other way round. spacing: mm (z, y, x).
     """
     if happens(generator, AUGMENTATION_PROBABILITY):
         image, mask = image.flip(-1), mask.flip(-1)
@@ -76,12 +76,12 @@ def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float], ge
 
 def random_affine(generator: torch.Generator, shape: tuple[int, int, int],
                   spacing: tuple[float, float, float], reach: float = 1.0) -> Tensor:
-    """A 3 x 4 matrix for `torch.nn.functional.affine_grid`: a similarity in mm, whatever the spacing (z, y, x)."""
+    """A 3 x 4 matrix for `torch.nn.functional.affine_grid`: a similarity in mm at any spacing (z, y, x)."""
     most = math.radians(ROTATION_DEGREES) * reach
     angles = uniform(generator, -most, most, 3)
     scale = 1 + uniform(generator, -SCALING * reach, SCALING * reach)
     shift = 2 * uniform(generator, -TRANSLATION * reach, TRANSLATION * reach, 3)   # the window is 2 wide
-    extent = torch.tensor([n * s for n, s in zip(shape, spacing)])[[2, 1, 0]] / 2    # half sides x, y, z in mm
+    extent = torch.tensor([n * s for n, s in zip(shape, spacing)])[[2, 1, 0]] / 2   # half sides x-y-z, mm
     matrix = rotation_matrix(angles) / scale
     matrix = matrix * extent[None, :] / extent[:, None]                              # units -> mm -> units
     return torch.cat([matrix, shift[:, None]], dim=1)
@@ -97,7 +97,7 @@ def rotation_matrix(angles: Tensor) -> Tensor:
 
 
 def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Image and mask through one affine map, linear, the mask cut at one half; outside is air and no target."""
+    """Image and mask through one affine map, linear, the mask cut at one half; outside is air, no target."""
     grid = sampling_grid(matrix.to(image), image.shape[2:])
     both = torch.cat([image, mask.to(image.dtype)], dim=1)                          # (1, 2, d, h, w)
     both = F.grid_sample(both, grid, mode="bilinear", align_corners=False)

@@ -35,8 +35,8 @@ def execute(call: Callable, path: Path, *arguments, **options) -> Any:
     except RuntimeError as error:
         lines = [line for line in str(error).strip().splitlines() if not line.startswith("Reason: ")]
         reason = re.sub(r"\w*( |::)?ERROR: |\w+\(0x\w+\): ", "", lines[-1])
-        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); copy or export it "
-                         "again, complete, and not compressed in an unusual way") from error
+        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); copy or export "
+                         "it again, complete, and not compressed in an unusual way") from error
 
 
 @contextlib.contextmanager
@@ -56,8 +56,9 @@ def _silence() -> Iterator[None]:
 def read_image(path: Path):
     """The SimpleITK image in an NRRD or MetaImage file, of 3 dimensions or, in layers, 4.
 
-    Raises InputError also for what SimpleITK misreads in silence: a spacing that is not stated (as 1 mm) or below
-    0 (as another direction), an origin of NaN (as 0), damaged compressed voxels; and for a header that crashes it.
+    Raises InputError also for what SimpleITK misreads in silence: a spacing that is not stated (as 1 mm) or
+    below 0 (as another direction), an origin of NaN (as 0), damaged compressed voxels; and for a header that
+    crashes it.
     """
     with open(path, "rb") as stream:
         start = stream.read(2**20)
@@ -67,11 +68,12 @@ def read_image(path: Path):
               for name, text in re.findall(r"(?m)^[ \t]*(\w[\w ]*?)[ \t]*[:=](?!=)(.*)$", header)}
     steps = " ".join(fields.get(name, "") for name in SPACING_FIELDS)
     steps = [step for step in re.findall(r"\([^)]*\)|[^\s()]+", steps) if step not in ("none", "nan")]
-    long = [line for line in header.splitlines() if len(line) > LONGEST_LINE and not re.match("#|[^:]*:=", line)]
+    long = [line for line in header.splitlines()
+            if len(line) > LONGEST_LINE and not re.match("#|[^:]*:=", line)]
     if (fields.get("dimension", fields.get("ndims")) not in ("3", "4") or len(steps) not in (3, 6) or long
             or any(step.startswith("-") for step in steps) or "nan" in fields.get("offset", "")):
-        raise InputError(f"{path}: damaged, or its header does not state three dimensions, a distance of voxels "
-                         "above 0 along each, and an origin; copy or export it again")
+        raise InputError(f"{path}: damaged, or its header does not state three dimensions, a distance of "
+                         "voxels above 0 along each, and an origin; copy or export it again")
     packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
     if packed and end and end[0].lower().strip()[-5:] in (b"", b"local") and "skip" not in " ".join(fields):
         unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs
@@ -90,8 +92,8 @@ def parts(image, path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
     Raises InputError when it has colour channels or another number of dimensions than 3.
     """
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} channels; give a single-channel CT "
-                         "or mask")
+        raise InputError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} channels; give a "
+                         "single-channel CT or mask")
     if image.GetDimension() != 3:
         raise InputError(f"{path}: has {image.GetDimension()} dimensions; give a single 3D volume")
     return (load().GetArrayFromImage(image), image.GetSpacing()[::-1], image.GetOrigin(),

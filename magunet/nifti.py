@@ -20,15 +20,15 @@ nibabel.imageglobals.logger.disabled = True                         # it prints 
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
-    """Array (z, y, x), spacing, origin and direction of a NIfTI-1 or -2 file, as a `magunet.volume.Volume` has them.
+    """Array, spacing, origin and direction of a NIfTI-1 or -2 file, as a `magunet.volume.Volume` has them.
 
     The sform says where it lies if its code is 1 or there is no qform; else the qform does. Raises InputError
     for a damaged or truncated file, and where that form and pixdim state different spacings.
     """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as stream:
-            start = stream.read(540)                                # the length of NIfTI-2's header, which states it
-            second = 540 in np.frombuffer(start[:4], "<i4").tolist() + np.frombuffer(start[:4], ">i4").tolist()
+            start = stream.read(540)                                # a header begins with its length, 348, 540
+            second = b"\x02\x1c" in (start[2:4], start[1::-1])
             kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
             header = kind(start[:kind.sizeof_hdr], check=False)
             spacing = header["pixdim"][1:4].astype(float)           # x, y, z
@@ -54,13 +54,14 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
     with np.errstate(all="ignore"):                                 # a volume refuses what comes of 0 and NaN
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         axes = FLIP[:, None] * affine[:3, :3] / lengths + 0.0       # no -0.0
-        square = np.allclose(axes.T @ axes, np.eye(3), atol=1e-3)   # and so it does axes that are not
-        if array.ndim == 3 and (square or np.isnan(axes).any()) and not np.allclose(lengths, spacing, rtol=1e-2):
-            raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} by the "
-                             f"{form}; export it again")
+        aslant = np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3     # which a volume refuses, too
+        if array.ndim == 3 and not aslant and not np.allclose(lengths, spacing, rtol=1e-2):
+            raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} "
+                             f"by the {form}; export it again")
         unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
         array = _scaled(array.T, float(header["scl_slope"]), float(header["scl_inter"]))
-        return array, tuple((unit * spacing[::-1]).tolist()), tuple((unit * FLIP * affine[:3, 3]).tolist()), axes
+        origin = unit * FLIP * affine[:3, 3]
+        return array, tuple((unit * spacing[::-1]).tolist()), tuple(origin.tolist()), axes
 
 
 def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -182,8 +182,8 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
 def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tuple[Prepared, str]:
     """The prepared training case and its cache key; computed once, then read from ``data/prepared``.
 
-    A stored case that is damaged is computed again, with a note. Raises InputError, naming the file, when image
-    and mask do not make a training case.
+    A stored case that is damaged is computed again, with a note. Raises InputError, naming the file, when
+    image and mask do not make a training case.
     """
     key = cache_key(image, label, settings)
     path = project.data() / "prepared" / f"{name}-{key}.safetensors"

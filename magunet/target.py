@@ -1,8 +1,8 @@
 """The segmentation target: the band of tissue around each sacroiliac joint.
 
-One definition serves phantoms and every bone-labelled data set: all points closer than ``thickness`` mm to the
-sacrum and to the hip bone of that side. It holds the joint space and the subchondral bone on both sides of it,
-where the erosions, the sclerosis and the bridges of sacroiliitis sit.
+One definition serves phantoms and every bone-labelled data set: all points closer than ``thickness`` mm to
+the sacrum and to the hip bone of that side. It holds the joint space and the subchondral bone on both sides
+of it, where the erosions, the sclerosis and the bridges of sacroiliitis sit.
 """
 
 from collections.abc import Sequence
@@ -51,8 +51,9 @@ def sij_mask(sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Sp
     boxes = {name: bounding_box(bone, margin) for name, bone in bones.items()}
     mask = np.zeros(shapes["sacrum"], np.uint8)
     for side in ("left hip", "right hip"):
-        near = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(boxes["sacrum"], boxes[side]))
-        if all(part.start < part.stop for part in near) and bones["sacrum"][near].any() and bones[side][near].any():
+        pairs = zip(boxes["sacrum"], boxes[side])
+        near = tuple(slice(max(a.start, b.start), max(b.start, min(a.stop, b.stop))) for a, b in pairs)
+        if bones["sacrum"][near].any() and bones[side][near].any():
             distances = [distance_at_voxels(bones[name][near], spacing) for name in ("sacrum", side)]
             mask[near] |= joint_band(*distances, spacing, thickness)
     if not mask.any():
@@ -82,8 +83,8 @@ def joint_band(to_sacrum: Distance, to_hip: Distance, spacing: Spacing, thicknes
 def distance_at_voxels(mask: Mask, spacing: Spacing, resolution: float = 1.0) -> Distance:
     """Signed distance in mm to the surface of a mask (d, h, w) at its own voxel centres, as `mask_distance`.
 
-    Unlike a distance transform, which measures from voxel centre to voxel centre, it does not depend on the size
-    of the voxels.
+    Unlike a distance transform, which measures from voxel centre to voxel centre, it does not depend on the
+    size of the voxels.
     """
     fine = mask_distance(mask, spacing, resolution)
     steps = [s / resolution for s in spacing]
@@ -93,8 +94,8 @@ def distance_at_voxels(mask: Mask, spacing: Spacing, resolution: float = 1.0) ->
 def mask_distance(mask: Mask, spacing: Spacing, resolution: float) -> Distance:
     """Signed distance (mm, negative inside, at most 40 mm) to a mask's surface, on an isotropic grid.
 
-    mask: (d, h, w) with spacing (z, y, x) in mm. The grid's voxels are ``resolution`` mm wide, and it begins at the
-    same voxel centre; the surface is where the mask, smoothed by about a voxel, falls to one half.
+    mask: (d, h, w) with spacing (z, y, x) in mm. The grid's voxels are ``resolution`` mm wide, and it begins
+    at the same voxel centre; the surface is where the mask, smoothed by about a voxel, falls to one half.
     """
     zoom = [s / resolution for s in spacing]
     shape = [max(2, round(n * f)) for n, f in zip(mask.shape, zoom)]

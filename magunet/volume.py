@@ -73,8 +73,8 @@ class Volume:
         return np.asarray(self.origin) + self.direction @ step
 
     def sample(self, points: np.ndarray, outside: float = np.nan) -> np.ndarray:
-        """Values (...) at LPS points (..., 3) in mm, float32: linear between voxels, ``outside`` beyond them."""
-        index = (points - np.asarray(self.origin)) @ self.direction / self.spacing[::-1]        # (..., 3), x-y-z
+        """Values (...), float32, at LPS points (..., 3) in mm; ``outside`` where there are no voxels."""
+        index = (points - np.asarray(self.origin)) @ self.direction / self.spacing[::-1]   # (..., 3), x-y-z
         index = np.moveaxis(index[..., ::-1], -1, 0)
         return ndimage.map_coordinates(self.array, index, np.float32, order=1, cval=outside)
 
@@ -132,7 +132,7 @@ def reorient(volume: Volume, code: str) -> Volume:
     source = [[world for world, _ in axes].index(world) for world, _ in target]     # old axis of new x, y, z
     flips = [axes[old][1] * sign for old, (_, sign) in zip(source, target)]         # -1: the other way round
     order, steps = [2 - old for old in reversed(source)], flips[::-1]               # the same for z, y, x
-    start = [0, 0, 0]                                                               # old index of new [0, 0, 0]
+    start = [0, 0, 0]                                                               # old index of its origin
     for axis, step in zip(order, steps):
         start[axis] = volume.array.shape[axis] - 1 if step < 0 else 0
     array = np.transpose(volume.array, order)[tuple(slice(None, None, step) for step in steps)]
@@ -158,8 +158,8 @@ def read_volume(path: Path | str) -> Volume:
         array, *grid = itk.parts(read_series(path) if path.is_dir() else itk.read_image(path), path)
     most = max(float(array.max()), -float(array.min())) if array.size and array.dtype.kind in "iuf" else 0
     if not most <= LARGEST_VALUE:
-        raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT has; "
-                         "export it again")
+        raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT "
+                         "has; export it again")
     try:
         return Volume(array, *grid)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The same work as somebody would do it with MONAI or TorchIO, or straight from the equation."""
+"""The same work as somebody would do it with MONAI or TorchIO."""
 
 import math
 import warnings
@@ -8,25 +8,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compendium.paper import INPUT_SIZE
 from magunet.augment import LOG_GAMMA, ROTATION_DEGREES, SCALING, TRANSLATION
 from magunet.base.errors import InputError
 from magunet.prepare import HU_WINDOW
 from magunet.volume import Volume, read_volume, write_volume
 
 WIDTHS = (32, 64, 128, 256, 512)
-WINDOW = tuple(n // 16 * 16 for n in INPUT_SIZE)
-"""Of the sliding window, (d, h, w): the paper's input, in multiples of what MONAI's Attention U-Net can halve four times."""
+"""Of the Attention U-Net: the paper's."""
+WINDOW = (48, 256, 256)
+"""Of the sliding window, (d, h, w): about the paper's input, and what a network can halve four times."""
 
 
 def attention_unet() -> torch.nn.Module:
     """MONAI's Attention U-Net as it comes, at the paper's widths, in evaluation mode."""
     from monai.networks.nets import AttentionUnet
 
-    return AttentionUnet(spatial_dims=3, in_channels=1, out_channels=1, channels=WIDTHS, strides=(2,) * 4).eval()
+    return AttentionUnet(3, in_channels=1, out_channels=1, channels=WIDTHS, strides=(2,) * 4).eval()
 
 
-def segment_with_monai(source: Path, target: Path) -> None:
+def segment(source: Path, target: Path) -> None:
     """From a CT file to a mask file: float32, MONAI's sliding window with its defaults over the whole scan."""
     from monai.inferers import sliding_window_inference
     from monai.transforms import ScaleIntensityRange
@@ -38,11 +38,11 @@ def segment_with_monai(source: Path, target: Path) -> None:
     write_volume(scan.with_array((torch.sigmoid(logits)[0, 0] > 0.5).numpy().astype(np.uint8)), target)
 
 
-def prepare_with_monai(scan: Volume, mask: Volume, size: int, margin_mm: float, linear: bool) -> dict:
-    """Image and mask (1, d, h, w) resized in plane, scaled, cut to the slices of the target: ``prepare``'s steps.
+def prepare(scan: Volume, mask: Volume, size: int, margin_mm: float, linear: bool) -> dict:
+    """Image and mask (1, d, h, w) resized in plane, scaled, cut to the target: `magunet.prepare` from step 2 on.
 
-    Without its first one, which MONAI cannot do without another library. linear: resized as ``prepare`` does, linearly
-    with averaging, the mask too; else the quicker way that MONAI has, means of areas and the mask's nearest voxels.
+    linear: resized as magunet does, linearly with averaging, the mask too; else the quicker way that MONAI has,
+    means of areas and the mask's nearest voxels.
     """
     from monai.transforms import AsDiscreted, Compose, CropForegroundd, Resized, ScaleIntensityRanged
 
@@ -56,18 +56,18 @@ def prepare_with_monai(scan: Volume, mask: Volume, size: int, margin_mm: float, 
     ])({name: torch.from_numpy(volume.array)[None].float() for name, volume in (("image", scan), ("mask", mask))})
 
 
-def augment_with_monai(image: torch.Tensor, mask: torch.Tensor) -> dict:
+def monai_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[], object]:
     """Flip, affine and gamma, all of them, by MONAI; tensors (1, d, h, w)."""
     from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandFlipd
 
-    keys, shape = ("image", "mask"), image.shape[1:]
-    return Compose([
+    keys, shift = ("image", "mask"), tuple(TRANSLATION * n for n in image.shape[1:])
+    transform = Compose([
         RandFlipd(keys, prob=1, spatial_axis=2),
         RandAffined(keys, prob=1, rotate_range=(math.radians(ROTATION_DEGREES),) * 3, scale_range=(SCALING,) * 3,
-                    translate_range=tuple(TRANSLATION * n for n in shape), mode=("bilinear", "nearest"),
-                    padding_mode="zeros", device=image.device),
+                    translate_range=shift, mode=("bilinear", "nearest"), padding_mode="zeros", device=image.device),
         RandAdjustContrastd("image", prob=1, gamma=(math.exp(-LOG_GAMMA), math.exp(LOG_GAMMA))),
-    ])({"image": image, "mask": mask})
+    ])
+    return lambda: transform({"image": image, "mask": mask})
 
 
 def torchio_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[], object]:
@@ -89,7 +89,7 @@ def torchio_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[]
     return lambda: transform(subject)
 
 
-def metrics_with_monai(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float],
+def metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float],
                        tolerance: float) -> tuple[float, float, float, float]:
     """Dice, HD95 and ASSD in mm, NSD, of two masks (d, h, w)."""
     from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_surface_dice
@@ -101,10 +101,3 @@ def metrics_with_monai(prediction: np.ndarray, truth: np.ndarray, spacing: tuple
         return (float(compute_dice(a, b)), float(compute_hausdorff_distance(a, b, percentile=95, **options)),
                 float(compute_average_surface_distance(a, b, symmetric=True, **options)),
                 float(compute_surface_dice(a, b, [tolerance], **options)))
-
-
-def naive_position_attention(pam: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Eqs. 3 to 5 with the N x N matrix in memory. x: (1, c, d, h, w) -> the same shape."""
-    b, c, d = (layer(x).flatten(2)[0] for layer in (pam.B, pam.C, pam.D))              # (c', n), (c', n), (c, n)
-    s = torch.softmax(c.mT @ b, dim=1)                                                  # s[j, i], rows sum to 1 over i
-    return (pam.alpha * (d @ s.mT)).view(x.shape) + x

@@ -92,12 +92,3 @@ def parameter_audit() -> pd.DataFrame:
     table = pd.DataFrame(lines, columns=["table", "row", "paper Mi", "parameters"])
     table["Mi"] = table["parameters"] / MI
     return table.assign(difference=table["Mi"] - table["paper Mi"])
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """The audit as a plain table; "-" where the paper gives no count."""
-    forms = {"paper Mi": "{:.2f}", "parameters": "{:,}", "Mi": "{:.3f}", "difference": "{:+.3f}"}
-    for name, form in forms.items():
-        text = ["-" if pd.isna(value) else form.format(value) for value in table[name]]
-        table = table.assign(**{name: text})
-    return table.to_string(index=False)

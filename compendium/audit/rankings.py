@@ -10,16 +10,14 @@ from enum import StrEnum
 import pandas as pd
 
 from compendium.paper import TABLE_1, TABLE_2, TABLE_3, TABLES, Row
-from compendium.results import collect
 from compendium.scores import OVERLAPS
-from magunet.base.profiles import Settings
 from magunet.studies import ALIASES
 
 LEAST_CASES = 5
 """With fewer validation cases a mean ranks nothing."""
 MODULES = ("+DA", "+MFF", "+LGAG")
 """The rows of Table 4 with a single module."""
-OVERLAP = ("dice", "iou", "precision")
+RANKED = ("dice", "iou", "precision")
 """What the text ranks networks by."""
 
 
@@ -43,11 +41,6 @@ def paper_scores() -> pd.DataFrame:
     rows = [{"network": ALIASES.get(row.network, row.network), **{m: getattr(row, m) for m in OVERLAPS}}
             for table in TABLES for row in table]
     return pd.DataFrame(rows).groupby("network", sort=False).first().reset_index()
-
-
-def run_scores(settings: Settings) -> Scores:
-    """`means` of the profile's finished and scored runs; None without any."""
-    return means(collect(settings, score=False).scores)
 
 
 def means(scores: pd.DataFrame) -> Scores:
@@ -113,9 +106,9 @@ def synergy(scores: Scores) -> Finding:
 
 
 JUDGES = {
-    "best": lambda scores: beats_all(scores, "MAG-UNet", TABLE_1, OVERLAP),
-    "eca": lambda scores: beats(scores, ("3D U-Net",), ("+ECA",), OVERLAP),
-    "da": lambda scores: beats_all(scores, "+DA", TABLE_2, OVERLAP),
+    "best": lambda scores: beats_all(scores, "MAG-UNet", TABLE_1, RANKED),
+    "eca": lambda scores: beats(scores, ("3D U-Net",), ("+ECA",), RANKED),
+    "da": lambda scores: beats_all(scores, "+DA", TABLE_2, RANKED),
     "kernel_iou": lambda scores: beats_all(scores, "[1,3,5]", TABLE_3, ("iou",)),
     "modules": lambda scores: beats(scores, MODULES, ("3D U-Net",), ("dice", "iou")),
     "synergy": synergy,

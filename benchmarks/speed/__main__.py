@@ -10,12 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Of the project."""
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))       # the project's root
 
 from benchmarks.speed import results
 from benchmarks.speed.contests import CONTESTS
+from magunet.base import project
 from magunet.base.errors import InputError
 
 
@@ -32,7 +31,7 @@ def main(words: list[str] | None = None) -> None:
             raise InputError(f"no contest {name!r}; there are {', '.join(CONTESTS)}")
     names, missing = arguments.contest or list(CONTESTS), {}
     if arguments.show:
-        file = arguments.json or ROOT / "benchmarks" / "results.json"
+        file = arguments.json or project.root() / "benchmarks" / "results.json"
         measurements = {name: result for name, result in results.read(file)[1].items()
                         if name in arguments.contest or not arguments.contest}
         print(results.origin(file), end="\n\n")

@@ -4,17 +4,18 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
 import psutil
 import safetensors.torch
 import torch
+from compendium.fits import with_room
 
 from benchmarks.speed import others, work
 from benchmarks.speed.contest import GPU_MEGABYTES, MEGABYTES, SECONDS, Contest
 from benchmarks.speed.work import NETWORK, Size
-from compendium.fits import with_room
 from compendium.paper import INPUT_SIZE
 from magunet import augment, train
 from magunet.base import profiles, project, provenance
@@ -199,6 +200,12 @@ def epoch(folder: Path, settings: Settings | None = None, count: int = 4) -> Con
     return Contest(work=f"epoch of {count} cases, profile {settings.profile}", beside="its training steps alone",
                    ours=partial(train.train_epoch, state, cases, settings, device, precision),
                    theirs=steps_alone, target=1.05, rounds=9)
+
+
+def train_once(settings: Settings, count: int) -> None:
+    """An epoch of so many cases, for a process that does nothing else."""
+    with TemporaryDirectory() as folder:
+        epoch(Path(folder), settings, count).ours()
 
 
 CONTESTS: dict[str, Callable[[Path], Contest]] = {

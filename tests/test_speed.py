@@ -1,0 +1,189 @@
+"""benchmarks/speed: contests compare like with like, take turns, and keep what they measured."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import refused
+
+from benchmarks.speed import contests, others, results, work
+from benchmarks.speed.contest import MEGABYTES, Contest, Result, alone, megabytes_of, run
+from magunet.base import profiles
+from magunet.base.errors import InputError
+from magunet.blocks import PAM
+from magunet.predict import load_model
+from magunet.prepare import prepare
+from magunet.volume import read_volume, same_geometry, write_volume
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = (40, 64, 64)
+EPOCH = partial(contests.epoch, settings=replace(profiles.load("smoke"), samples_per_case=1), count=1)
+
+
+def result(**more):
+    return Result(**{"work": "a", "beside": "b", "ours": [1.0, 1.0, 9.0], "theirs": [4.0, 2.0, 3.0]} | more)
+
+
+@pytest.mark.parametrize("contest", [
+    partial(contests.forward, size=(16, 16, 16), divisor=16), partial(contests.training_step, profile="smoke"),
+    partial(contests.preparation, size=SMALL), partial(contests.preparation, size=SMALL, linear=False),
+    partial(contests.augmentation, size=(40, 32, 32)), partial(contests.metrics, size=SMALL), EPOCH])
+def test_every_contest_measures_both_ways(contest, tmp_path):
+    question = contest(tmp_path)
+    assert question.ours() is not question.theirs() or question.unit
+    assert question.work and question.beside
+
+
+def test_contests_for_a_gpu_say_so_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(contests, "choose_device", lambda: torch.device("cpu"))
+    for name in contests.CONTESTS:
+        if name.startswith("gpu-"):
+            refused(lambda name=name: contests.CONTESTS[name](tmp_path), "is for a GPU")
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    outcome = run(Contest(work="a", beside="b", ours=lambda: calls.append("ours"),
+                          theirs=lambda: calls.append("theirs"), rounds=2))
+    assert sorted(calls[:2]) == ["ours", "theirs"] and calls[2:] == ["theirs", "ours", "ours", "theirs"]
+    assert len(outcome.ours) == len(outcome.theirs) == 2 and min(outcome.ratios) > 0
+
+
+def test_a_median_ratio_and_a_limit_are_both_to_be_met():
+    for target, most, met, text in ((0.5, None, True, "0.5"), (0.4, None, False, "0.4"), (None, 1.0, True, "1 s"),
+                                    (None, 0.9, False, "0.9 s"), (0.5, 0.9, False, "0.5, 0.9 s"),
+                                    (0.5, 1.0, True, "0.5, 1 s"), (None, None, None, "")):
+        outcome = result(target=target, most=most)
+        assert outcome.ratios == [0.25, 0.5, 3.0] and outcome.met is met
+        row = results.table({"a": outcome}).loc["a"]
+        assert [row["target"], row["met"]] == [text, {True: "yes", False: "no", None: ""}[met]]
+
+
+def hold(megabytes):
+    np.ones(int(megabytes * 1e6), np.uint8).sum()
+
+
+def die():
+    os._exit(9)
+
+
+def fail(error):
+    raise error
+
+
+def test_memory_is_that_of_a_fresh_process_each():
+    few, many = (megabytes_of(partial(hold, amount)) for amount in (1, 301))
+    assert 270 < many - few < 330
+
+
+def test_work_alone_is_done_in_another_process_and_its_errors_come_back():
+    assert alone(os.getpid) != os.getpid() and alone(torch.get_num_threads) == torch.get_num_threads()
+    refused(lambda: alone(die), "its process ended")
+    for error in (InputError("no such file"), MemoryError()):
+        with pytest.raises(type(error), match=str(error)):
+            alone(fail, error)
+
+
+def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
+    torch.manual_seed(0)
+    pam, x = PAM(16, reduction=2), torch.randn(1, 16, 3, 4, 5)
+    with torch.no_grad():
+        pam.alpha.fill_(0.7)
+        torch.testing.assert_close(work.naive_position_attention(pam, x), pam(x), rtol=1e-4, atol=1e-5)
+    for naive in (False, True):
+        work.attend(naive, (2, 4, 4))
+    refused(lambda: contests.position_attention(tmp_path, (400, 400, 400)), "GB", "400x400x400")
+    assert contests.position_attention(tmp_path, (2, 8, 8)).unit == MEGABYTES
+
+
+def test_the_run_that_prediction_is_measured_with_can_be_loaded(tmp_path):
+    assert load_model(contests.untrained_run(tmp_path / "run", profiles.load("smoke"))).record["network"] == "MAG-UNet"
+
+
+def test_monai_prepares_the_same_case():
+    scan, mask = contests.scan_and_mask((40, 128, 128))
+    settings = replace(profiles.load("paper"), size=64, margin_mm=1000.0)
+    ours, _ = prepare(scan, mask, settings)
+    for linear, least in ((True, 0.95), (False, 0.8)):
+        theirs = others.prepare(scan, mask, settings.size, settings.margin_mm, linear)
+        image, target = (theirs[name][0].numpy() for name in ("image", "mask"))
+        assert image.shape == ours.image.shape and np.abs(image - ours.image).mean() < 0.01
+        assert 2 * (target * ours.mask).sum() / (target.sum() + ours.mask.sum()) > least
+
+
+def test_monai_segments_from_file_to_file(tmp_path, monkeypatch):
+    with torch.device("meta"):
+        assert others.attention_unet()(torch.empty(1, 1, *others.WINDOW)).shape == (1, 1, *others.WINDOW)
+    monkeypatch.setattr(others, "WINDOW", (16, 32, 32))
+    monkeypatch.setattr(others, "WIDTHS", (2, 2, 2, 2, 2))
+    write_volume(contests.scan_and_mask(SMALL)[0], tmp_path / "ct.nii.gz")
+    others.segment(tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz")
+    assert same_geometry(read_volume(tmp_path / "mask.nii.gz"), read_volume(tmp_path / "ct.nii.gz"))
+
+
+def test_metrics_and_augmentation_of_both_are_alike():
+    case = contests.phantom(SMALL)
+    pair = (np.roll(case.mask, 1, 0), case.mask, case.spacing)
+    ours, theirs = work.metrics(*pair), others.metrics(*pair, 1.0)
+    assert ours[0] == pytest.approx(theirs[0], abs=1e-6)
+    assert ours[1:3] == pytest.approx(theirs[1:3], abs=max(case.spacing) / 2)
+    image = torch.rand(1, 16, 24, 24)
+    moved = others.monai_augmentation(image, (image > 0.5).float())()
+    assert moved["image"].shape == image.shape and not torch.equal(torch.as_tensor(moved["image"]), image)
+    assert set(np.unique(moved["mask"])) == {0, 1}
+
+
+def test_results_are_stored_and_measured_again_only_at_another_revision(tmp_path, monkeypatch):
+    calls, file = [], tmp_path / "speed.json"
+
+    def measured(_, name):
+        calls.append(name)
+        if name == "c":
+            raise InputError("nothing to measure")
+        return result()
+
+    def at(revision, *names):
+        calls.clear()
+        monkeypatch.setattr(results.provenance, "git_revision", lambda root, besides: revision)
+        return results.measure(names, file)
+
+    monkeypatch.setattr(results, "alone", measured)
+    at("0123456789ab", "a")
+    first = json.loads(file.read_text())["results"]["a"]
+    outcomes, missing = at("0123456789ab", "a", "b", "c")
+    assert calls == ["b", "c"] and list(outcomes) == ["a", "b"] and missing == {"c": "nothing to measure"}
+    assert json.loads(file.read_text())["results"]["a"] == first
+    at("ba9876543210", "b")
+    assert {name: r.revision for name, r in results.read(file)[1].items()} == {"a": "0123456789ab", "b": "ba9876543210"}
+    assert results.origin(file).endswith("revision 0123456789ab; b: ba9876543210")
+    for _ in range(2):
+        at("ba9876543210+changes", "b")
+        assert calls == ["b"]
+    monkeypatch.setattr(results.provenance, "environment", lambda device: {"device": "another"})
+    at("ba9876543210", "b")
+    assert calls == ["b"] and list(results.read(file)[1]) == ["b"]
+
+
+def test_another_file_is_refused(tmp_path):
+    for content in ("", "[]", "{}", '{"machine": {"git": ""}, "results": {"a": {}}}'):
+        (tmp_path / "notes.json").write_text(content)
+        refused(lambda: results.measure(["a"], tmp_path / "notes.json"), "notes.json", "is not from benchmarks/speed")
+
+
+def test_the_folder_runs_and_shows_what_its_readme_shows():
+    def speed(*words):
+        return subprocess.run([sys.executable, "benchmarks/speed", *words], cwd=ROOT, capture_output=True, text=True)
+
+    shown, readme = speed("--show"), (ROOT / "benchmarks" / "README.md").read_text()
+    assert shown.returncode == 0, shown.stderr
+    origin, _, *table = [line for line in shown.stdout.splitlines() if not line.startswith("prediction:")]
+    assert origin in readme and "\n".join(line for line in table if line.startswith("|")) in readme
+    wrong = speed("race")
+    assert wrong.returncode == 1 and "no contest 'race'; there are forward" in wrong.stderr

@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> None:
         print(results.origin(file), end="\n\n")
     else:
         measurements, missing = results.measure(names, arguments.json)
-    print(results.table(measurements).to_markdown(index=False, disable_numparse=True))
+    print(results.table(measurements).to_markdown(tablefmt="github", disable_numparse=True))
     print(*(f"{name}: {result.note}" for name, result in measurements.items() if result.note), sep="\n")
     print(*(f"left out: {name}: {reason}" for name, reason in missing.items()), sep="\n")
 

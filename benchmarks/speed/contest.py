@@ -128,6 +128,11 @@ def alone(work: Callable, *arguments: object) -> Any:
 
 def _peak_of(work: Callable[[], object]) -> float:
     work()
+    return peak_megabytes()
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():                                     # the peak of getrusage begins with the parent's
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())

@@ -86,4 +86,4 @@ def table(results: dict[str, Result]) -> pd.DataFrame:
                       "ratio": f"{statistics.median(ratios):.3f}{spread}",
                       "target": ", ".join(text.format(aim) for text, aim in aims if aim is not None),
                       "met": {True: "yes", False: "no", None: ""}[result.met]}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("contest")

@@ -2,17 +2,21 @@
 
     python benchmarks/network_steps.py [NETWORK ...] [--profile gpu]
 
-On a GPU with cuDNN's search for the fastest algorithm (`torch.backends.cudnn.benchmark`) off and on; magunet leaves it off, and
-this shows whether it would pay. Run it before a grid is started there: it also shows which networks do not run at all.
+On a GPU with cuDNN's search for the fastest algorithm (`torch.backends.cudnn.benchmark`) off and on; magunet leaves
+it off, and this shows whether it would pay. Run it before a grid is started there: it also shows which networks do
+not run at all.
 """
 
 import argparse
 import sys
-import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))       # the project's root
 
 import torch
 
-from compendium.bench.passes import pass_through, step
+from benchmarks.speed.contest import seconds_of
+from benchmarks.speed.work import pass_through, step
 from magunet.base import profiles
 from magunet.base.device import choose_device, choose_precision
 from magunet.base.errors import InputError
@@ -21,34 +25,29 @@ from magunet.fast import accelerate, evaluate_by_input
 from magunet.studies import NETWORKS, build, checked
 
 REPEATS = 5
+"""Steps that are timed, after a first one; the fastest counts."""
 
 
-def measured(name: str, settings: Settings, device: torch.device) -> str:
+def step_report(name: str, settings: Settings, device: torch.device) -> str:
     """Milliseconds of the first and the fastest step, peak memory, and the relative error of logits in bfloat16."""
     precision = choose_precision(settings.precision, device)
     torch.manual_seed(0)
-    network = accelerate(build(name, settings.width_divisor)).to(device, memory_format=torch.channels_last_3d).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    network = accelerate(build(name, settings.width_divisor)).to(device, memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.learning_rate)
     image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=device)
-    image, mask = image.contiguous(memory_format=torch.channels_last_3d), (image > 0.9).to(torch.uint8)
-    said = []
+    image, parts = image.contiguous(memory_format=torch.channels_last_3d), []
     for search in (False, True) if device.type == "cuda" else (False,):
         torch.backends.cudnn.benchmark = search
-        seconds = []
-        for _ in range(REPEATS + 1):
-            began = time.perf_counter()
-            step(network, optimizer, image, mask, precision)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(1000 * (time.perf_counter() - began))
-        said.append(f"{'search, ' if search else ''}first {seconds[0]:.0f} ms, fastest {min(seconds[1:]):.1f} ms")
+        first, *others = [1000 * seconds_of(lambda: step(network, optimizer, image, precision))
+                          for _ in range(REPEATS + 1)]
+        parts.append(f"{'search, ' if search else ''}first {first:.0f} ms, fastest {min(others):.1f} ms")
     if device.type == "cuda":
-        said.append(f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
+        parts.append(f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
         torch.cuda.reset_peak_memory_stats(device)
     evaluate_by_input(network)
     exact, rounded = (pass_through(network, image, kind).float() for kind in (torch.float32, precision))
     error = float((rounded - exact).norm() / exact.norm())
-    return "; ".join([*said, f"error of {str(precision).removeprefix('torch.')} {error:.3f}"])
+    return "; ".join([*parts, f"error of {str(precision).removeprefix('torch.')} {error:.3f}"])
 
 
 def main() -> None:
@@ -62,7 +61,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {device}")
     for name in names:
         try:
-            print(f"{name:15s} {measured(name, settings, device)}", flush=True)
+            print(f"{name:15s} {step_report(name, settings, device)}", flush=True)
         except RuntimeError as error:
             print(f"{name:15s} failed: {' '.join(str(error).split())[:200]}", flush=True)
 

@@ -34,7 +34,7 @@ from magunet.volume import Volume, read_volume, same_geometry, write_volume
 OWN = "papermill_params/own.yaml"
 BOXES = Path("data/boxes")
 SCAN_1, MASK_1 = BOXES / "imagesTr/box_1_0000.nii.gz", BOXES / "labelsTr/box_1.nii.gz"
-PROGRESS = re.compile(r"\w+ \d+/\d+|bench: .*")
+PROGRESS = re.compile(r"\w+ \d+/\d+")
 
 
 class Bad(NamedTuple):

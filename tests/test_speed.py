@@ -15,6 +15,7 @@ from conftest import refused
 
 from benchmarks.speed import contests, others, results, work
 from benchmarks.speed.contest import MEGABYTES, Contest, Result, alone, megabytes_of, run
+from compendium.fits import OWN_BYTES, counting, prediction_bytes, training_bytes
 from magunet.base import profiles
 from magunet.base.errors import InputError
 from magunet.blocks import PAM
@@ -101,6 +102,37 @@ def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
         work.attend(naive, (2, 4, 4))
     refused(lambda: contests.position_attention(tmp_path, (400, 400, 400)), "GB", "400x400x400")
     assert contests.position_attention(tmp_path, (2, 8, 8)).unit == MEGABYTES
+
+
+@pytest.mark.slow
+def test_counted_memory_is_within_a_fifth_of_measured():
+    size, divisor, precision = (32, 96, 96), 4, work.default_precision()
+    for name, count, way in (("training", training_bytes, work.two_steps), ("prediction", prediction_bytes, work.one_pass)):
+        tensors = count("MAG-UNet", divisor, size, precision)
+        measured_mb = megabytes_of(partial(way, size, divisor, precision))
+        assert (tensors + OWN_BYTES["cpu"]) / 1e6 == pytest.approx(measured_mb, rel=0.2), name
+
+
+def test_attention_takes_memory_that_grows_with_positions_and_not_with_their_square():
+    grids, peaks = ((6, 32, 32), (12, 64, 64)), {}
+    for attend in (PAM.forward, work.naive_position_attention):
+        for grid in grids:
+            with torch.inference_mode(), counting() as counter:
+                attend(PAM(64), torch.zeros(1, 64, *grid))
+            peaks[attend, grid] = counter.peak
+    ratio, naive_ratio = (peaks[attend, grids[1]] / peaks[attend, grids[0]]
+                          for attend in (PAM.forward, work.naive_position_attention))
+    assert ratio == pytest.approx(8, rel=0.1) and naive_ratio == pytest.approx(64, rel=0.1)
+    assert peaks[work.naive_position_attention, grids[1]] > 2 * 4 * (12 * 64 * 64) ** 2
+
+
+@pytest.mark.slow
+def test_memory_follows_the_voxels_of_a_scan_and_hardly_the_cases_of_an_epoch():
+    small, large = (megabytes_of(partial(work.prepare_cube, side)) for side in (64, 256))
+    assert 2 * 256**3 / 1e6 < large - small < 12 * 256**3 / 1e6
+    few = replace(profiles.load("smoke"), samples_per_case=1, scan_matrix=64, scan_slices=(40, 40))
+    one, three = (megabytes_of(partial(contests.train_once, few, count)) for count in (1, 3))
+    assert three < 1.1 * one
 
 
 def test_the_run_that_prediction_is_measured_with_can_be_loaded(tmp_path):

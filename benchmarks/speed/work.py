@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magunet import losses
+from magunet import fast, losses
 from magunet.base import profiles
 from magunet.base.device import autocast, choose_device, choose_precision
 from magunet.blocks import PAM
-from magunet.fast import accelerate, evaluate_by_input
 from magunet.metrics import overlap
 from magunet.prepare import prepare
 from magunet.studies import build
@@ -27,7 +26,7 @@ def default_precision() -> torch.dtype:
 
 def fast_network(divisor: int) -> nn.Module:
     """The network as magunet runs it, its widths divided."""
-    return accelerate(build(NETWORK, divisor)).to(choose_device(), memory_format=torch.channels_last_3d)
+    return fast.accelerate(build(NETWORK, divisor)).to(choose_device(), memory_format=torch.channels_last_3d)
 
 
 def pass_through(network: nn.Module, image: Tensor, precision: torch.dtype) -> Tensor:
@@ -49,7 +48,8 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, image: Tensor, pr
 def two_steps(size: Size, divisor: int, precision: torch.dtype, recompute: bool = False) -> None:
     """Two training steps from nothing, after which Adam has its moments."""
     network = fast_network(divisor).train()
-    network.recompute = recompute
+    if recompute:
+        fast.recompute(network)
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.rand(1, 1, *size, device=choose_device())
     for _ in range(2):
@@ -57,11 +57,13 @@ def two_steps(size: Size, divisor: int, precision: torch.dtype, recompute: bool 
 
 
 def one_pass(size: Size, divisor: int, precision: torch.dtype) -> None:
-    """A window's logits, in a process that has loaded what ``magunet predict`` writes files with."""
+    """A window's logits, in a process that has loaded what ``magunet predict`` reads and writes files with."""
+    import SimpleITK  # noqa: F401
+
     import compendium.view.export  # noqa: F401
 
     network = fast_network(divisor)
-    evaluate_by_input(network)
+    fast.evaluate_by_input(network)
     image = torch.rand(1, 1, *size, device=choose_device())
     pass_through(network, image.contiguous(memory_format=torch.channels_last_3d), precision)
 

@@ -1,1 +1,0 @@
-"""Speed and memory of magunet beside others, measured side by side: ``magunet bench``."""

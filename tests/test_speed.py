@@ -104,7 +104,6 @@ def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
     assert contests.position_attention(tmp_path, (2, 8, 8)).unit == MEGABYTES
 
 
-@pytest.mark.slow
 def test_counted_memory_is_within_a_fifth_of_measured():
     size, divisor, precision = (32, 96, 96), 4, work.default_precision()
     for name, count, way in (("training", training_bytes, work.two_steps), ("prediction", prediction_bytes, work.one_pass)):
@@ -126,7 +125,6 @@ def test_attention_takes_memory_that_grows_with_positions_and_not_with_their_squ
     assert peaks[work.naive_position_attention, grids[1]] > 2 * 4 * (12 * 64 * 64) ** 2
 
 
-@pytest.mark.slow
 def test_memory_follows_the_voxels_of_a_scan_and_hardly_the_cases_of_an_epoch():
     small, large = (megabytes_of(partial(work.prepare_cube, side)) for side in (64, 256))
     assert 2 * 256**3 / 1e6 < large - small < 12 * 256**3 / 1e6

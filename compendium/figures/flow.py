@@ -31,6 +31,12 @@ class Step:
     unit: str = " HU"
     above: float = 0.0
 
+    def slices(self) -> list[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
+        """Of each view the slice with most of the mask: image, mask, height and width of a pixel in mm."""
+        indices = planes.central_slices(self.mask, self.mask.shape)
+        return [(planes.plane(self.image, name, index), planes.plane(self.mask, name, index),
+                 planes.pixel_size(self.spacing, name)) for name, index in zip(VIEWS, indices)]
+
 
 def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[Step]:
     """The scan and what each step of `magunet.prepare.prepare` makes of it; the last is what training gets.
@@ -59,34 +65,33 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
     as it is stored. Raises InputError as `prepare` does.
     """
     steps = preparation_steps(scan, target, settings)
-    pixels = [{name: planes.pixel_size(step.spacing, name) for name in VIEWS} for step in steps]
-    sizes = [{name: np.multiply(planes.plane(step.image, name, 0).shape, pixel[name]) for name in VIEWS}
-             for step, pixel in zip(steps, pixels)]                         # height and width, mm
+    cells = [step.slices() for step in steps]
+    sizes = np.array([[np.multiply(image.shape, pixel) for image, _, pixel in cell] for cell in cells])
     width = (WIDTH - ARROW * (len(steps) - 1)) / len(steps)
-    scale = width / max(size[name][1] for size in sizes for name in VIEWS)  # mm on the page per mm
-    heights = [scale * max(size[name][0] for size in sizes) for name in VIEWS]
-    tops = dict(zip(VIEWS, (MARGIN + 2 * LINE, 2 * MARGIN + 2 * LINE + heights[0])))
-    bottom = tops["coronal"] + heights[1]
+    scale = width / sizes[..., 1].max()                         # mm on the page per mm of the patient
+    sizes *= scale                                              # (steps, views, height and width)
+    heights = sizes[..., 0].max(axis=0)
+    tops = MARGIN + 2 * LINE, 2 * MARGIN + 2 * LINE + heights[0]
+    bottom = tops[1] + heights[1]
     limits = " to ".join(map(number, planes.BONE_WINDOW))
     caption = ("Axial and coronal slices through the target (outlined). Shape and spacing: slices × rows × "
                f"columns. All are shown from {limits} HU, or to what that is after scaling.")
     figure, paper = page(bottom + MARGIN + 4 * LINE, caption)
-    for column, step in enumerate(steps):
+    for column, (step, cell) in enumerate(zip(steps, cells)):
         left = MARGIN + column * (width + ARROW)
         middle = left + width / 2
         write(paper, middle, MARGIN - 0.5, broken(step.name, width), "center")
         window = planes.BONE_WINDOW if step.unit else clip_and_scale(np.array(planes.BONE_WINDOW))
-        for name, index in zip(VIEWS, planes.central_slices(step.mask, step.mask.shape)):
-            height, across = sizes[column][name] * scale
-            top = tops[name] + (step.above * scale if name == "coronal" else 0)
-            axes = panel(figure, middle - across / 2, top, across, height, f"{step.name}: {name}")
-            image, mask = (planes.plane(array, name, index) for array in (step.image, step.mask))
-            planes.draw_slice(axes, image, pixels[column][name], window, {planes.TRUTH_COLOUR: mask}, 0.7)
+        for row, (image, mask, pixel) in enumerate(cell):
+            height, across = sizes[column, row]
+            top = tops[row] + (step.above * scale if VIEWS[row] == "coronal" else 0)
+            axes = panel(figure, middle - across / 2, top, across, height, f"{step.name}: {VIEWS[row]}")
+            planes.draw_slice(axes, image, pixel, window, {planes.TRUTH_COLOUR: mask}, 0.7)
             if column == 1:
-                planes.edge_letters(axes, name)
+                planes.edge_letters(axes, VIEWS[row])
         if column:
-            y = tops["axial"] + sizes[column]["axial"][0] * scale / 2
-            paper.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "color": "0"})
+            y = tops[0] + sizes[column, 0, 0] / 2
+            paper.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
         span = " to ".join(number(round(float(value))) for value in (step.image.min(), step.image.max()))
         write(paper, middle, bottom + 0.5, [" × ".join(map(str, step.image.shape)),
               " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm", f"{span}{step.unit}"], "center")

@@ -52,7 +52,7 @@ def test_every_operation_is_known_to_be_repeatable_or_listed(users):
 
 
 @pytest.mark.parametrize("operation", LISTED)
-def test_readme_names_the_networks_that_compute_it(operation, users):
+def test_the_page_names_the_networks_that_compute_it(operation, users):
     section = (ROOT / "docs" / "reproducibility.md").read_text()
     (row,) = [line for line in section.splitlines() if line.startswith("| ") and LISTED[operation] in line.split("|")[1]]
     names = row.split("|")[2].strip().removeprefix("every network")
@@ -60,7 +60,7 @@ def test_readme_names_the_networks_that_compute_it(operation, users):
     assert users[operation] == (ALL - said if "every network" in row else said)
 
 
-def test_torch_says_of_these_operations_what_readme_says():
+def test_torch_says_of_these_operations_what_the_page_says():
     able, unable = torch.use_deterministic_algorithms.__doc__.split("operations will throw a\n")
     for name in ("Conv3d", "ConvTranspose3d", "MaxPool3d", "ReplicationPad3d"):
         assert f"torch.nn.{name}`" in able and f"torch.nn.{name}`" not in unable

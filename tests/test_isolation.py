@@ -133,7 +133,7 @@ def test_a_verb_and_notebook_10_with_all_its_viewers_need_no_network(without_net
     write_cohort(compendium / "data" / "boxes")
     settings = TINY.as_dict() | {"profile": "tiny", "cohort": "data/boxes", "epochs": 1}
     (compendium / "papermill_params" / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    trained = offline(compendium, sys.executable, "-m", "magunet", "train", "MAG-UNet", "--profile", "tiny")
+    trained = offline(compendium, sys.executable, "-m", "compendium", "train", "MAG-UNet", "--profile", "tiny")
     assert trained.returncode == 0, trained.stderr
     done = offline(compendium, sys.executable, "-m", "papermill", ROOT / "notebooks/10_inspect_in_3d.ipynb", "out.ipynb", "-f",
                    "papermill_params/tiny.yaml", "-k", "python3", "--no-progress-bar")

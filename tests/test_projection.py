@@ -58,7 +58,8 @@ def test_grain_has_unit_variance_and_the_spectrum_of_a_ramp():
     assert grains.std() == pytest.approx(1, rel=0.05)
     power = (np.abs(np.fft.fft2(grains)) ** 2).mean(0)
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(SCAN.matrix, SCAN.pixel)] * 2))
-    bands = [power[(frequency >= low) & (frequency < high)].mean() for low, high in ((0.0, 0.02), (0.1, 0.2), (0.33, 0.36))]
+    bands = [power[(frequency >= low) & (frequency < high)].mean()
+             for low, high in ((0.0, 0.02), (0.1, 0.2), (0.33, 0.36))]
     assert bands[1] > 3 * bands[0], "little noise of low frequency"
     assert bands[1] > 1.5 * bands[2], "the soft kernel cuts high frequencies"
     neighbours = (grains[:, 1:] * grains[:, :-1]).mean()

@@ -40,7 +40,7 @@ def test_a_download_that_fails_says_so(compendium, monkeypatch):
 
 
 class BreaksOff(http.server.BaseHTTPRequestHandler):
-    """A package index with one archive; the first answer ends in its middle. ``asked``: the ranges that it was asked for."""
+    """A package index with one archive; its first answer ends in the middle. ``asked``: ranges asked for."""
 
     protocol_version = "HTTP/1.1"
 
@@ -52,7 +52,8 @@ class BreaksOff(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.server.asked.append(wanted)
         start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
-        self.answer(206 if wanted else 200, content[start:], "application/gzip", None if wanted else len(content) // 2)
+        stop = None if wanted else len(content) // 2
+        self.answer(206 if wanted else 200, content[start:], "application/gzip", stop)
 
     def answer(self, status, content, kind, stop=None):
         self.send_response(status)
@@ -68,9 +69,10 @@ class BreaksOff(http.server.BaseHTTPRequestHandler):
 
 def source_distribution(path, padding):
     """A package without code, with so many bytes that cannot be compressed."""
-    files = {"PKG-INFO": f"Metadata-Version: 2.1\nName: {sample.PACKAGE}\nVersion: {sample.VERSION}\n".encode(),
-             "setup.py": f"import setuptools\nsetuptools.setup(name='{sample.PACKAGE}', version='{sample.VERSION}')\n".encode(),
-             "padding": np.random.default_rng(0).bytes(padding)}
+    name, version = sample.PACKAGE, sample.VERSION
+    setup = f"import setuptools\nsetuptools.setup(name='{name}', version='{version}')\n"
+    files = {"PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+             "setup.py": setup.encode(), "padding": np.random.default_rng(0).bytes(padding)}
     with tarfile.open(path, "w:gz") as tar:
         for name, content in files.items():
             info = tarfile.TarInfo(f"{sample.PACKAGE}-{sample.VERSION}/{name}")
@@ -82,8 +84,9 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff)
     server.archive, server.asked = tmp_path / f"{sample.PACKAGE}-{sample.VERSION}.tar.gz", []
     source_distribution(server.archive, 3 * 2**20)
-    for name, value in {"INDEX_URL": f"http://127.0.0.1:{server.server_port}/simple/", "EXTRA_INDEX_URL": "", "FIND_LINKS": "",
-                        "NO_INDEX": "", "CONFIG_FILE": os.devnull, "NO_CACHE_DIR": "1"}.items():
+    for name, value in {
+            "INDEX_URL": f"http://127.0.0.1:{server.server_port}/simple/", "EXTRA_INDEX_URL": "",
+            "FIND_LINKS": "", "NO_INDEX": "", "CONFIG_FILE": os.devnull, "NO_CACHE_DIR": "1"}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -1,7 +1,8 @@
 """Means with intervals, and paired comparisons, over patients.
 
-The patient is the unit: scans of one patient are averaged first, and so are seeds, for neither are independent of
-each other. Functions take a table with a row a scan (or joint) and the columns network, seed, patient and measures.
+The patient is the unit: scans of one patient are averaged first, and so are seeds, for neither are
+independent of each other. Functions take a table with a row a scan (or joint): network, seed, patient and
+measures.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ import pandas as pd
 from scipy.stats import rankdata
 
 LEVEL = 0.95
+"""Of confidence."""
 RESAMPLES = 10_000
+"""Of a bootstrap."""
 DIGITS = 12
-"""Differences are rounded to so many decimals, so that averaging over seeds breaks no tie and makes no zero a number."""
+"""Decimals that differences are rounded to, so that averaging over seeds breaks no tie and keeps zeros."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over patients, its interval, and the SD of that mean over seeds; NaN where there is one patient or seed."""
+    """Mean over patients, its interval, and its SD over seeds; NaN where there is one patient or seed."""
 
     mean: float
     low: float
@@ -31,7 +34,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SignedRank:
-    """A paired Wilcoxon test: two-sided p, effect size from -1 to 1, pairs, and how many of them were equal."""
+    """A paired Wilcoxon test: two-sided p, effect size from -1 to 1, pairs, and how many were equal."""
 
     p: float
     effect: float
@@ -48,32 +51,33 @@ def estimate(scores: pd.DataFrame, measure: str) -> Estimate:
     """One network's mean over patients, with its bootstrap interval and its SD over seeds."""
     values = by_patient(scores, measure)
     means = values.mean(axis=1).to_numpy()
-    return Estimate(float(means.mean()), *bootstrap_interval(means), float(values.mean().std(ddof=1)), *values.shape)
+    low, high = bootstrap_interval(means)
+    return Estimate(float(means.mean()), low, high, float(values.mean().std(ddof=1)), *values.shape)
 
 
 def bootstrap_interval(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES,
                        seed: int = 0) -> tuple[float, float]:
     """Percentile interval of the mean of patients drawn again with replacement (Efron 1979); seeded.
 
-    NaN for fewer than two patients. Few patients make it too narrow: of 95 % intervals of skewed or normal values, 83 %
-    held the true mean at 5 patients, 87 % at 7 and 92 % at 21 (simulated; bias-corrected ones were no better).
-    None holds what no patient in the sample shows, such as a rare failure.
+    NaN for fewer than two patients. Few patients make it too narrow: of 95 % intervals of skewed or normal
+    values, 83 % held the true mean at 5 patients, 87 % at 7 and 92 % at 21 (simulated; bias-corrected ones
+    were no better). None holds what no patient in the sample shows, such as a rare failure.
     """
     values = np.asarray(values, float)
     if len(values) < 2:
         return np.nan, np.nan
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    samples = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(values[samples].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def signed_rank(values: pd.Series, reference: pd.Series) -> SignedRank:
-    """Wilcoxon's signed-rank test of two networks over the same patients (Wilcoxon 1945), and its effect size.
+    """Wilcoxon's signed-rank test of two networks over the same patients (Wilcoxon 1945), with effect size.
 
-    Equal pairs are left out, ties share their mean rank, and p is exact for any number of patients: from all 2^n ways
-    the signs could fall. The effect is the matched-pairs rank-biserial correlation (Kerby 2014), the rank sum of
-    patients where ``values`` is higher minus that where ``reference`` is, over their total. All equal: p 1, effect 0.
-    Raises ValueError when the patients differ.
+    Equal pairs are left out, ties share their mean rank, and p is exact for any number of patients: from all
+    2^n ways the signs could fall. The effect is the matched-pairs rank-biserial correlation (Kerby 2014), the
+    rank sum of patients where ``values`` is higher minus that where ``reference`` is, over their total. All
+    equal: p 1, effect 0. Raises ValueError when the patients differ.
     """
     if set(values.index) != set(reference.index):
         raise ValueError("a paired test needs both networks' scores of the same patients")
@@ -92,12 +96,12 @@ def signed_rank(values: pd.Series, reference: pd.Series) -> SignedRank:
 
 
 def smallest_p(pairs: int) -> float:
-    """The least two-sided p that a signed-rank test of so many pairs can give, all differing one way: 2^(1-n)."""
+    """The smallest two-sided p of a signed-rank test of so many pairs, all differing one way: 2^(1-n)."""
     return 2.0 ** (1 - pairs) if pairs else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values of one family, adjusted step-down so that the chance of any false finding keeps its level (Holm 1979)."""
+    """p-values of one family, adjusted so that the chance of any false one keeps its level (Holm 1979)."""
     order, adjusted, largest = np.argsort(p), [0.0] * len(p), 0.0
     for step, index in enumerate(order):
         largest = max(largest, min(1.0, (len(p) - step) * p[index]))

@@ -22,10 +22,6 @@ COSTS = {"parameters": "parameters, Mi", "TFLOP": "TFLOP", "seconds a case": "se
 """Measure -> heading."""
 BY_JOINT = {"Dice": "%", "HD95": "mm"}
 """Measures that are shown for the joints of each side and grade -> unit."""
-OVERLAPS = [measure.title for measure in MEASURES[:4]]
-"""Measures of the first block of a table."""
-SURFACES = [measure.title for measure in MEASURES[4:]]
-"""Measures of the second block of a table."""
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", "²": r"\textsuperscript{2}",
          **{c: f"\\{c}" for c in "&%$#_{}"}}
 """Character -> what LaTeX prints it for."""
@@ -94,14 +90,13 @@ def study_report(numbers: pd.DataFrame, notes: Sequence[str] = ()) -> Report:
 def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table cut into what fits a page: title -> one line a row of the paper; empty ones are left out."""
     whole, groups = numbers[numbers["group"] == ALL], numbers[numbers["group"] != ALL]
-    names, measure = list(dict.fromkeys(groups["group"])), whole["measure"]
+    names, titles = list(dict.fromkeys(groups["group"])), [measure.title for measure in MEASURES]
+    costs, paper = whole[whole["measure"].isin(COSTS) & whole["value"].notna()], whole[whole["paper"].notna()]
     cut = {
-        "Overlap with the truth": _spread(whole[measure.isin(OVERLAPS)], _interval),
-        "Surfaces": _spread(whole[measure.isin(SURFACES)], _interval),
-        "Ours minus the paper's number, which is in brackets":
-            _spread(whole[whole["paper"].notna()], _beside),
-        "Cost": _spread(whole[measure.isin(COSTS) & whole["value"].notna()], lambda n: f"{n.value:.2f}").rename(
-            columns=COSTS),
+        "Overlap with the truth": _spread(whole[whole["measure"].isin(titles[:4])], _interval),
+        "Surfaces": _spread(whole[whole["measure"].isin(titles[4:])], _interval),
+        "Ours minus the paper's number, which is in brackets": _spread(paper, _beside),
+        "Cost": _spread(costs, lambda n: f"{n.value:.2f}").rename(columns=COSTS),
         f"Against {REFERENCE}: p (effect size)": _spread(whole[whole["p"].notna()], _test),
         "Counted": _spread(whole[whole["unit"] == "count"], lambda n: f"{n.value:.0f}"),
     }
@@ -110,11 +105,9 @@ def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
         cut[f"{title} of single joints, {unit}"] = _spread(cells, _interval, "group", names)
     counts = groups[groups["measure"].isin(["missed joints", "joints"])]
     pairs = counts.pivot_table(index=["row", "group"], columns="measure", values="value", sort=False)
-    cut["Missed of all joints"] = _spread(
-        pairs.reset_index(), lambda n: f"{n['missed joints']:.0f} of {n.joints:.0f}", "group", names)
-    order = list(dict.fromkeys(numbers["row"]))
-    status = numbers.drop_duplicates("row").set_index("row")["status"]
-    return {title: _with_missing(table, order, status) for title, table in cut.items() if not table.empty}
+    cut["Missed of all joints"] = _spread(pairs.reset_index(), _missed, "group", names)
+    status = numbers.drop_duplicates("row").set_index("row")["status"].replace(TRAINED, "-")
+    return {title: _with_missing(table, status) for title, table in cut.items() if not table.empty}
 
 
 def study_notes(numbers: pd.DataFrame) -> list[str]:
@@ -168,12 +161,11 @@ def _spread(numbers: pd.DataFrame, cell: Callable, column: str = "measure",
     return cells.pivot(index="row", columns=column, values="cell").reindex(columns=names).fillna("")
 
 
-def _with_missing(table: pd.DataFrame, rows: Sequence[str], status: pd.Series) -> pd.DataFrame:
-    """All rows of the paper in its order; those without a number say why in the first column."""
-    table = table.reindex(rows).fillna("").rename_axis(index=None, columns=None)
-    for row in rows:
-        if not table.loc[row].any():
-            table.loc[row, table.columns[0]] = status[row] if status[row] != TRAINED else "-"
+def _with_missing(table: pd.DataFrame, status: pd.Series) -> pd.DataFrame:
+    """All rows of the paper in its order; those without a number have their status in the first column."""
+    table = table.reindex(status.index).fillna("").rename_axis(index=None, columns=None)
+    empty = ~table.any(axis=1)
+    table.loc[empty, table.columns[0]] = status[empty]
     return table
 
 
@@ -192,6 +184,10 @@ def _beside(number: pd.Series) -> str:
     if pd.isna(number.difference):
         return f"({number.paper:.{digits}f})"
     return f"{round(number.difference, digits) + 0.0:+.{digits}f} ({number.paper:.{digits}f})"      # no -0.00
+
+
+def _missed(number: pd.Series) -> str:
+    return f"{number['missed joints']:.0f} of {number.joints:.0f}"
 
 
 def _test(number: pd.Series) -> str:

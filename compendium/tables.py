@@ -4,7 +4,8 @@ One row a number: its row in the paper's table, over which cases (``group``), of
 ``compendium.formats`` turns it into what people read.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,17 +28,12 @@ COLUMNS = ("table", "row", "network", "status", "group", "measure", "unit",
 """Of the long table; numbers from ``value`` on."""
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A column of ``scores.csv`` and how tables show it; "%" is 100 times what is stored."""
 
     column: str
     title: str
     unit: str
-
-    @property
-    def scale(self) -> float:
-        return 100.0 if self.unit == "%" else 1.0
 
 
 MEASURES = (Measure("dice", "Dice", "%"), Measure("iou", "IoU", "%"), Measure("precision", "precision", "%"),
@@ -90,23 +86,21 @@ def _costs(row: Row, scores: pd.DataFrame) -> list[dict]:
 def _measures(row: Row, scores: pd.DataFrame) -> list[dict]:
     numbers = []
     for measure in MEASURES:
-        paper = getattr(row, measure.column, None)
-        number = _estimated(scores, measure) | {"paper": paper}
+        number, paper = _number(scores, measure), getattr(row, measure.column, None)
         if paper is not None and "value" in number:
             number["difference"] = number["value"] - paper
-        numbers.append(number)
+        numbers.append(number | {"paper": paper})
     return numbers
 
 
-def _estimated(scores: pd.DataFrame, measure: Measure) -> dict:
+def _number(scores: pd.DataFrame, measure: Measure) -> dict:
     """A measure's name and unit and, where there are scores, its mean with interval and spread."""
     number = {"measure": measure.title, "unit": measure.unit}
     if scores.empty:
         return number
-    ours = estimate(scores, measure.column)
-    scaled = {"value": ours.mean, "low": ours.low, "high": ours.high, "sd_seeds": ours.sd_seeds}
-    return number | {name: measure.scale * value for name, value in scaled.items()} | {
-        "patients": ours.patients, "seeds": ours.seeds}
+    ours, scale = estimate(scores, measure.column), 100 if measure.unit == "%" else 1
+    return number | {"value": scale * ours.mean, "low": scale * ours.low, "high": scale * ours.high,
+                     "sd_seeds": scale * ours.sd_seeds, "patients": ours.patients, "seeds": ours.seeds}
 
 
 def _counts(scores: pd.DataFrame, sides: pd.DataFrame) -> list[dict]:
@@ -120,6 +114,10 @@ def _counts(scores: pd.DataFrame, sides: pd.DataFrame) -> list[dict]:
               "undefined distances": scores["undefined"].sum(), "joints": exists.sum(),
               "missed joints": sides["missed"].sum(), "empty sides": (~exists).sum(),
               "false joints": (~exists & (sides["predicted_ml"] > 0)).sum()}
+    return _as_counts(counts)
+
+
+def _as_counts(counts: Mapping[str, int]) -> list[dict]:
     return [{"measure": name, "unit": "count", "value": int(count)} for name, count in counts.items()]
 
 
@@ -131,9 +129,8 @@ def _groups(sides: pd.DataFrame) -> list[dict]:
     for group, joints in [*sides.groupby("side"), *sides.groupby(sides["grade"].map(_grade))]:
         counts = {"joints": len(joints), "missed joints": joints["missed"].sum(),
                   "undefined distances": joints["undefined"].sum()}
-        of_group = [_estimated(joints, measure) for measure in MEASURES]
-        of_group += [{"measure": name, "unit": "count", "value": int(n)} for name, n in counts.items()]
-        numbers += [{"group": group} | number for number in of_group]
+        numbers += [{"group": group} | _number(joints, measure) for measure in MEASURES]
+        numbers += [{"group": group} | count for count in _as_counts(counts)]
     return numbers
 
 

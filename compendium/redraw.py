@@ -15,7 +15,7 @@ from magunet.base.errors import InputError
 
 
 def redraw(stored: Results, folder: Path) -> list[Path]:
-    """Write tables and effects (.csv, .md), claims.md and figures of tables and learning curves into a folder.
+    """Write tables, effects (.csv, .md), claims.md, and figures of tables and learning curves into a folder.
 
     stored: of `compendium.results.read_stored`. Networks without scores keep their rows. Learning curves are
     those of the 3D U-Net and MAG-UNet, or of the first run where neither is stored. Returns the files. Raises
@@ -46,6 +46,6 @@ def _source(stored: Results, networks: Iterable[str]) -> str:
         runs = [Path(f"{name.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
                 for name in dict.fromkeys(networks) for run in stored.runs if run["network"] == name]
     except KeyError as error:
-        raise InputError(f"{stored.folder / RUNS_FILE}: does not name the {error} of a run; store the results "
-                         "again") from error
+        raise InputError(f"{stored.folder / RUNS_FILE}: does not name the {error} of a run; store the "
+                         "results again") from error
     return source_of(stored.settings, runs)

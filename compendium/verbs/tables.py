@@ -18,8 +18,8 @@ FORMS = {"paper Mi": "{:.2f}", "parameters": "{:,}", "Mi": "{:.3f}", "difference
                help="default: an overview"), PROFILE,
       argument("--scores", metavar="FOLDER", help="take scores that --out has stored, not those of runs"),
       argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text"),
-      argument("--out", metavar="FOLDER", help="store scores, curves and records of the profile's scored runs "
-               "in this folder, such as figures/PROFILE, and write all tables and their figures from them"))
+      argument("--out", metavar="FOLDER", help="store scores, curves and records of the profile's scored "
+               "runs in this folder, such as figures/PROFILE, and write all tables and figures from them"))
 def tables(words: Words) -> None:
     from compendium.formats import FORMATS
     from compendium.redraw import redraw

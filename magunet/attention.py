@@ -79,5 +79,5 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3, 4)).unsqueeze(1)                         # (b, 1, c)
-        return x * torch.sigmoid(self.conv(pooled)).mT[..., None, None]  # (b, c, 1, 1, 1)
+        means = x.mean((2, 3, 4)).unsqueeze(1)                         # (b, 1, c)
+        return x * torch.sigmoid(self.conv(means)).mT[..., None, None]  # (b, c, 1, 1, 1)

@@ -38,12 +38,12 @@ def merge_groups(weight: Tensor, groups: int, width: int = 8) -> tuple[Tensor, i
     channel met none of another group, and its number of groups. From 8 channels on bfloat16 is fast on the
     CPU.
     """
-    joined = math.gcd(groups, math.ceil(width / weight.shape[1]))
-    if joined == 1:
+    count = math.gcd(groups, math.ceil(width / weight.shape[1]))
+    if count == 1:
         return weight, groups
-    own = torch.eye(joined, dtype=weight.dtype, device=weight.device).view(1, joined, 1, joined, 1, 1, 1, 1)
-    parts = weight.unflatten(0, (groups // joined, joined, -1)).unsqueeze(3) * own  # (g, j, o, j, i, k, k, k)
-    return parts.flatten(3, 4).flatten(0, 2), groups // joined
+    own = torch.eye(count, dtype=weight.dtype, device=weight.device).view(1, count, 1, count, 1, 1, 1, 1)
+    parts = weight.unflatten(0, (groups // count, count, -1)).unsqueeze(3) * own  # (g, j, o, j, i, k, k, k)
+    return parts.flatten(3, 4).flatten(0, 2), groups // count
 
 
 class Conv3d(nn.Conv3d):

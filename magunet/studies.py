@@ -52,12 +52,12 @@ def checked(name: str, width_divisor: float) -> str:
 
     Raises InputError for an unknown name (and lists the known ones) or a divisor that leaves no channel.
     """
-    known = ALIASES.get(name, name)
-    if known not in NETWORKS:
+    row = ALIASES.get(name, name)
+    if row not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known: {', '.join([*NETWORKS, *ALIASES])}")
     if not WIDEST <= width_divisor <= NARROWEST:
         raise InputError(f"width_divisor must be from {WIDEST:g} to {NARROWEST}; got {width_divisor}")
-    return known
+    return row
 
 
 def variant(name: str, width_divisor: float = 1) -> MAGUNetConfig:
@@ -72,8 +72,8 @@ def variant(name: str, width_divisor: float = 1) -> MAGUNetConfig:
 
 def build(name: str, width_divisor: float = 1) -> nn.Module:
     """The network of a row in plain torch, from torch's random state. (b, 1, d, h, w) -> logits of that shape."""
-    known = checked(name, width_divisor)
-    return PEERS[known](width_divisor) if known in PEERS else MAGUNet(variant(known, width_divisor))
+    row = checked(name, width_divisor)
+    return PEERS[row](width_divisor) if row in PEERS else MAGUNet(variant(row, width_divisor))
 
 
 def build_on_meta(name: str, width_divisor: float = 1) -> nn.Module:
@@ -84,7 +84,7 @@ def build_on_meta(name: str, width_divisor: float = 1) -> nn.Module:
 
 def configuration(name: str, width_divisor: float) -> dict:
     """What is chosen about a network, for JSON: switches of a MAG-UNet; name, width and MONAI of a peer."""
-    known = checked(name, width_divisor)
-    if known in VARIANTS:
-        return asdict(variant(known, width_divisor))
-    return {"network": known, "width_divisor": width_divisor, "monai": version("monai")}
+    row = checked(name, width_divisor)
+    if row in VARIANTS:
+        return asdict(variant(row, width_divisor))
+    return {"network": row, "width_divisor": width_divisor, "monai": version("monai")}

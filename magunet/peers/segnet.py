@@ -33,19 +33,19 @@ class SegNet(nn.Module):
         super().__init__()
         stages = [[i, *[o] * n] for i, o, n in zip((1, *widths), widths, CONVOLUTIONS)]
         self.encoder = nn.ModuleList(stage(channels) for channels in stages)
-        mirrored = [stage(channels[::-1]) for channels in stages[1:]]
-        self.decoder = nn.ModuleList([*mirrored[::-1], stage([widths[0]] * CONVOLUTIONS[0])])
+        mirror = [stage(channels[::-1]) for channels in stages[1:]]
+        self.decoder = nn.ModuleList([*mirror[::-1], stage([widths[0]] * CONVOLUTIONS[0])])
         self.head = nn.Conv3d(widths[0], 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = []
+        maxima = []
         for encode in self.encoder:
             x = encode(x)                                               # (b, w_i, d / 2^i, h / 2^i, w / 2^i)
             size = x.shape[2:]
             x, indices = F.max_pool3d(x, 2, return_indices=True)
-            pooled.append((indices, size))
+            maxima.append((indices, size))
         for decode in self.decoder:
-            indices, size = pooled.pop()
+            indices, size = maxima.pop()
             x = decode(F.max_unpool3d(x, indices, 2, output_size=size))
         return self.head(x)                                             # (b, 1, d, h, w)
 

@@ -5,7 +5,6 @@
 ``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,26 @@ class Cohort:
     val: tuple[str, ...]
 
 
+def load_cohort(root: Path | str) -> Cohort:
+    """Read a cohort's lists; makes ``splits.json`` once if there is none, and never changes it.
+
+    Scans of one patient only are all for validation: they can be looked at and scored, not trained on. Raises
+    InputError when a file is missing, a split names an unknown case, or a patient's scans are on both sides.
+    """
+    root = Path(root)
+    cases = _cases(root, _read_json(root / "dataset.json"))
+    patients = {name: case.patient for name, case in cases.items()}
+    path = root / "splits.json"
+    if not path.exists():
+        if len(set(patients.values())) == 1:
+            return Cohort(root, cases, (), tuple(cases))
+        train, val = split_by_patient(patients)
+        provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
+    split = _read_json(path)
+    _check_split(path, split, patients)
+    return Cohort(root, cases, tuple(split["train"]), tuple(split["val"]))
+
+
 def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:
     """Cases for training and validation, 7:3 by patient at random (Sec. 2.1.1).
 
@@ -64,50 +83,31 @@ def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tup
     return train, sorted(set(patients) - set(train))
 
 
-def load_cohort(root: Path | str) -> Cohort:
-    """Read a cohort's lists; makes ``splits.json`` once if there is none, and never changes it.
-
-    Scans of one patient only are all for validation: they can be looked at and scored, not trained on.
-
-    Raises InputError that says what to do when a file is missing, a split names an unknown case, or one
-    patient's scans are on both sides.
-    """
-    root = Path(root)
-    dataset = _read_json(root / "dataset.json")
+def _cases(root: Path, dataset: dict) -> dict[str, Case]:
+    """Cases by name; hidden files, such as an interrupted write leaves, are none."""
     if dataset.get("file_ending", ENDING) != ENDING:
-        raise InputError(f"{root / 'dataset.json'}: file_ending must be {ENDING}; convert the images and labels")
-    known = dataset.get("cases", {})
-    if not isinstance(known, dict) or not all(isinstance(info, dict) for info in known.values()):
+        raise InputError(f"{root / 'dataset.json'}: file_ending must be {ENDING}; convert the images and "
+                         "labels")
+    infos = dataset.get("cases", {})
+    if not isinstance(infos, dict) or not all(isinstance(info, dict) for info in infos.values()):
         raise InputError(f"{root / 'dataset.json'}: 'cases' must map each case to an object such as "
                          '{"patient": "p1"}; correct or remove it')
     cases = {}
-    for image in _files(root / "imagesTr", f"_0000{ENDING}"):
+    for image in sorted(root.glob(f"imagesTr/[!.]*_0000{ENDING}")):
         name = image.name.removesuffix(f"_0000{ENDING}")
         label = root / "labelsTr" / f"{name}{ENDING}"
         if not label.exists():
             raise InputError(f"{label}: the mask of {image.name} is missing; add it or remove the image")
-        info = known.get(name, {})
+        info = infos.get(name, {})
         cases[name] = Case(name, image, label, str(info.get("patient", name)), info)
     if not cases:
-        raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
-    if stray := {p.name.removesuffix(ENDING) for p in _files(root / "labelsTr", ENDING)} - set(cases):
-        raise InputError(f"{root / 'labelsTr' / min(stray)}{ENDING}: has no image {min(stray)}_0000{ENDING} in imagesTr; "
-                         "add it or remove the mask")
-    patients = {name: case.patient for name, case in cases.items()}
-    path = root / "splits.json"
-    if not path.exists() and len(set(patients.values())) == 1:
-        return Cohort(root, cases, (), tuple(cases))
-    if not path.exists():
-        train, val = split_by_patient(patients)
-        provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
-    split = _read_json(path)
-    _check_split(path, split, patients)
-    return Cohort(root, cases, tuple(split["train"]), tuple(split["val"]))
-
-
-def _files(folder: Path, ending: str) -> list[Path]:
-    """Files with an ending, in order; hidden ones, such as an interrupted write leaves, are none of ours."""
-    return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+        raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw "
+                         "layout")
+    for label in sorted(root.glob(f"labelsTr/[!.]*{ENDING}")):
+        if (name := label.name.removesuffix(ENDING)) not in cases:
+            raise InputError(f"{label}: has no image {name}_0000{ENDING} in imagesTr; add it or remove the "
+                             "mask")
+    return cases
 
 
 def _read_json(path: Path) -> dict:
@@ -126,26 +126,38 @@ def _read_json(path: Path) -> dict:
 def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
     sides = [split.get("train"), split.get("val")]
     if not all(isinstance(side, list) and side for side in sides):
-        raise InputError(f"{path}: must hold two lists of case names, 'train' and 'val'; remove it to split anew")
+        raise InputError(f"{path}: must hold two lists of cases, 'train' and 'val'; remove it to split anew")
     for name in (*sides[0], *sides[1]):
         if not isinstance(name, str) or max(side.count(name) for side in sides) > 1:
-            raise InputError(f"{path}: {name!r} must be the name of a case, and stand once; remove the file to split anew")
+            raise InputError(f"{path}: {name!r} must be the name of a case, and stand once; remove the file "
+                             "to split anew")
         if name not in patients:
-            raise InputError(f"{path}: names case {name!r}, which has no image; remove the file to split anew")
-    if shared := {patients[n] for n in sides[0]} & {patients[n] for n in sides[1]}:
-        raise InputError(f"{path}: patient {min(shared)!r} is in both train and val; a score would be worthless. "
-                         "Remove the file to split anew")
+            raise InputError(f"{path}: names case {name!r}, which has no image; remove the file to split "
+                             "anew")
+    if shared := {patients[name] for name in sides[0]} & {patients[name] for name in sides[1]}:
+        raise InputError(f"{path}: patient {min(shared)!r} is in both train and val; a score would be "
+                         "worthless. Remove the file to split anew")
+
+
+def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
+    """CT and mask of a case; raises InputError when they do not make one to train on."""
+    image, label = read_volume(image_path), read_volume(label_path)
+    problems = [*grid_problems(image_path, label_path, image, label), *label_problems(label_path, label),
+                *image_problems(image_path, image)]
+    if problems:
+        raise InputError(problems[0])
+    return image, label
 
 
 def grid_problems(image_path: Path, label_path: Path, image: Volume, label: Volume) -> Iterator[str]:
     """A mask that does not lie voxel on voxel of its scan, and by how much."""
-    if same_geometry(image, label):
-        return
-    if image.array.shape != label.array.shape:
+    if not same_geometry(image, label):
         how = f"{label.array.shape} voxels against {image.array.shape}"
-    else:
-        how = f"corners up to {np.linalg.norm(corners(image) - corners(label), axis=1).max():.3g} mm apart"
-    yield f"{label_path}: lies on another grid than {image_path.name} ({how}); resample the mask onto the image"
+        if image.array.shape == label.array.shape:
+            distance = np.linalg.norm(corners(image) - corners(label), axis=1).max()
+            how = f"corners up to {distance:.3g} mm apart"
+        yield (f"{label_path}: lies on another grid than {image_path.name} ({how}); resample the mask onto "
+               "the image")
 
 
 def label_problems(path: Path, label: Volume) -> Iterator[str]:
@@ -154,43 +166,24 @@ def label_problems(path: Path, label: Volume) -> Iterator[str]:
     if not np.isin(values, (0, 1)).all():
         yield f"{path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only"
     elif len(values) < 2:
-        yield f"{path}: the mask {'is empty' if not values.any() else 'fills the volume'}; remove the case or label it"
+        content = "fills the volume" if values.any() else "is empty"
+        yield f"{path}: the mask {content}; remove the case or label it"
 
 
 def image_problems(path: Path, image: Volume) -> Iterator[str]:
-    """A scan with NaN, or without air."""
-    if not np.isfinite(image.array).all():
-        yield f"{path}: holds NaN or infinite values; export it again"
-    elif not holds_air(image):
-        yield (f"{path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU "
-               f"({_likely_scale(image.array)}). {EXPORT}")
+    """A scan without air, and a guess what its values are."""
+    if not holds_air(image):
+        low, high = image.array.min(), image.array.max()
+        guess = (f"perhaps an offset of {OFFSET} was not taken off" if high > OFFSET else
+                 "perhaps normalised" if low < 0 or high > 255 else
+                 "a label map or a picture" if high > 1 else "scaled to 0 to 1")
+        yield (f"{path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU ({low:g} "
+               f"to {high:g}: {guess}). {EXPORT}")
 
 
 def holds_air(image: Volume) -> bool:
     """Whether a scan has air in it, as every CT in HU does; a label map or unscaled image has none."""
     return bool(image.array.min() < AIR_HU)
-
-
-def _likely_scale(values: np.ndarray) -> str:
-    low, high = values.min(), values.max()
-    if low >= 0 and high <= 1:
-        guess = "scaled to 0 to 1"
-    elif low >= 0 and high <= 255:
-        guess = "a label map or a picture"
-    elif high > OFFSET:
-        guess = f"perhaps an offset of {OFFSET} was not taken off"
-    else:
-        guess = "perhaps normalised"
-    return f"{low:g} to {high:g}: {guess}"
-
-
-def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
-    """CT and mask of a case; raises InputError when they do not make one to train on."""
-    image, label = read_volume(image_path), read_volume(label_path)
-    for problem in itertools.chain(grid_problems(image_path, label_path, image, label), label_problems(label_path, label),
-                                   image_problems(image_path, image)):
-        raise InputError(problem)
-    return image, label
 
 
 def check_case(case: Case) -> dict:
@@ -203,6 +196,6 @@ def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
     depth, _, width = image.array.shape if image else (None, None, None)
     slice_mm, _, pixel_mm = image.spacing if image else (None, None, None)
     target_ml = np.count_nonzero(label.array) * np.prod(label.spacing) / 1000 if label else None
-    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width, "slice_mm": slice_mm,
-            "pixel_mm": pixel_mm, "target_ml": target_ml,
-            **{k: v for k, v in case.info.items() if k in ("grade_left", "grade_right")}}
+    grades = {name: case.info[name] for name in ("grade_left", "grade_right") if name in case.info}
+    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width,
+            "slice_mm": slice_mm, "pixel_mm": pixel_mm, "target_ml": target_ml, **grades}

@@ -1,9 +1,8 @@
 """A real pelvic CT that anyone can download, with bone labels to derive a joint mask from.
 
-It travels in the source distribution of the package TotalSegmentator 2.18.0 (Wasserthal et al., Radiology:
-AI 2023; Apache-2.0): a pelvic CT resampled to 3 mm, and the labels that their fast model predicted for it.
-At 3 mm the joint cleft is not resolved and the labels are a model's, so a score against them is a check that
-the whole path works on real input, and no claim of accuracy.
+It travels in the source distribution of TotalSegmentator 2.18.0 (Wasserthal et al., Radiology: AI 2023;
+Apache-2.0), resampled to 3 mm, with labels that their fast model predicted. At 3 mm the joint cleft is not
+resolved, so a score against it shows that the whole path works on real input, and no accuracy.
 """
 
 import hashlib

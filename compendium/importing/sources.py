@@ -23,7 +23,7 @@ from magunet.series import AIR_HU
 from magunet.target import THICKNESS
 from magunet.volume import ENDING, FILE_ENDINGS, Volume, read_volume
 
-LAYOUTS = tomllib.loads((Path(__file__).parent / "layouts.toml").read_text(encoding="utf-8"))
+LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""
 BONE_HU = 150
 """In a CT in HU, the densest tenth of every pelvis is denser than this."""
@@ -63,11 +63,11 @@ def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
     layout, files, images, cases = LAYOUTS[source], _files_below(folder, without=out), {}, {}
     for key, match in _matches(layout["images"], files):
         images.setdefault(key, Path(match.string))
+    numbers, segments = BoneNumbers(*map(tuple, layout["numbers"])), tuple(layout.get("segments", ()))
     for key, match in _matches(layout["labels"], files):
         path, name = Path(match.string), layout.get("prefix", "") + match["patient"]
         labels = tuple(path.with_name(f"{part}{ENDING}") for part in layout.get("parts", ())) or (path,)
-        cases[labels] = SourceCase(name, match["patient"], images.get(key), labels, _numbers(layout),
-                                   tuple(layout.get("segments", ())))
+        cases[labels] = SourceCase(name, match["patient"], images.get(key), labels, numbers, segments)
     if not cases:
         raise InputError(f"{folder}: holds nothing of {layout['dataset']['name']} as it is published; "
                          "see docs/data.md")
@@ -79,10 +79,6 @@ def _matches(pattern: str, files: list[Path]) -> Iterator[tuple[str, re.Match]]:
         if match := re.search(pattern, path.as_posix()):
             folder, _, name = match["key"].rpartition("/")
             yield f"{folder}/{name.replace('-', '_')}", match
-
-
-def _numbers(layout: dict) -> BoneNumbers:
-    return BoneNumbers(*map(tuple, layout["numbers"]))
 
 
 def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: str | None
@@ -114,12 +110,12 @@ def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: s
         pairs = [(images.get(stem(path)), (path,)) for path in _files_below(labels)]
     if not pairs:
         raise InputError(f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
-    cases = []
+    cases, numbers = [], BoneNumbers(*map(tuple, layout["numbers"])) if apart else numbers
     for path, files in pairs:
         name = stem(path or files[0])
         if patient:
             name = patient if apart or (image.is_dir() and single) else f"{patient}_{name}"
-        cases.append(SourceCase(name, patient or name, path, files, _numbers(layout) if apart else numbers))
+        cases.append(SourceCase(name, patient or name, path, files, numbers))
     return cases
 
 

@@ -56,11 +56,9 @@ class Midline:
 def midline(mask: Volume) -> Midline:
     """The plane between the joints of a mask (non-zero voxels), on a grid of any orientation.
 
-    Otsu's threshold on x parts the voxels, specks aside, into two groups. They are two joints if their
-    centres lie more than APART_MM apart, and the plane halfway is near the middle of the scan or the groups
-    are a pair by distance, level and size; for one may be a piece of the hip. Otherwise the plane is the
-    middle of the scan, or the nearer end of a single joint that it would cut, so that sides are only as sure
-    as the patient lies in the middle.
+    Otsu's threshold on x parts the voxels, specks aside, in two groups: two joints, if their centres lie more
+    than APART_MM apart and the plane halfway is near the middle of the scan, or they look like a pair.
+    Otherwise the plane is the middle of the scan, or the nearer end of a joint that it would cut.
     """
     middle = float(mask.to_world(tuple((n - 1) / 2 for n in mask.array.shape))[0])
     pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
@@ -90,7 +88,7 @@ def left_and_right(mask: Volume, plane: float | None = None) -> Volume:
     The default plane is the mask's own `midline`. A piece on both sides is cut; a side may have no voxels.
     """
     plane, inside = midline(mask).x if plane is None else plane, mask.array != 0
-    labels = np.zeros(mask.array.shape, np.uint8)
+    labels = inside.astype(np.uint8)
     labels[inside] = np.where(_world(mask, inside)[:, 0] >= plane, *(joint.label for joint in JOINTS))
     return mask.with_array(labels)
 

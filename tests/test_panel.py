@@ -56,7 +56,7 @@ def test_a_choice_is_shown_at_once(viewer, monkeypatch):
     monkeypatch.setattr(IPython.display, "display", lambda *things: displayed.extend(things))
     browse(load, ["case", "my scan"], ["MAG-UNet", "3D U-Net"])
     box = next(thing for thing in displayed if hasattr(thing, "children"))
-    menus = {menu.description: menu for menu in box.children}
+    menus = {menu.description: menu for menu in box.children[0].children}
     assert calls == [([0, 1, 2, 3], "bone", viewer)]
     menus["labels"].value = "truth"
     menus["preset"].value = "joint"

@@ -43,13 +43,20 @@ def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], netw
     menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset
 
-    def draw(case: str, network: str, labels: str, preset: str) -> None:
-        masks = load(case, network)
-        name, marks = labels_of(masks, labels)
-        if name != labels:
-            print(f"This scan has no {labels}; the viewer shows: {name}")
-        widget = show(masks.scan, marks, preset, viewer)
-        if viewer != "itkwidgets":                                           # which has displayed itself
-            display(widget)
+    place = ipywidgets.Output()
 
-    display(ipywidgets.HBox(list(menus.values())), ipywidgets.interactive_output(draw, menus))
+    def draw(_=None) -> None:
+        place.clear_output()
+        with place:
+            case = load(menus["case"].value, menus["network"].value)
+            name, marks = labels_of(case, menus["labels"].value)
+            if name != menus["labels"].value:
+                print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
+            widget = show(case.scan, marks, menus["preset"].value, viewer)
+            if viewer != "itkwidgets":                                       # which has displayed itself
+                display(widget)
+
+    for menu in menus.values():
+        menu.observe(draw, "value")
+    display(ipywidgets.VBox([ipywidgets.HBox(list(menus.values())), place]))
+    draw()                                                              # into what the page shows already

@@ -27,7 +27,8 @@ def write_segments(labels: Volume, path: Path | str) -> None:
     extent = [end for size in labels.array.shape[::-1] for end in (0, size - 1)]
     segments = [{"id": f"sij_{joint.side}", "name": joint.name, "color": joint.colour,
                  "labelValue": joint.label, "layer": 0, "extent": extent,
-                 "terminology": TERMINOLOGY | {"typeModifier": ("SCT", *joint.laterality)}} for joint in JOINTS]
+                 "terminology": TERMINOLOGY | {"typeModifier": ("SCT", *joint.laterality)}}
+                for joint in JOINTS]
     content = {"voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,
                "containedRepresentationNames": ["Binary labelmap"]}
     with whole_file(Path(path)) as part:
@@ -51,7 +52,8 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
             labels[layer == int(fields[f"{key}_LabelValue"])] = number
         mask = Volume(labels, image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection())
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
-        reason = str(error) if isinstance(error, InputError) else "does not say which voxels are " + ", ".join(names)
+        known = isinstance(error, InputError)
+        reason = error if known else f"does not say which voxels are {', '.join(names)}"
         raise InputError(f"{path}: {reason}; save it again in 3D Slicer") from error
     if not set(names) & set(keys):
         raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")

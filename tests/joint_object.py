@@ -21,14 +21,16 @@ def world(volume: Volume) -> np.ndarray:
     """LPS coordinates (d, h, w, 3) of all voxel centres: a plain sum over the axes."""
     z, y, x = np.indices(volume.array.shape)
     d = volume.direction
-    return (np.asarray(volume.origin) + x[..., None] * volume.spacing[2] * d[:, 0] + y[..., None] * volume.spacing[1] * d[:, 1]
+    return (np.asarray(volume.origin) + x[..., None] * volume.spacing[2] * d[:, 0]
+            + y[..., None] * volume.spacing[1] * d[:, 1]
             + z[..., None] * volume.spacing[0] * d[:, 2])
 
 
 def grid(direction, shape=SHAPE, spacing=SPACING, centre=(0.0, 0.0, 0.0)) -> Volume:
     """An empty grid whose middle lies at ``centre``."""
     middle = (np.array(shape[::-1]) - 1) / 2 * spacing[::-1]
-    return Volume(np.zeros(shape, np.uint8), spacing, tuple(np.asarray(centre) - np.asarray(direction) @ middle), direction)
+    return Volume(np.zeros(shape, np.uint8), spacing,
+                  tuple(np.asarray(centre) - np.asarray(direction) @ middle), direction)
 
 
 def parts(on: Volume) -> dict[str, np.ndarray]:
@@ -36,9 +38,9 @@ def parts(on: Volume) -> dict[str, np.ndarray]:
     at = world(on)
     left, right = (at - CENTRES[side] for side in ("left", "right"))
     ellipsoid = (left[..., 0] / 8) ** 2 + (left[..., 1] / 15) ** 2 + (left[..., 2] / 17) ** 2 < 1
-    spur = (np.abs(left[..., 0]) < 4) & (np.abs(left[..., 2] - 8) < 5) & (left[..., 1] < 0) & (left[..., 1] > -24)
+    spur = (np.abs(left[..., 0]) < 4) & (np.abs(left[..., 2] - 8) < 5) & (np.abs(left[..., 1] + 12) < 12)
     block = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1]) < 12) & (np.abs(right[..., 2]) < 14)
-    step = (np.abs(right[..., 0]) < 6) & (right[..., 1] > 0) & (right[..., 1] < 20) & (right[..., 2] > 0) & (right[..., 2] < 12)
+    step = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1] - 10) < 10) & (np.abs(right[..., 2] - 6) < 6)
     return {"left": ellipsoid | spur, "right": block | step}
 
 

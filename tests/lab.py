@@ -1,4 +1,5 @@
-"""JupyterLab and a real browser for tests: Debian's Chromium without a graphics card, driven by Playwright."""
+"""JupyterLab and a real browser for tests: Debian's Chromium without a graphics card, driven by
+Playwright."""
 
 import contextlib
 import os
@@ -20,7 +21,8 @@ import installer as offline
 import packages as parts
 
 CHROMIUM = shutil.which("chromium") or "chromium"
-FLAGS = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+FLAGS = ("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update",
          "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader")
 PATIENCE = 600
 """Seconds for anything: drawing a volume on a busy processor takes minutes."""
@@ -40,7 +42,8 @@ def missing() -> str:
 
 
 def copy_extension(folder: Path) -> Path:
-    """A copy of JupyterLab's viewer extension as published, to be put on Jupyter's path; returns the path's entry."""
+    """A copy of JupyterLab's viewer extension as published, to be put on Jupyter's path; returns the path's
+    entry."""
     real, target = offline.extension_folder(), folder / "labextensions" / parts.EXTENSION
     shutil.copytree(real, target, ignore=shutil.ignore_patterns(parts.FOLDER))
     text = (real / "package.json").read_text()
@@ -50,17 +53,22 @@ def copy_extension(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def running_lab(folder: Path, jupyter_path: Path, settings: Path) -> Iterator[str]:
-    """Yields the address of a JupyterLab that serves ``folder``, with settings of its own; it is stopped afterwards."""
+    """Yields the address of a JupyterLab that serves ``folder``, with settings of its own; it is stopped
+    afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token = secrets.token_hex()
-    environment = os.environ | {"JUPYTER_PATH": str(jupyter_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                                "JUPYTER_CONFIG_DIR": str(settings / "config"), "JUPYTER_DATA_DIR": str(settings / "data")}
-    news = settings / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    environment = os.environ | {"JUPYTER_PATH": str(jupyter_path), "PYTHONPATH": str(ROOT),
+                                "OMP_NUM_THREADS": "1",
+                                "JUPYTER_CONFIG_DIR": str(settings / "config"),
+                                "JUPYTER_DATA_DIR": str(settings / "data")}
+    extension = settings / "config/lab/user-settings/@jupyterlab/apputils-extension"
+    news = extension / "notification.jupyterlab-settings"
     news.parent.mkdir(parents=True, exist_ok=True)
     news.write_text('{"fetchNews": "false"}')                               # nobody is there to be asked
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               "--allow-root",
                "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--notebook-dir={folder}",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with open(settings / "lab.log", "w") as log:
@@ -98,7 +106,8 @@ class Seen(list):
 
 
 @contextlib.contextmanager
-def open_notebook(address: str, name: str, size: tuple[int, int] = (800, 800)) -> Iterator[tuple[object, Seen]]:
+def open_notebook(address: str, name: str,
+                  size: tuple[int, int] = (800, 800)) -> Iterator[tuple[object, Seen]]:
     """Yields a page that shows the notebook with its kernel running, and what it has asked for so far."""
     from playwright.sync_api import sync_playwright
 
@@ -111,7 +120,8 @@ def open_notebook(address: str, name: str, size: tuple[int, int] = (800, 800)) -
         page.goto(address.replace("NOTEBOOK", name))
         page.wait_for_selector(".jp-Notebook-cell")
         page.keyboard.press("Control+b")                        # no file browser beside it
-        page.get_by_text("| Idle").wait_for()               # the status bar: cells that run before it are not run at all
+        # the status bar: cells that run before it are not run at all
+        page.get_by_text("| Idle").wait_for()
         yield page, seen
         browser.close()
 

@@ -2,7 +2,8 @@
 
     python tests/test_browser.py figures/readme/viewer.png
 
-stores the README's picture: the notebook itself, with the smoke profile's networks, and the real CT (`magunet sample`).
+stores the README's picture: the notebook itself, with the smoke profile's networks, and the real CT (`magunet
+sample`).
 """
 
 import contextlib
@@ -22,20 +23,22 @@ from magunet.base.errors import InputError
 
 NOTEBOOK = "10_inspect_in_3d.ipynb"
 OBJECT = """
-# A body with one block at the patient's left, high up, which is missed, and one at the right, low down, which is extra
+# A body with one block at the patient's left, high up, which is missed, and one at the right, low, is extra
 from pathlib import Path
 from types import SimpleNamespace
 blocks = np.zeros((30, 24, 36), np.uint8)
 blocks[20:27, 8:16, 22:33], blocks[3:10, 8:16, 3:14] = 1, 2         # x grows to the left, z upwards
 scan = Volume(np.where(blocks > 0, 700, 0).astype(np.int16), (3.0, 2.0, 2.0))
-stored = ScanWithMasks(*(reorient(v, "RAI") for v in (scan, *(scan.with_array((blocks == n).astype(np.uint8)) for n in (1, 2)))))
+masks = [scan.with_array((blocks == n).astype(np.uint8)) for n in (1, 2)]
+stored = ScanWithMasks(*(reorient(volume, "RAI") for volume in (scan, *masks)))
 scans, runs, study = {"object": None}, {"MAG-UNet": Path("none")}, SimpleNamespace(val=["object"])
 
 def load(case, network):
     return stored
 """
 BROWSE = "browse(load, list(scans), list(runs))"
-COLOURS = {"missed": lambda r, g, b: (r > g + 25) & (b > g + 8), "extra": lambda r, g, b: (g > b + 40) & (r > b + 40)}
+COLOURS = {"missed": lambda r, g, b: (r > g + 25) & (b > g + 8), "extra": lambda r, g,
+           b: (g > b + 40) & (r > b + 40)}
 """Wine and yellow in any light; a test of an array of pixels."""
 
 
@@ -71,7 +74,8 @@ def installed(tmp_path_factory):
 
 @contextlib.contextmanager
 def notebook_run(installed, compendium, viewer):
-    """Notebook 10 with the test object, all cells run in a JupyterLab of its own; yields the page and what it asked for."""
+    """Notebook 10 with the test object, all cells run in a JupyterLab of its own; yields the page and what it
+    asked for."""
     notebook_with_the_object(compendium / "object.ipynb", viewer)
     with running_lab(compendium, installed, compendium / "settings") as address, \
             open_notebook(address, "object.ipynb") as (page, seen):
@@ -118,7 +122,8 @@ def test_itkwidgets_shows_the_labels_where_they_lie_and_asks_nobody_outside(inst
         element.scroll_into_view_if_needed()
         picture = wait_for_colours(page, element)
         keep_screenshot(picture, "itkwidgets")
-        for colour, right, down in (("missed", True, False), ("extra", False, True)):   # the patient's left is on the right
+        for colour, right, down in (("missed", True, False),
+                                    ("extra", False, True)):   # the patient's left is on the right
             rows, columns = places(picture, colour).T
             assert ((columns > 0.5) == right).mean() > 0.95 and ((rows > 0.5) == down).mean() > 0.95, colour
         assert any("itkVtkViewer.js" in url for url in seen)
@@ -131,12 +136,14 @@ def test_niivue_shows_the_same_and_asks_nobody_outside(installed, compendium):
         element.scroll_into_view_if_needed()
         picture = wait_for_colours(page, element)
         keep_screenshot(picture, "niivue")
-        missed, extra = (places(picture, colour).mean(axis=0) for colour in COLOURS)    # in a coronal plane, and in the volume
+        missed, extra = (places(picture, colour).mean(axis=0)
+                         for colour in COLOURS)    # in a coronal plane, and in the volume
         assert missed[0] < extra[0] - 0.1 and missed[1] > extra[1] + 0.1
 
 
 def store_picture(target: Path) -> None:
-    """Run notebook 10, the real CT first, and store a picture of the viewer below its drop-downs, less than 200 KB."""
+    """Run notebook 10, the real CT first, and store a picture of the viewer below its drop-downs, less than
+    200 KB."""
     served = ROOT / "runs" / "browser"                  # a copy, for JupyterLab saves what it has run
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
         folder = copy_extension(Path(scratch))
@@ -144,11 +151,14 @@ def store_picture(target: Path) -> None:
         offline.install()
         served.mkdir(parents=True, exist_ok=True)
         text = (ROOT / "notebooks" / NOTEBOOK).read_text()
-        (served / NOTEBOOK).write_text(text.replace(BROWSE, r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'))
-        with running_lab(served, folder, Path(scratch)) as address, open_notebook(address, NOTEBOOK, (1100, 900)) as (page, seen):
+        real_first = r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'
+        (served / NOTEBOOK).write_text(text.replace(BROWSE, real_first))
+        with running_lab(served, folder, Path(scratch)) as address, \
+                open_notebook(address, NOTEBOOK, (1100, 900)) as (page, seen):
             run_all(page)
             element = viewer_frame(page).frame_element()
-            for _ in range(4):                          # each waits until the volume is drawn with its settings so far
+            # each waits until the volume is drawn with its settings so far
+            for _ in range(4):
                 page.wait_for_timeout(20_000)
                 picture_of(element)
             page.locator(".jp-OutputArea-output:has(.widget-dropdown)").first.screenshot(path=target)

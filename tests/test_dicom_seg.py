@@ -20,7 +20,8 @@ RIGHT_HANDED = {name: d for name, d in DIRECTIONS.items() if np.linalg.det(d) > 
 SERIES = [(name, reverse) for name in RIGHT_HANDED for reverse in (False, True)]
 MADE_BY = "MAG-UNet", "MAG-UNet-0123456789-s0"
 """Network and run."""
-dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not installed; apt-get install dicom3tools")
+dciodvfy = pytest.mark.skipif(shutil.which("dciodvfy") is None,
+                              reason="dciodvfy is not installed; apt-get install dicom3tools")
 
 
 def make(folder, direction="LPS", reverse=False, anonymise=False, kept=("left", "right"), **options):
@@ -42,14 +43,17 @@ def places(volume, array):
 
 
 def places_by_pydicom(path, number):
-    """World coordinates of a segment's pixels, from each frame's own position and orientation: PS3.3, C.7.6.2.1.1."""
+    """World coordinates of a segment's pixels, from each frame's own position and orientation: PS3.3,
+    C.7.6.2.1.1."""
     made = pydicom.dcmread(path)
     shared = made.SharedFunctionalGroupsSequence[0]
-    column, row = np.reshape(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float), (2, 3))
+    column, row = np.reshape(np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float),
+                             (2, 3))
     between_rows, between_columns = (float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing)
     found = []
     for frame, pixels in zip(made.PerFrameFunctionalGroupsSequence, made.pixel_array):
-        segment = frame if "SegmentIdentificationSequence" in frame else shared       # shared where there is one only
+        # shared where there is one only
+        segment = frame if "SegmentIdentificationSequence" in frame else shared
         if segment.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
             start = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
             j, i = np.nonzero(pixels)
@@ -73,7 +77,8 @@ def test_segments_lie_where_the_joints_are_by_highdicom(direction, reverse, tmp_
     for joint in JOINTS:
         index = np.argwhere(volume.array == joint.label)
         at = (volume.affine @ np.column_stack([index, np.ones(len(index))]).T).T[:, :3]
-        np.testing.assert_allclose(at[np.lexsort(np.round(at, 3).T)], places(mask, parts(mask)[joint.side]), atol=2e-3)
+        np.testing.assert_allclose(at[np.lexsort(np.round(at, 3).T)], places(mask, parts(mask)[joint.side]),
+                                   atol=2e-3)
 
 
 @pytest.mark.parametrize("direction, reverse", SERIES)
@@ -87,10 +92,12 @@ def test_every_frame_refers_to_the_slice_it_lies_on(direction, reverse, tmp_path
             frame.PlanePositionSequence[0].ImagePositionPatient)
     one = next(iter(slices.values()))
     assert made.FrameOfReferenceUID == one.FrameOfReferenceUID
-    assert made.ReferencedSeriesSequence[0].SeriesInstanceUID == one.SeriesInstanceUID != made.SeriesInstanceUID
+    (series,) = made.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == one.SeriesInstanceUID != made.SeriesInstanceUID
     assert made.StudyInstanceUID == one.StudyInstanceUID
     shared = made.SharedFunctionalGroupsSequence[0]
-    assert list(shared.PlaneOrientationSequence[0].ImageOrientationPatient) == list(one.ImageOrientationPatient)
+    (plane,) = shared.PlaneOrientationSequence
+    assert list(plane.ImageOrientationPatient) == list(one.ImageOrientationPatient)
 
 
 @dciodvfy
@@ -122,7 +129,8 @@ def test_segments_are_coded_with_their_side(tmp_path):
         kind = segment.SegmentedPropertyTypeCodeSequence[0]
         assert (kind.CodeValue, kind.CodingSchemeDesignator) == ("39723000", "SCT")
         side = kind.SegmentedPropertyTypeModifierCodeSequence[0]
-        assert (side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning) == (code, "SCT", joint.side.title())
+        assert (side.CodeValue, side.CodingSchemeDesignator,
+                side.CodeMeaning) == (code, "SCT", joint.side.title())
         category = segment.SegmentedPropertyCategoryCodeSequence[0]
         assert (category.CodeValue, category.CodeMeaning) == ("91723000", "Anatomical Structure")
         assert segment.SegmentAlgorithmType == "AUTOMATIC" and segment.SegmentAlgorithmName == "MAG-UNet"
@@ -147,7 +155,8 @@ def test_only_what_the_standard_wants_is_kept_of_the_source(tmp_path):
     left = [word for word in planted(BEYOND) if word in content]
     assert not left
     assert b"Geheimnis" not in content and not [e for e in made.iterall() if e.tag.is_private]
-    assert not set(BEYOND) - {"Manufacturer", "ManufacturerModelName", "SeriesDescription", "DeviceSerialNumber", "ContentDate"} \
+    assert not set(BEYOND) - {"Manufacturer", "ManufacturerModelName", "SeriesDescription",
+                              "DeviceSerialNumber", "ContentDate"} \
         & {e.keyword for e in made}
 
 
@@ -155,7 +164,8 @@ def test_anonymise_replaces_that_too(tmp_path):
     path, _, folder = make(tmp_path, anonymise=True)
     made, content = pydicom.dcmread(path), path.read_bytes()
     assert not [word for word in planted() if word in content]
-    assert made.PatientName == "anonymous^" and made.PatientID == "anonymous" and made.PatientIdentityRemoved == "YES"
+    assert (made.PatientName == "anonymous^" and made.PatientID == "anonymous"
+            and made.PatientIdentityRemoved == "YES")
     assert all(str(made[name].value) == "" for name in STANDARD if name not in ("PatientName", "PatientID"))
     uids = {str(e.value) for slice_ in map(pydicom.dcmread, folder.iterdir()) for e in slice_.iterall()
             if e.VR == "UI" and str(e.value).startswith("1.2.826")}
@@ -175,11 +185,13 @@ def test_new_uids_are_the_same_for_every_export_of_a_series(tmp_path):
 
 
 @pytest.mark.parametrize("tags, drop", [
-    ({}, tuple(STANDARD)),                                                          # older scanners leave them out
+    # older scanners leave them out
+    ({}, tuple(STANDARD)),
     ({"PatientSex": "W", "PatientName": "Nur Ein Name"}, ()),
     ({"SpecificCharacterSet": "ISO_IR 192", "PatientName": "王^小东=王^小东"}, ()),
     ({"SpacingBetweenSlices": "-3"}, ()),
-    ({"SliceThickness": None}, ()),                                                 # present and empty: type 2 in CT
+    ({"SliceThickness": None},
+     ()),                                                 # present and empty: type 2 in CT
     ({}, ("SliceThickness",)),
     ({"PatientBirthDate": "00000000", "StudyTime": "25:61"}, ()),
     ({"PatientBirthDate": "24/12/1956", "StudyDate": "2031.04.05"}, ()),
@@ -188,7 +200,8 @@ def test_new_uids_are_the_same_for_every_export_of_a_series(tmp_path):
     ({"SpecificCharacterSet": ["", "ISO 2022 IR 100"]}, ()),
     ({"PatientID": ["PID-4711-X", "another"]}, ()),
 ])
-@pytest.mark.filterwarnings("ignore::UserWarning")                                  # pydicom's, of what it is given to write
+# pydicom's, of what it is given to write
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_odd_headers_still_make_one(tags, drop, tmp_path):
     path, mask, _ = make(tmp_path, tags=tags, drop=drop)
     made = pydicom.dcmread(path)
@@ -213,7 +226,8 @@ def test_slices_without_a_preamble_are_found(tmp_path):
 @pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID", "PixelSpacing"])
 def test_a_series_that_cannot_be_referred_to_is_refused(name, tmp_path):
     on = grid(np.eye(3))
-    folder = write_series(tmp_path / "series", both(on).array, on.spacing, on.origin, on.direction, drop=(name,))
+    folder = write_series(tmp_path / "series", both(on).array, on.spacing, on.origin, on.direction,
+                          drop=(name,))
     refused(lambda: read_source(folder, on), name, str(folder), "other formats")
 
 
@@ -230,7 +244,8 @@ def test_other_files_in_the_folder_do_not_matter(tmp_path):
     path, mask, folder = make(tmp_path)
     (folder / "notes.txt").write_text("nothing")
     (folder / "deeper").mkdir()
-    shutil.copy(path, folder / "seg.dcm")                   # what somebody might put there: a SEG of the same study
+    shutil.copy(path,
+                folder / "seg.dcm")                   # what somebody might put there: a SEG of the same study
     assert len(read_source(folder, mask)) == len(mask.array)
 
 

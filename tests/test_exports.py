@@ -38,7 +38,8 @@ def finds_the_object(monkeypatch):
 
 def scan_of(direction="LPS"):
     on = grid(DIRECTIONS[direction])
-    return Volume(np.where(both(on).array != 0, 700, -1000).astype(np.int16), on.spacing, on.origin, on.direction)
+    return Volume(np.where(both(on).array != 0, 700, -1000).astype(np.int16), on.spacing, on.origin,
+                  on.direction)
 
 
 def exported(out, direction="LPS", mask=None, **options):
@@ -57,7 +58,8 @@ def all_bytes(path):
     """A file's bytes, and those inside where it is compressed: also in the middle, as in NRRD."""
     content = path.read_bytes()
     start = content.find(b"\x1f\x8b\x08")
-    return content + (gzip.decompress(content[start:]) if start >= 0 and path.suffix in (".gz", ".nrrd") else b"")
+    return content + (gzip.decompress(content[start:]) if start >= 0 and path.suffix in (".gz", ".nrrd")
+                      else b"")
 
 
 # Round trips ------------------------------------------------------------------------------------------
@@ -69,7 +71,8 @@ def test_nifti_is_where_the_mask_is_by_simpleitk(direction, tmp_path):
     assert set(np.unique(array)) == {0, 1}
     at = [image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]) for index in np.argwhere(array)]
     scan = scan_of(direction)
-    np.testing.assert_allclose(sorted_places(np.array(at)), sorted_places(world(scan)[both(scan).array != 0]), atol=2e-3)
+    np.testing.assert_allclose(sorted_places(np.array(at)), sorted_places(world(scan)[both(scan).array != 0]),
+                               atol=2e-3)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -80,7 +83,8 @@ def test_segments_are_named_coloured_and_in_their_place_by_slicerio(direction, t
     for segment, joint in zip(read["segments"], JOINTS):
         index = np.argwhere(read["voxels"] == segment["labelValue"])
         at = (np.array(read["ijkToLPS"]) @ np.column_stack([index, np.ones(len(index))]).T).T[:, :3]
-        np.testing.assert_allclose(sorted_places(at), sorted_places(world(scan)[parts(scan)[joint.side]]), atol=2e-3)
+        np.testing.assert_allclose(sorted_places(at), sorted_places(world(scan)[parts(scan)[joint.side]]),
+                                   atol=2e-3)
         assert np.allclose(segment["color"], joint.colour)
         assert segment["terminology"]["category"] == ["SCT", "123037004", "Anatomical Structure"]
         assert segment["terminology"]["type"] == ["SCT", "39723000", "Sacroiliac joint"]
@@ -155,7 +159,8 @@ def test_the_same_voxels_have_the_same_hash_in_any_format(tmp_path):
 def test_touched_faces_are_sides_of_the_patient(direction):
     on = grid(DIRECTIONS[direction])
     at = world(on)
-    for axis, (low, high) in enumerate((("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))):
+    for axis, (low,
+               high) in enumerate((("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))):
         for name, edge in ((low, at[..., axis].min()), (high, at[..., axis].max())):
             mask = np.abs(at[..., axis] - edge) < 0.1
             mask &= (np.abs(np.delete(at, axis, axis=-1)) < 10).all(-1)
@@ -175,7 +180,8 @@ def test_an_empty_mask_has_no_mesh_and_a_report_that_says_so(tmp_path, capsys):
     assert report["volume_ml"] == 0 and not report["touches_border"]
     assert report["joints"]["left"] == {"volume_ml": 0, "touches_border": False, "touched_faces": []}
     assert not read_volume(files["sij.nii.gz"]).array.any()
-    assert [s["name"] for s in slicerio.read_segmentation(str(files["sij.seg.nrrd"]))["segments"]] == [j.name for j in JOINTS]
+    segments = slicerio.read_segmentation(str(files["sij.seg.nrrd"]))["segments"]
+    assert [segment["name"] for segment in segments] == [joint.name for joint in JOINTS]
 
 
 def test_one_joint_gets_one_mesh(tmp_path):
@@ -188,13 +194,15 @@ def test_one_joint_gets_one_mesh(tmp_path):
 
 def test_a_mask_on_another_grid_is_refused(tmp_path):
     scan = scan_of()
-    refused(lambda: export(Exported("case", scan, grid(DIRECTIONS["RAS"])), ORIGIN, tmp_path / "out"), "'sij'", "another grid")
+    refused(lambda: export(Exported("case", scan, grid(DIRECTIONS["RAS"])), ORIGIN, tmp_path / "out"),
+            "'sij'", "another grid")
     assert not (tmp_path / "out").exists()
 
 
 # Whole or not at all ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "dicom-seg"])      # that one is in test_dicom_seg.py
+@pytest.mark.parametrize("name", [name for name in FORMATS
+                                  if name != "dicom-seg"])      # that one is in test_dicom_seg.py
 def test_a_disk_that_is_full_leaves_no_half_file(name, tmp_path, monkeypatch):
     exported(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -228,11 +236,13 @@ def test_an_interrupted_segmentation_leaves_the_old_one(tmp_path, monkeypatch):
 
 def dicom_folder(tmp_path, **options):
     scan = scan_of("oblique")
-    return write_series(tmp_path / PATIENT, scan.array, scan.spacing, scan.origin, scan.direction, reverse=True, **options)
+    return write_series(tmp_path / PATIENT, scan.array, scan.spacing, scan.origin, scan.direction,
+                        reverse=True, **options)
 
 
 @pytest.mark.parametrize("anonymise", [False, True])
-def test_no_file_of_a_dicom_series_holds_anything_of_the_patient(anonymise, run, finds_the_object, tmp_path, capsys):
+def test_no_file_of_a_dicom_series_holds_anything_of_the_patient(
+        anonymise, run, finds_the_object, tmp_path, capsys):
     folder, out = dicom_folder(tmp_path), tmp_path / "out"
     status, printed, said = call(capsys, "predict", folder, "--model", run, "--out", out, "--formats", ALL,
                                  *["--anonymise"] * anonymise)
@@ -263,35 +273,43 @@ def test_planted_words_are_found_where_they_are(tmp_path):
 
 def test_predict_by_default(run, finds_the_object, tmp_path, capsys):
     write_volume(scan_of("mirrored rows"), tmp_path / "a scan.nrrd")
-    status, out, _ = call(capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out", tmp_path / "out")
+    status, out, _ = call(capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out",
+                          tmp_path / "out")
     assert status == 0
     assert [Path(line).name for line in out.splitlines()] == [
         "a scan_sij.nii.gz", "a scan_sij.png", "a scan_sij.seg.nrrd", "a scan_sij_left.stl",
         "a scan_sij_right.stl", "a scan_sij.json"]
     report = json.loads((tmp_path / "out" / "a scan_sij.json").read_text())
-    assert report["model"]["run"] == run.name and report["model"]["sha256_of_weights"] == file_hash(run / "weights.safetensors")
+    assert (report["model"]["run"] == run.name
+            and report["model"]["sha256_of_weights"] == file_hash(run / "weights.safetensors"))
 
 
-def test_predict_writes_only_what_is_asked_for_and_names_it_neutrally(run, finds_the_object, tmp_path, capsys):
+def test_predict_writes_only_what_is_asked_for_and_names_it_neutrally(
+        run, finds_the_object, tmp_path, capsys):
     write_volume(scan_of(), tmp_path / "Erika Musterfrau.mha")
-    status, out, _ = call(capsys, "predict", tmp_path / "Erika Musterfrau.mha", "--model", run, "--out", tmp_path / "out",
+    status, out, _ = call(capsys, "predict", tmp_path / "Erika Musterfrau.mha", "--model", run, "--out",
+                          tmp_path / "out",
                           "--formats", "stl,json", "--anonymise")
     assert status == 0
     name = f"ct-{voxel_hash(scan_of())[:10]}"
-    assert [Path(line).name for line in out.splitlines()] == [f"{name}_sij_left.stl", f"{name}_sij_right.stl", f"{name}_sij.json"]
+    assert [Path(line).name for line in out.splitlines()] == [f"{name}_sij_left.stl", f"{name}_sij_right.stl",
+                                                              f"{name}_sij.json"]
     assert "Musterfrau" not in (tmp_path / "out" / f"{name}_sij.json").read_text()
 
 
-def test_a_dicom_series_that_cannot_be_referred_to_gets_all_but_the_seg(run, finds_the_object, tmp_path, capsys):
+def test_a_dicom_series_that_cannot_be_referred_to_gets_all_but_the_seg(
+        run, finds_the_object, tmp_path, capsys):
     folder = dicom_folder(tmp_path, drop=("FrameOfReferenceUID",))
     status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 0 and "note: no DICOM SEG" in said and "FrameOfReferenceUID" in said
     assert ".dcm" not in out and "_sij.seg.nrrd" in out
-    status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "other", "--formats", "dicom-seg")
+    status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "other",
+                             "--formats", "dicom-seg")
     assert status == 2 and "FrameOfReferenceUID" in said and out == "" and not (tmp_path / "other").exists()
 
 
-def test_a_series_of_which_highdicom_makes_nothing_gets_the_rest(run, finds_the_object, tmp_path, capsys, monkeypatch):
+def test_a_series_of_which_highdicom_makes_nothing_gets_the_rest(
+        run, finds_the_object, tmp_path, capsys, monkeypatch):
     def fail(*words, **named):
         raise ValueError("an odd\nseries")
     monkeypatch.setattr("compendium.view.dicom_seg.Segmentation", fail)
@@ -299,7 +317,8 @@ def test_a_series_of_which_highdicom_makes_nothing_gets_the_rest(run, finds_the_
     status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 0 and "no DICOM SEG can be made of this series (an odd series)" in said
     assert ".dcm" not in out and ".json" in out and not list((tmp_path / "out").glob("*.dcm"))
-    status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "other", "--formats", "dicom-seg")
+    status, out, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "other",
+                             "--formats", "dicom-seg")
     assert status == 2 and "an odd series" in said and out == ""
 
 
@@ -311,8 +330,10 @@ def test_what_a_notebook_gets_of_a_dicom_series_is_voxels_and_their_place(tmp_pa
 
 
 def test_an_empty_mask_has_no_dicom_seg(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
-    status, out, said = call(capsys, "predict", dicom_folder(tmp_path), "--model", run, "--out", tmp_path / "out")
+    monkeypatch.setattr(Model, "segment", lambda self,
+                        scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
+    status, out, said = call(capsys, "predict", dicom_folder(tmp_path), "--model", run, "--out",
+                             tmp_path / "out")
     assert status == 0 and ".dcm" not in out and ".stl" not in out
     assert "a DICOM SEG must hold a frame" in said and "found no joint" in said
 
@@ -325,7 +346,8 @@ def test_an_empty_mask_has_no_dicom_seg(run, tmp_path, capsys, monkeypatch):
 ])
 def test_bad_arguments_of_predict(words, says, run, tmp_path, capsys):
     write_volume(scan_of(), tmp_path / "ct.mha")
-    status, out, error = call(capsys, "predict", tmp_path / "ct.mha", "--model", run, "--out", tmp_path / "out", *words)
+    status, out, error = call(capsys, "predict", tmp_path / "ct.mha", "--model", run, "--out",
+                              tmp_path / "out", *words)
     assert status == 2 and says in error and out == "" and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -349,7 +371,8 @@ def test_export_writes_prediction_and_truth_of_a_runs_cases(in_its_compendium, t
     assert status == 0, said
     for name, note in zip(names, ("trained on this case", "not trained on this case")):
         truth = read_volume(tmp_path / "out" / f"{name}_truth.nii.gz")
-        np.testing.assert_array_equal(truth.array, read_volume(Path("data/boxes/labelsTr") / f"{name}.nii.gz").array)
+        np.testing.assert_array_equal(truth.array,
+                                      read_volume(Path("data/boxes/labelsTr") / f"{name}.nii.gz").array)
         report = json.loads((tmp_path / "out" / f"{name}_sij.json").read_text())
         assert set(report["masks"]) == {"sij", "truth"} and note in report["note"]
         assert [p.name for p in (tmp_path / "out").glob(f"{name}_truth_*.stl")]
@@ -391,12 +414,15 @@ def test_the_series_own_folder_is_no_place_for_results(run, finds_the_object, tm
     assert status == 2 and "is the folder of the series" in said and sorted(folder.iterdir()) == before
 
 
-def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(run, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
+        run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
     write_volume(scan_of(), tmp_path / "a.nii.gz")
-    status, _, said = call(capsys, "predict", tmp_path / "a.nii.gz", "--model", run, "--out", tmp_path / "new" / "out")
-    assert status == 2 and f"{tmp_path}: nothing can be written there" in said and not (tmp_path / "new").exists()
+    status, _, said = call(capsys, "predict", tmp_path / "a.nii.gz", "--model", run, "--out",
+                           tmp_path / "new" / "out")
+    assert (status == 2 and f"{tmp_path}: nothing can be written there" in said
+            and not (tmp_path / "new").exists())
 
 
 @pytest.mark.parametrize("formats", [(), ("--formats", "dicom-seg")])
@@ -405,7 +431,8 @@ def test_no_message_tells_what_a_header_holds(formats, run, finds_the_object, tm
     folder = dicom_folder(tmp_path, tags={"PatientID": "PID-4711-X"})
 
     def quoting(source, *words, **named):
-        raise RuntimeError(f"cannot use {source[0].PatientID!r} of {source[0].PatientName} born {source[0].PatientBirthDate}")
+        one = source[0]
+        raise RuntimeError(f"cannot use {one.PatientID!r} of {one.PatientName} born {one.PatientBirthDate}")
 
     monkeypatch.setattr(dicom_seg, "Segmentation", quoting)
     status, _, said = call(capsys, "predict", folder, "--model", run, "--out", tmp_path / "out", *formats)

@@ -37,20 +37,23 @@ def test_a_mesh_is_closed_turned_outwards_and_in_its_place(direction):
 
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 def test_every_point_lies_halfway_between_a_voxel_inside_and_one_outside(direction):
-    """Told by SimpleITK's index of the point. Lewiner puts a few more inside of cells whose corners do not settle the surface."""
+    """Told by SimpleITK's index of the point. Lewiner puts a few more inside of cells whose corners do not
+    settle the surface."""
     mask = both(grid(direction))
     image = SimpleITK.GetImageFromArray(mask.array)
     image.SetSpacing(mask.spacing[::-1])
     image.SetOrigin(mask.origin)
     image.SetDirection(mask.direction.ravel().tolist())
-    index = np.array([image.TransformPhysicalPointToContinuousIndex(p) for p in surface_mesh(mask).points.tolist()])
+    index = np.array([image.TransformPhysicalPointToContinuousIndex(p)
+                      for p in surface_mesh(mask).points.tolist()])
     halves = np.abs(index - np.round(index)) > 0.4
     on_edge = halves.sum(axis=1) == 1
     assert on_edge.mean() > 0.995
     index, halves = index[on_edge], halves[on_edge]
     assert np.abs(np.where(halves, 0, index - np.round(index))).max() < 1e-6
     inside = np.pad(mask.array, 1) != 0
-    low, high = (tuple((np.round(index + sign * 0.5 * halves)).astype(int)[:, ::-1].T + 1) for sign in (-1, 1))
+    low, high = (tuple((np.round(index + sign * 0.5 * halves)).astype(int)[:, ::-1].T + 1)
+                 for sign in (-1, 1))
     assert (inside[low] != inside[high]).all()
 
 

@@ -1,4 +1,5 @@
-"""Drop-downs above a viewer: each change shows what was chosen; without a browser there is a figure and no widget."""
+"""Drop-downs above a viewer: each change shows what was chosen; without a browser there is a figure and no
+widget."""
 
 import IPython.display
 import numpy as np
@@ -90,7 +91,8 @@ def test_sliders_and_the_menu_draw_another_slice_and_window(monkeypatch):
     monkeypatch.setattr(IPython.display, "display", figures.append)
     viewer = slice_viewer(GRID, {"truth": mask(slice(1, 3))}, "a title")
     before = controls(viewer)
-    assert [(before[name].min, before[name].max) for name in ("axial", "coronal", "sagittal")] == [(1, 6), (1, 7), (1, 8)]
+    assert [(before[name].min, before[name].max)
+            for name in ("axial", "coronal", "sagittal")] == [(1, 6), (1, 7), (1, 8)]
     before["coronal"].value = 7
     assert titles(figures[-1])[1] == "coronal, slice 7" and figures[-1].get_suptitle() == "a title"
     before["window"].value = "soft tissue"

@@ -1,4 +1,5 @@
-"""Signed distances on the surface of the joints, against spheres and shifted boxes whose distances are known."""
+"""Signed distances on the surface of the joints, against spheres and shifted boxes whose distances are
+known."""
 
 import numpy as np
 import pytest
@@ -27,12 +28,14 @@ def test_concentric_spheres_are_as_far_apart_as_their_radii(spacing, direction):
     truth = sphere(15, spacing, direction)
     for radius in (19.0, 12.0):
         found = surface_map(truth, sphere(radius, spacing, direction)).distance
-        assert np.median(found) == pytest.approx(radius - 15, abs=0.4), "positive outside the truth, negative inside"
+        assert np.median(found) == pytest.approx(radius - 15,
+                                                 abs=0.4), "positive outside the truth, negative inside"
         assert np.abs(found - (radius - 15)).max() < spacing[0]
 
 
 def test_a_shift_is_positive_ahead_and_negative_behind():
-    """A ball moved 3 mm to the patient's left: +3 mm at its left pole, -3 mm at its right one, -0.3 in between."""
+    """A ball moved 3 mm to the patient's left: +3 mm at its left pole, -3 mm at its right one, -0.3 in
+    between."""
     truth = sphere(15)
     found = surface_map(truth, sphere(15, centre=(3, 0, 0)))
     offset = found.mesh.points - found.mesh.points.mean(axis=0)
@@ -58,14 +61,15 @@ def test_the_same_mask_lies_nowhere_off():
 @pytest.mark.parametrize("code", ["RAS", "SLA"])
 def test_orientation_changes_nothing(code):
     truth, prediction = sphere(15), sphere(13, centre=(2, 1, -3))
-    first, turned = (surface_map(a, b) for a, b in ((truth, prediction), (reorient(truth, code), reorient(prediction, code))))
+    first, turned = (surface_map(a, b) for a,
+                     b in ((truth, prediction), (reorient(truth, code), reorient(prediction, code))))
 
     def order(found):
         return np.lexsort(found.mesh.points.round(3).T)
 
     assert np.allclose(first.mesh.points[order(first)], turned.mesh.points[order(turned)], atol=1e-4)
     apart = np.abs(first.distance[order(first)] - turned.distance[order(turned)])
-    assert apart.mean() < 0.03 and apart.max() < 0.5, "but for which way the squares between voxels are halved"
+    assert apart.mean() < 0.03 and apart.max() < 0.5    # by which way squares are halved
 
 
 def test_what_has_no_surface_is_refused():
@@ -89,11 +93,13 @@ def orange(axes) -> float:
 
 
 def test_each_side_of_each_joint_has_its_panel():
-    """Prediction 2 mm to the patient's left: all faces that look left reach too far, those that look right fall short."""
+    """Prediction 2 mm to the patient's left: all faces that look left reach too far, those that look right
+    fall short."""
     figure = surface_figure(two_joints(), two_joints(shift=2))
     panels = {axes.get_title().replace("\n", " "): axes for axes in figure.axes if axes.get_title()}
     assert list(panels) == ["both joints from the front", "right joint, iliac side from the right",
-                            "right joint, sacral side from the left", "left joint, sacral side from the right",
+                            "right joint, sacral side from the left",
+                            "left joint, sacral side from the right",
                             "left joint, iliac side from the left"]
     for title, axes in panels.items():
         if "from the left" in title:
@@ -109,7 +115,8 @@ def test_each_side_of_each_joint_has_its_panel():
 def test_views_are_seen_from_where_they_say():
     for name, (across, _) in VIEWS.items():
         towards = np.cross(across, (0, 0, 1))
-        assert {"from the front": (0, -1, 0), "from the left": (1, 0, 0), "from the right": (-1, 0, 0)}[name] == tuple(towards)
+        assert {"from the front": (0, -1, 0), "from the left": (1, 0, 0),
+                "from the right": (-1, 0, 0)}[name] == tuple(towards)
 
 
 def test_a_single_joint_leaves_a_panel_empty():

@@ -61,7 +61,8 @@ def test_scores_are_those_of_all_pairs_of_elements(seed, spacing):
     assert ours.nsd == pytest.approx(areas[both <= 1 + 1e-6].sum() / areas.sum(), rel=1e-9)
     assert not ours.undefined
     swapped = surface_scores(y, x, spacing)
-    assert (swapped.hd95, swapped.nsd) == pytest.approx((ours.hd95, ours.nsd)) and swapped.assd == pytest.approx(ours.assd)
+    assert (swapped.hd95,
+            swapped.nsd) == pytest.approx((ours.hd95, ours.nsd)) and swapped.assd == pytest.approx(ours.assd)
 
 
 @pytest.mark.parametrize("spacing, excess", zip(SPACINGS, (1.06, 1.16, 1.11)))
@@ -85,7 +86,8 @@ def test_spheres_within_each_other_are_as_far_apart_as_their_radii(spacing):
 
 @pytest.mark.parametrize("axis", range(3))
 def test_a_shifted_plate_is_as_far_as_it_was_moved(axis):
-    """A plate one voxel thick, moved by 5 voxels along its normal: its near face by 4 voxels, its far face by 5."""
+    """A plate one voxel thick, moved by 5 voxels along its normal: its near face by 4 voxels, its far face by
+    5."""
     spacing, shape = (2.0, 1.0, 0.5), [60, 60, 60]
     shape[axis] = 12
     plates = [np.zeros(shape, bool), np.zeros(shape, bool)]
@@ -94,11 +96,13 @@ def test_a_shifted_plate_is_as_far_as_it_was_moved(axis):
     scores = surface_scores(*plates, spacing)
     assert scores.hd95 == pytest.approx(5 * spacing[axis], rel=1e-9)
     assert scores.assd == pytest.approx(4.5 * spacing[axis], rel=0.02)          # the rim weighs a little
-    assert surface_scores(*plates, spacing, tolerance=4.001 * spacing[axis]).nsd == pytest.approx(0.5, abs=0.05)
+    assert surface_scores(*plates, spacing,
+                          tolerance=4.001 * spacing[axis]).nsd == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_median_is_of_both_directions():
-    """Two plates of 40 mm side, 4 voxels of 2 mm apart: of each, one face is 6 mm away and one 8, and rims do not count much."""
+    """Two plates of 40 mm side, 4 voxels of 2 mm apart: of each, one face is 6 mm away and one 8, and rims do
+    not count much."""
     plates = np.zeros((2, 12, 40, 40), bool)
     plates[0, 3] = plates[1, 7] = True
     assert surface_distances(*plates, (2.0, 1.0, 1.0)).median() == pytest.approx(7, abs=1.01)
@@ -106,14 +110,16 @@ def test_the_median_is_of_both_directions():
 
 
 def test_hd95_is_the_larger_direction():
-    """A plate, and one with a block on it: of the plain one 95 % are near the other, of the other they are not."""
+    """A plate, and one with a block on it: of the plain one 95 % are near the other, of the other they are
+    not."""
     plain = np.zeros((30, 50, 50), bool)
     plain[3:6] = True
     block = plain.copy()
     block[6:16, :20, :20] = True
     distances = surface_distances(block, plain, (1, 1, 1))
     assert weighted_quantile(distances.from_truth, distances.truth_areas, 0.95) <= 2
-    assert weighted_quantile(distances.from_prediction, distances.prediction_areas, 0.95) == pytest.approx(10, abs=0.5)
+    assert weighted_quantile(distances.from_prediction, distances.prediction_areas,
+                             0.95) == pytest.approx(10, abs=0.5)
     assert surface_scores(block, plain, (1, 1, 1)).hd95 == pytest.approx(10, abs=0.5)
     assert surface_scores(plain, block, (1, 1, 1)).hd95 == pytest.approx(10, abs=0.5)
 
@@ -141,7 +147,8 @@ def test_equal_masks_have_no_distance_even_at_the_border():
     scores = surface_scores(mask, mask, (3, 1, 1))
     assert (scores.hd95, scores.assd, scores.nsd, scores.undefined) == (0, 0, 1, False)
     _, areas = surface_elements(np.ones((40, 50, 60), bool), (3, 1, 0.5))
-    assert areas.sum() == pytest.approx(2 * (120 * 50 + 120 * 30 + 50 * 30), rel=0.05)      # closed where the scan ends
+    assert areas.sum() == pytest.approx(2 * (120 * 50 + 120 * 30 + 50 * 30),
+                                        rel=0.05)      # closed where the scan ends
 
 
 def test_a_grid_twice_as_coarse_gives_distances_twice_as_long():
@@ -171,4 +178,5 @@ def test_the_penalty_can_be_that_of_the_scan_a_mask_was_cut_from():
 
 
 def test_different_grids_are_refused():
-    refused(lambda: surface_scores(np.ones((2, 2, 2)), np.ones((2, 2, 3)), (1, 1, 1)), "lie on different grids")
+    refused(lambda: surface_scores(np.ones((2, 2, 2)), np.ones((2, 2, 3)), (1, 1, 1)),
+            "lie on different grids")

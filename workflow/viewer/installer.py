@@ -83,7 +83,8 @@ def install(bundle: Path | None = None) -> tuple[Path, bool]:
             _build(extension / "static", new, _from_npm(Path(scratch)))
         else:
             _build(extension / "static", new, _from_bundle(bundle))
-        _switch(extension, OURS, ORIGINAL)                  # while the folder changes JupyterLab loads what it always did
+        _switch(extension, OURS,
+                ORIGINAL)                  # while the folder changes JupyterLab loads what it always did
         if (extension / packages.FOLDER).exists():
             os.replace(extension / packages.FOLDER, old)
         os.replace(new, extension / packages.FOLDER)
@@ -154,7 +155,8 @@ def write_bundle(path: Path) -> Path:
 
 def _recipe() -> str:
     """Changes with anything that decides the installed files."""
-    return provenance.content_hash([vars(p) for p in packages.PACKAGES], packages.STUBS, [vars(c) for c in packages.CHANGES])
+    return provenance.content_hash([vars(p) for p in packages.PACKAGES], packages.STUBS,
+                                   [vars(c) for c in packages.CHANGES])
 
 
 def _package_json(extension: Path) -> str:
@@ -230,20 +232,24 @@ def _from_npm(scratch: Path) -> Callable[[packages.Package], bytes]:
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(f"npm, which fetches the viewer's programs, is not installed (Debian: apt-get install npm); {BY_HAND}")
-    _run_npm([npm, "pack", *(f"{p.name}@{p.version}" for p in packages.PACKAGES), "--pack-destination", str(scratch),
-              "--fetch-retries=1", "--fetch-retry-mintimeout=2000", f"--fetch-timeout={1000 * PATIENCE}", "--loglevel=error"])
+    _run_npm([npm, "pack", *(f"{p.name}@{p.version}" for p in packages.PACKAGES), "--pack-destination",
+              str(scratch),
+              "--fetch-retries=1", "--fetch-retry-mintimeout=2000", f"--fetch-timeout={1000 * PATIENCE}",
+              "--loglevel=error"])
     return lambda package: _verified(package, _read(scratch / package.archive), "npm")
 
 
 def _run_npm(command: list[str]) -> None:
     say("fetching the viewer's programs with npm, about 52 MB")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                              timeout=LONGEST)
     except subprocess.TimeoutExpired:
         raise InputError(f"the viewer's programs could not be fetched within {LONGEST // 60} minutes; check the network, "
                          f"or {BY_HAND}") from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and "complete log" not in line] or ["no reason given"]
+        lines = [line for line in done.stderr.splitlines() if line.strip()
+                 and "complete log" not in line] or ["no reason given"]
         raise InputError(f"npm could not fetch the viewer's programs ({lines[0].strip()[:160]}); check the network, or {BY_HAND}")
 
 
@@ -274,13 +280,16 @@ def _from_bundle(path: Path) -> Callable[[packages.Package], bytes]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the command line says; returns the exit status, 2 after one line about bad input."""
-    parser = argparse.ArgumentParser(prog="python workflow/viewer", description="itkwidgets without a network")
+    parser = argparse.ArgumentParser(prog="python workflow/viewer",
+                                     description="itkwidgets without a network")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     action = actions.add_parser("install", help="put the viewer's programs beside JupyterLab's extension")
-    action.add_argument("--bundle", metavar="FILE", type=Path, help="take them from this file, not from a network")
+    action.add_argument("--bundle", metavar="FILE", type=Path,
+                        help="take them from this file, not from a network")
     actions.add_parser("uninstall", help="give the extension its own files back")
     actions.add_parser("check", help="say what is wrong, if anything")
-    action = actions.add_parser("bundle", help="write the programs to one file, for a machine without a network")
+    action = actions.add_parser("bundle",
+                                help="write the programs to one file, for a machine without a network")
     action.add_argument("file", type=Path, help="such as viewer.tar; about 52 MB")
     options = parser.parse_args(arguments)
     try:

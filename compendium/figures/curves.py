@@ -18,12 +18,9 @@ TYPES = {"network": str, "seed": int, "epoch": int, "loss": float, "val_dice": f
 """Columns of stored curves."""
 PANELS = {"loss": "training loss, Dice + cross-entropy", "val_dice": "Dice of the validation cases"}
 """Column -> what its axis says."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black")
-"""Okabe and Ito's, the darkest first: lines on white need more contrast than outlines on a CT."""
-DASHES = ("solid", (0, (4, 1.2)), (0, (1.2, 1)))
-"""In turn, as the colours: so networks differ in black and white, too."""
-MARKERS = ("o", "s", "^", "D", "v")
-"""In turn, about ten on a line."""
+STYLES = {"color": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black"),
+          "linestyle": ("solid", (0, (4, 1.2)), (0, (1.2, 1))), "marker": ("o", "s", "^", "D", "v")}
+"""Taken in turn, so networks differ in black and white, too. Okabe and Ito's colours, the darkest first."""
 
 
 def read_curves(stored: Results) -> pd.DataFrame:
@@ -48,10 +45,9 @@ def read_curves(stored: Results) -> pd.DataFrame:
 def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) -> Figure:
     """Training loss, and Dice of the validation cases, by epoch: a colour, dashes and marks for each network.
 
-    curves: of `read_curves`, of any seeds and lengths. One seed has one line; several have a thin line each,
-    and a thick one for their mean as far as all of them go. This Dice is of prepared scans around the joints
-    (`magunet.train.validation_dice`), that of the tables of whole scans on their own grids. Raises InputError
-    when one of the networks has no curve.
+    One seed has one line; several have a thin line each, and a thick one for their mean as far as all of them
+    go. This Dice is of prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole
+    scans on their own grids. Raises InputError when one of the networks has no curve.
     """
     if missing := [name for name in networks if name not in set(curves["network"])]:
         names = ", ".join(dict.fromkeys(curves["network"]))
@@ -59,16 +55,15 @@ def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) ->
     explanation = ""
     figure = Figure(figsize=(FIGURE_WIDTH, 3 + 0.05 * len(networks)), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items()):
-        for name, *style in zip(networks, *map(itertools.cycle, (COLOURS, DASHES, MARKERS))):
+        for name, *styles in zip(networks, *map(itertools.cycle, STYLES.values())):
             seeds = curves[curves["network"] == name].pivot(index="epoch", columns="seed", values=column)
             if seeds.shape[1] > 1:
-                axes.plot(seeds.index, seeds, color=style[0], linewidth=0.5, alpha=0.45)
+                axes.plot(seeds.index, seeds, color=styles[0], linewidth=0.5, alpha=0.45)
                 name += f", {seeds.shape[1]} seeds"
                 explanation = "thin: one seed each; thick, with marks: their mean"
             mean = seeds.dropna().mean(axis=1)
-            axes.plot(mean.index, mean, label=name, color=style[0], linestyle=style[1], marker=style[2],
-                      linewidth=1.4, markersize=5, markeredgecolor="white", markeredgewidth=0.5,
-                      markevery=max(1, len(mean) // 10))
+            axes.plot(mean.index, mean, label=name, linewidth=1.4, markersize=5, markeredgecolor="white",
+                      markeredgewidth=0.5, markevery=max(1, len(mean) // 10), **dict(zip(STYLES, styles)))
         axes.set_xlabel("epoch", fontsize=8)
         axes.set_ylabel(label, fontsize=8)
         axes.set_ylim(0, 1 if column == "val_dice" else None)

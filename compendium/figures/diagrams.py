@@ -16,9 +16,9 @@ from magunet.base.profiles import Settings
 from magunet.model import count_parameters
 from magunet.studies import build_on_meta
 
-LAYERS = {nn.Conv3d: "conv", nn.ConvTranspose3d: "transposed conv", nn.MaxPool3d: "max pool",
-          nn.BatchNorm3d: "BN"}
-"""What layers are called; others by their class."""
+LAYERS = {"BatchNorm3d": "BN", "Conv3d": "conv", "ConvTranspose3d": "transposed conv",
+          "MaxPool3d": "max pool"}
+"""What layers are called."""
 FIGURES = {"MFF": 2, "DualAttention": 3, "PAM": 4, "CAM": 5, "LGAG": 6}
 """Class -> the paper's figure of it."""
 COLOURS = {"part": "#dce9f5", "parameter": "#fdf2c8", "operation": "white", "end": "none"}
@@ -100,8 +100,8 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def count_text(count: int) -> str:
-    """A number of parameters in words."""
-    return f"{count:,} parameter{'s' * (count != 1)}"
+    """A number of parameters in words; "" for none."""
+    return f"{count:,} parameter{'s' * (count != 1)}" if count else ""
 
 
 def description(module: nn.Module) -> list[str]:
@@ -110,7 +110,7 @@ def description(module: nn.Module) -> list[str]:
         return [type(module).__name__]
     texts, channels = [], []
     for layer in (layer for layer in module.modules() if not isinstance(layer, nn.Sequential)):
-        text = next((name for kind, name in LAYERS.items() if isinstance(layer, kind)), type(layer).__name__)
+        text = LAYERS.get(type(layer).__name__, type(layer).__name__)
         if kernel := getattr(layer, "kernel_size", None):
             text += f" {kernel if isinstance(kernel, int) else kernel[0]}³"
         if getattr(layer, "groups", 1) > 1:
@@ -125,11 +125,10 @@ def description(module: nn.Module) -> list[str]:
 
 def part_text(name: str, part: nn.Module, output: tuple[int, ...]) -> str:
     """What is written in the box of a part of a module; its name in bold."""
-    figure = f" (Fig. {FIGURES[type(part).__name__]})" if type(part).__name__ in FIGURES else ""
-    heading = (name + figure).replace(" ", r"\ ").replace(".", r".\!")
-    count = count_parameters(part)
-    return "\n".join([rf"$\bf{{{heading}}}$", *description(part), shape_text(output),
-                      *([count_text(count)] if count else [])])
+    figure = FIGURES.get(type(part).__name__)
+    heading = (f"{name} (Fig. {figure})" if figure else name).replace(" ", r"\ ").replace(".", r".\!")
+    lines = rf"$\bf{{{heading}}}$", *description(part), shape_text(output), count_text(count_parameters(part))
+    return "\n".join(filter(None, lines))
 
 
 def draw(module: nn.Module, shapes: dict[str, tuple], title: str, height: float, boxes: dict[str, tuple],

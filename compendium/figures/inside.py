@@ -16,10 +16,9 @@ from magunet.prepare import clip_and_scale
 
 def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module],
          ) -> dict[str, tuple[Tensor, Tensor]]:
-    """First input and output of modules of ``model.network`` for one prepared window, on the CPU in float32.
+    """First input and output (1, c, d', h', w') of a network's parts when it predicts one prepared window.
 
-    window: float32 (d, h, w) in [0, 1]. modules: any name -> a part of the network. Returns name -> two
-    tensors (1, c, d', h', w'), in evaluation, as for a prediction.
+    window: float32 (d, h, w) in [0, 1]. modules: any name -> a part. The maps are on the CPU, in float32.
     """
     tensors = {}
 
@@ -37,10 +36,7 @@ def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module],
 
 
 def position_attention(pam: PAM, a: Tensor, position: tuple[int, int, int]) -> Tensor:
-    """Where the output at ``position`` (z, y, x) of PAM's input a looks: row j of S, Eq. 3.
-
-    a: (1, c, d, h, w) -> (d, h, w), sums to 1.
-    """
+    """Where PAM's output at a position (z, y, x) looks, row j of S in Eq. 3: (1, c, d, h, w) -> (d, h, w)."""
     with torch.inference_mode():
         a = a.to(pam.B.weight)
         key, query = rows(pam.B(a))[0], rows(pam.C(a))[0]               # (n, width)

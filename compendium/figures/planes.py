@@ -1,7 +1,6 @@
-"""Pictures of scans and masks, drawn the way radiologists read them, and how a figure is saved.
+"""Pictures of scans and masks, as radiologists read them and in millimetres; and how a figure is saved.
 
-Axial views from below (the patient's right is on the left), coronal from the front, sagittal from the
-patient's left; voxels keep their proportions in millimetres.
+Axial views from below (the patient's right is on the left), coronal from the front, sagittal from the left.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,8 +38,6 @@ FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
 SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
 """Lengths that a scale bar may have."""
-LARGEST_FILE = 2**20
-"""Maximum bytes of a picture's file."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -163,10 +160,7 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
 
 
 def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
-    """What made a figure, for `save_figure`: the profile, a hash of its settings, and its runs' folders.
-
-    A run's folder is named <network>-<settings hash>-s<seed>.
-    """
+    """What made a figure, for `save_figure`: the profile, a hash of its settings, and its runs' folders."""
     names = ", ".join(run.name for run in runs)
     source = f"profile {settings.profile}, settings {content_hash(settings.as_dict())}"
     return source + (f", runs {names}" if names else "")
@@ -176,7 +170,7 @@ def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector:
     """Write a PNG, and beside it a PDF unless ``vector`` is False; returns the PNG's path.
 
     ``source`` says what made the figure and stands in the metadata of both files, with magunet's version and
-    git revision. A file that would be larger than LARGEST_FILE has a lower resolution.
+    git revision. A file that would be larger than 1 MiB has a lower resolution.
     """
     try:
         revision = git_revision(project.root())
@@ -189,6 +183,6 @@ def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector:
         for share in (1, 0.85, 0.7, 0.5, 0.35, 0.25):
             with whole_file(path.with_suffix(ending)) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
                 figure.savefig(part, dpi=share * dpi, metadata=metadata[ending])
-            if path.with_suffix(ending).stat().st_size <= LARGEST_FILE:
+            if path.with_suffix(ending).stat().st_size <= 2**20:
                 break
     return path

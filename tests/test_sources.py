@@ -263,7 +263,8 @@ def test_vsd_scans_with_a_crop_of_their_own_and_in_layers(layers, tmp_path):
     ct = scan()
     name = vsd(tmp_path / "src", ct, "z050", tag="-Pelvis-Thighs", layers=layers)
     folder = tmp_path / "src/z050/z050/SMIR.Lower_limb.095Y.F.CT.476"
-    write_volume(scan(shape=(60, 33, 51)), folder / "SMIR.Lower_limb.095Y.F.CT.476.nii")    # whole body
+    for ending in (".nii", ".nrrd"):                                            # the whole body
+        write_volume(scan(shape=(60, 33, 51)), folder / f"{folder.name}{ending}")
     assert run("vsd", tmp_path / "src", "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", name, ct)
 
@@ -273,17 +274,13 @@ def test_a_vsd_scan_stored_upside_down_is_turned_as_its_segmentation_is(tmp_path
     half_turn = np.diag([-1.0, 1.0, -1.0])
     upright = scan(half_turn, shift=(0.4, -1.0, 2.0))
     stored = Volume(upright.array, SPACING, tuple(half_turn @ upright.origin), LPS)
-    name = vsd(tmp_path / "src", stored, "z001", segmentation=hollow_of(upright))
+    array = np.zeros(upright.array.shape, np.uint8)
+    for number, box in ((5, SACRUM), (7, LEFT), (2, RIGHT)):
+        array[shell(inside(upright, box))] = number
+    name = vsd(tmp_path / "src", stored, "z001", segmentation=upright.with_array(array))
     assert run("vsd", tmp_path / "src", "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", name, upright)
     assert "stored upside down" in capsys.readouterr().out
-
-
-def hollow_of(ct):
-    array = np.zeros(ct.array.shape, np.uint8)
-    for number, box in ((5, SACRUM), (7, LEFT), (2, RIGHT)):
-        array[shell(inside(ct, box))] = number
-    return ct.with_array(array)
 
 
 def test_a_segmentation_with_more_and_fewer_slices_is_cut_and_padded_by_whole_voxels():
@@ -417,11 +414,21 @@ def own(folder, ct, name="ct", numbers=((25, SACRUM), (26, UPPER), (77, LEFT), (
     return folder / f"{name}.nii.gz", folder / f"{name}_seg.nii.gz"
 
 
-@pytest.mark.parametrize("code", [None, "LAS", "SPL"])
-def test_totalsegmentators_own_output_works_at_once(code, tmp_path):
-    ct = scan(DIRECTIONS["RAS"])
-    image, labels = own(tmp_path / "mine", ct, "scan", code=code)
-    assert run("labelmap", image, "--labels", labels, "--out", tmp_path / "out") == 0
+TOTALSEGMENTATOR = (25, SACRUM), (26, UPPER), (77, LEFT), (78, RIGHT)
+FEMUR = (40, -24, -30), (48, 10, 0)
+OWN_NUMBERS = (3, RIGHT), (4, SACRUM), (5, UPPER), (9, LEFT), (2, FEMUR)
+ONE_FOR_BOTH_HIPS = (1, SACRUM), (2, LEFT), (2, RIGHT)
+
+
+@pytest.mark.parametrize("direction, code, numbers, words", [
+    *(("RAS", code, TOTALSEGMENTATOR, ()) for code in (None, "LAS", "SPL")),
+    ("LPS", None, OWN_NUMBERS, ("--sacrum", 4, 5, "--left-hip", 3, "--right-hip", 9)),
+    *((direction, None, ONE_FOR_BOTH_HIPS, ("--sacrum", 1, "--left-hip", 2, "--right-hip", 2))
+      for direction in DIRECTIONS)])
+def test_a_ct_and_its_segmentation_become_a_case(direction, code, numbers, words, tmp_path):
+    ct = scan(DIRECTIONS[direction])
+    image, labels = own(tmp_path / "mine", ct, "scan", numbers, code)
+    assert run("labelmap", image, "--labels", labels, *words, "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", "scan", ct)
 
 
@@ -442,23 +449,6 @@ def test_two_cts_of_one_name_are_not_mixed_up(tmp_path, capsys):
     write_volume(labelled(scan(), (25, SACRUM), (77, LEFT), (78, RIGHT)), tmp_path / "labels/ct.nii.gz")
     assert run("labelmap", tmp_path / "src", "--labels", tmp_path / "labels", "--out", tmp_path / "out") == 2
     assert "same name" in capsys.readouterr().err
-
-
-def test_label_numbers_of_ones_own(tmp_path):
-    ct, femur = scan(), ((40, -24, -30), (48, 10, 0))
-    image, labels = own(tmp_path, ct, numbers=((3, RIGHT), (4, SACRUM), (5, UPPER), (9, LEFT), (2, femur)))
-    words = ("--sacrum", 4, 5, "--left-hip", 3, "--right-hip", 9, "--out", tmp_path / "o")
-    assert run("labelmap", image, "--labels", labels, *words) == 0
-    check_imported(tmp_path / "o", "ct", ct)
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_one_label_for_both_hips_is_divided_at_the_sacrum(direction, tmp_path):
-    ct = scan(DIRECTIONS[direction])
-    image, labels = own(tmp_path, ct, numbers=((1, SACRUM), (2, LEFT), (2, RIGHT)))
-    words = ("--sacrum", 1, "--left-hip", 2, "--right-hip", 2, "--out", tmp_path / "o")
-    assert run("labelmap", image, "--labels", labels, *words) == 0
-    check_imported(tmp_path / "o", "ct", ct)
 
 
 def test_folders_are_paired_by_name_and_an_nnunet_folder_needs_no_labels(tmp_path, capsys):

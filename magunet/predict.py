@@ -136,7 +136,7 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
     run = Path(run)
     for path in (run / RECORD_FILE, run / WEIGHTS_FILE):
         if not path.is_file():
-            raise InputError(f"{path}: missing; give the folder of a finished run, as 'magunet train' prints")
+            raise InputError(f"{path}: missing; give the folder of a finished run, as train prints it")
     try:
         record = read_json(run / RECORD_FILE)
         if missing := [name for name in RECORD_ENTRIES if name not in record]:

@@ -1,4 +1,4 @@
-"""The five jobs that the fault tests break, the results of undisturbed ones, and what must hold after a fault."""
+"""The jobs that the fault tests break, the results of undisturbed ones, and what must hold after a fault."""
 
 import contextlib
 import json
@@ -18,7 +18,8 @@ from compendium import cli
 from magunet.base.provenance import file_hash, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3, "samples_per_case": 1}
+PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3,
+                            "samples_per_case": 1}
 JOBS = ("cohort", "train", "predict", "export")
 """Each needs what those before it made."""
 TIMING = ("seconds", "step_seconds", "peak_memory_mb")
@@ -36,10 +37,12 @@ def words_of(job, root):
         case "train":
             return [job, "MAG-UNet", "--profile", "tiny"]
         case "predict":
-            return [job, made("data/phantoms-*/imagesTr/phantom_000_0000.nii.gz"), "--model", made("runs/MAG-UNet*"),
+            return [job, made("data/phantoms-*/imagesTr/phantom_000_0000.nii.gz"), "--model",
+                    made("runs/MAG-UNet*"),
                     "--out", "out"]
         case "export":
-            return [job, made("runs/MAG-UNet*"), "phantom_002", "--out", "exports", "--formats", "nifti,stl,json"]
+            return [job, made("runs/MAG-UNet*"), "phantom_002", "--out", "exports", "--formats",
+                    "nifti,stl,json"]
 
 
 PAUSED = """
@@ -61,8 +64,8 @@ sys.exit(cli.main())
 def start(root, job, preexec_fn=None, paused_at=None, **variables):
     """The job as a process of its own, with these environment variables; everything it prints goes to pipes.
 
-    paused_at: it stops itself (SIGSTOP) when its so many-th file is written but does not have its final name yet; a
-    training then writes a checkpoint after every step.
+    paused_at: it stops itself (SIGSTOP) when its so many-th file is written but does not have its final name
+    yet; a training then writes a checkpoint after every step.
     """
     program = ["-m", "compendium"] if paused_at is None else ["-c", PAUSED, str(paused_at)]
     return subprocess.Popen([sys.executable, *program, *words_of(job, root)], cwd=root, text=True,
@@ -133,7 +136,8 @@ def _content(path):
         return len(log), {k: v.numpy().tobytes() for k, v in safetensors.torch.load_file(path).items()}
     if path.name.endswith("_sij.json"):
         return json.loads(path.read_text()) | {"sha256_of_files": None}
-    if path.name.endswith(".seg.nrrd"):                                         # a comment says when it was made
+    # a comment says when it was made
+    if path.name.endswith(".seg.nrrd"):
         return [line for line in path.read_bytes().split(b"\n") if not line.startswith(b"# on ")]
     return Picture(path) if path.suffix == ".png" else file_hash(path)
 
@@ -154,7 +158,7 @@ class Picture:
 
 
 def assert_whole(root, reference, others=False):
-    """Every file under a final name is what an undisturbed job writes; of an unfinished training, up to some epoch.
+    """Every file under a final name is what an undisturbed job writes; a training's, up to some epoch.
 
     others: whether there may be files that the reference does not have.
     """

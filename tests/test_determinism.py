@@ -1,4 +1,4 @@
-"""docs/reproducibility.md names, for every network, what a GPU does not compute twice alike; the source is torch's manual."""
+"""docs/reproducibility.md names what a GPU does not compute twice alike; the source is torch's manual."""
 
 import pytest
 import torch
@@ -7,14 +7,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from magunet.studies import PEERS, build_on_meta
 
-LISTED = {"convolution": "Conv3d", "max_pool3d_with_indices": "MaxPool3d", "max_unpool3d": "MaxUnpool3d", "index": "indexing",
+LISTED = {"convolution": "Conv3d", "max_pool3d_with_indices": "MaxPool3d", "max_unpool3d": "MaxUnpool3d",
+          "index": "indexing",
           "replication_pad3d": "ReplicationPad3d", "upsample_trilinear3d": "interpolate"}
 """Operation of torch -> what `torch.use_deterministic_algorithms` and docs/reproducibility.md call it."""
 ORDERED = {
-    "_prelu_kernel", "_safe_softmax", "_softmax", "_unsafe_view", "add", "add_", "addmm", "alias", "amax", "arange", "bmm", "cat",
-    "clone", "constant_pad_nd", "copy_", "cos", "empty", "eq", "expand", "gelu", "leaky_relu_", "linspace", "masked_fill", "mean",
-    "mm", "mul", "native_batch_norm", "native_group_norm", "native_layer_norm", "ne", "neg", "permute", "pow", "relu", "relu_",
-    "repeat", "roll", "scalar_tensor", "select", "sigmoid", "sin", "slice", "squeeze", "stack", "sub", "t", "transpose", "unbind",
+    "_prelu_kernel", "_safe_softmax", "_softmax", "_unsafe_view", "add", "add_", "addmm", "alias", "amax",
+    "arange", "bmm", "cat",
+    "clone", "constant_pad_nd", "copy_", "cos", "empty", "eq", "expand", "gelu", "leaky_relu_", "linspace",
+    "masked_fill", "mean",
+    "mm", "mul", "native_batch_norm", "native_group_norm", "native_layer_norm", "ne", "neg", "permute", "pow",
+    "relu", "relu_",
+    "repeat", "roll", "scalar_tensor", "select", "sigmoid", "sin", "slice", "squeeze", "stack", "sub", "t",
+    "transpose", "unbind",
     "unsqueeze", "view", "zeros"}
 """Operations that torch does not list: forwards and backwards, each of their sums has one order."""
 ALL = {*PEERS, "3D U-Net", "MAG-UNet", "+SE", "+CBAM", "+Non-local", "+ECA"}
@@ -35,7 +40,7 @@ class Watched(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def users():
-    """Operation -> the networks that compute it, of full width and 50 slices, no multiple of 16; on no device at all."""
+    """Operation -> the networks that compute it, of full width and 50 slices, no multiple of 16."""
     found = {}
     for name in ALL:
         network = build_on_meta(name).eval()
@@ -54,7 +59,8 @@ def test_every_operation_is_known_to_be_repeatable_or_listed(users):
 @pytest.mark.parametrize("operation", LISTED)
 def test_the_page_names_the_networks_that_compute_it(operation, users):
     section = (ROOT / "docs" / "reproducibility.md").read_text()
-    (row,) = [line for line in section.splitlines() if line.startswith("| ") and LISTED[operation] in line.split("|")[1]]
+    (row,) = [line for line in section.splitlines() if line.startswith("| ")
+              and LISTED[operation] in line.split("|")[1]]
     names = row.split("|")[2].strip().removeprefix("every network")
     said = {name.strip() for name in names.removeprefix(" but ").split(",") if name.strip()}
     assert users[operation] == (ALL - said if "every network" in row else said)

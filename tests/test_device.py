@@ -25,7 +25,8 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("Properties", (), {"uuid": f"gpu-{i}"}))
+    monkeypatch.setattr(torch.cuda, "get_device_properties",
+                        lambda i: type("Properties", (), {"uuid": f"gpu-{i}"}))
     monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen))
     monkeypatch.setattr(device, "_locks", [])
     current.clear()
@@ -38,7 +39,8 @@ def machine(monkeypatch, tmp_path):
 
 def held_by_another(folder, name):
     """A process that has taken a GPU and waits."""
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), name], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE,
                              text=True)
     assert other.stdout.readline().strip() == "True"
     return other

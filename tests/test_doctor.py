@@ -35,11 +35,15 @@ def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp
     monkeypatch.setattr(doctor, "step_flop", lambda settings: 50 if settings == gpu else 5)
     table = doctor.time_table(CPU)
     assert list(table.index) == ["cpu", "gpu", "mine"] and table["seconds a step"].tolist() == [30, 300, 30]
-    assert table["steps"].tolist() == [30 * 17, 60 * 49, 30 * 7] and table["trainings"].tolist() == [25, 90, 50]
-    hours = [30 * 30 * (17 + 7 * 2 / 3) / 3600, 300 * 60 * (49 + 21 * 2 / 3) / 3600, 30 * 30 * (7 + 3 * 2 / 3) / 3600]
+    assert table["steps"].tolist() == [30 * 17, 60 * 49, 30 * 7] and table["trainings"].tolist() == [25, 90,
+                                                                                                     50]
+    hours = [30 * 30 * (17 + 7 * 2 / 3) / 3600, 300 * 60 * (49 + 21 * 2 / 3) / 3600,
+             30 * 30 * (7 + 3 * 2 / 3) / 3600]
     assert table["one training, h"].tolist() == pytest.approx(hours, rel=0.05)
 
 
 def test_operations_of_a_step_grow_with_the_window():
     smoke = profiles.load("smoke")
-    assert doctor.step_flop(replace(smoke, depth=2 * smoke.depth)) == pytest.approx(2 * doctor.step_flop(smoke), rel=0.1)
+    assert doctor.step_flop(replace(smoke,
+                                    depth=2 * smoke.depth)) == pytest.approx(2 * doctor.step_flop(smoke),
+                                                                             rel=0.1)

@@ -1,6 +1,7 @@
-"""Processes are killed, disks are full, files are damaged: the last good state stays, and the next start goes on.
+"""Processes are killed, disks fill up, files are damaged: the last good state stays, and work goes on.
 
-The short form runs with all tests, the full one with ``make torture`` (``pytest tests/test_faults.py --torture``).
+The short form runs with all tests, the full one with ``make torture`` (``pytest tests/test_faults.py
+--torture``).
 """
 
 import contextlib
@@ -18,7 +19,20 @@ import numpy as np
 import pytest
 import torch
 from boxes import write_cohort
-from faults import JOBS, PROFILE, ROOT, after, assert_done, assert_whole, before, finish, here, make_references, names, start
+from faults import (
+    JOBS,
+    PROFILE,
+    ROOT,
+    after,
+    assert_done,
+    assert_whole,
+    before,
+    finish,
+    here,
+    make_references,
+    names,
+    start,
+)
 
 from compendium.trainings import fit_all
 from magunet import checkpoint, train
@@ -76,7 +90,7 @@ def wait_for_files(process, root, count):
 
 
 def wait_for_pause(process):
-    """Until a process that was started with ``paused_at`` has stopped itself; a late look cannot miss that."""
+    """Until a process started with ``paused_at`` has stopped itself; a late look cannot miss that."""
     stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert stopped.si_code == os.CLD_STOPPED, process.communicate()[1]
 
@@ -98,17 +112,19 @@ def check_ending(process, said, sent):
         assert process.returncode == -sent
     else:
         assert process.returncode == 130, said
-        assert said.splitlines()[-1].endswith("interrupted; the same command goes on from the last finished step")
+        assert said.splitlines()[-1].endswith("; the same command goes on from the last finished step")
 
 
 WINDOWS = 2
 """Of an epoch of the tiny training."""
 
 
-def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an_undisturbed_one(references, tmp_path):
-    """By SIGTERM at a checkpoint within the first epoch, then by SIGKILL at random writes; three cases are prepared first."""
+def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an_undisturbed_one(references,
+                                                                                                 tmp_path):
+    """By SIGTERM at a checkpoint within the first epoch, then by SIGKILL; three cases are prepared first."""
     root, chance = before(references, "train", tmp_path), random.Random(7)
-    for sent, write in ((signal.SIGTERM, 3 + 2), (signal.SIGKILL, chance.randint(1, 4)), (signal.SIGKILL, chance.randint(1, 5))):
+    for sent, write in ((signal.SIGTERM, 3 + 2), (signal.SIGKILL, chance.randint(1, 4)),
+                        (signal.SIGKILL, chance.randint(1, 5))):
         process = start(root, "train", paused_at=write)
         wait_for_pause(process)
         check_ending(process, end(process, sent), sent)
@@ -118,7 +134,8 @@ def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an
     assert_done(root, after(references, "train"))
 
 
-@pytest.mark.parametrize("seconds, where", [(60, "epoch 1 of 3\n"), (0, "epoch 1 of 3 and window 1 of 2 of the next")])
+@pytest.mark.parametrize("seconds, where",
+                         [(60, "epoch 1 of 3\n"), (0, "epoch 1 of 3 and window 1 of 2 of the next")])
 def test_an_interruption_within_a_step_goes_on_from_the_last_checkpoint(
         seconds, where, references, tmp_path, monkeypatch, capsys):
     """In the second step of the second epoch, which is not half saved."""
@@ -163,7 +180,8 @@ def test_where_checkpoints_take_long_fewer_are_written(references, tmp_path, mon
     """As on a GPU: none after an epoch, but one at the end."""
     root, saves, save = before(references, "train", tmp_path), [], checkpoint.save
     monkeypatch.setitem(train.EPOCH_SECONDS, "cpu", 1e9)
-    monkeypatch.setattr(train.checkpoint, "save", lambda state, *others: saves.append(len(state.log)) or save(state, *others))
+    monkeypatch.setattr(train.checkpoint, "save", lambda state, *others: saves.append(len(state.log))
+                        or save(state, *others))
     assert here(root, "train") == 0 and saves == [3]
     assert_done(root, after(references, "train"))
 
@@ -197,7 +215,8 @@ def end_and_finish(job, number, sent, references, seconds, folder):
         time.sleep(chance.uniform(0, seconds[job]))
     in_time = process.poll() is None and (sent == signal.SIGKILL or catches(process, signal.SIGTERM))
     said = end(process, sent)
-    if in_time and (sent, process.returncode) != (signal.SIGKILL, 0):           # 0: it was on its way out, its work all done
+    # 0: it was on its way out, its work all done
+    if in_time and (sent, process.returncode) != (signal.SIGKILL, 0):
         check_ending(process, said, sent)
     assert_whole(root, after(references, job))
     if process.returncode == 0:
@@ -212,7 +231,8 @@ def locked(root):
     return list(root.rglob(".lock"))
 
 
-@pytest.mark.parametrize("job, dies", [("train", True), long("train", False), long("cohort", True), long("cohort", False)])
+@pytest.mark.parametrize("job, dies",
+                         [("train", True), long("train", False), long("cohort", True), long("cohort", False)])
 def test_the_second_of_two_waits_for_the_first_or_for_its_death(job, dies, references, tmp_path):
     root = before(references, job, tmp_path)
     first = start(root, job, paused_at=1)
@@ -232,7 +252,7 @@ def test_the_second_of_two_waits_for_the_first_or_for_its_death(job, dies, refer
 # Full and read-only disks ------------------------------------------------------------------------------
 
 def refused_in_one_line(root, job, capfd, *says):
-    """The job's exit status is 2, and one line names the file and says why. (SimpleITK's own lines begin otherwise.)"""
+    """The job's exit status is 2, and one line names the file and says why, beside lines of libraries."""
     capfd.readouterr()
     assert here(root, job) == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("magunet ")]
@@ -264,7 +284,8 @@ def size_of(root):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs")
 @pytest.mark.parametrize("job, shares", [("train", (0.5,)), ("predict", (0.3,)), ("export", (0.8,)),
                                          *(long(job, tuple(n / 10 for n in range(9))) for job in JOBS)])
-def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files(job, shares, references, tmp_path, capfd):
+def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files(job, shares, references,
+                                                                                 tmp_path, capfd):
     used, full = (size_of(root) for root in (references / job, after(references, job)))
     for share in shares:
         (folder := tmp_path / str(share)).mkdir()
@@ -280,7 +301,7 @@ def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files
 
 @pytest.mark.parametrize("job", ["cohort", long("train"), long("predict"), long("export")])
 def test_files_that_may_not_grow_are_named_and_no_half_one_stays(job, references, tmp_path, capfd):
-    """As on a full disk, for any user: no file may become nearly as large as this job's largest (a PNG's bytes vary by one)."""
+    """As on a full disk, for any user: no file may become nearly as large as this job's largest."""
     root, old = before(references, job, tmp_path), results_sizes(references / job)
     largest = max(size for path, size in results_sizes(after(references, job)).items() if path not in old)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -338,8 +359,10 @@ def interrupted_after(epochs, root, monkeypatch):
     ("data/prepared/phantom_001-*.safetensors", 0.5, ".safetensors: damaged"),
     long("data/prepared/phantom_001-*.safetensors", 0, "removed; preparing the case anew"),
     ("runs/*/metrics.jsonl", 0.7, "going on after epoch 2 of 3")])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")     # NumPy leaves a damaged file open
-def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, references, tmp_path, monkeypatch, capsys):
+# NumPy leaves a damaged file open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, references, tmp_path, monkeypatch,
+                                                capsys):
     root = before(references, "train", tmp_path)
     interrupted_after(2, root, monkeypatch)
     cut(next(root.glob(pattern)), share)
@@ -348,7 +371,8 @@ def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, references
     assert_done(root, after(references, "train"))
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(references, tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(references, tmp_path, monkeypatch,
+                                                                    capsys):
     root = before(references, "train", tmp_path)
     interrupted_after(1, root, monkeypatch)
 
@@ -367,7 +391,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(references, 
 
 @pytest.mark.parametrize("years", [-40, long(40)])
 def test_dates_of_files_mean_nothing(years, references, tmp_path, monkeypatch):
-    """The clock was wrong when half of this was made; nothing finished is made again, and the rest is made right."""
+    """The clock was wrong when half of this was made; what is finished stays, and the rest is made right."""
     root = before(references, "train", tmp_path)
     interrupted_after(1, root, monkeypatch)
     dates = {}
@@ -399,11 +423,13 @@ def test_a_clock_that_jumps_by_years_changes_nothing(references, tmp_path):
     """A day more at every reading, forwards and backwards in turns, up to ten years."""
     if not shutil.which("cc"):
         pytest.skip("no C compiler")
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", tmp_path / "jump.so", "-ldl"], input=JUMPING, text=True,
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", tmp_path / "jump.so", "-ldl"],
+                   input=JUMPING, text=True,
                    check=True)
     check = "import time; dates = [time.time() for _ in range(99)]; print(max(dates) - min(dates) > 86400)"
     jumping = {"LD_PRELOAD": str(tmp_path / "jump.so")}
-    done = subprocess.run([sys.executable, "-c", check], env=os.environ | jumping, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", check], env=os.environ | jumping, capture_output=True,
+                          text=True)
     assert done.stdout == "True\n"
     for job in JOBS:
         root = before(references, job, tmp_path / job)
@@ -421,7 +447,8 @@ RECEIPT = "runs/tiny/receipts/evaluate-MAG-UNet-s0.txt"
 
 def workflow(root):
     """The project's workflow up to one network's scores, as ``make reproduce`` calls it."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1", "--scheduler", "greedy",
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1",
+               "--scheduler", "greedy",
                "--keep-going", "--rerun-incomplete", "--nolock", "--config", "profile=tiny", "--", RECEIPT]
     with open(root / "said.txt", "w") as said:
         return subprocess.Popen(command, cwd=root, stdout=said, stderr=said, start_new_session=True,
@@ -429,7 +456,8 @@ def workflow(root):
 
 
 @torture
-@pytest.mark.parametrize("sent, everything", [(signal.SIGKILL, True), (signal.SIGKILL, False), (signal.SIGINT, True),
+@pytest.mark.parametrize("sent, everything",
+                         [(signal.SIGKILL, True), (signal.SIGKILL, False), (signal.SIGINT, True),
                                               (signal.SIGTERM, False)])
 @pytest.mark.parametrize("moment", ["data", "runs"])
 def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, references, tmp_path):
@@ -462,15 +490,17 @@ def too_large_above(depth, size, error):
     return limited
 
 
-ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError("Unable to allocate 2 GiB"),
-          RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
-          RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), RuntimeError("std::bad_alloc"),
+ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+          MemoryError("Unable to allocate 2 GiB"),
+          RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."),
+          RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+          RuntimeError("std::bad_alloc"),
           RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
 
 
 @pytest.fixture
 def large(references, tmp_path, monkeypatch):
-    """A compendium whose network sees windows of 40 x 32 x 32, and a way to give it less memory than that takes."""
+    """A compendium whose network sees windows of 40 x 32 x 32, and a way to give it too little memory."""
     from magunet.model import MAGUNet
     root = before(references, "train", tmp_path)
     (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE | {"depth": 40, "epochs": 1}))
@@ -498,8 +528,11 @@ def test_training_that_does_not_fit_says_so_in_one_line(error, large, capsys):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
 def test_memory_that_is_really_too_little_is_said(references, tmp_path):
     root = before(references, "train", tmp_path)
-    (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE | {"depth": 64, "size": 512, "epochs": 1}))
-    process = start(root, "train", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
+    (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE
+                                                                    | {"depth": 64, "size": 512,
+                                                                       "epochs": 1}))
+    process = start(root, "train",
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
     _, said = process.communicate()
     assert process.returncode == 2 and "Traceback" not in said, said
     assert "not enough memory (training MAG-UNet on windows of 64 x 512 x 512 voxels does not fit)" in said
@@ -511,12 +544,14 @@ def test_prediction_falls_back_to_smaller_windows_and_says_so(large, capsys):
     limit(16, 32, ERRORS[0])
     assert here(root, "predict") == 0
     said = capsys.readouterr().err
-    assert "going on with windows of 20 instead of 40 slices" in said and "windows of 16 instead of 40 slices" in said
+    assert "going on with windows of 20 instead of 40 slices" in said
+    assert "going on with windows of 16 instead of 40 slices" in said
     (mask,) = root.glob("out/*_sij.nii.gz")
     assert set(np.unique(read_volume(mask).array)) <= {0, 1}
     limit(15, 32, ERRORS[0])
     assert here(root, "predict") == 2
-    assert "not enough memory (windows of 16 x 32 x 32 voxels do not fit; a run with smaller size" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "not enough memory (windows of 16 x 32 x 32 voxels do not fit; a run with smaller size" in said
 
 
 @pytest.mark.parametrize("job", ["train", "predict"])
@@ -542,7 +577,8 @@ def test_one_network_that_does_not_fit_stops_no_other(large, capsys):
 # Losses that are no numbers ---------------------------------------------------------------------------
 
 @pytest.mark.parametrize("value", ["nan", long("inf")])
-def test_a_loss_that_is_no_number_names_the_case_and_keeps_the_last_good_state(value, references, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_no_number_names_the_case_and_keeps_the_last_good_state(value, references, tmp_path,
+                                                                               monkeypatch, capsys):
     root = before(references, "train", tmp_path)
     interrupted_after(1, root, monkeypatch)
     kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
@@ -557,7 +593,8 @@ def test_a_loss_that_is_no_number_names_the_case_and_keeps_the_last_good_state(v
     assert_done(root, after(references, "train"))
 
 
-def test_a_last_step_that_ruins_the_weights_does_not_reach_the_checkpoint(references, tmp_path, monkeypatch, capsys):
+def test_a_last_step_that_ruins_the_weights_does_not_reach_the_checkpoint(references, tmp_path, monkeypatch,
+                                                                          capsys):
     """Its loss is still a number; no later one of that epoch shows what it did."""
     root = before(references, "train", tmp_path)
     interrupted_after(1, root, monkeypatch)

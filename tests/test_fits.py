@@ -31,9 +31,10 @@ def on_meta(make):
 
 
 def test_a_small_network_by_hand():
-    """2 x (kernel voxels x channels in x channels out) for every voxel out, or in where the convolution is transposed."""
+    """2 x (kernel voxels x channels in x channels out) a voxel out, or in for transposed convolutions."""
     network = on_meta(lambda: nn.Sequential(
-        nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(4, 6, 1, groups=2),
+        nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2),
+        nn.Conv3d(4, 6, 1, groups=2),
         nn.ConvTranspose3d(6, 2, 2, stride=2), nn.Upsample(scale_factor=2)))
     full, half = 8 * 10 * 12, 4 * 5 * 6
     assert count_flop(network, (8, 10, 12)) == 2 * (27 * 1 * 4 * full + 1 * 2 * 6 * half + 8 * 6 * 2 * half)
@@ -42,7 +43,8 @@ def test_a_small_network_by_hand():
 def test_attention_by_hand():
     """PAM cuts its 16 channels into 4 heads of 4; CAM multiplies 16 x n by n x 16 and back."""
     n = 3 * 4 * 5
-    first, projections, heads, channels = 16 * n, (16 * 4 + 16 * 4 + 16 * 16) * n, 2 * 4 * 4 * n * n, 2 * 16 * 16 * n
+    first, projections, heads, channels = 16 * n, (16 * 4 + 16 * 4
+                                                   + 16 * 16) * n, 2 * 4 * 4 * n * n, 2 * 16 * 16 * n
     pam = on_meta(lambda: nn.Sequential(nn.Conv3d(1, 16, 1), PAM(16, 4)))
     assert count_flop(pam, (3, 4, 5)) == 2 * (first + projections + heads)
     cam = on_meta(lambda: nn.Sequential(nn.Conv3d(1, 16, 1), CAM()))
@@ -50,7 +52,7 @@ def test_attention_by_hand():
 
 
 def test_the_3d_unet_by_hand():
-    """Level by level: two convolutions down; one transposed, from the coarser grid, and one on both maps up."""
+    """Level by level: two convolutions down; one transposed, from the coarser grid, and one on both up."""
     widths, grid = (32, 64, 128, 256, 512), np.array((50, 256, 256))
     voxels = [int(np.prod(grid // 2**level)) for level in range(5)]
     flop, parameters, channels = 0, 0, 1
@@ -144,21 +146,27 @@ def test_a_training_that_does_not_fit_is_said_early(gigabytes, recompute, words,
 
 
 @pytest.mark.parametrize("gigabytes, depth, words", [
-    (64, None, ""), (1, 25, "windows of 50 slices take about 1.1 GB, and 1.0 GB are free; going on with windows of 25, which"),
+    (64, None, ""),
+    (1, 25,
+     "windows of 50 slices take about 1.1 GB, and 1.0 GB are free; going on with windows of 25, which"),
     (0.3, 16, "may not fit either; close other programs")])
-def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(gigabytes, depth, words, monkeypatch, capsys):
+def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(gigabytes, depth, words,
+                                                                                 monkeypatch, capsys):
     monkeypatch.setattr(fits, "free_bytes", lambda device: gigabytes * 1e9)
     model = Model(torch.nn.Identity(), PAPER, {"network": "MAG-UNet"}, CPU, torch.bfloat16)
     fitting = fits.with_room(model)
     said = capsys.readouterr().err
     assert fitting.window_depth == depth and words in said and bool(said) == bool(words)
     if depth:
-        assert fits.prediction_bytes("MAG-UNet", 1, (depth, 256, 256), torch.bfloat16) < gigabytes * 1e9 or depth == 16
+        assert fits.prediction_bytes("MAG-UNet", 1, (depth, 256, 256),
+                                     torch.bfloat16) < gigabytes * 1e9 or depth == 16
 
 
 def test_windows_are_as_deep_as_the_model_says(monkeypatch):
-    model, depths = Model(torch.nn.Identity(), replace(PAPER, depth=40), {}, CPU, torch.float32, window_depth=20), []
-    monkeypatch.setattr("magunet.predict.probability", lambda _, window, *rest: depths.append(len(window)) or window)
+    model, depths = Model(torch.nn.Identity(), replace(PAPER, depth=40), {}, CPU, torch.float32,
+                          window_depth=20), []
+    monkeypatch.setattr("magunet.predict.probability", lambda _, window, *rest: depths.append(len(window))
+                        or window)
     image = np.random.default_rng(0).random((48, 16, 16), np.float32)
     np.testing.assert_allclose(model.probability(image), image, atol=1e-6)
     assert set(depths) == {20}
@@ -166,4 +174,5 @@ def test_windows_are_as_deep_as_the_model_says(monkeypatch):
 
 @pytest.mark.parametrize("name, divisor", [("MAG-UNet", 1), ("SwinUNETR", 8), ("UNETR", 4)])
 def test_ample_memory_is_far_above_what_is_counted(name, divisor):
-    assert fits.training_bytes(name, divisor, (32, 64, 64), torch.float32) < 0.75 * fits.AMPLE_BYTES * 32 * 64 * 64
+    assert fits.training_bytes(name, divisor, (32, 64, 64),
+                               torch.float32) < 0.75 * fits.AMPLE_BYTES * 32 * 64 * 64

@@ -1,4 +1,4 @@
-"""Nothing here listens to the outside, or speaks to it: JupyterLab as `make lab` starts it, and the work where no network is."""
+"""Nothing here listens or speaks to the outside: JupyterLab as `make lab` starts it and work offline."""
 
 import json
 import os
@@ -28,7 +28,7 @@ ANSWERS = {"GET /api/contents": (403, 200), "GET /api/kernels": (403, 200), "POS
 
 @pytest.fixture
 def lab(tmp_path):
-    """JupyterLab by `make lab` without its browser, on a free port: its process and what it says of itself."""
+    """JupyterLab by `make lab` without its browser, on a free port: its process and its own description."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     for name in LAB:
@@ -46,10 +46,12 @@ def lab(tmp_path):
     settings = tmp_path / "config" / "jupyter_server_config.json"
     settings.parent.mkdir()
     settings.write_text(json.dumps({"ServerApp": {"port": port, "port_retries": 0, "open_browser": False}}))
-    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "share", "IPYTHONDIR": "ipython"}
+    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "share",
+           "IPYTHONDIR": "ipython"}
     environment = os.environ | {name: str(tmp_path / folder) for name, folder in own.items()}
     with open(tmp_path / "lab.log", "w") as log:
-        made = subprocess.Popen(["make", "lab"], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+        made = subprocess.Popen(["make", "lab"], cwd=tmp_path, env=environment, stdout=log, stderr=log,
+                                start_new_session=True)
     try:
         end = time.monotonic() + 300
         while not listens(port) and time.monotonic() < end and made.poll() is None:
@@ -90,7 +92,8 @@ def test_make_lab_listens_on_this_machine_only_and_asks_for_the_token(lab):
         method, path = words.split()
         assert (status(method, base + path), status(method, base + path, told["token"])) == wanted, words
     assert status("GET", f"{base}/api/contents", told["token"][::-1]) == 403
-    processes = psutil.Process(made.pid).children(recursive=True)           # with the kernel that was just started
+    # with the kernel that was just started
+    processes = psutil.Process(made.pid).children(recursive=True)
     connections = [c for process in processes for c in process.net_connections("inet")]
     assert len(processes) >= 2 and told["port"] in {c.laddr.port for c in connections}
     assert {c.laddr.ip for c in connections} | {c.raddr.ip for c in connections if c.raddr} == {"127.0.0.1"}
@@ -102,7 +105,8 @@ OFFLINE = ["sh", str(ROOT / "workflow" / "offline.sh")]
 CLOSED = """
 import socket
 assert [name for _, name in socket.if_nameindex()] == ["lo"]
-for call in (lambda: socket.create_connection(("192.0.2.1", 443), 5), lambda: socket.getaddrinfo("example.org", 443)):
+for call in (lambda: socket.create_connection(("192.0.2.1", 443), 5),
+             lambda: socket.getaddrinfo("example.org", 443)):
     try:
         call()
     except OSError:
@@ -125,7 +129,8 @@ def without_network():
     if "there is a network" in done.stderr:
         raise AssertionError(done.stderr)
     if done.returncode:
-        pytest.skip(f"no network namespace can be made here: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"no network namespace can be made here: {reason}")
 
 
 def test_a_verb_and_notebook_10_with_all_its_viewers_need_no_network(without_network, compendium):
@@ -133,12 +138,15 @@ def test_a_verb_and_notebook_10_with_all_its_viewers_need_no_network(without_net
     write_cohort(compendium / "data" / "boxes")
     settings = TINY.as_dict() | {"profile": "tiny", "cohort": "data/boxes", "epochs": 1}
     (compendium / "papermill_params" / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    trained = offline(compendium, sys.executable, "-m", "compendium", "train", "MAG-UNet", "--profile", "tiny")
+    trained = offline(compendium, sys.executable, "-m", "compendium", "train", "MAG-UNet", "--profile",
+                      "tiny")
     assert trained.returncode == 0, trained.stderr
-    done = offline(compendium, sys.executable, "-m", "papermill", ROOT / "notebooks/10_inspect_in_3d.ipynb", "out.ipynb", "-f",
+    done = offline(compendium, sys.executable, "-m", "papermill", ROOT / "notebooks/10_inspect_in_3d.ipynb",
+                   "out.ipynb", "-f",
                    "papermill_params/tiny.yaml", "-k", "python3", "--no-progress-bar")
     assert done.returncode == 0, done.stderr
-    outputs = [output for cell in nbformat.read(compendium / "out.ipynb", 4).cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in nbformat.read(compendium / "out.ipynb", 4).cells
+               for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     assert (compendium / "figures" / "tiny" / "error_map.png").exists()
 
@@ -157,4 +165,5 @@ def test_make_offline_runs_the_whole_smoke_workflow_in_the_namespace():
         pytest.skip("make is not installed")
     done = subprocess.run(["make", "--dry-run", "offline"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"sh workflow/offline.sh .* snakemake .*/Snakefile .* --config profile=smoke$", done.stdout, re.M)
+    assert re.search(r"sh workflow/offline.sh .* snakemake .*/Snakefile .* --config profile=smoke$",
+                     done.stdout, re.M)

@@ -35,7 +35,8 @@ def test_blending_is_exact_on_x_plus_1(slices):
 def test_blending_weighs_windows_by_the_gaussian():
     """Two windows that answer 0 and 1: the blend is the share of the second's weight."""
     answers = iter((0.0, 1.0))
-    blended = predict_windows(np.zeros((24, 2, 2), np.float32), 16, lambda window: np.full(window.shape, next(answers)))
+    blended = predict_windows(np.zeros((24, 2, 2), np.float32), 16,
+                              lambda window: np.full(window.shape, next(answers)))
     first, second = np.zeros(24), np.zeros(24)
     first[:16], second[8:] = gaussian_weights(16), gaussian_weights(16)
     np.testing.assert_allclose(blended[:, 0, 0], second / (first + second), rtol=1e-6)
@@ -93,7 +94,8 @@ def test_a_mirrored_scan_gets_the_mirrored_answer():
     answer, mirrored = model.probability(image), model.probability(image[..., ::-1])
     np.testing.assert_allclose(mirrored, answer[..., ::-1], atol=1e-6)
     with torch.inference_mode():
-        both = [torch.sigmoid(network(torch.from_numpy(np.ascontiguousarray(x[:32]))[None, None]))[0, 0].numpy()
+        both = [torch.sigmoid(network(torch.from_numpy(np.ascontiguousarray(x[:32]))[None, None]))[0,
+                                                                                                   0].numpy()
                 for x in (image, image[..., ::-1])]
     np.testing.assert_allclose(answer[0], (both[0][0] + both[1][0][:, ::-1]) / 2, atol=1e-6)
     assert np.abs(both[0] - both[1][..., ::-1]).max() > 0.01                # for this network they differ

@@ -1,4 +1,4 @@
-"""Settings are read strictly, wherever they come from; hashes change with what matters; files are whole or absent."""
+"""Settings are read strictly, wherever they come from; hashes change with what matters; files are whole."""
 
 import importlib.util
 import json
@@ -35,7 +35,8 @@ def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
         settings = load(name)
         assert settings.profile == name and settings.cohort is None
         assert settings == load(str(FOLDER / f"{name}.yaml"))
-        for there_and_back in (lambda d: json.loads(json.dumps(d)), lambda d: yaml.safe_load(yaml.safe_dump(d))):
+        for there_and_back in (lambda d: json.loads(json.dumps(d)),
+                               lambda d: yaml.safe_load(yaml.safe_dump(d))):
             assert from_mapping(there_and_back(settings.as_dict()), "test") == settings
 
 
@@ -44,10 +45,12 @@ def test_the_paper_profile_is_the_papers():
     assert (settings.depth, settings.size, settings.size) == paper.INPUT_SIZE
     assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (
         paper.EPOCHS, paper.LEARNING_RATE, paper.WEIGHT_DECAY)
-    assert settings.cases == paper.CASES and settings.scan_slices == paper.SLICES and settings.scan_matrix == 512
+    assert settings.cases == paper.CASES and settings.scan_slices == paper.SLICES
+    assert settings.scan_matrix == 512
     assert settings.width_divisor == 1 and settings.slice_mm is None and settings.schedule == "constant"
     assert settings.augmentation == "paper"
-    assert settings.samples_per_case * paper.TRAIN_CASES * settings.epochs == 49 * 300      # windows of batch size 1
+    # windows of batch size 1
+    assert settings.samples_per_case * paper.TRAIN_CASES * settings.epochs == 49 * 300
 
 
 def test_a_profile_may_lie_anywhere(tmp_path):
@@ -58,7 +61,8 @@ def test_a_profile_may_lie_anywhere(tmp_path):
 
 def test_a_profile_has_its_files_name_so_that_folders_agree(tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(smoke(profile="other")))
-    refused(lambda: load(str(tmp_path / "mine.yaml")), "mine.yaml: profile must be 'mine', the file's name; got 'other'")
+    refused(lambda: load(str(tmp_path / "mine.yaml")),
+            "mine.yaml: profile must be 'mine', the file's name; got 'other'")
 
 
 def test_profiles_are_found_from_a_folder_below(compendium, monkeypatch):
@@ -76,7 +80,8 @@ def test_an_unknown_profile_lists_the_known_ones(compendium):
 @pytest.mark.parametrize("text, words", [
     ("profile: [smoke", ["not valid YAML"]),
     ("profile: smoke\n\tcases: 3", ["not valid YAML"]),
-    ("", ["name: value"]), ("- 1\n- 2", ["name: value"]), ("smoke", ["name: value"]), ("seeds: [[1]]", ["name: value"]),
+    ("", ["name: value"]), ("- 1\n- 2", ["name: value"]), ("smoke", ["name: value"]),
+    ("seeds: [[1]]", ["name: value"]),
     ("epochs: 3\nepochs: 4", ["'epochs' is given twice"]),
     ("epochs: 3", ["is missing", "smoke.yaml"]),
 ])
@@ -92,7 +97,8 @@ def test_a_profile_that_is_no_text_is_named(tmp_path):
 
 # Values -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("wrong, meant", [("learning_rte", "learning_rate"), ("epoch", "epochs"), ("seed", "seeds")])
+@pytest.mark.parametrize("wrong, meant",
+                         [("learning_rte", "learning_rate"), ("epoch", "epochs"), ("seed", "seeds")])
 def test_an_unknown_name_gets_the_nearest_one_and_its_file(tmp_path, wrong, meant):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(smoke(**{wrong: 1})))
     refused(lambda: load(str(tmp_path / "mine.yaml")), "mine.yaml", f"{wrong!r}", f"did you mean {meant!r}?")
@@ -107,18 +113,24 @@ def test_every_setting_must_be_there_and_says_what_it_means():
     for name, field in Settings.__pydantic_fields__.items():
         values = smoke()
         del values[name]
-        refused(lambda values=values: from_mapping(values, "here"), "here", f"{name!r} is missing", "smoke.yaml")
-        refused(lambda name=name: from_mapping(smoke(**{name: {}}), "here"), f"{name!r} must be", field.description)
+        refused(lambda values=values: from_mapping(values, "here"), "here", f"{name!r} is missing",
+                "smoke.yaml")
+        refused(lambda name=name: from_mapping(smoke(**{name: {}}), "here"), f"{name!r} must be",
+                field.description)
 
 
 WRONG_TYPES = {
     "integer": [("epochs", value) for value in (True, 2.0, "2", None, [2])]
-               + [("scan_slices", [16, 20.5]), ("seeds", [0, True]), ("seeds", ["0"]), ("cohort_seed", False)],
-    "number": [("learning_rate", value) for value in (True, "fast", None, [0.1])] + [("slice_mm", False), ("slice_mm", "own")],
+               + [("scan_slices", [16, 20.5]), ("seeds", [0, True]), ("seeds", ["0"]),
+                  ("cohort_seed", False)],
+    "number": [("learning_rate", value) for value in (True, "fast", None, [0.1])]
+    + [("slice_mm", False), ("slice_mm", "own")],
     "string": [("profile", 3), ("profile", None), ("cohort", 3)],
     "list": [("scan_slices", 16), ("scan_slices", "16"), ("seeds", 0)],
-    "'auto', 'float32' or 'bfloat16'": [("precision", "float16"), ("precision", True), ("precision", ["auto"])],
-    "finite number": [(name, value) for name in ("target_mm", "slice_mm", "margin_mm", "learning_rate", "weight_decay")
+    "'auto', 'float32' or 'bfloat16'": [("precision", "float16"), ("precision", True),
+                                        ("precision", ["auto"])],
+    "finite number": [(name, value)
+                      for name in ("target_mm", "slice_mm", "margin_mm", "learning_rate", "weight_decay")
                       for value in (float("inf"), float("nan"), "inf", "nan")],
 }
 
@@ -138,15 +150,19 @@ def test_a_value_out_of_range_is_refused_with_its_rule():
             ("scan_slices", [16, 20, 24], "2 items"), ("epochs", 0, "1"), ("samples_per_case", 0, "1"),
             ("width_divisor", 0, "1"), ("target_mm", -1.0, "0.1"), ("learning_rate", 0.0, "0.000000000001"),
             ("margin_mm", -0.1, "0"),
-            ("weight_decay", -1e-9, "0"), ("slice_mm", 0, "0.1"), ("schedule", "step", "'constant' or 'cosine'"),
-            ("augmentation", "most", "'paper' or 'strong'"), ("seeds", [], "1 item"), ("seeds", [2**63], str(2**63 - 1)),
-            ("profile", "..", "a name for folders"), ("profile", "a/b", "a name for folders"), ("cohort", " ", "phantoms")]:
+            ("weight_decay", -1e-9, "0"), ("slice_mm", 0, "0.1"),
+            ("schedule", "step", "'constant' or 'cosine'"),
+            ("augmentation", "most", "'paper' or 'strong'"), ("seeds", [], "1 item"),
+            ("seeds", [2**63], str(2**63 - 1)),
+            ("profile", "..", "a name for folders"), ("profile", "a/b", "a name for folders"),
+            ("cohort", " ", "phantoms")]:
         refused(lambda name=name, value=value: from_mapping(smoke(**{name: value}), "here"),
                 f"here: parameter {name!r} must", rule, f"; got {value!r}")
 
 
 def test_values_on_the_edge_are_taken():
-    edges = dict(cases=3, depth=16, size=16, scan_matrix=32, epochs=1, scan_slices=[16, 16], margin_mm=0, weight_decay=0,
+    edges = dict(cases=3, depth=16, size=16, scan_matrix=32, epochs=1, scan_slices=[16, 16], margin_mm=0,
+                 weight_decay=0,
                  slice_mm=None, cohort="Daten ä/骶", seeds=[7, 2**63 - 1])
     assert from_mapping(smoke(**edges), "here").as_dict() == smoke(**edges)
 
@@ -199,7 +215,8 @@ def test_a_parameters_cell_gives_the_settings():
 
 
 def test_the_cell_that_papermill_adds_overrides():
-    settings = from_notebook(run_notebook(CELL, "# Parameters\nprofile = \"mine\"\nepochs = 9\nseeds = [1, 2]\n"))
+    settings = from_notebook(run_notebook(CELL,
+                                          "# Parameters\nprofile = \"mine\"\nepochs = 9\nseeds = [1, 2]\n"))
     assert (settings.profile, settings.epochs, settings.seeds, settings.cases) == ("mine", 9, (1, 2), 6)
 
 
@@ -231,8 +248,10 @@ def test_names_of_other_cells_do_not_matter():
 
 
 def test_a_missing_parameter_and_a_wrong_value_stop_the_notebook():
-    refused(lambda: from_notebook(run_notebook(CELL.replace("epochs = ", "# epochs = "))), "'epochs' is missing")
-    refused(lambda: from_notebook(run_notebook(CELL, "# Parameters\nepochs = 'many'")), "'epochs' must be a valid integer")
+    refused(lambda: from_notebook(run_notebook(CELL.replace("epochs = ", "# epochs = "))),
+            "'epochs' is missing")
+    refused(lambda: from_notebook(run_notebook(CELL, "# Parameters\nepochs = 'many'")),
+            "'epochs' must be a valid integer")
 
 
 # Provenance -------------------------------------------------------------------------------------------
@@ -264,7 +283,8 @@ def test_what_a_killed_process_left_of_a_file_goes_and_what_others_write_stays(t
     with provenance.whole_file(tmp_path / "a.txt") as part:
         before, after = part.name.split(str(os.getpid()))
         part.write_text("")
-    names = [f"{before}{ended.pid}{after}", f"{before}{os.getppid()}{after}", f".part-othermachine-{ended.pid}{after}"]
+    names = [f"{before}{ended.pid}{after}", f"{before}{os.getppid()}{after}",
+             f".part-othermachine-{ended.pid}{after}"]
     for name in names:
         (tmp_path / name).write_text("half")
     provenance.write_json(tmp_path / "b.json", {})
@@ -282,7 +302,8 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 
 def test_content_hash_differs_for_different_content():
-    contents = [(), (1,), (1.5,), ("1",), ("",), (None,), (True,), (1, 2), ([1, 2],), ({"a": 1},), ({"a": 2},),
+    contents = [(), (1,), (1.5,), ("1",), ("",), (None,), (True,), (1, 2), ([1, 2],), ({"a": 1},),
+                ({"a": 2},),
                 ({"b": 1},)]
     hashes = [provenance.content_hash(*content) for content in contents]
     assert len(set(hashes)) == len(contents)
@@ -297,7 +318,7 @@ def test_file_hash_is_that_of_the_bytes(tmp_path):
 
 
 CODE = 'def double(x):\n    return 2 * x\n\n\nclass Box:\n    size = 3\n'
-SAME = ('"""A module."""\n# a comment\ndef double(\n        x):\n    """Twice."""\n    return 2*x      # fast\n'
+SAME = ('"""A module."""\n# a comment\ndef double(\n        x):\n    """Twice."""\n    return 2*x  # fast\n'
         'class Box:\n    """A box."""\n    size = 3\n    """Its size."""\n')
 
 
@@ -313,7 +334,8 @@ def test_comments_docstrings_and_layout_do_not_change_the_hash_of_code(tmp_path)
 
 
 @pytest.mark.parametrize("old, new", [
-    ("2 * x", "3 * x"), ("2 * x", "x * 2"), ("2 * x", "2.0 * x"), ("size = 3", "size = 4"), ("double", "twice"),
+    ("2 * x", "3 * x"), ("2 * x", "x * 2"), ("2 * x", "2.0 * x"), ("size = 3", "size = 4"),
+    ("double", "twice"),
     ("(x)", "(x, y=0)"), ("class Box:", "@frozen\nclass Box:")])
 def test_code_changes_the_hash_of_code(tmp_path, old, new):
     assert old in CODE and code_hash_of(tmp_path, CODE) != code_hash_of(tmp_path, CODE.replace(old, new))

@@ -52,7 +52,8 @@ def test_training_lowers_the_loss_and_records_what_it_did(cohort):
     record = json.loads((folder / "run.json").read_text())
     assert record["outputs"]["weights.safetensors"] == file_hash(folder / "weights.safetensors")
     assert record["train"] == list(cohort.train) and record["val"] == list(cohort.val)
-    for key in ("git", "data_hash", "settings_hash", "libraries", "device", "peak_memory_mb", "seconds", "precision"):
+    for key in ("git", "data_hash", "settings_hash", "libraries", "device", "peak_memory_mb", "seconds",
+                "precision"):
         assert record[key] is not None, key
 
 
@@ -96,10 +97,12 @@ def test_a_finished_run_is_not_trained_again(cohort, monkeypatch):
 
 def test_one_network_that_fails_does_not_stop_the_others(cohort, monkeypatch, capsys):
     build = runs.train.build
-    monkeypatch.setattr(runs.train, "build", lambda name, width: 1 / 0 if name == "+ECA" else build(name, width))
+    monkeypatch.setattr(runs.train, "build", lambda name, width: 1 / 0
+                        if name == "+ECA" else build(name, width))
     settings = replace(TINY, epochs=1, seeds=[0, 1])
     found = fit_all(["3D U-Net", "+ECA", "+SE"], settings, cohort)
-    assert found == {name: [runs.fit(name, settings, seed, cohort) for seed in (0, 1)] for name in ("3D U-Net", "+SE")}
+    assert found == {name: [runs.fit(name, settings, seed, cohort) for seed in (0, 1)]
+                     for name in ("3D U-Net", "+SE")}
     assert "failed: +ECA: division by zero" in capsys.readouterr().err
     with pytest.raises(InputError, match="unknown network"):
         fit_all(["3D U-Net", "MAGUNet"], settings, cohort)
@@ -140,7 +143,8 @@ def state_with(network="3D U-Net"):
 
 @pytest.mark.parametrize("change", [
     lambda header, tensors: header.pop("log"), lambda header, tensors: header.pop("settings"),
-    lambda header, tensors: header.update(scheduler=None), lambda header, tensors: header.update(learning_rates=3),
+    lambda header, tensors: header.update(scheduler=None), lambda header,
+    tensors: header.update(learning_rates=3),
     lambda header, tensors: tensors.pop("rng.data"),
     lambda header, tensors: tensors.pop(next(name for name in tensors if name.startswith("model."))),
     lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
@@ -171,7 +175,8 @@ def test_after_a_damaged_checkpoint_training_is_that_from_the_start(cohort):
     path = first / "checkpoint.safetensors"
     with safetensors.safe_open(path, "pt") as stored:
         texts, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
-    checkpoint.write_tensors({name: tensor for name, tensor in tensors.items() if name != "rng.cpu"}, path, texts)
+    checkpoint.write_tensors({name: tensor for name, tensor in tensors.items() if name != "rng.cpu"}, path,
+                             texts)
     assert file_hash(runs.fit("3D U-Net", settings, 0, cohort) / "weights.safetensors") == weights
 
 
@@ -226,7 +231,8 @@ def test_scores_are_on_the_scans_grid_kept_per_case_and_refused_on_training_case
     table = score_run(folder, cohort)
     assert table["case"].tolist() == list(cohort.val)
     for _, row in table.iterrows():
-        mask, truth = read_volume(folder / "masks" / f"{row['case']}.nii.gz"), read_volume(cohort.cases[row["case"]].label)
+        mask = read_volume(folder / "masks" / f"{row['case']}.nii.gz")
+        truth = read_volume(cohort.cases[row["case"]].label)
         assert same_geometry(mask, truth)
         both = ((mask.array > 0) & (truth.array > 0)).sum()
         assert row["dice"] == pytest.approx(2 * both / ((mask.array > 0).sum() + (truth.array > 0).sum()))

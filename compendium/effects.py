@@ -19,12 +19,8 @@ STEPS = {
 """Module -> its four pairs of networks with and without it, of Table 4 and the row that it leaves out."""
 MAIN = "mean of its four surroundings"
 """A module's main effect: added beside none, either and both of the other two, averaged."""
-FIRST = "added to the 3D U-Net"
-"""The effect of a module beside none."""
-LAST = f"last step to {REFERENCE}"
-"""The effect of a module beside both others."""
-COMPARISONS = {MAIN: slice(None), FIRST: slice(1), LAST: slice(-1, None)}
-"""Comparison -> which of the four pairs it takes."""
+COMPARISONS = {MAIN: slice(None), "added to the 3D U-Net": slice(1), "last step to MAG-UNet": slice(-1, None)}
+"""Comparison -> which of the four pairs it takes: all, the one beside neither of the others, beside both."""
 NUMBERS = ("points", "low", "high", "p", "p_holm", "sd_seeds", "patients", "seeds")
 """Columns of the effects that hold numbers."""
 NOTE = ("Points: mean over patients, with its 95 % bootstrap interval from low to high; p: exact signed-rank "
@@ -101,7 +97,7 @@ def effects_report(scores: pd.DataFrame) -> Report:
         tables[f"Lowest Dice of {REFERENCE} and the others' median, %; HD95 in mm"] = worst
     numbers = pd.concat([effects, worst.rename_axis("case").reset_index()])
     cells = {title: table.map(_shown) for title, table in tables.items()}
-    return Report("Effects of the modules, and worst cases", cells, [NOTE], numbers)
+    return Report("Effects of the modules, and worst cases", cells, numbers, [NOTE])
 
 
 def _shown(value: object) -> str:

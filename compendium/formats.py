@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +20,6 @@ TITLES = {1: "Table 1: comparison with other networks (Sec. 2.2)", 2: "Table 2: 
 COSTS = {"parameters": "parameters, Mi", "TFLOP": "TFLOP", "seconds a case": "seconds a case",
          "peak memory": "peak memory, GB"}
 """Measure -> heading."""
-BY_JOINT = {"Dice": "%", "HD95": "mm"}
-"""Measures that are shown for the joints of each side and grade -> unit."""
 LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", "²": r"\textsuperscript{2}",
          **{c: f"\\{c}" for c in "&%$#_{}"}}
 """Character -> what LaTeX prints it for."""
@@ -33,8 +31,8 @@ class Report:
 
     title: str
     tables: dict[str, pd.DataFrame]
+    numbers: pd.DataFrame
     notes: Sequence[str] = ()
-    numbers: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def text(self) -> str:
         """Plain tables for the terminal."""
@@ -62,15 +60,14 @@ class Report:
 
     def save(self, path: Path) -> list[Path]:
         """Write ``path`` with the ending .csv, with every number, and .md, to be read; return both files."""
-        files = {path.with_suffix(".csv"): self.csv(), path.with_suffix(".md"): self.markdown()}
-        for file, content in files.items():
+        files = [path.with_suffix(".csv"), path.with_suffix(".md")]
+        for file, content in zip(files, (self.csv(), self.markdown())):
             with whole_file(file) as part:
                 part.write_text(content + "\n", encoding="utf-8")
-        return list(files)
+        return files
 
 
-FORMATS: dict[str, Callable[[Report], str]] = {
-    "text": Report.text, "csv": Report.csv, "md": Report.markdown, "latex": Report.latex}
+FORMATS = {"text": Report.text, "csv": Report.csv, "md": Report.markdown, "latex": Report.latex}
 """Name on the command line -> what writes it."""
 
 
@@ -84,7 +81,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def study_report(numbers: pd.DataFrame, notes: Sequence[str] = ()) -> Report:
     """One of the paper's tables. numbers: of `compendium.tables.study_table`; notes: lines below its own."""
     title = TITLES[int(numbers["table"].iloc[0])]
-    return Report(title, study_blocks(numbers), [*study_notes(numbers), *notes], numbers)
+    return Report(title, study_blocks(numbers), numbers, [*study_notes(numbers), *notes])
 
 
 def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -100,7 +97,7 @@ def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
         f"Against {REFERENCE}: p (effect size)": _spread(whole[whole["p"].notna()], _test),
         "Counted": _spread(whole[whole["unit"] == "count"], lambda n: f"{n.value:.0f}"),
     }
-    for title, unit in BY_JOINT.items():
+    for title, unit in (("Dice", "%"), ("HD95", "mm")):
         cells = groups[groups["measure"] == title]
         cut[f"{title} of single joints, {unit}"] = _spread(cells, _interval, "group", names)
     counts = groups[groups["measure"].isin(["missed joints", "joints"])]

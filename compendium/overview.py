@@ -25,7 +25,7 @@ def overview(results: Results) -> Report:
     if results.folder is None and (files := _files(results)):
         paths = [path.relative_to(project.root()) for path in files]
         tables["Files"] = pd.DataFrame({"what it is": files.values()}, paths)
-    return Report(f"Profile {profile}", tables, notes, means.rename_axis("network").reset_index())
+    return Report(f"Profile {profile}", tables, means.rename_axis("network").reset_index(), notes)
 
 
 def _files(results: Results) -> dict[Path, str]:

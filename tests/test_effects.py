@@ -8,10 +8,11 @@ import pytest
 from conftest import ROOT, refused
 from scipy import stats
 
-from compendium.effects import FIRST, LAST, MAIN, effects_report, module_effects, worst_cases
+from compendium.effects import COMPARISONS, effects_report, module_effects, worst_cases
 from compendium.scores import read_scores
 from compendium.statistics import bootstrap_interval, holm
 
+MAIN, FIRST, LAST = COMPARISONS
 NETWORKS = {"3D U-Net": "", "+DA": "d", "+MFF": "m", "+LGAG": "l", "+DA+MFF": "dm", "+DA+LGAG": "dl", "+MFF+LGAG": "ml",
             "MAG-UNet": "dml"}
 """The factorial, written out: network -> first letters of its modules."""

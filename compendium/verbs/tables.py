@@ -68,7 +68,7 @@ def _claims(scores, links: bool):
 
     verdicts = judged(means(scores))
     linked = verdicts.assign(shown=[link(heading, NOTEBOOK) for heading in verdicts["shown"]])
-    return Report("The paper's claims", {"Shown in notebook 11": linked if links else verdicts}, (), verdicts)
+    return Report("The paper's claims", {"Shown in notebook 11": linked if links else verdicts}, verdicts)
 
 
 def _parameters():
@@ -78,7 +78,7 @@ def _parameters():
     numbers = parameter_audit()
     cells = numbers.assign(**{name: ["-" if n != n else form.format(n) for n in numbers[name]]      # NaN
                               for name, form in FORMS.items()}).set_index("row").rename_axis(None)
-    return Report("Parameters", {"Mi is 2^20; the paper writes M": cells}, (), numbers)
+    return Report("Parameters", {"Mi is 2^20; the paper writes M": cells}, numbers)
 
 
 @verb("say what this machine has, which profiles fit into its memory, and how long they take", "doctor")

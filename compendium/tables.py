@@ -7,7 +7,6 @@ One row a number: its row in the paper's table, over which cases (``group``), of
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from compendium.fits import network_cost
@@ -64,32 +63,21 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
         network = trained_as(row.network)
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
         status = TRAINED if len(mine) else NOT_TRAINED
-        numbers = [*_costs(row, mine), *_measures(row, mine), *_counts(mine, joints), *_groups(joints)]
+        measures = [_number(mine, m) | {"paper": getattr(row, m.column, None)} for m in MEASURES]
+        numbers = [*_costs(row, mine), *measures, *_counts(mine, joints), *_groups(joints)]
         first = {"table": table, "row": row.name, "network": network, "status": status, "group": ALL}
         rows += [first | number for number in numbers]
-    table_of_numbers = pd.DataFrame(rows, columns=COLUMNS)
-    return _with_tests(table_of_numbers.astype(dict.fromkeys(COLUMNS[7:], float)), scores)
+    numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[7:], float))
+    return _with_tests(numbers.assign(difference=numbers["value"] - numbers["paper"]), scores)
 
 
 def _costs(row: Row, scores: pd.DataFrame) -> list[dict]:
     cost = network_cost(trained_as(row.network))
     numbers = [{"measure": "parameters", "unit": "Mi", "value": cost.parameters / MI, "paper": row.params_mi},
                {"measure": "TFLOP", "unit": "10^12", "value": cost.flop / 1e12}]
-    if row.params_mi:
-        numbers[0]["difference"] = numbers[0]["value"] - row.params_mi
     if len(scores):
         numbers += [{"measure": "seconds a case", "unit": "s", "value": scores["seconds"].median()},
                     {"measure": "peak memory", "unit": "GB", "value": scores["peak_memory_mb"].max() / 1000}]
-    return numbers
-
-
-def _measures(row: Row, scores: pd.DataFrame) -> list[dict]:
-    numbers = []
-    for measure in MEASURES:
-        number, paper = _number(scores, measure), getattr(row, measure.column, None)
-        if paper is not None and "value" in number:
-            number["difference"] = number["value"] - paper
-        numbers.append(number | {"paper": paper})
     return numbers
 
 
@@ -146,16 +134,14 @@ def _with_tests(numbers: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         return numbers
     trained = (numbers["status"] == TRAINED) & (numbers["network"] != REFERENCE) & (numbers["group"] == ALL)
     for measure in MEASURES:
+        means = {name: by_patient(mine, measure.column).mean(axis=1)
+                 for name, mine in scores.groupby("network")}
         index = numbers.index[trained & (numbers["measure"] == measure.title)]
-        tests = []
-        for network in numbers.loc[index, "network"]:
-            ours, reference = (by_patient(scores[scores["network"] == name], measure.column).mean(axis=1)
-                               for name in (network, REFERENCE))
-            if set(ours.index) != set(reference.index):
+        for number, network in numbers.loc[index, "network"].items():
+            if set(means[network].index) != set(means[REFERENCE].index):
                 raise InputError(f"{network} and {REFERENCE} were scored on different patients; "
                                  "score both on one cohort")
-            tests.append(signed_rank(ours, reference))
-        p = [test.p for test in tests]
-        effects = [test.effect for test in tests]
-        numbers.loc[index, ["p", "p_holm", "effect"]] = np.array([p, holm(p), effects]).T
+            test = signed_rank(means[network], means[REFERENCE])
+            numbers.loc[number, ["p", "effect"]] = test.p, test.effect
+        numbers.loc[index, "p_holm"] = holm(numbers.loc[index, "p"].tolist())
     return numbers

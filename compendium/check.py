@@ -18,10 +18,10 @@ from magunet.cohort import (
     OFFSET,
     Case,
     Cohort,
-    describe,
     grid_problems,
     image_problems,
     label_problems,
+    read_checked,
 )
 from magunet.series import AIR_HU
 from magunet.volume import Volume, orientation, read_volume, reorient
@@ -134,3 +134,18 @@ def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, Cas
 
 def _side(cohort: Cohort, case: Case) -> str:
     return "train" if case.name in cohort.train else "val" if case.name in cohort.val else ""
+
+
+def check_case(case: Case) -> dict:
+    """Read a case and describe it in one row; raises InputError as `read_checked`."""
+    return describe(case, *read_checked(case.image, case.label))
+
+
+def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
+    """A case in one row of a table; None where a file cannot be read. ``target_ml`` is the mask's volume."""
+    depth, _, width = image.array.shape if image else (None, None, None)
+    slice_mm, _, pixel_mm = image.spacing if image else (None, None, None)
+    target_ml = np.count_nonzero(label.array) * np.prod(label.spacing) / 1000 if label else None
+    grades = {name: case.info[name] for name in ("grade_left", "grade_right") if name in case.info}
+    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width,
+            "slice_mm": slice_mm, "pixel_mm": pixel_mm, "target_ml": target_ml, **grades}

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,80 +28,65 @@ def load():
 
 
 def execute(call: Callable, path: Path, *arguments, **options) -> Any:
-    """Run a SimpleITK call that reads or writes ``path``. Raises InputError where it fails."""
+    """Run a SimpleITK call that reads or writes ``path``. Raises InputError where it fails.
+
+    What C libraries print about a damaged file, past Python's stderr, goes nowhere.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
-        with _silence():
-            return call(*arguments, **options)
+        return call(*arguments, **options)
     except RuntimeError as error:
         lines = [line for line in str(error).strip().splitlines() if not line.startswith("Reason: ")]
         reason = re.sub(r"\w*( |::)?ERROR: |\w+\(0x\w+\): ", "", lines[-1])
         raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); copy or export "
                          "it again, complete, and not compressed in an unusual way") from error
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Sends what the C libraries print about a damaged file, past Python's own stderr, to nowhere."""
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        os.close(nowhere)
 
 
 def read_image(path: Path):
     """The SimpleITK image in an NRRD or MetaImage file, of 3 dimensions or, in layers, 4.
 
     Raises InputError also for what SimpleITK misreads in silence: a spacing that is not stated (as 1 mm) or
-    below 0 (as another direction), an origin of NaN (as 0), damaged compressed voxels; and for a header that
-    crashes it.
+    below 0 (as another direction), an origin of NaN (as 0), damaged voxels; and for a header that crashes it.
     """
     with open(path, "rb") as stream:
         start = stream.read(2**20)
-    end = re.search(rb"(?m)\r?\n\r?\n|^[ \t]*ElementDataFile.*\n", start)
-    header = start[:end.start() if end else None].decode("latin-1")
-    fields = {name.lower(): text.strip().lower()
-              for name, text in re.findall(r"(?m)^[ \t]*(\w[\w ]*?)[ \t]*[:=](?!=)(.*)$", header)}
-    steps = " ".join(fields.get(name, "") for name in SPACING_FIELDS)
-    steps = [step for step in re.findall(r"\([^)]*\)|[^\s()]+", steps) if step not in ("none", "nan")]
-    long = [line for line in header.splitlines()
-            if len(line) > LONGEST_LINE and not re.match("#|[^:]*:=", line)]
-    if (fields.get("dimension", fields.get("ndims")) not in ("3", "4") or len(steps) not in (3, 6) or long
-            or any(step.startswith("-") for step in steps) or "nan" in fields.get("offset", "")):
-        raise InputError(f"{path}: damaged, or its header does not state three dimensions, a distance of "
-                         "voxels above 0 along each, and an origin; copy or export it again")
-    packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
-    if packed and end and end[0].lower().strip()[-5:] in (b"", b"local") and "skip" not in " ".join(fields):
-        unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs
-        with open(path, "rb") as stream, contextlib.suppress(zlib.error):
+        end = re.search(rb"(?m)\r?\n\r?\n|^ElementDataFile.*\n|\Z", start)
+        lines = start[:end.start()].decode("latin-1").splitlines()
+        pairs = [re.match(r"\s*(\w[\w ]*?)\s*[:=](?!=)(.*)", line) for line in lines]
+        fields = {pair[1].lower(): pair[2].strip().lower() for pair in pairs if pair}
+        steps = re.findall(r"\([^)]*\)|[^\s()]+", " ".join(fields.get(name, "") for name in SPACING_FIELDS))
+        steps = [step for step in steps if step not in ("none", "nan")]
+        if (fields.get("dimension", fields.get("ndims")) not in ("3", "4") or len(steps) not in (3, 6)
+                or any(step.startswith("-") for step in steps) or "nan" in fields.get("offset", "")
+                or any(len(line) > LONGEST_LINE and not re.match("#|[^:]*:=", line) for line in lines)):
+            raise InputError(f"{path}: damaged, or its header does not state three dimensions, a distance of "
+                             "voxels above 0 along each, and an origin; copy or export it again")
+        packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
+        if packed and (b"LOCAL" in end[0] or not end[0].strip()):           # the voxels are in this file
+            unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs
             stream.seek(end.end())
-            while not unpack.eof and (part := stream.read(2**16)):
-                unpack.decompress(part)
-        if not unpack.eof:                                              # its checksum is at the end
-            raise InputError(f"{path}: its compressed voxels are damaged or cut off; copy or export it again")
+            with contextlib.suppress(zlib.error):
+                while not unpack.eof and (part := stream.read(2**16)):
+                    unpack.decompress(part)
+            if not unpack.eof:                                              # its checksum is at the end
+                raise InputError(f"{path}: compressed voxels are damaged or cut off; copy or export it again")
     return execute(load().ReadImage, path, str(path))
 
 
-def parts(image, path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
-    """Array (z, y, x), spacing, origin and direction of an image that was read from ``path``.
-
-    Raises InputError when it has colour channels or another number of dimensions than 3.
-    """
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: has {image.GetNumberOfComponentsPerPixel()} channels; give a "
-                         "single-channel CT or mask")
-    if image.GetDimension() != 3:
-        raise InputError(f"{path}: has {image.GetDimension()} dimensions; give a single 3D volume")
+def parts(image) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
+    """Array, spacing, origin and direction of an image, as a `magunet.volume.Volume` has them."""
     return (load().GetArrayFromImage(image), image.GetSpacing()[::-1], image.GetOrigin(),
-            np.reshape(image.GetDirection(), (3, 3)))
+            np.reshape(image.GetDirection(), (image.GetDimension(), -1)))
 
 
 def write_image(array: np.ndarray, spacing: tuple, origin: tuple, direction: np.ndarray, path: Path) -> None:
-    """Write an array (z, y, x) on a grid as `parts` returns it. Raises InputError where it fails."""
+    """Write what `parts` returns, compressed. Raises InputError where it fails."""
     image = load().GetImageFromArray(array)
     image.SetSpacing([float(s) for s in reversed(spacing)])
     image.SetOrigin([float(v) for v in origin])

@@ -27,7 +27,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
     """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as stream:
-            start = stream.read(540)                                # a header begins with its length, 348, 540
+            start = stream.read(540)                                # a header begins with its length
             second = b"\x02\x1c" in (start[2:4], start[1::-1])
             kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
             header = kind(start[:kind.sizeof_hdr], check=False)
@@ -47,31 +47,25 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
         reason = " ".join(str(error).split()) or "it states more voxels than there is memory for"
         raise InputError(f"{path}: damaged, truncated or not NIfTI ({reason}); copy or export it "
                          "again") from error
-    if set(shape[3:]) == {1}:
-        array = array.reshape(shape[:3])
+    array = (array.reshape(shape[:3]) if set(shape[3:]) == {1} else array).T
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    slope, intercept = slope if abs(slope) > 0 else 1.0, 0.0 if np.isnan(intercept) else intercept
+    unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
     if not any(codes):
         affine = np.diag([*FLIP * spacing, 1])
     with np.errstate(all="ignore"):                                 # a volume refuses what comes of 0 and NaN
+        array = array.astype(dtype.newbyteorder("="), copy=False)
+        if (slope, intercept) != (1.0, 0.0):
+            array = (array * np.float64(slope) + intercept)
+            array = array.astype(np.float64 if dtype.itemsize == 8 and dtype.kind == "f" else np.float32)
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         axes = FLIP[:, None] * affine[:3, :3] / lengths + 0.0       # no -0.0
         aslant = np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3     # which a volume refuses, too
-        if array.ndim == 3 and not aslant and not np.allclose(lengths, spacing, rtol=1e-2):
-            raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} "
-                             f"by the {form}; export it again")
-        unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
-        array = _scaled(array.T, float(header["scl_slope"]), float(header["scl_inter"]))
-        origin = unit * FLIP * affine[:3, 3]
-        return array, tuple((unit * spacing[::-1]).tolist()), tuple(origin.tolist()), axes
-
-
-def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """Stored values times slope plus intercept, in float; NaN, and a slope of 0, stand for no scaling."""
-    dtype = stored.dtype.newbyteorder("=")
-    slope = 1.0 if np.isnan(slope) or not slope else slope
-    intercept = 0.0 if np.isnan(intercept) else intercept
-    if (slope, intercept) == (1.0, 0.0):
-        return stored.astype(dtype, copy=False)
-    return (stored * np.float64(slope) + intercept).astype(np.float64 if dtype == np.float64 else np.float32)
+    if array.ndim == 3 and not aslant and not np.allclose(lengths, spacing, rtol=1e-2):
+        raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} by the "
+                         f"{form}; export it again")
+    origin = unit * FLIP * affine[:3, 3]
+    return array, tuple((unit * spacing[::-1]).tolist()), tuple(origin.tolist()), axes
 
 
 def write_nifti(array: np.ndarray, spacing: tuple, origin: tuple, direction: np.ndarray, path: Path) -> None:

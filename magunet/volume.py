@@ -46,7 +46,8 @@ class Volume:
 
     def __post_init__(self):
         if self.array.ndim != 3:
-            raise InputError(f"has {self.array.ndim} dimensions {self.array.shape}; give a single 3D volume")
+            raise InputError(f"has {self.array.ndim} dimensions {self.array.shape}, channels among them; give a "
+                             "single 3D volume with one channel")
         if not self.array.size:
             raise InputError(f"has no voxels, its shape is {self.array.shape}; export it again")
         if self.array.dtype.kind not in "biuf":
@@ -155,7 +156,7 @@ def read_volume(path: Path | str) -> Volume:
     if path.name.lower().endswith(NIFTI_ENDINGS) and not path.is_dir():
         array, *grid = read_nifti(path)
     else:
-        array, *grid = itk.parts(read_series(path) if path.is_dir() else itk.read_image(path), path)
+        array, *grid = itk.parts(read_series(path) if path.is_dir() else itk.read_image(path))
     most = max(float(array.max()), -float(array.min())) if array.size and array.dtype.kind in "iuf" else 0
     if not most <= LARGEST_VALUE:
         raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT "

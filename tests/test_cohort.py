@@ -11,11 +11,10 @@ from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compendium.check import check_case, describe
 from magunet.base import profiles
 from magunet.cohort import (
     SPLIT_SEED,
-    check_case,
-    describe,
     load_cohort,
     split_by_patient,
 )

@@ -13,11 +13,12 @@ import SimpleITK
 from conftest import refused
 from scipy.spatial import KDTree
 
+from compendium.check import check_case
 from compendium.cli import main
 from compendium.importing import bones, sources
 from compendium.importing.bones import BoneNumbers, derive_pelvis, onto_grid, solid
 from magunet import volume
-from magunet.cohort import check_case, load_cohort
+from magunet.cohort import load_cohort
 from magunet.target import THICKNESS
 from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 

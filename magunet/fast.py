@@ -50,8 +50,7 @@ class Conv3d(nn.Conv3d):
     """Convolution that stays in float32 where the map is smaller than the kernel, and joins narrow groups.
 
     On such maps the CPU's bfloat16 weight gradient is wrong without a word: it reads memory it never wrote.
-    In groups of one or two channels it takes up to four times as long
-    (``benchmarks/grouped_convolution.py``).
+    In narrow groups bfloat16 takes up to four times as long (``benchmarks/grouped_convolution.py``).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +68,8 @@ class Conv3d(nn.Conv3d):
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
-    """Transposed convolution in groups stays in float32 where `Conv3d` does; in one group bfloat16 is right."""
+    """Transposed convolution in groups stays in float32 where `Conv3d` does; in one group bfloat16 is
+    right."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         if not (self.groups > 1 and is_small(x, self)):
@@ -166,7 +166,8 @@ class DecoderStep(model.DecoderStep):
 
 
 SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.MaxPool3d: MaxPool3d,
-         blocks.BatchNorm3d: BatchNorm3d, blocks.MFF: MFF, blocks.LGAG: LGAG, model.DecoderStep: DecoderStep}
+         nn.BatchNorm3d: BatchNorm3d, blocks.BatchNorm3d: BatchNorm3d,
+         blocks.MFF: MFF, blocks.LGAG: LGAG, model.DecoderStep: DecoderStep}
 """Plain class -> the one that takes its place."""
 
 
@@ -175,7 +176,7 @@ def accelerate(network: nn.Module) -> nn.Module:
     for module in network.modules():
         module.__class__ = SWAPS.get(type(module), type(module))
         for before, norm in pairwise(module if isinstance(module, nn.Sequential) else ()):
-            if isinstance(norm, blocks.BatchNorm3d):
+            if isinstance(norm, nn.BatchNorm3d):
                 norm.in_place = isinstance(before, nn.Conv3d | nn.ConvTranspose3d)
     return network
 

@@ -189,7 +189,7 @@ def test_a_variant_is_recorded_by_its_switches():
     assert configuration("+MFF", 4)["widths"] == (8, 16, 32, 64, 128)
 
 
-@pytest.mark.parametrize("kind", [BatchNorm3d, lambda channels: accelerate(BatchNorm3d(channels))])
+@pytest.mark.parametrize("kind", [BatchNorm3d, lambda channels: accelerate(torch.nn.BatchNorm3d(channels))])
 def test_evaluation_by_input_does_not_care_how_bright_or_noisy_other_scans_were(kind):
     """The answer to a scan is the one of training, whatever the running statistics; they stay as they are."""
     torch.manual_seed(0)

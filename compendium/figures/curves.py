@@ -45,8 +45,8 @@ def read_curves(stored: Results) -> pd.DataFrame:
 def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) -> Figure:
     """Training loss, and Dice of the validation cases, by epoch: a colour, dashes and marks for each network.
 
-    One seed has one line; several have a thin line each, and a thick one for their mean as far as all of them
-    go. This Dice is of prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole
+    One seed has one line; several have a thin line each, and a thick one for their mean as far as all go.
+    This Dice is of prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole
     scans on their own grids. Raises InputError when one of the networks has no curve.
     """
     if missing := [name for name in networks if name not in set(curves["network"])]:

@@ -19,10 +19,7 @@ ARROW = 4.5
 
 @dataclass(frozen=True)
 class Step:
-    """What a step leaves: image (d, h, w), in HU or scaled; mask of that shape; spacing in mm (z, y, x).
-
-    above: mm of slices at the head end that the step took away.
-    """
+    """What a step leaves; unit of the image; above: mm of slices at the head end that the step took away."""
 
     name: str
     image: np.ndarray
@@ -39,10 +36,7 @@ class Step:
 
 
 def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[Step]:
-    """The scan and what each step of `magunet.prepare.prepare` makes of it; the last is what training gets.
-
-    Any orientation. Raises InputError as ``prepare`` does.
-    """
+    """The scan, of any orientation, and what each step of `magunet.prepare.prepare` makes of it."""
     prepared, frame = prepare(scan, mask, settings)
     lps, target = reorient(scan, "LPS"), reorient(mask, "LPS")
     square, _ = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
@@ -59,10 +53,9 @@ def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[St
 
 
 def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figure:
-    """Fig. 8: after each step an axial and a coronal thumbnail with the target's outline, at one scale.
+    """Fig. 8: after each step an axial and a coronal thumbnail, at one scale, and shape, spacing and range.
 
-    Under them stand shape, spacing and range of values. Any orientation; the first thumbnails show the array
-    as it is stored. Raises InputError as `prepare` does.
+    The first thumbnails show the array as it is stored. Raises InputError as `magunet.prepare.prepare` does.
     """
     steps = preparation_steps(scan, target, settings)
     cells = [step.slices() for step in steps]

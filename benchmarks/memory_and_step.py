@@ -2,8 +2,8 @@
 
     python benchmarks/memory_and_step.py [NETWORK ...] [--divisor 4] [--size 48 96 96]
 
-One line a network and way, each in a fresh process; bfloat16 where the processor has it. Memory is what the process
-takes at most above what it had before the pass.
+One line a network and way, each in a fresh process; bfloat16 where the processor has it. Memory is the peak
+of the process above what it had before the pass.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))       # the project's root
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.speed.contest import alone, peak_megabytes, seconds_of
 from benchmarks.speed.work import Size, default_precision, pass_through, step
@@ -24,7 +25,7 @@ REPEATS = 5
 """Training steps that are timed, after one to warm up; the fastest counts."""
 
 
-def network_and_image(name: str, divisor: int, size: Size, fast: bool) -> tuple[torch.nn.Module, torch.Tensor]:
+def network_and_image(name: str, divisor: int, size: Size, fast: bool) -> tuple[nn.Module, Tensor]:
     """The network, with `magunet.fast` or in plain torch, and a random window (1, 1, d, h, w)."""
     torch.manual_seed(0)
     network = build(name, divisor)
@@ -51,7 +52,7 @@ def prediction_megabytes(name: str, divisor: int, size: Size, fast: bool) -> flo
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", nargs="*", help="default: MAG-UNet and 3D U-Net")
     parser.add_argument("--divisor", type=int, default=4, help="of the widths")
     parser.add_argument("--size", type=int, nargs=3, default=(48, 96, 96), help="voxels of the window, d h w")

@@ -2,8 +2,8 @@
 
     python benchmarks/speed [CONTEST ...] [--json FILE] [--show]
 
-Prints a Markdown table. With --json results are stored one by one, and an interrupted run goes on from there; with
---show nothing is measured and the file is printed, by default benchmarks/results.json.
+Prints a Markdown table. With --json results are stored one by one, and an interrupted run goes on from there.
+With --show nothing is measured and the file is printed, by default benchmarks/results.json.
 """
 
 import argparse

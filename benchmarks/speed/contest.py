@@ -22,8 +22,6 @@ SECONDS = "s"
 """Wall clock."""
 MEGABYTES = "MB"
 """10^6 bytes: the peak resident memory of a fresh process for each way, which must be able to import it."""
-GPU_MEGABYTES = "MB of the GPU"
-"""10^6 bytes: the peak of torch's tensors on the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest(Question):
-    """Both ways, each a function that does the work once, and how often they take turns after one to warm up."""
+    """Both ways, each a function that does the work once, and how often they take turns after a first one."""
 
     ours: Callable[[], object]
     theirs: Callable[[], object]
@@ -71,7 +69,7 @@ class Result(Question):
 
 def run(contest: Contest) -> Result:
     """Measure both ways in turns, the order swapped from round to round."""
-    measure = {SECONDS: seconds_of, MEGABYTES: megabytes_of, GPU_MEGABYTES: gpu_megabytes_of}[contest.unit]
+    measure = {SECONDS: seconds_of, MEGABYTES: megabytes_of}[contest.unit]
     values: dict[str, list[float]] = {"ours": [], "theirs": []}
     first = -1 if contest.warm_up and contest.unit == SECONDS else 0
     for number in track(range(first, contest.rounds), contest.work, lines=False):
@@ -89,7 +87,7 @@ def wait() -> None:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call, the GPU's work included, but not what it takes to let go of the result."""
+    """Wall-clock seconds of one call, the GPU's work included, freeing the result not."""
     gc.collect()
     wait()
     start = time.perf_counter()
@@ -98,14 +96,6 @@ def seconds_of(work: Callable[[], object]) -> float:
     seconds = time.perf_counter() - start
     del result
     return seconds
-
-
-def gpu_megabytes_of(work: Callable[[], object]) -> float:
-    """Peak of torch's tensors on the GPU while this process does the work once."""
-    gc.collect()
-    torch.cuda.reset_peak_memory_stats()
-    seconds_of(work)
-    return torch.cuda.max_memory_allocated() / 1e6
 
 
 def megabytes_of(work: Callable[[], object]) -> float:

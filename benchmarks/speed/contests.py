@@ -1,7 +1,7 @@
-"""The contests: each takes an empty folder, and sizes so that tests can run it in seconds, and sets one up."""
+"""The contests: each takes an empty folder, and sizes for tests to run it in seconds, and sets one up."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from benchmarks.speed import others, work
-from benchmarks.speed.contest import GPU_MEGABYTES, MEGABYTES, SECONDS, Contest
+from benchmarks.speed.contest import MEGABYTES, SECONDS, Contest
 from benchmarks.speed.work import NETWORK, Size
 from compendium.fits import with_room
 from compendium.paper import INPUT_SIZE
@@ -62,43 +62,15 @@ def forward(folder: Path, size: Size = INPUT_SIZE, divisor: int = 1) -> Contest:
                    ours=ours, theirs=theirs, target=0.33)
 
 
-def training_step(folder: Path, profile: str = "cpu", target: float = 0.5) -> Contest:
+def training_step(folder: Path, profile: str = "cpu") -> Contest:
     settings, device = profiles.load(profile), choose_device()
     networks = work.fast_network(settings.width_divisor), build(NETWORK, settings.width_divisor).to(device)
     image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=device)
-    ours, theirs = (partial(work.step, network, torch.optim.Adam(network.train().parameters()), image, precision)
-                    for network, precision in zip(networks, (work.default_precision(), torch.float32)))
+    optimizers = [torch.optim.Adam(network.train().parameters()) for network in networks]
+    ours, theirs = (partial(work.step, network, optimizer, image, precision) for network, optimizer, precision
+                    in zip(networks, optimizers, (work.default_precision(), torch.float32)))
     return Contest(work=f"{NETWORK} training step, profile {profile}", beside="own, float32",
-                   ours=ours, theirs=theirs, target=target)
-
-
-def gpu_training_step(folder: Path) -> Contest:
-    needs_gpu()
-    return training_step(folder, "paper", target=0.3)
-
-
-def gpu_training_memory(folder: Path) -> Contest:
-    needs_gpu()
-    settings = profiles.load("paper")
-    ways = [partial(work.two_steps, (settings.depth, settings.size, settings.size), 1, precision)
-            for precision in (work.default_precision(), torch.float32)]
-    return Contest(work=f"{NETWORK} training step, profile paper", beside="own, float32", ours=ways[0],
-                   theirs=ways[1], most=22 * 2**30 / 1e6, unit=GPU_MEGABYTES, rounds=1)
-
-
-def gpu_prediction(folder: Path) -> Contest:
-    needs_gpu()
-    scan, settings = scan_and_mask(CLINICAL)[0], profiles.load("paper")
-    ours, theirs = (load_model(untrained_run(folder / name, replace(settings, precision=name)))
-                    for name in ("auto", "float32"))
-    return Contest(work=f"prediction after loading, {text(CLINICAL)}", beside="own, float32",
-                   ours=partial(ours.segment, scan), theirs=partial(theirs.segment, scan), most=1.0)
-
-
-def needs_gpu() -> None:
-    """Raises InputError where there is none."""
-    if choose_device().type != "cuda":
-        raise InputError("is for a GPU, and there is none here")
+                   ours=ours, theirs=theirs, target=0.5)
 
 
 def untrained_run(folder: Path, settings: Settings) -> Path:
@@ -160,7 +132,8 @@ def metrics(folder: Path, size: Size = CLINICAL) -> Contest:
     ours, theirs = partial(work.metrics, *pair), partial(others.metrics, *pair, TOLERANCE_MM)
     values = "; ".join(f"{name} {a:.3f} and {b:.3f}"
                        for name, a, b in zip(("Dice", "HD95", "ASSD", "NSD"), ours(), theirs()))
-    return Contest(work=f"Dice, HD95, ASSD, NSD, {text(size)}", beside="MONAI", ours=ours, theirs=theirs, target=0.1,
+    return Contest(work=f"Dice, HD95, ASSD, NSD, {text(size)}", beside="MONAI",
+                   ours=ours, theirs=theirs, target=0.1,
                    note=f"ours and MONAI's: {values}; surfaces are defined differently")
 
 
@@ -169,8 +142,9 @@ def position_attention(folder: Path, positions: Size = (12, 64, 64)) -> Contest:
     if needed > psutil.virtual_memory().available:
         raise InputError(f"the naive matrix of PAM at {text(positions)} positions and its softmax take "
                          f"{needed / 1e9:.1f} GB, more than is free")
-    return Contest(work=f"PAM, {text(positions)} positions", beside="the naive matrix", unit=MEGABYTES, rounds=3,
-                   ours=partial(work.attend, False, positions), theirs=partial(work.attend, True, positions))
+    return Contest(work=f"PAM, {text(positions)} positions", beside="the naive matrix",
+                   ours=partial(work.attend, False, positions), theirs=partial(work.attend, True, positions),
+                   unit=MEGABYTES, rounds=3)
 
 
 def prepared_phantoms(folder: Path, count: int, settings: Settings) -> dict[str, Prepared]:
@@ -187,7 +161,8 @@ def prepared_phantoms(folder: Path, count: int, settings: Settings) -> dict[str,
 
 def epoch(folder: Path, settings: Settings | None = None, count: int = 4) -> Contest:
     settings = settings or profiles.load("cpu")
-    device, precision, cases = choose_device(), work.default_precision(), prepared_phantoms(folder, count, settings)
+    device, precision = choose_device(), work.default_precision()
+    cases = prepared_phantoms(folder, count, settings)
     state, alone = (train.new_state(NETWORK, settings, 0, 10**6, device) for _ in range(2))
     image = train.window(cases["0"], settings.depth, state.generator)[0]
     image = image.to(device, memory_format=torch.channels_last_3d)
@@ -204,8 +179,9 @@ def epoch(folder: Path, settings: Settings | None = None, count: int = 4) -> Con
         for _ in range(count * settings.samples_per_case):
             work.step(alone.network, alone.optimizer, image, precision)
 
-    return Contest(work=f"epoch of {count} cases, profile {settings.profile}", beside="its training steps alone",
-                   ours=whole_epoch, theirs=steps_alone, target=1.05, rounds=9)
+    return Contest(work=f"epoch of {count} cases, profile {settings.profile}",
+                   beside="its training steps alone", ours=whole_epoch, theirs=steps_alone,
+                   target=1.05, rounds=9)
 
 
 def train_once(settings: Settings, count: int) -> None:
@@ -226,8 +202,5 @@ CONTESTS: dict[str, Callable[[Path], Contest]] = {
     "pam": position_attention,
     "epoch": epoch,
     "prediction-memory": partial(prediction, unit=MEGABYTES, target=0.5, most=2500.0, rounds=2),
-    "gpu-training-step": gpu_training_step,
-    "gpu-training-memory": gpu_training_memory,
-    "gpu-prediction": gpu_prediction,
 }
 """Name -> what sets it up."""

@@ -27,7 +27,7 @@ def attention_unet() -> torch.nn.Module:
 
 
 def segment(source: Path, target: Path) -> None:
-    """From a CT file to a mask file: float32, MONAI's sliding window with its defaults over the whole scan."""
+    """From a CT file to a mask file: float32, MONAI's sliding window with its defaults over the scan."""
     from monai.inferers import sliding_window_inference
     from monai.transforms import ScaleIntensityRange
 
@@ -39,21 +39,25 @@ def segment(source: Path, target: Path) -> None:
 
 
 def prepare(scan: Volume, mask: Volume, size: int, margin_mm: float, linear: bool) -> dict:
-    """Image and mask (1, d, h, w) resized in plane, scaled, cut to the target: `magunet.prepare` from step 2 on.
+    """Image and mask (1, d, h, w) resized in plane, scaled, cut to the target, as `magunet.prepare` does.
 
-    linear: resized as magunet does, linearly with averaging, the mask too; else the quicker way that MONAI has,
-    means of areas and the mask's nearest voxels.
+    linear: linearly with averaging, as magunet does, the mask too; else the quicker way that MONAI has, means
+    of areas and the mask's nearest voxels.
     """
     from monai.transforms import AsDiscreted, Compose, CropForegroundd, Resized, ScaleIntensityRanged
 
     keys, shape = ("image", "mask"), (scan.array.shape[0], size, size)
-    resized = ([Resized(keys, shape, mode="trilinear", anti_aliasing=True), AsDiscreted("mask", threshold=0.5)] if linear
-               else [Resized(keys, shape, mode=("area", "nearest"))])
+    resized = [Resized(keys, shape, mode=("area", "nearest"))]
+    if linear:
+        resized = [Resized(keys, shape, mode="trilinear", anti_aliasing=True),
+                   AsDiscreted("mask", threshold=0.5)]
+    margin = round(margin_mm / scan.spacing[0]), size, size
+    case = {"image": torch.from_numpy(scan.array)[None].float(), "mask": torch.from_numpy(mask.array)[None].float()}
     return Compose([
         *resized,
         ScaleIntensityRanged("image", *HU_WINDOW, 0, 1, clip=True),
-        CropForegroundd(keys, "mask", margin=(round(margin_mm / scan.spacing[0]), size, size), allow_smaller=True),
-    ])({name: torch.from_numpy(volume.array)[None].float() for name, volume in (("image", scan), ("mask", mask))})
+        CropForegroundd(keys, "mask", margin=margin, allow_smaller=True),
+    ])(case)
 
 
 def monai_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[], object]:
@@ -63,8 +67,9 @@ def monai_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[], 
     keys, shift = ("image", "mask"), tuple(TRANSLATION * n for n in image.shape[1:])
     transform = Compose([
         RandFlipd(keys, prob=1, spatial_axis=2),
-        RandAffined(keys, prob=1, rotate_range=(math.radians(ROTATION_DEGREES),) * 3, scale_range=(SCALING,) * 3,
-                    translate_range=shift, mode=("bilinear", "nearest"), padding_mode="zeros", device=image.device),
+        RandAffined(keys, prob=1, rotate_range=(math.radians(ROTATION_DEGREES),) * 3, translate_range=shift,
+                    scale_range=(SCALING,) * 3, mode=("bilinear", "nearest"), padding_mode="zeros",
+                    device=image.device),
         RandAdjustContrastd("image", prob=1, gamma=(math.exp(-LOG_GAMMA), math.exp(LOG_GAMMA))),
     ])
     return lambda: transform({"image": image, "mask": mask})
@@ -85,14 +90,20 @@ def torchio_augmentation(image: torch.Tensor, mask: torch.Tensor) -> Callable[[]
                              translation=tuple(TRANSLATION * n for n in image.shape[1:])),
         torchio.RandomGamma(log_gamma=LOG_GAMMA),
     ])
-    subject = torchio.Subject(image=torchio.ScalarImage(tensor=image.cpu()), mask=torchio.LabelMap(tensor=mask.cpu()))
+    subject = torchio.Subject(image=torchio.ScalarImage(tensor=image.cpu()),
+                              mask=torchio.LabelMap(tensor=mask.cpu()))
     return lambda: transform(subject)
 
 
 def metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float],
                        tolerance: float) -> tuple[float, float, float, float]:
     """Dice, HD95 and ASSD in mm, NSD, of two masks (d, h, w)."""
-    from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics import (
+        compute_average_surface_distance,
+        compute_dice,
+        compute_hausdorff_distance,
+        compute_surface_dice,
+    )
 
     a, b = (torch.from_numpy(mask.astype(np.float32))[None, None] for mask in (prediction, truth))
     options = {"include_background": True, "spacing": spacing}

@@ -66,11 +66,11 @@ def origin(file: Path) -> str:
     """The machine and the revisions that a file's results are of, in a line."""
     machine, results = read(file)
     (revision, _), *others = Counter(result.revision for result in results.values()).most_common()
-    exceptions = [f"{', '.join(name for name, result in results.items() if result.revision == other)}: {other}"
-                  for other, _ in others]
+    names = {other: ", ".join(name for name, result in results.items() if result.revision == other)
+             for other, _ in others}
     return "; ".join([f"{machine['device']}, {machine['threads']} threads, Python {machine['python']}, "
                       f"torch {machine['libraries']['torch']}, MONAI {machine['libraries']['monai']}, "
-                      f"revision {revision}", *exceptions])
+                      f"revision {revision}", *(f"{which}: {other}" for other, which in names.items())])
 
 
 def table(results: dict[str, Result]) -> pd.DataFrame:

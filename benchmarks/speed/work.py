@@ -57,7 +57,7 @@ def two_steps(size: Size, divisor: int, precision: torch.dtype, recompute: bool 
 
 
 def one_pass(size: Size, divisor: int, precision: torch.dtype) -> None:
-    """A window's logits, in a process that has loaded what ``magunet predict`` reads and writes files with."""
+    """A window's logits, in a process that has loaded what ``magunet predict`` needs for files."""
     import SimpleITK  # noqa: F401
 
     import compendium.view.export  # noqa: F401
@@ -76,7 +76,8 @@ def prepare_cube(side: int) -> None:
     prepare(scan, mask, profiles.load("paper"))
 
 
-def metrics(prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]) -> tuple[float, ...]:
+def metrics(prediction: np.ndarray, truth: np.ndarray,
+            spacing: tuple[float, float, float]) -> tuple[float, float, float, float]:
     """Dice, HD95 and ASSD in mm, NSD, of two masks (d, h, w)."""
     scores = surface_scores(prediction, truth, spacing)
     return overlap(prediction, truth).dice, scores.hd95, scores.assd, scores.nsd

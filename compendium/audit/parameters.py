@@ -34,7 +34,8 @@ def normalised_biases(network: nn.Module) -> int:
                if isinstance(b, nn.BatchNorm3d) and a.bias is not None)
 
 
-def count(first_width: int = 32, biases: bool = True, decoder: str = "merge", switches: dict = BASELINE) -> int:
+def count(first_width: int = 32, biases: bool = True, decoder: str = "merge",
+          switches: dict = BASELINE) -> int:
     """Parameters of a 3D U-Net whose widths double from level to level, with switches of MAGUNetConfig on."""
     widths = tuple(first_width * 2**level for level in range(5))
     network = alternative(MAGUNetConfig(**BASELINE | switches, widths=widths), decoder=decoder)
@@ -68,7 +69,8 @@ def explanations() -> pd.DataFrame:
     lines = []
     for first, biases in product(range(8, 65, 8), (True, False)):
         plain = count(first, biases)
-        costs = {name: count(first, biases, switches=VARIANTS[f"+{name}"]) - plain for name in ("DA", "MFF", "LGAG")}
+        costs = {name: count(first, biases, switches=VARIANTS[f"+{name}"]) - plain
+                 for name in ("DA", "MFF", "LGAG")}
         for decoder, unit, cut in product(DECODERS, UNITS, (False, True)):
             base = count(first, biases, decoder)
             if printed(base, UNITS[unit], cut) != TABLE_4[0].params_mi:

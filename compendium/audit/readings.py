@@ -11,7 +11,7 @@ from magunet.studies import variant
 
 DECODERS = ("merge", "add", "trilinear", "classic")
 """merge, the one trained: 3^3 transposed convolution, concatenation, one convolution. add: the same with a
-sum and two convolutions. trilinear, classic: interpolation or 2^3 transposed, then joined, two convolutions."""
+sum and two convolutions. trilinear, classic: interpolation or 2^3 transposed; joined, two convolutions."""
 READINGS = {
     "as built here": {},
     "PAM's B, C as wide as D": dict(reduction=1),

@@ -68,8 +68,7 @@ def _silently() -> Iterator[None]:
 def read_source(folder: Path | str, scan: Volume) -> list[pydicom.Dataset]:
     """Headers of a folder's slices in the order of ``scan``, which `read_volume` read from there.
 
-    Raises InputError when a slice lacks what a segmentation refers to, or the slices are not those of the
-    scan.
+    Raises InputError when a slice lacks what a segmentation refers to, or for slices of another scan.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -34,8 +34,7 @@ MIDLINES = {True: "halfway between the two joints", False: "middle of the scan, 
 
 @dataclass(frozen=True)
 class Origin:
-    """What made the prediction: a run's folder, network, profile, seed, and hashes of weights and training
-    data."""
+    """What made the prediction: run folder, network, profile, seed, hashes of weights and training data."""
 
     run: str
     network: str
@@ -74,8 +73,7 @@ def voxel_hash(volume: Volume) -> str:
 
 
 def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
-    """How a scan's files begin: as the input's does; ``ct-`` and a hash for DICOM series and with
-    ``anonymise``."""
+    """How a scan's files begin: as its own name; DICOM series, and with ``anonymise``, ``ct-`` and a hash."""
     path = path.resolve()
     if anonymise or path.is_dir():
         return f"ct-{voxel_hash(scan)[:10]}"
@@ -83,8 +81,7 @@ def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
 
 
 def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list[pydicom.Dataset] | None:
-    """Headers for the DICOM SEG of a scan read from ``path``; None, with a note, where by default none can be
-    made.
+    """Headers for the DICOM SEG of a scan read from ``path``; by default None and a note if they are unfit.
 
     Raises InputError when ``formats`` ask for a DICOM SEG and it cannot be made.
     """
@@ -157,8 +154,7 @@ def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
 
 
 def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Sequence[Path]) -> dict:
-    """What JSON says of a case: grids, hashes, the model, and of each mask volumes, borders and the
-    midline."""
+    """The JSON report: grids, hashes, the model, and of each mask volumes, borders and the midline."""
     scan, masks = case.scan, {}
     for name, both in labels.items():
         plane = midline(both)

@@ -1,13 +1,11 @@
 """A case in 3D, in the best viewer that works where the notebook runs.
 
 In a browser: itkwidgets, if `python workflow/viewer install` made it work without a network; else niivue;
-else planes with sliders. Anywhere else, as under papermill, nbval or nbconvert, a figure of three planes, and
-itkwidgets is not even imported, for that makes papermill lose outputs, and nbval pass a notebook that fails.
+else planes with sliders. Under papermill, nbval or nbconvert, a figure: there merely importing itkwidgets
+loses outputs.
 
-Who sent the cell decides. Every Jupyter message names its user: JupyterLab leaves the name empty, while
-clients that run notebooks headless (jupyter_client, nbclient, papermill, nbval) write the name of whoever
-started them. Where that is empty too, the messages' numbers tell: JupyterLab's are UUIDs, theirs have parts
-joined by "_".
+Who sent the cell decides. JupyterLab leaves the user's name in a message empty; clients that run notebooks
+headless write who started them, or, where that is empty too, number their messages with parts joined by "_".
 """
 
 import importlib.util
@@ -35,8 +33,7 @@ VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
 
 @dataclass(frozen=True)
 class Preset:
-    """A transfer function: HU drawn black and white in planes and in the volume, and the volume's opacity by
-    HU."""
+    """A transfer function: HU drawn black and white in planes, and in the volume, and its opacity by HU."""
 
     window: tuple[float, float]
     shades: tuple[float, float]
@@ -81,10 +78,7 @@ def viewers() -> dict[str, str]:
 
 
 def best_viewer(viewer: str | None = None) -> str:
-    """The first of VIEWERS that works here, or the one asked for; without a browser it is always the figure.
-
-    Raises InputError when that viewer is unknown or does not work.
-    """
+    """The first of VIEWERS that works here, or the one asked for, else InputError; headless the figure."""
     if viewer is not None and viewer not in VIEWERS:
         raise InputError(f"no viewer {viewer!r}; there are {', '.join(VIEWERS)}")
     reasons = viewers()
@@ -97,10 +91,10 @@ def best_viewer(viewer: str | None = None) -> str:
 
 def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewer: str | None = None,
          title: str = ""):
-    """A CT with labels of `compendium.view.preview.label_map` in the best viewer, or in the one asked for.
+    """A CT with labels of `label_map`, any orientation, in the best viewer, or in the one asked for.
 
-    Volumes of any orientation, on one grid. Returns the viewer's object, which itkwidgets displays itself, or
-    a figure. Raises InputError for another grid, and for an unknown preset or viewer.
+    Returns the viewer's object, which itkwidgets displays itself, or a figure. Raises InputError for labels
+    on another grid, and for an unknown preset or viewer.
     """
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
@@ -171,16 +165,12 @@ def as_nifti(volume: Volume) -> bytes:
 
 
 def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
-    """A viewer of itkwidgets with slice planes through the labels; it displays itself.
-
-    It draws a label only where the scan is opaque too, so the joint preset makes labelled voxels as dense as
-    bone.
-    """
+    """A viewer of itkwidgets with slice planes through the labels; it displays itself."""
     itkwidgets = import_itkwidgets()
     extra = {}
     if labels is not None and labels.array.any():
         extra = {"label_image": to_itkwasm(labels, "labels")}
-        if preset is PRESETS["joint"]:
+        if preset is PRESETS["joint"]:                               # a label needs opaque voxels
             image = image.with_array(np.where(labels.array != 0, 1000, image.array).astype(np.int16))
     viewer = itkwidgets.view(to_itkwasm(image, "CT"), cmap="Grayscale", bg_color=[0.2, 0.2, 0.2], **extra)
     viewer.set_view_mode("Volume")
@@ -198,11 +188,10 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
 
 
 def import_itkwidgets():
-    """The module, with its hold on the kernel undone.
+    """The module, without the file browser that it looks for, and with its hold on the kernel undone.
 
-    On import it puts itself between kernel and notebook, to delay cells until a viewer is ready: that loses
-    outputs, hides errors, and blocks the notebook for ever where the browser fails to draw. It also looks for
-    a file browser of its own, which would bring an old pydantic. Nothing here needs either.
+    On import it delays cells until a viewer is ready: that loses outputs, hides errors, and blocks the
+    notebook for ever where the browser fails to draw.
     """
     sys.modules.setdefault("imjoy_elfinder", types.ModuleType("imjoy_elfinder"))
     import itkwidgets

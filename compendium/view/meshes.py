@@ -21,8 +21,7 @@ STL_HEADER = b"magunet; SPACE=LPS; UNIT=mm".ljust(80)
 
 @dataclass(frozen=True)
 class Mesh:
-    """A closed surface. points: (n, 3) LPS mm. triangles: (m, 3) indices of points, counter-clockwise from
-    outside."""
+    """A closed surface: points (n, 3) in LPS mm, triangles (m, 3) of points, which turn outwards."""
 
     points: np.ndarray
     triangles: np.ndarray

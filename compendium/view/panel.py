@@ -18,16 +18,14 @@ class ScanWithMasks:
 
 
 def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
-    """The labels of that choice with its name, or the first that the masks allow; "no mask" and None without
-    one."""
+    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one."""
     maps = {name: label_map(name, case.truth, case.prediction) for name in dict.fromkeys((choice, *CHOICES))}
     return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 
 
 def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], networks: Sequence[str],
            labels: str = "error map", preset: str = "bone", viewer: str | None = None):
-    """A viewer with drop-downs for case, network, labels and preset; ``load`` gets a case's and a network's
-    name.
+    """A viewer with drop-downs for case, network, labels and preset; ``load`` gets the first two.
 
     Without a browser it is the figure of the first choice; ``labels`` and ``preset`` are what it starts with.
     """

@@ -1,9 +1,7 @@
-"""A scan and labels made small enough for a viewer, and placed so that every viewer shows them the right way
-up.
+"""A scan and labels made small enough for a viewer, and placed so that every viewer shows them upright.
 
-Viewers differ in what they make of directions: itkwidgets ignores them. So a preview always lies along the
-patient's axes (LPS: x to the left, y to posterior, z to superior). Oblique scans are interpolated onto such a
-grid.
+itkwidgets ignores directions. So a preview always lies along the patient's axes (LPS: x to the left, y to
+posterior, z to superior); oblique scans are interpolated onto such a grid.
 """
 
 from collections.abc import Iterable
@@ -39,8 +37,7 @@ def add_legend(figure: Figure, names: Iterable[str]) -> None:
 def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> Volume | None:
     """Labels of CHOICES as LABEL_NUMBERS, uint8, on the masks' own grid; None where a mask for it is missing.
 
-    The error map tells correct, missed and extra voxels apart. Raises InputError for an unknown choice, and
-    when the masks lie on different grids.
+    Raises InputError for an unknown choice, and when the masks lie on different grids.
     """
     if choice not in CHOICES:
         raise InputError(f"labels can show {', '.join(CHOICES)}; not {choice!r}")
@@ -56,11 +53,9 @@ def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> V
 
 def preview(scan: Volume, labels: Volume | None = None,
             side: int = LARGEST_SIDE) -> tuple[Volume, Volume | None]:
-    """Scan (int16 HU) and labels (uint8) along the patient's axes, at most ``side`` voxels a side, on one
-    grid.
+    """Scan (int16 HU) and labels (uint8) on one grid along the patient's axes, each side at most ``side``.
 
-    Where the scan shrinks it is averaged, and its outer faces stay where they are; a label is the one at the
-    centre of the new voxel, so that none is made up.
+    Where the scan shrinks it is averaged; a label is the one at the centre of the new voxel.
     """
     scan = reorient(scan, "LPS")
     shape = tuple(min(size, side) for size in scan.array.shape)
@@ -83,8 +78,7 @@ def _straight_grid(volume: Volume, side: int) -> Volume:
 
 
 def _sampled(volume: Volume, grid: Volume, order: int, outside: float) -> Volume:
-    """The volume at the voxels of another grid; ``order`` as in scipy, ``outside`` where it does not
-    reach."""
+    """The volume at the voxels of another grid, ``outside`` beyond it; ``order`` as in scipy."""
     to_index = np.linalg.inv(volume.direction * volume.spacing[::-1])
     matrix = to_index @ (grid.direction * grid.spacing[::-1])      # x, y, z of one grid to those of the other
     offset = to_index @ np.subtract(grid.origin, volume.origin)

@@ -18,9 +18,8 @@ WINDOWS = {"bone": BONE_WINDOW, "soft tissue": (-160.0, 240.0), "wide": (-1000.0
 def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = ""):
     """A widget with a slider for each plane and a menu of windows; opens in the middle of the first mask.
 
-    masks: names of LABEL_COLOURS, and volumes on the scan's grid, else InputError, whose non-zero voxels are
-    outlined. Where they are truth and prediction, the Dice of every axial slice is drawn above. Volumes may
-    have any orientation.
+    masks: names of LABEL_COLOURS, and what is outlined, on the scan's grid (else InputError), any
+    orientation. Where they are truth and prediction, the Dice of every axial slice is drawn above.
     """
     import ipywidgets
     from IPython.display import display
@@ -48,15 +47,12 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = ""):
 
 
 def dice_strip(truth: np.ndarray, prediction: np.ndarray, axial: int) -> Figure:
-    """A bar for the Dice of each axial slice of two masks (d, h, w), none where both are empty there; marks a
-    slice."""
+    """A bar for the Dice of each axial slice of two masks (d, h, w) where one is not empty; marks a slice."""
     slices = [i for i, (p, t) in enumerate(zip(prediction, truth)) if p.any() or t.any()]
     figure = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained")
     axes = figure.subplots()
     axes.bar(np.add(slices, 1), [overlap(prediction[i], truth[i]).dice for i in slices], 0.9, color="0.5")
     axes.axvline(axial + 1, color="black", linewidth=1)
-    axes.set(xlim=(0.5, len(truth) + 0.5), ylim=(0, 1))
-    axes.set_ylabel("Dice", fontsize=8)
-    axes.set_xlabel("axial slice", fontsize=8)
+    axes.set(xlim=(0.5, len(truth) + 0.5), ylim=(0, 1), xlabel="axial slice", ylabel="Dice")
     axes.tick_params(labelsize=7)
     return figure

@@ -35,8 +35,7 @@ PANELS = (("both joints", "from the front"), ("right joint, iliac side", "from t
 class SurfaceMap:
     """A joint's true surface, and the distance in mm of each of its points (n,) to the prediction's surface.
 
-    Positive where the prediction reaches beyond the truth, negative where it falls short; NaN without a
-    prediction.
+    Positive where the prediction reaches beyond it, negative where it falls short; NaN without a prediction.
     """
 
     mesh: Mesh
@@ -44,8 +43,7 @@ class SurfaceMap:
 
 
 def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
-    """Signed distances in mm from the points of the truth's surface to the prediction's, to a fifth of a
-    voxel.
+    """Signed distances in mm from the truth's points to the prediction's surface, to a fifth of a voxel.
 
     Volumes of one grid, any orientation. Raises InputError for other grids, or when a mask is empty.
     """
@@ -75,8 +73,7 @@ def joint_maps(truth: Volume, prediction: Volume) -> dict[str, SurfaceMap]:
 
 
 def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: float | None = None) -> Figure:
-    """Both joints from the front, and each from its iliac and its sacral side, coloured by signed distance in
-    mm.
+    """Both joints from the front, and each from its iliac and sacral side, coloured by signed distance.
 
     limit: mm at which the colours end; by default what 99 % of the points do not exceed, at least 1. A joint
     on whose side nothing was predicted is grey: its distance to the other joint would say nothing. Raises
@@ -84,8 +81,9 @@ def surface_figure(truth: Volume, prediction: Volume, title: str = "", limit: fl
     """
     maps = joint_maps(truth, prediction)
     if limit is None:
-        distances = np.concatenate([one.distance for one in maps.values()])
-        limit = max(1.0, float(np.nan_to_num(np.nanquantile(np.abs(distances), 0.99))))
+        distances = np.abs(np.concatenate([one.distance for one in maps.values()]))
+        known = distances[np.isfinite(distances)]
+        limit = max(1.0, float(np.quantile(known, 0.99))) if len(known) else 1.0
     panels = [(name, view, [maps[side] for side in maps if name.startswith((side, "both"))])
               for name, view in PANELS]
     sizes = [_size(joints, view) for _, view, joints in panels]

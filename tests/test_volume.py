@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from magunet.base.errors import InputError
-from magunet.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume
+from magunet.volume import Volume, bounding_box, corners, orientation, read_volume, reorient, same_geometry, write_volume
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -198,36 +198,33 @@ def test_grids_of_different_shape_or_turned_about_the_origin_differ():
     assert not same_geometry(volume, Volume(volume.array, SPACING, ORIGIN, turned))
 
 
-def test_there_are_48_axis_codes():
+def test_reorient_is_simpleitks_dicom_orient():
     assert len(set(CODES)) == 48
+    for code in CODES:
+        for seed in range(3):
+            volume = reorient(some_volume(random_rotation(seed), seed=seed), CODES[(CODES.index(code) * 7 + seed) % 48])
+            ours, theirs = reorient(volume, code), sitk.DICOMOrient(as_sitk(volume), code)
+            assert orientation(ours) == code
+            assert np.array_equal(ours.array, sitk.GetArrayFromImage(theirs)) and ours.array.flags.c_contiguous
+            assert ours.spacing == pytest.approx(theirs.GetSpacing()[::-1])
+            assert ours.origin == pytest.approx(theirs.GetOrigin(), abs=1e-9)
+            assert ours.direction.ravel() == pytest.approx(theirs.GetDirection(), abs=1e-12)
 
 
-@pytest.mark.parametrize("code", CODES)
-def test_reorient_is_simpleitks_dicom_orient(code):
-    for seed in range(3):
-        volume = reorient(some_volume(random_rotation(seed), seed=seed), CODES[(CODES.index(code) * 7 + seed) % 48])
-        ours, theirs = reorient(volume, code), sitk.DICOMOrient(as_sitk(volume), code)
-        assert orientation(ours) == code
-        assert np.array_equal(ours.array, sitk.GetArrayFromImage(theirs)) and ours.array.flags.c_contiguous
-        assert ours.spacing == pytest.approx(theirs.GetSpacing()[::-1])
-        assert ours.origin == pytest.approx(theirs.GetOrigin(), abs=1e-9)
-        assert ours.direction.ravel() == pytest.approx(theirs.GetDirection(), abs=1e-12)
+def test_orientation_is_simpleitks():
+    for code in CODES:
+        volume = reorient(some_volume(random_rotation(CODES.index(code))), code)
+        theirs = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(volume.direction.ravel().tolist())
+        assert orientation(volume) == theirs == code
 
 
-@pytest.mark.parametrize("code", CODES)
-def test_orientation_is_simpleitks(code):
-    volume = reorient(some_volume(random_rotation(CODES.index(code))), code)
-    theirs = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(volume.direction.ravel().tolist())
-    assert orientation(volume) == theirs == code
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_there_and_back_loses_nothing(code):
-    volume = some_volume(random_rotation(CODES.index(code) + 100))
-    back = reorient(reorient(volume, code), orientation(volume))
-    assert np.array_equal(back.array, volume.array) and back.spacing == volume.spacing
-    assert np.array_equal(back.direction, volume.direction)
-    assert back.origin == pytest.approx(volume.origin, abs=1e-9)
+def test_there_and_back_loses_nothing():
+    for code in CODES:
+        volume = some_volume(random_rotation(CODES.index(code) + 100))
+        back = reorient(reorient(volume, code), orientation(volume))
+        assert np.array_equal(back.array, volume.array) and back.spacing == volume.spacing
+        assert np.array_equal(back.direction, volume.direction)
+        assert back.origin == pytest.approx(volume.origin, abs=1e-9)
 
 
 @pytest.mark.parametrize("code", ["RAS", "PIR", "SLA"])
@@ -243,6 +240,25 @@ def test_every_voxel_keeps_its_place_in_the_patient(code):
 def test_wrong_codes_are_refused(code):
     with pytest.raises(InputError, match="LPS or RAS"):
         reorient(some_volume(), code)
+
+
+def test_a_bounding_box_holds_the_mask_and_a_margin_within_the_array():
+    mask = np.zeros((9, 10, 11), np.uint8)
+    mask[2, 3:5, 4], mask[5, 6, 9] = 1, 2
+    assert bounding_box(mask) == (slice(2, 6), slice(3, 7), slice(4, 10))
+    assert bounding_box(mask > 0, 3) == (slice(0, 9), slice(0, 10), slice(1, 11))
+    assert bounding_box(mask, (1, 0, 2)) == (slice(1, 7), slice(3, 7), slice(2, 11))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_samples_are_linear_between_voxels_and_end_with_them(direction):
+    index = np.random.default_rng(0).uniform(0, 1, (20, 3)) * (3, 4, 5)
+    ramp = some_volume(direction).with_array(np.arange(120.0).reshape(4, 5, 6))          # 30 z + 6 y + x
+    points = np.array([ramp.to_world(tuple(place)) for place in index])
+    assert ramp.sample(points) == pytest.approx(index @ (30, 6, 1), abs=1e-3)
+    beyond = np.array([[ramp.to_world((-1, 2, 2)), ramp.to_world((2, 2, 5.5))]])
+    assert ramp.sample(beyond).shape == (1, 2) and np.isnan(ramp.sample(beyond)).all()
+    assert (ramp.sample(beyond, -1000) == -1000).all()
 
 
 # DICOM ------------------------------------------------------------------------------------------------

@@ -60,39 +60,39 @@ def _end(number: int, frame: object) -> None:
     raise Ended
 
 
-def main(words: list[str] | None = None) -> int:
+def main(command_line: list[str] | None = None) -> int:
     """Run one verb; returns the exit status.
 
-    words: None takes the command line; then Ctrl-C and SIGTERM, as `kill` and schedulers send it, end the
+    command_line: None takes the command line; then Ctrl-C and SIGTERM, as `kill` and schedulers send it, end the
     verb by an exception, so that nothing is left half-written.
     """
-    if words is None:
-        words = sys.argv[1:]
+    if command_line is None:
+        command_line = sys.argv[1:]
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
-    if words and words[0] in GONE:
-        print(f"magunet {words[0]}: is no verb any more; use: {GONE[words[0]]}", file=sys.stderr)
+    if command_line and command_line[0] in GONE:
+        print(f"magunet {command_line[0]}: is no verb any more; use: {GONE[command_line[0]]}", file=sys.stderr)
         return 2
-    arguments = parser().parse_args(words)
+    words = parser().parse_args(command_line)
     try:
-        VERBS[arguments.verb].call(arguments)
+        VERBS[words.verb].call(words)
     except InputError as error:
-        return _failed(arguments.verb, " ".join(str(error).split()))
+        return _failed(words.verb, " ".join(str(error).split()))
     except BrokenPipeError:         # whoever read our output has seen enough
         sys.stdout = None
     except OSError as error:
         where, why = f"{error.filename}: " if error.filename else "", str(error.strerror or error)
         remedy = "" if ";" in why else "; see that it is there and that you may use it, then run this again"
-        return _failed(arguments.verb, f"{where}{why}{remedy}")
+        return _failed(words.verb, f"{where}{why}{remedy}")
     except (KeyboardInterrupt, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
-            return _failed(arguments.verb, f"not enough memory{reason}; close other programs, or lower "
+            return _failed(words.verb, f"not enough memory{reason}; close other programs, or lower "
                                            "size, depth or width (raise width_divisor)")
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         reason = "interrupted; the same command goes on from the last finished step"
-        return _failed(arguments.verb, reason, status=130)
+        return _failed(words.verb, reason, status=130)
     return 0
 
 

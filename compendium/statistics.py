@@ -6,7 +6,7 @@ measures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,7 @@ DIGITS = 12
 """Decimals that differences are rounded to, so that averaging over seeds breaks no tie and keeps zeros."""
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Mean over patients, its interval, and its SD over seeds; NaN where there is one patient or seed."""
 
     mean: float
@@ -32,8 +31,7 @@ class Estimate:
     seeds: int
 
 
-@dataclass(frozen=True)
-class SignedRank:
+class SignedRank(NamedTuple):
     """A paired Wilcoxon test: two-sided p, effect size from -1 to 1, pairs, and how many were equal."""
 
     p: float

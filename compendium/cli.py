@@ -63,7 +63,7 @@ def _end(number: int, frame: object) -> None:
 def main(command_line: list[str] | None = None) -> int:
     """Run one verb; returns the exit status.
 
-    command_line: None takes the command line; then Ctrl-C and SIGTERM, as `kill` and schedulers send it, end the
+    command_line: None takes this process's; then Ctrl-C and SIGTERM, as `kill` and schedulers send it, end the
     verb by an exception, so that nothing is left half-written.
     """
     if command_line is None:
@@ -71,8 +71,7 @@ def main(command_line: list[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     if command_line and command_line[0] in GONE:
-        print(f"magunet {command_line[0]}: is no verb any more; use: {GONE[command_line[0]]}", file=sys.stderr)
-        return 2
+        return _failed(command_line[0], f"is no verb any more; use: {GONE[command_line[0]]}")
     words = parser().parse_args(command_line)
     try:
         VERBS[words.verb].call(words)

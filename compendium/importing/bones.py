@@ -68,7 +68,10 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
     Left is the hip that lies farther to the left (LPS x), whatever the labels say. Raises InputError when a
     bone is missing, both hips lie on one side, or the joints are not both wholly in view.
     """
-    check_present(labels.array, numbers)
+    for name, values in zip(("sacrum", "left hip", "right hip"), numbers):
+        if not np.isin(labels.array, values).any():
+            raise InputError(f"no {name} in view (label {', '.join(map(str, values))}); give a scan of the "
+                             "whole pelvis, or the right label")
     margin = [int(np.ceil(MARGIN / s)) for s in labels.spacing]
     box = bounding_box(np.isin(labels.array, sum(numbers, ())), margin)
     x = _left(labels, box)
@@ -94,14 +97,6 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
         raise InputError(f"a sacroiliac joint is cut off by the {faces[0]} of the scan; give one that "
                          "reaches farther")
     return Pelvis(labels.with_array(bones), labels.with_array(joints), notes)
-
-
-def check_present(array: NDArray, numbers: BoneNumbers) -> None:
-    """Raises InputError when a bone has no voxel."""
-    for name, values in zip(("sacrum", "left hip", "right hip"), numbers):
-        if not np.isin(array, values).any():
-            raise InputError(f"no {name} in view (label {', '.join(map(str, values))}); give a scan of the "
-                             "whole pelvis, or the right label")
 
 
 def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:

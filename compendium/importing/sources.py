@@ -7,13 +7,13 @@ programs that read it; none of the four was downloaded here. Whatever does not f
 import re
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from compendium.importing import bones
-from compendium.importing.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, check_present, onto_grid
+from compendium.importing.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, onto_grid
 from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
@@ -43,15 +43,6 @@ class SourceCase:
     labels: tuple[Path, ...]
     numbers: BoneNumbers
     segments: tuple[str, ...] = ()
-
-
-@dataclass
-class Outcome:
-    """Cases of an import: new ones with notes, those that were there, and those left out with the reason."""
-
-    imported: dict[str, str] = field(default_factory=dict)
-    present: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
@@ -135,9 +126,7 @@ def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
     """CT as it is, bones and joint mask on its grid. Raises InputError when the case cannot be used."""
     if case.image is None:
         raise InputError(f"no CT for {case.labels[0].name}; download it, and unpack it into the same folder")
-    labels = _read_labels(case)
-    check_present(labels.array, case.numbers)
-    image, notes = read_volume(case.image), []
+    labels, image, notes = _read_labels(case), read_volume(case.image), []
     turned = Volume(image.array, image.spacing, tuple(HALF_TURN @ image.origin), HALF_TURN @ image.direction)
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
@@ -166,14 +155,16 @@ def _read_labels(case: SourceCase) -> Volume:
     return grid.with_array(merged)
 
 
-def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path,
-                 progress: Callable[[list, str], Iterator]) -> Outcome:
+def import_cases(
+        source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable[[list, str], Iterator]
+        ) -> tuple[dict[str, str], list[str], dict[str, str]]:
     """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr``.
 
-    base: folder that sources are named from. Finished cases are not made again (``import.json`` lists them),
-    and ``dataset.json`` comes last. Raises InputError when ``out`` holds anything else.
+    base: folder that sources are named from. Returns new cases with notes, those that were there before
+    (``import.json`` lists them), and those left out with the reason. ``dataset.json`` comes last. Raises
+    InputError when ``out`` holds anything else.
     """
-    records, outcome = _finished(out, source), Outcome()
+    records, imported, present, skipped = _finished(out, source), {}, [], {}
     for case in progress(cases, "read"):
         name = re.sub(r"[^\w.-]+", "_", case.name).strip(".")
         files = (f"bonesTr/{name}", f"labelsTr/{name}", f"imagesTr/{name}_0000")
@@ -182,14 +173,14 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path,
             record = _record(case, base)
             old = records.get(name, {}) if all(path.exists() for path in paths) else {}
             if old == old | record:
-                outcome.present.append(name)
+                present.append(name)
                 continue
             if old and old["files"] != record["files"]:
                 raise InputError("is there already, from other files or label numbers; import this one under "
                                  f"another --patient or --out, or remove {paths[2]} to put it in its place")
             image, pelvis = read_case(case)
         except InputError as error:
-            outcome.skipped[name] = str(error)
+            skipped[name] = str(error)
             continue
         (out / "dataset.json").unlink(missing_ok=True)
         provenance.write_json(out / STATE, {"source": source, "cases": records})
@@ -197,14 +188,14 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path,
             volume.write_volume(content, path)
         records[name] = record | {"notes": pelvis.notes}
         provenance.write_json(out / STATE, {"source": source, "cases": records})
-        outcome.imported[name] = "; ".join(pelvis.notes)
+        imported[name] = "; ".join(pelvis.notes)
     if records:
         keys = ("patient", "source", "thickness_mm", "notes")
         provenance.write_json(out / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(records),
             "file_ending": ENDING, **LAYOUTS[source]["dataset"],
             "cases": {name: {key: record[key] for key in keys} for name, record in records.items()}})
-    return outcome
+    return imported, present, skipped
 
 
 def _record(case: SourceCase, base: Path) -> dict:

@@ -63,16 +63,15 @@ def import_(words: Words) -> None:
                          "--patient are for labelmap")
     else:
         cases = published_cases(words.source, base, out)
-    outcome = import_cases(words.source, cases, base, out, track)
-    for name, note in outcome.imported.items():
+    imported, present, skipped = import_cases(words.source, cases, base, out, track)
+    for name, note in imported.items():
         print(f"imported  {name}" + (f"  ({note})" if note else ""))
-    for name, reason in outcome.skipped.items():
+    for name, reason in skipped.items():
         print(f"skipped   {name}: {reason}")
-    imported, present, skipped = map(len, (outcome.imported, outcome.present, outcome.skipped))
     if not imported and not present:
-        name, reason = next(iter(outcome.skipped.items()))
-        raise InputError(f"{words.src}: none of {skipped} scans could be imported; {name}: {reason}")
-    print(f"{imported} imported, {present} there before, {skipped} skipped: {words.out}")
+        name, reason = next(iter(skipped.items()))
+        raise InputError(f"{words.src}: none of {len(skipped)} scans could be imported; {name}: {reason}")
+    print(f"{len(imported)} imported, {len(present)} there before, {len(skipped)} skipped: {words.out}")
     if imported and (out / "splits.json").exists():
         print(f"{words.out} was split before these cases came; remove its splits.json to split it anew")
 

@@ -1,9 +1,9 @@
 """The networks that MONAI has, each with its normalisation, activation and dropout spelt out.
 
-Every function takes the divisor of the channel widths and returns a network on any grid: (b, 1, d, h, w) ->
-logits of the same shape. No dropout, so that the architectures alone differ. Where nothing else is said,
-widths are the baseline's 32 to 512. The paper's counts fit no stock network, and Attention U-Net (118.51 Mi)
-or ResUNet (55.92) not even at twice those widths or one and a half times; they are not chased.
+Every function takes the divisor of the channel widths, and its network any grid: (b, 1, d, h, w) -> logits of
+that shape. None has dropout; widths are the baseline's 32 to 512 where nothing else is said. The paper's
+counts fit no stock network, and Attention U-Net (118.51 Mi) or ResUNet (55.92) at no usual width; they are
+not chased.
 """
 
 import math
@@ -55,8 +55,7 @@ def v_net(width_divisor: float) -> nn.Module:
 def dyn_unet(filters: tuple[int, ...], strides: list, residual: bool, norm: tuple, act: tuple) -> nn.Module:
     """MONAI's DynUNet with 3^3 convolutions and no deep supervision.
 
-    It lists its stages twice, under two names; one list goes, for safetensors stores no weight under two
-    names.
+    It lists its stages under two names; one list goes, for safetensors stores no weight under two names.
     """
     from monai.networks.nets.dynunet import DynUNet
 
@@ -75,11 +74,10 @@ def res_unet(width_divisor: float) -> nn.Module:
 
 
 def nn_unet(width_divisor: float) -> nn.Module:
-    """nnU-Net's plain U-Net, six levels, at most 320 channels, instance norm and leaky ReLU; no deep
-    supervision.
+    """nnU-Net's plain U-Net, at most 320 channels, instance norm, leaky ReLU; no deep supervision.
 
-    Planned by its rules for 50 x 128 x 128 voxels of even spacing: an axis is halved while 4 voxels or more
-    remain, z three times. Isensee et al., Nature Methods 18, 2021, 203.
+    Its rules for 50 x 128 x 128 voxels of even spacing: an axis is halved while 4 voxels or more remain, so z
+    three times. Isensee et al., Nature Methods 18, 2021, 203.
     """
     widths = scaled(width_divisor, 32, 64, 128, 256, 320, 320)
     act = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
@@ -89,8 +87,8 @@ def nn_unet(width_divisor: float) -> nn.Module:
 def attention_unet(width_divisor: float) -> nn.Module:
     """Attention U-Net with BN and ReLU throughout. Oktay et al., MIDL 2018.
 
-    MONAI's convolutions after each skip take instance norm and PReLU, defaults that nothing in its signature
-    shows; they are replaced.
+    MONAI's convolutions after each skip have instance norm and PReLU hidden in their defaults; they are
+    replaced.
     """
     from monai.networks.blocks.convolutions import Convolution
     from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
@@ -106,11 +104,7 @@ def attention_unet(width_divisor: float) -> nn.Module:
 
 
 def mednext(width_divisor: float) -> nn.Module:
-    """MedNeXt-B with 3^3 kernels: depthwise convolutions, group norm of single channels, GELU; residual
-    resampling.
-
-    Roy et al., MICCAI 2023, Table 1; no deep supervision.
-    """
+    """MedNeXt-B with 3^3 kernels, group norm of single channels, GELU. Roy et al., MICCAI 2023, Table 1."""
     from monai.networks.nets.mednext import MedNeXt
 
     filters, = scaled(width_divisor, 32)
@@ -123,10 +117,8 @@ def mednext(width_divisor: float) -> nn.Module:
 
 
 def seg_resnet(width_divisor: float) -> nn.Module:
-    """SegResNet without its autoencoder branch: 32 filters, groups of eight channels or fewer, ReLU.
-
-    Myronenko, BrainLes 2018.
-    """
+    """SegResNet without its autoencoder, groups of eight channels or fewer, ReLU. Myronenko, BrainLes
+    2018."""
     from monai.networks.nets.segresnet import SegResNet
 
     filters, = scaled(width_divisor, 32)
@@ -138,12 +130,10 @@ def seg_resnet(width_divisor: float) -> nn.Module:
 
 
 def swin_unetr(width_divisor: float) -> nn.Module:
-    """Swin UNETR with 48 features, never fewer than the 12 that MONAI demands. Hatamizadeh et al., BrainLes
-    2021.
+    """Swin UNETR with 48 features, never fewer than MONAI's 12. Hatamizadeh et al., BrainLes 2021.
 
-    Its positions are relative within windows of 7^3, so that any grid will do; where a map is narrower than a
-    window in y or x, MONAI reads those positions off a table for whole windows, so train and predict at one
-    size.
+    Positions are relative within windows of 7^3, so any grid will do. Where a map is narrower than a window,
+    MONAI reads them off a table for whole windows, so train and predict at one size.
     """
     from monai.networks.nets.swin_unetr import SwinUNETR
 

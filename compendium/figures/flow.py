@@ -69,11 +69,11 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
     limits = " to ".join(map(number, planes.BONE_WINDOW))
     caption = ("Axial and coronal slices through the target (outlined). Shape and spacing: slices × rows × "
                f"columns. All are shown from {limits} HU, or to what that is after scaling.")
-    figure, paper = page(bottom + MARGIN + 4 * LINE, caption)
+    figure, sheet = page(bottom + MARGIN + 4 * LINE, caption)
     for column, (step, cell) in enumerate(zip(steps, cells)):
         left = MARGIN + column * (width + ARROW)
         middle = left + width / 2
-        write(paper, middle, MARGIN - 0.5, broken(step.name, width), "center")
+        write(sheet, middle, MARGIN - 0.5, broken(step.name, width), "center")
         window = planes.BONE_WINDOW if step.unit else clip_and_scale(np.array(planes.BONE_WINDOW))
         for row, (image, mask, pixel) in enumerate(cell):
             height, across = sizes[column, row]
@@ -84,9 +84,9 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
                 planes.edge_letters(axes, VIEWS[row])
         if column:
             y = tops[0] + sizes[column, 0, 0] / 2
-            paper.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
+            sheet.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
         span = " to ".join(number(round(float(value))) for value in (step.image.min(), step.image.max()))
-        write(paper, middle, bottom + 0.5, [" × ".join(map(str, step.image.shape)),
+        write(sheet, middle, bottom + 0.5, [" × ".join(map(str, step.image.shape)),
               " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm", f"{span}{step.unit}"], "center")
-    planes.scale_bar(paper, MARGIN, bottom + 0.5 + 3 * LINE, 1 / scale, width)
+    planes.scale_bar(sheet, MARGIN, bottom + 0.5 + 3 * LINE, 1 / scale, width)
     return figure

@@ -50,20 +50,21 @@ def joint_position(mask: np.ndarray, shape: tuple[int, int, int]) -> tuple[int, 
     return tuple(int(i) for i in np.unravel_index(int(share.argmax()), shape))
 
 
-def map_figure(image: np.ndarray, joints: np.ndarray, maps: Mapping[str, np.ndarray],
+def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.ndarray],
                pixel: tuple[float, float], limits: tuple[float, float] | None = None) -> Figure:
     """An axial slice of a prepared window with the outline of the true joints, and maps of it beside it.
 
-    image: (h, w) in [0, 1], drawn in the window of all figures; joints: (h, w) of 0 and 1; maps: title -> map
-    of any size; pixel: height and width of the image's in mm. Each map has its own scale, or all ``limits``.
+    image: (h, w) in [0, 1], drawn in the window of all figures; joints: (h, w) of 0 and 1; pictures: title ->
+    map of any size; pixel: the image's, height and width in mm. Each map has its scale, or all ``limits``.
     """
     height, width = np.multiply(image.shape, pixel)
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(3 * (1 + len(maps)), 3.4), layout="constrained")
+    count = 1 + len(pictures)
+    figure, axes = plt.subplots(1, count, figsize=(3 * count, 3.4), layout="constrained")
     draw_slice(axes[0], image, pixel, clip_and_scale(np.array(BONE_WINDOW)), {TRUTH_COLOUR: joints}, 1)
     letters_and_bar(axes[0], "axial", height, width)
     axes[0].set_title("CT and true joints")
     low, high = limits or (None, None)
-    for ax, (title, values) in zip(axes[1:], maps.items()):
+    for ax, (title, values) in zip(axes[1:], pictures.items()):
         colours = ax.imshow(values, cmap="viridis", vmin=low, vmax=high, extent=(0, width, height, 0))
         ax.set(title=title, xticks=[], yticks=[])
         if limits is None:

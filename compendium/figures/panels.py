@@ -99,13 +99,13 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     names = "; ".join(f"{chr(97 + i)}, {case.name}" for i, case in enumerate(cases))
     caption = (f"{names}. {rule}. Axial slice with the largest true area; white line: the truth. Dice of the "
                f"whole scan. Window {' to '.join(map(number, window))} HU.")
-    figure, paper = page(bottom + SPACE + LINE, caption)
+    figure, sheet = page(bottom + SPACE + LINE, caption)
     for left, heading in zip(lefts, headings):
-        write(paper, left + width / 2, first - LINE * len(heading) - SPACE / 2, heading, "center")
+        write(sheet, left + width / 2, first - LINE * len(heading) - SPACE / 2, heading, "center")
     for row, (case, crop) in enumerate(zip(cases, crops)):
         top = first + row * pitch
         under = top + height + SPACE / 2
-        write(paper, MARGIN, top, chr(97 + row), weight="bold")
+        write(sheet, MARGIN, top, chr(97 + row), weight="bold")
         for left, name in zip(lefts, ("CT", "truth", *columns)):
             axes = panel(figure, left, top, width, height, f"{case.name}: {name}")
             mask = case.truth if name == "truth" else case.masks.get(name)
@@ -116,12 +116,12 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
             _draw(axes, case, mask, *crop, window)
             if name == "CT":
                 planes.edge_letters(axes, "axial")
-                planes.scale_bar(paper, left, under, np.ptp(crop[0]) / width, width)
+                planes.scale_bar(sheet, left, under, np.ptp(crop[0]) / width, width)
             elif name != "truth":
-                write(paper, left + width / 2, under, f"Dice {_dice(scores, name, case.name):.2f}", "center")
+                write(sheet, left + width / 2, under, f"Dice {_dice(scores, name, case.name):.2f}", "center")
     for left, (name, colour) in zip(lefts, planes.AGREEMENT_COLOURS.items()):
-        paper.add_patch(Rectangle((left, bottom + 0.4), 4, LINE - 0.8, fc=colour, ec="black", lw=0.5))
-        write(paper, left + 5, bottom, name)
+        sheet.add_patch(Rectangle((left, bottom + 0.4), 4, LINE - 0.8, fc=colour, ec="black", lw=0.5))
+        write(sheet, left + 5, bottom, name)
     return figure
 
 

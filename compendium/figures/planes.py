@@ -103,12 +103,12 @@ def bar_length(width: float) -> int:
     return next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
 
 
-def scale_bar(page: Axes, left: float, top: float, scale: float, width: float) -> None:
+def scale_bar(sheet: Axes, left: float, top: float, scale: float, width: float) -> None:
     """A bar and its length under a view of this width on a page: 1 mm is ``scale`` of the patient."""
     length = bar_length(width * scale)
     right, y = left + length / scale, top + LINE / 2
-    page.plot([left, right], [y, y], color="black", linewidth=1.5, solid_capstyle="butt")
-    write(page, right + 1, top, f"{length} mm")
+    sheet.plot([left, right], [y, y], color="black", linewidth=1.5, solid_capstyle="butt")
+    write(sheet, right + 1, top, f"{length} mm")
 
 
 def letters_and_bar(axes: Axes, name: str, height: float, width: float) -> None:
@@ -144,9 +144,11 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
 
     Volumes may have any orientation; masks must lie on the scan's grid, else InputError.
     """
-    candidates = (truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)
     masks, handles = {}, []
-    for name, colour, mask in (each for each in candidates if each[2] is not None):
+    both = (truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)
+    for name, colour, mask in both:
+        if mask is None:
+            continue
         if not same_geometry(scan, mask):
             raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
         masks[colour] = reorient(mask, "LPS").array

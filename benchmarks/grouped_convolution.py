@@ -40,17 +40,19 @@ def main() -> None:
         layer = nn.Conv3d(channels, channels, 3, padding=1, groups=groups).to(memory_format=torch.channels_last_3d)
         half = copy.deepcopy(layer).to(torch.bfloat16)
         ways = {"float32": layer, "bfloat16": half, "joined": partial(joined, half)}
-        inputs = {name: torch.randn(1, channels, *size, dtype=torch.float32 if name == "float32" else torch.bfloat16).contiguous(
-            memory_format=torch.channels_last_3d).requires_grad_() for name in ways}
+        image = torch.randn(1, channels, *size).contiguous(memory_format=torch.channels_last_3d)
+        inputs = {name: image.to(torch.float32 if name == "float32" else torch.bfloat16, copy=True).requires_grad_()
+                  for name in ways}
         times = {name: [] for name in ways}
         for number in range(6):
             for name, way in ways.items():
-                found = seconds(way, inputs[name])
-                times[name] += [found] * (number > 0)
-        found = {name: statistics.median(values) for name, values in times.items()}
+                duration = seconds(way, inputs[name])
+                times[name] += [duration] * (number > 0)
+        medians = {name: statistics.median(values) for name, values in times.items()}
         rows.append({"channels": channels, "groups": groups, "size": " x ".join(map(str, size)),
-                     "float32, ms": 1000 * found["float32"], "bfloat16 / float32": found["bfloat16"] / found["float32"],
-                     "joined / float32": found["joined"] / found["float32"]})
+                     "float32, ms": 1000 * medians["float32"],
+                     "bfloat16 / float32": medians["bfloat16"] / medians["float32"],
+                     "joined / float32": medians["joined"] / medians["float32"]})
     print(pd.DataFrame(rows).round(2).to_string(index=False))
 
 

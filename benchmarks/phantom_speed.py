@@ -19,6 +19,7 @@ import torch
 from sijphantom.phantom import make_phantom
 
 SIZES = {"50 x 256 x 256": (256, 50), "150 x 512 x 512": (512, 150)}
+"""Name -> matrix and slices."""
 
 
 def seconds(matrix: int, slices: int, seed: int) -> float:
@@ -36,8 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     seconds(64, 40, 0)
     for name, (matrix, slices) in SIZES.items():
-        found = [seconds(matrix, slices, seed) for seed in range(repeats)]
-        print(f"{name}: median {statistics.median(found):.2f} s, fastest {min(found):.2f} s of {repeats}")
+        times = [seconds(matrix, slices, seed) for seed in range(repeats)]
+        print(f"{name}: median {statistics.median(times):.2f} s, fastest {min(times):.2f} s of {repeats}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     print(f"peak memory {peak:.1f} GiB, one thread")
 

@@ -3,7 +3,7 @@
 Yan W., Jing Y., Xu Y., Zhang X., Wang C.: "Sacral-iliac joint segmentation network integrating large kernel
 gated mechanisms and dual attention" (in Chinese), School of Computer Science and Technology, Taiyuan
 Normal University. Scores are percentages, parameters are in Mi = 2^20 although the paper writes M. Its claims
-stand in ``compendium/audit/claims.csv``, what its text repeats of them in ``quotes.csv``.
+stand in ``compendium/audit/claims.csv``, the numbers that its text repeats in ``quotes.csv`` beside it.
 """
 
 from dataclasses import dataclass

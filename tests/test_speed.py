@@ -55,7 +55,8 @@ def test_ways_take_turns_and_the_first_round_does_not_count():
 def test_a_median_ratio_and_a_limit_are_both_to_be_met():
     for target, most, met, text in (
             (0.5, None, True, "0.5"), (0.4, None, False, "0.4"), (None, 1.0, True, "1 s"),
-            (None, 0.9, False, "0.9 s"), (0.5, 0.9, False, "0.5, 0.9 s"), (0.5, 1.0, True, "0.5, 1 s"), (None, None, None, "")):
+            (None, 0.9, False, "0.9 s"), (0.5, 0.9, False, "0.5, 0.9 s"), (0.5, 1.0, True, "0.5, 1 s"),
+            (None, None, None, "")):
         outcome = result(target=target, most=most)
         assert outcome.ratios == [0.25, 0.5, 3.0] and outcome.met is met
         row = results.table({"a": outcome}).loc["a"]

@@ -52,7 +52,8 @@ def prepare(scan: Volume, mask: Volume, size: int, margin_mm: float, linear: boo
         resized = [Resized(keys, shape, mode="trilinear", anti_aliasing=True),
                    AsDiscreted("mask", threshold=0.5)]
     margin = round(margin_mm / scan.spacing[0]), size, size
-    case = {"image": torch.from_numpy(scan.array)[None].float(), "mask": torch.from_numpy(mask.array)[None].float()}
+    case = {"image": torch.from_numpy(scan.array)[None].float(),
+            "mask": torch.from_numpy(mask.array)[None].float()}
     return Compose([
         *resized,
         ScaleIntensityRanged("image", *HU_WINDOW, 0, 1, clip=True),

@@ -62,8 +62,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
         axes = FLIP[:, None] * affine[:3, :3] / lengths + 0.0       # no -0.0
         aslant = np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3     # which a volume refuses, too
     if array.ndim == 3 and not aslant and not np.allclose(lengths, spacing, rtol=1e-2):
-        raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} by the "
-                         f"{form}; export it again")
+        raise InputError(f"{path}: voxels are {spacing.tolist()} mm apart by pixdim, {lengths.tolist()} by "
+                         f"the {form}; export it again")
     origin = unit * FLIP * affine[:3, 3]
     return array, tuple((unit * spacing[::-1]).tolist()), tuple(origin.tolist()), axes
 

@@ -1,4 +1,4 @@
-"""The command: results on stdout, one line on stderr and status 2 for anything wrong, nothing half-written."""
+"""The command: results on stdout, one line on stderr and status 2 where anything is wrong."""
 
 import io
 import os
@@ -70,14 +70,36 @@ def test_a_verb_of_earlier_versions_names_the_new_way(capsys):
         assert (status, out, error.count("\n")) == (2, "", 1)
         assert error.startswith(f"magunet {verb}: is no verb any more; use: {cli.GONE[verb]}")
     verbs = cli.parser()._subparsers._group_actions[0].choices
-    assert {"phantom", "study", "claims", "findings", "store", "redraw", "report", "audit", "viewer", "bench"} < set(cli.GONE)
+    assert {
+        "phantom",
+        "study",
+        "claims",
+        "findings",
+        "store",
+        "redraw",
+        "report",
+        "audit",
+        "viewer",
+        "bench",
+    } < set(cli.GONE)
     new_ways = [way.split()[1] for way in cli.GONE.values() if way.startswith("magunet ")]
     assert set(new_ways) <= set(verbs) and not set(cli.GONE) & set(verbs)
 
 
 def test_help_of_every_verb_ends_with_an_example_that_can_be_parsed():
     verbs = cli.parser()._subparsers._group_actions[0].choices
-    assert list(verbs) == ["sample", "cohort", "import", "check", "train", "evaluate", "predict", "export", "tables", "doctor"]
+    assert list(verbs) == [
+        "sample",
+        "cohort",
+        "import",
+        "check",
+        "train",
+        "evaluate",
+        "predict",
+        "export",
+        "tables",
+        "doctor",
+    ]
     for name, parser in verbs.items():
         example = parser.format_help().split("example: ")[1].split()
         assert example[:2] == ["magunet", name]
@@ -86,7 +108,9 @@ def test_help_of_every_verb_ends_with_an_example_that_can_be_parsed():
 
 def test_a_scan_that_is_not_in_hu_is_said(run, tmp_path, capsys):
     write_volume(Volume(np.ones((20, 20, 20), np.uint8), (1, 1, 1)), tmp_path / "labels.mha")
-    status, _, error = call(capsys, "predict", tmp_path / "labels.mha", "--model", run, "--out", tmp_path / "out")
+    status, _, error = call(
+        capsys, "predict", tmp_path / "labels.mha", "--model", run, "--out", tmp_path / "out"
+    )
     assert status == 0
     assert "no voxel below -500; unless it is a CT in HU, the mask means nothing" in error
 
@@ -96,7 +120,9 @@ def test_predict_writes_a_mask_on_the_scans_grid_and_a_picture(run, tmp_path, ca
     scan = np.full((24, 40, 36), -1000, np.int16)
     scan[6:16, 10:24, 12:26] = 700
     write_volume(Volume(scan, (3.0, 1.7, 1.7), (10, -20, 5), turned), tmp_path / "a scan.nrrd")
-    status, out, _ = call(capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out", tmp_path / "out")
+    status, out, _ = call(
+        capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out", tmp_path / "out"
+    )
     assert status == 0
     mask_path, picture = (tmp_path / "out" / name for name in ("a scan_sij.nii.gz", "a scan_sij.png"))
     assert out.split("\n")[:2] == [str(mask_path), str(picture)]
@@ -108,9 +134,14 @@ def test_predict_writes_a_mask_on_the_scans_grid_and_a_picture(run, tmp_path, ca
 
 def test_a_mask_without_a_joint_is_said(run, tmp_path, capsys, monkeypatch):
     from magunet.predict import Model
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8)))
+
+    monkeypatch.setattr(
+        Model, "segment", lambda self, scan: scan.with_array(np.zeros(scan.array.shape, np.uint8))
+    )
     write_volume(Volume(np.full((20, 20, 20), -1000, np.int16), (1, 1, 1)), tmp_path / "air.nii.gz")
-    status, _, error = call(capsys, "predict", tmp_path / "air.nii.gz", "--model", run, "--out", tmp_path / "out")
+    status, _, error = call(
+        capsys, "predict", tmp_path / "air.nii.gz", "--model", run, "--out", tmp_path / "out"
+    )
     assert status == 0
     assert "found no joint" in error
 
@@ -124,10 +155,12 @@ def test_train_evaluate_and_tables_of_a_cohort_of_ones_own(compendium, capsys, m
     status, overview, _ = call(capsys, "tables", "--profile", "own")
     assert status == 0 and re.search(rf"{Path(out.strip()).name} +scored run", overview)
     row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))
-    assert row.split()[1] == "1" and len(row.split()) == 6                    # one validation case, scored once
+    assert row.split()[1] == "1" and len(row.split()) == 6  # one validation case, scored once
     (compendium / out.strip() / "scores.json").unlink()
     monkeypatch.setattr("compendium.scores.overlap", lambda *_: Overlap(1, 0, 0))
-    assert call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[4] == "1.0"     # stale scores are made anew
+    assert (
+        call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[4] == "1.0"
+    )  # stale scores are made anew
     own_profile(compendium, learning_rate=0.5)
     for form in ("text", "csv", "md", "latex"):
         status, overview, _ = call(capsys, "tables", "--profile", "own", "--format", form)
@@ -156,7 +189,11 @@ def test_tables_score_finished_runs_and_compare_them(compendium, capsys):
     ours = table[(table["row"] == "[1,3,5]") & (table["group"] == "all")].set_index("measure")
     assert ours.loc["Dice", "seeds"] == 2 and ours.loc["Dice", ["value", "sd_seeds", "p_holm"]].notna().all()
     assert ours.loc["predictions", "value"] == 2 and ours.loc["HD95", "value"] >= 0
-    assert "MAG-UNet, seed 1: not trained" in error and "[1,3,5], seed" not in error and "[5], seed 0: not trained" in error
+    assert (
+        "MAG-UNet, seed 1: not trained" in error
+        and "[1,3,5], seed" not in error
+        and "[5], seed 0: not trained" in error
+    )
     folder = next(compendium.glob("runs/MAG-UNet*"))
     scores = pd.read_csv(folder / "scores.csv")
     assert len(pd.read_csv(folder / "scores_by_side.csv")) == 2 * len(scores)
@@ -169,18 +206,26 @@ def test_stored_results_say_what_the_runs_say(compendium, capsys):
     assert "make reproduce" in call(capsys, "tables", "--profile", "own", "--out", "stored")[2]
     for network in ("MAG-UNet", "[1,3,5]"):
         assert call(capsys, "train", network, "--profile", "own")[0] == 0
-    printed = {table: call(capsys, "tables", table, "--profile", "own") for table in ("3", "4", "claims", "effects")}
+    printed = {
+        table: call(capsys, "tables", table, "--profile", "own") for table in ("3", "4", "claims", "effects")
+    }
     status, out, _ = call(capsys, "tables", "--profile", "own", "--out", "stored")
     files = list(map(Path, out.split()))
     assert status == 0 and all(file.exists() for file in files)
-    assert {"scores.csv", "scores_by_side.csv", "curves.csv", "runs.json", "table1.md"} <= {file.name for file in files}
+    assert {"scores.csv", "scores_by_side.csv", "curves.csv", "runs.json", "table1.md"} <= {
+        file.name for file in files
+    }
     curves, runs = pd.read_csv("stored/curves.csv"), read_json(Path("stored/runs.json"))["runs"]
     assert list(curves["epoch"]) == [1, 2, 1, 2] and curves["loss"].notna().all()
     assert {run["network"]: run["epochs"] for run in runs} == {"MAG-UNet": 2, "+MFF": 2}
     shutil.rmtree(compendium / "runs")
     for table, (_, text, missing) in printed.items():
         status, again, missing_again = call(capsys, "tables", table, "--scores", "stored")
-        assert status == 0 and again == text and missing_again.count("not in stored") == missing.count("not trained")
+        assert (
+            status == 0
+            and again == text
+            and missing_again.count("not in stored") == missing.count("not trained")
+        )
     assert missing.count("not trained") == 0 < printed["3"][2].count("not trained")
 
 
@@ -193,7 +238,10 @@ def test_the_tables_of_the_cpu_profile_come_from_its_stored_scores(capsys):
     claims = call(capsys, "tables", "claims", "--scores", folder, "--format", "md")[1]
     rows = [line.replace("](", "](../../") for line in claims.splitlines() if re.match(r"\| \d", line)]
     assert len(rows) == 33 and "\n".join(rows) in (folder / "claims.md").read_text()
-    assert call(capsys, "tables", "effects", "--scores", folder, "--format", "md")[1] == (folder / "effects.md").read_text()
+    assert (
+        call(capsys, "tables", "effects", "--scores", folder, "--format", "md")[1]
+        == (folder / "effects.md").read_text()
+    )
 
 
 def test_parameters_of_every_row_are_printed(capsys):
@@ -222,11 +270,15 @@ def test_the_status_after_a_signal_is_130_even_within_an_exec_of_text(sent, tmp_
     done = subprocess.run([sys.executable, "-m", "ended", "sample"], capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
     assert done.returncode == 130
-    assert done.stderr == "magunet sample: interrupted; the same command goes on from the last finished step\n"
+    assert (
+        done.stderr == "magunet sample: interrupted; the same command goes on from the last finished step\n"
+    )
 
 
 def test_the_module_is_the_command_and_starts_without_what_computes():
-    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "compendium", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "compendium", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "usage: magunet" in done.stdout
     imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "monai", "pandas", "matplotlib", "SimpleITK", "scipy"}
@@ -251,7 +303,9 @@ def test_too_little_memory_is_one_line(error, compendium, capsys, monkeypatch):
     monkeypatch.setattr("sijphantom.cohort.cohort_of", fail)
     status, _, line = call(capsys, "cohort")
     assert status == 2
-    assert f"not enough memory{f' ({error})' if str(error) else ''}; close other programs, or lower size" in line
+    assert (
+        f"not enough memory{f' ({error})' if str(error) else ''}; close other programs, or lower size" in line
+    )
     assert line.count("\n") == 1
 
 

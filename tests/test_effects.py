@@ -13,15 +13,33 @@ from compendium.scores import read_scores
 from compendium.statistics import bootstrap_interval, holm
 
 MAIN, FIRST, LAST = COMPARISONS
-NETWORKS = {"3D U-Net": "", "+DA": "d", "+MFF": "m", "+LGAG": "l", "+DA+MFF": "dm", "+DA+LGAG": "dl", "+MFF+LGAG": "ml",
-            "MAG-UNet": "dml"}
+NETWORKS = {
+    "3D U-Net": "",
+    "+DA": "d",
+    "+MFF": "m",
+    "+LGAG": "l",
+    "+DA+MFF": "dm",
+    "+DA+LGAG": "dl",
+    "+MFF+LGAG": "ml",
+    "MAG-UNet": "dml",
+}
 """The factorial, written out: network -> first letters of its modules."""
 LETTER = {"DA": "d", "MFF": "m", "LGAG": "l"}
 
 
 def row(network, patient, dice, seed=0, case=None, **more):
-    return {"network": network, "seed": seed, "case": case or f"case of {patient}", "patient": patient, "dice": dice,
-            "iou": dice / (2 - dice), "hd95": 100 * (1 - dice), "missed": 0, "grade_left": 0, "grade_right": 1} | more
+    return {
+        "network": network,
+        "seed": seed,
+        "case": case or f"case of {patient}",
+        "patient": patient,
+        "dice": dice,
+        "iou": dice / (2 - dice),
+        "hd95": 100 * (1 - dice),
+        "missed": 0,
+        "grade_left": 0,
+        "grade_right": 1,
+    } | more
 
 
 def factorial(points, patients=6, seeds=(0,), networks=NETWORKS):
@@ -49,7 +67,9 @@ def test_effects_that_add_up_are_found_exactly(comparison):
     for module, letter in LETTER.items():
         ours = effect(scores, module, comparison)
         assert ours["points"] == pytest.approx(planted[letter], abs=1e-9)
-        assert (ours["low"], ours["high"]) == pytest.approx((planted[letter],) * 2, abs=1e-9)       # alike in all patients
+        assert (ours["low"], ours["high"]) == pytest.approx(
+            (planted[letter],) * 2, abs=1e-9
+        )  # alike in all patients
 
 
 def test_a_change_by_rounding_is_none():
@@ -60,7 +80,7 @@ def test_a_change_by_rounding_is_none():
 
 
 def test_an_interaction_counts_in_the_surroundings_that_have_it():
-    """DA gives 1 point, and 4 more beside MFF: in 2 of its 4 surroundings, in none of the first steps, in both last ones."""
+    """DA gives 1 point, and 4 more beside MFF: in 2 of its 4 surroundings, no first step, both last ones."""
     scores = factorial(lambda letters, i, seed: ("d" in letters) + 4 * ({"d", "m"} <= set(letters)))
     assert [effect(scores, "DA", c)["points"] for c in (MAIN, FIRST, LAST)] == pytest.approx([3, 1, 5])
     assert [effect(scores, "MFF", c)["points"] for c in (MAIN, FIRST, LAST)] == pytest.approx([2, 0, 4])
@@ -94,7 +114,7 @@ def test_main_effects_are_those_of_a_plain_loop_with_interval_p_and_spread_over_
 
 
 def test_seeds_of_a_patient_are_averaged_and_are_no_further_patients():
-    """Five patients can give no p below 2/32, ten could; and ups and downs of seeds leave each patient's mean as it is."""
+    """Five patients can give no p below 2/32, ten could; ups and downs of seeds leave each patient's mean."""
     scores = factorial(lambda letters, i, seed: ("l" in letters) * (i + 1 + 10 * (1 - 2 * seed)), 5, (0, 1))
     ours = effect(scores, "LGAG", MAIN)
     assert ours["p"] == pytest.approx(2 / 32)
@@ -103,7 +123,7 @@ def test_seeds_of_a_patient_are_averaged_and_are_no_further_patients():
 
 
 def test_a_network_with_fewer_seeds_weighs_as_much_and_spread_is_of_common_seeds():
-    """Of MAG-UNet only seed 0 is there: 3 points above its neighbours' mean of 1 and 3, that is 1; no spread."""
+    """Of MAG-UNet only seed 0 exists: 3 points above its neighbours' mean of 1 and 3, so 1; no spread."""
     scores = factorial(lambda letters, i, seed: 3 if letters == "dml" else 1 + 2 * seed, 5, (0, 1))
     scores = scores[(scores["network"] != "MAG-UNet") | (scores["seed"] == 0)]
     last = effect(scores, "DA", LAST)
@@ -113,9 +133,14 @@ def test_a_network_with_fewer_seeds_weighs_as_much_and_spread_is_of_common_seeds
 
 def test_scans_of_a_patient_are_averaged():
     """Nine scans without a gain and one patient with 4 points: 2 over patients, 0.4 over scans."""
-    scores = pd.DataFrame([row(name, patient, 0.5 + gain * ("d" in letters), case=f"{patient} {i}")
-                           for name, letters in NETWORKS.items() for patient, scans, gain in (("p1", 9, 0), ("p2", 1, 0.04))
-                           for i in range(scans)])
+    scores = pd.DataFrame(
+        [
+            row(name, patient, 0.5 + gain * ("d" in letters), case=f"{patient} {i}")
+            for name, letters in NETWORKS.items()
+            for patient, scans, gain in (("p1", 9, 0), ("p2", 1, 0.04))
+            for i in range(scans)
+        ]
+    )
     assert effect(scores, "DA", MAIN)["points"] == pytest.approx(2)
 
 
@@ -129,7 +154,7 @@ def test_a_missing_network_is_named_and_only_what_exists_is_given():
 
 
 def test_worst_cases_are_lowest_over_seeds_and_equal_ones_by_name():
-    """Over seeds: d 0.25, b and c 0.3, b as 0.1 + 0.2, which is more by rounding; a 0.5, with the lowest single score."""
+    """Over seeds: d 0.25, b and c 0.3, b as 0.1 + 0.2, more by rounding; a 0.5."""
     dice = {"d": (0.2, 0.3), "c": (0.3, 0.3), "b": (0.1 + 0.2, 0.1 + 0.2), "a": (0.0, 1.0)}
     scores = pd.DataFrame([row("MAG-UNet", name, value, seed, case=name) for name, each in dice.items()
                            for seed, value in enumerate(each)] + [row("+DA", "a", 0.0, case="a")])
@@ -145,17 +170,24 @@ def failing():
     full, rest = (0.1, 0.2, 0.7, 0.7, 0.9, 0.3), (0.3, 0.4, 0.5, 0.7, 0.8, 0.6)
     grades = ((0, 4), (2, np.nan), (np.nan, np.nan), (1, 0), (1, 1), (0, 0))
     networks = {"MAG-UNet": (full, 0), "+DA": (rest, -0.1), "+SE": (rest, 0.02), "+MFF": (rest, 0.1)}
-    return pd.DataFrame([row(name, f"p{i}", dice[i] + more, case=f"c{i}", grade_left=left, grade_right=right, missed=i)
-                         for name, (dice, more) in networks.items() for i, (left, right) in enumerate(grades)])
+    return pd.DataFrame(
+        [
+            row(name, f"p{i}", dice[i] + more, case=f"c{i}", grade_left=left, grade_right=right, missed=i)
+            for name, (dice, more) in networks.items()
+            for i, (left, right) in enumerate(grades)
+        ]
+    )
 
 
 def row_of(report, name):
     """Cells of a line of a report in Markdown."""
-    return next(line for line in report.markdown().splitlines() if line.startswith(f"| {name} |")).split(" | ")[1:]
+    return next(line for line in report.markdown().splitlines() if line.startswith(f"| {name} |")).split(
+        " | "
+    )[1:]
 
 
 def test_where_mag_unet_fails_by_hand():
-    """Dice, HD95, missed joints, grades, and the median of the others: of 20, 32 and 40 % in the first case."""
+    """Dice, HD95, missed joints, grades, the median of the others: of 20, 32 and 40 % in the first case."""
     report = effects_report(failing())
     *_, worst = report.tables.values()
     assert list(worst.index) == ["c0", "c1", "c5"]
@@ -165,7 +197,7 @@ def test_where_mag_unet_fails_by_hand():
 
 
 def test_cases_are_means_over_seeds_before_anything_else():
-    """MAG-UNet 20 and 60 %, missed joints 1 and 0; the others' means 60, 50 and 90 %, where the median of all six is 70."""
+    """MAG-UNet 20 and 60 %, missed joints 1 and 0; the others' 60, 50 and 90 %; of all six the median is 70."""
     dice = {"MAG-UNet": (0.2, 0.6), "+DA": (0.2, 1.0), "+SE": (0.5, 0.5), "+MFF": (0.9, 0.9)}
     scores = pd.DataFrame([row(name, "p0", value, seed, missed=1 - seed) for name, each in dice.items()
                            for seed, value in enumerate(each)])
@@ -177,7 +209,14 @@ def test_what_is_missing_is_left_out():
     assert "grade" not in effects_report(scores.drop(columns=["grade_left", "grade_right"])).markdown()
     without = effects_report(scores[scores["network"] != "MAG-UNet"])
     assert list(without.tables) == ["Dice with the module minus without it, points"]
-    assert row_of(effects_report(scores[scores["network"] == "MAG-UNet"]), "c0") == ["10", "90", "0", "0", "4", "- |"]
+    assert row_of(effects_report(scores[scores["network"] == "MAG-UNet"]), "c0") == [
+        "10",
+        "90",
+        "0",
+        "0",
+        "4",
+        "- |",
+    ]
 
 
 def test_scores_of_other_patients_are_refused():
@@ -190,7 +229,9 @@ def test_scores_of_other_patients_are_refused():
 
 def test_the_stored_scores_say_what_their_file_says():
     """Read line by line, without the project's code: LGAG's main effect, and MAG-UNet's worst case."""
-    lines = [line.split(",") for line in Path(ROOT / "figures" / "cpu" / "scores.csv").read_text().splitlines()]
+    lines = [
+        line.split(",") for line in Path(ROOT / "figures" / "cpu" / "scores.csv").read_text().splitlines()
+    ]
     at = {name: lines[0].index(name) for name in ("network", "case", "dice")}
     dice = {}
     for line in lines[1:]:

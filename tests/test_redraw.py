@@ -1,4 +1,4 @@
-"""What is stored of a profile's runs gives back its tables, verdicts and curves, or says in one line why it cannot."""
+"""What is stored of a profile's runs gives back its tables, verdicts and curves, or says why it cannot."""
 
 import contextlib
 import csv
@@ -30,7 +30,8 @@ MADE = {"claims.md", "effects.csv", "effects.md", "curves.png", "curves.pdf",
 
 @contextlib.contextmanager
 def beside(root):
-    """A compendium of settings and stored files only, to work in, where asking for runs or data fails; yields their folder."""
+    """A compendium of stored files only, where asking for runs or data fails; yields their folder."""
+
     def none_here():
         raise AssertionError("asked for runs or data")
 
@@ -59,7 +60,9 @@ def drawn(tmp_path_factory):
     with beside(root) as folder:
         files = redraw(read_stored(folder), folder)
     assert {p.name for p in root.iterdir()} == {project.MARKER, "figures"}
-    assert len(files) == len(MADE) and {p.name for p in folder.iterdir()} == {p.name for p in files} | set(STORED)
+    assert len(files) == len(MADE) and {p.name for p in folder.iterdir()} == {p.name for p in files} | set(
+        STORED
+    )
     assert {p.name for p in files} == MADE
     return folder
 
@@ -74,7 +77,9 @@ def test_so_do_the_claims_but_for_the_stamp_of_what_drew_them(drawn):
     settings = json.loads((drawn / "runs.json").read_text())["settings"]
     stamp = f"settings {content_hash(settings)}, git {git_revision(drawn.parents[1])}."
     before = (CPU / "claims.md").read_bytes()
-    told, replaced = re.subn(rb"settings [0-9a-f]{10}, git [0-9a-f]{12}(\+changes)?\.", stamp.encode(), before)
+    told, replaced = re.subn(
+        rb"settings [0-9a-f]{10}, git [0-9a-f]{12}(\+changes)?\.", stamp.encode(), before
+    )
     assert replaced == 1 and (drawn / "claims.md").read_bytes() == told
 
 
@@ -82,10 +87,14 @@ def test_so_do_the_claims_but_for_the_stamp_of_what_drew_them(drawn):
 def test_pictures_name_the_runs_they_show(table, drawn):
     """In the order of the rows; MAG-UNet, which all are tested against, is among them."""
     told = json.loads((drawn / "runs.json").read_text())
-    runs = {run["network"]: f"{run['network'].replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}" for run in told["runs"]}
+    runs = {
+        run["network"]: f"{run['network'].replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}"
+        for run in told["runs"]
+    }
     rows = [{"[1,3,5]": "+MFF"}.get(row.network, row.network) for row in paper.TABLES[table - 1]]
     shown = [*rows, *(["+MFF+LGAG"] if table == 4 else []), *([] if "MAG-UNet" in rows else ["MAG-UNet"])]
-    source = f"profile cpu, settings {content_hash(told['settings'])}, runs {', '.join(runs[name] for name in shown)}"
+    names = ", ".join(runs[name] for name in shown)
+    source = f"profile cpu, settings {content_hash(told['settings'])}, runs {names}"
     with Image.open(drawn / f"table{table}.png") as picture:
         assert picture.text["Description"] == source and picture.text["Software"].startswith("magunet ")
     assert b"/Subject (" + source.encode() in (drawn / f"table{table}.pdf").read_bytes()
@@ -102,12 +111,17 @@ def test_networks_without_scores_keep_their_rows(stored):
         table = pd.read_csv(stored / file)
         table[table["network"].isin(["+SE", "+ECA"])].to_csv(stored / file, index=False)
     redraw(read_stored(stored), stored)
-    status = {n: pd.read_csv(stored / f"table{n}.csv").drop_duplicates("row").set_index("row")["status"] for n in range(1, 5)}
+    status = {
+        n: pd.read_csv(stored / f"table{n}.csv").drop_duplicates("row").set_index("row")["status"]
+        for n in range(1, 5)
+    }
     trained = {n: list(rows.index[rows == "trained"]) for n, rows in status.items()}
     assert trained == {1: [], 2: ["+SE", "+ECA"], 3: [], 4: []}
     assert [len(rows) for rows in status.values()] == [8, 6, 8, 8]
     with Image.open(stored / "table1.png") as one, Image.open(stored / "curves.png") as curves:
-        assert "runs" not in one.text["Description"] and re.search(r", runs \+SE-\w+-s0$", curves.text["Description"])
+        assert "runs" not in one.text["Description"] and re.search(
+            r", runs \+SE-\w+-s0$", curves.text["Description"]
+        )
 
 
 def changed(old, new, count=-1):
@@ -146,8 +160,21 @@ def synthetic(lengths, networks=("3D U-Net", "MAG-UNet")):
     """Curves of as many seeds as there are lengths, in epochs; numbers at random."""
     rng = np.random.default_rng(0)
     runs = itertools.product(networks, enumerate(lengths))
-    return pd.concat([pd.DataFrame({"network": name, "seed": seed, "epoch": range(1, 1 + epochs), "loss": 2 * rng.random(epochs),
-                                    "val_dice": rng.random(epochs)}) for name, (seed, epochs) in runs], ignore_index=True)
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "network": name,
+                    "seed": seed,
+                    "epoch": range(1, 1 + epochs),
+                    "loss": 2 * rng.random(epochs),
+                    "val_dice": rng.random(epochs),
+                }
+            )
+            for name, (seed, epochs) in runs
+        ],
+        ignore_index=True,
+    )
 
 
 def test_one_seed_is_one_line_of_the_stored_numbers():
@@ -163,17 +190,24 @@ def test_one_seed_is_one_line_of_the_stored_numbers():
 
 
 def test_several_seeds_are_thin_lines_and_a_thick_mean_as_far_as_all_go():
-    curves = synthetic((7, 5, 9)).sample(frac=1, random_state=0)            # the order of rows does not matter
+    curves = synthetic((7, 5, 9)).sample(frac=1, random_state=0)  # the order of rows does not matter
     for axes, column in zip(learning_curves(curves).axes, ("loss", "val_dice")):
         lines = axes.get_lines()
         for name, (*seeds, mean) in (("3D U-Net", lines[:4]), ("MAG-UNet", lines[4:])):
-            wanted = [curves[(curves["network"] == name) & (curves["seed"] == seed)].sort_values("epoch") for seed in range(3)]
+            wanted = [
+                curves[(curves["network"] == name) & (curves["seed"] == seed)].sort_values("epoch")
+                for seed in range(3)
+            ]
             for line, one in zip(seeds, wanted):
                 drawn = np.isfinite(line.get_ydata())
-                assert list(line.get_xdata()[drawn]) == list(one["epoch"]) and list(line.get_ydata()[drawn]) == list(one[column])
+                assert list(line.get_xdata()[drawn]) == list(one["epoch"]) and list(
+                    line.get_ydata()[drawn]
+                ) == list(one[column])
                 assert line.get_linewidth() < mean.get_linewidth() and line.get_color() == mean.get_color()
             assert list(mean.get_xdata()) == [1, 2, 3, 4, 5] and mean.get_label() == f"{name}, 3 seeds"
-            assert mean.get_ydata() == pytest.approx(np.mean([one[column].to_numpy()[:5] for one in wanted], axis=0), rel=1e-12)
+            assert mean.get_ydata() == pytest.approx(
+                np.mean([one[column].to_numpy()[:5] for one in wanted], axis=0), rel=1e-12
+            )
 
 
 @pytest.mark.parametrize("lengths", [(1,), (2,), (300,), (1, 1, 1), (2, 2, 2), (300, 300, 300)])
@@ -181,13 +215,21 @@ def test_curves_of_any_length_can_be_read_at_the_printed_width(lengths):
     for networks in (("MAG-UNet",), ("3D U-Net", "MAG-UNet"), tuple(row.network for row in paper.TABLE_1)):
         figure = learning_curves(synthetic(lengths, networks), networks)
         for axes, label in zip(figure.axes, ("training loss", "Dice of the validation cases")):
-            assert axes.get_xlabel() == "epoch" and axes.get_ylabel().startswith(label) and axes.get_ylim()[0] == 0
-            for axis in (axes.xaxis, axes.yaxis):                           # those beyond the limits are not drawn
+            assert (
+                axes.get_xlabel() == "epoch"
+                and axes.get_ylabel().startswith(label)
+                and axes.get_ylim()[0] == 0
+            )
+            for axis in (axes.xaxis, axes.yaxis):  # those beyond the limits are not drawn
                 low, high = axis.get_view_interval()
                 axis.set_ticks([tick for tick in axis.get_ticklocs() if low <= tick <= high])
             assert len(axes.get_xticks()) and all(tick % 1 == 0 for tick in axes.get_xticks())
             named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-            assert len(named) == len(networks) == len({(line.get_color(), line.is_dashed(), line.get_marker()) for line in named})
+            assert (
+                len(named)
+                == len(networks)
+                == len({(line.get_color(), line.is_dashed(), line.get_marker()) for line in named})
+            )
             assert all(1 <= len(line.get_xdata()) / line.get_markevery() <= 20 for line in named)
             assert [line.is_dashed() for line in named[:2]] == [False, True][:len(named)]
         assert figure.get_figwidth() == FIGURE_WIDTH

@@ -76,8 +76,13 @@ def test_a_side_without_a_joint_is_no_missed_one_but_undefined_when_something_is
 def test_empty_cases_count_and_are_never_not_a_number(prediction, truth, expected):
     whole, joints = scored(prediction, truth)
     assert {name: whole[name] for name in expected} == pytest.approx(expected)
-    assert not pd.DataFrame([whole, *joints.values()]).drop(columns=["case", "patient", "side", "grade", "grade_left",
-                                                                     "grade_right"]).isna().any().any()
+    assert (
+        not pd.DataFrame([whole, *joints.values()])
+        .drop(columns=["case", "patient", "side", "grade", "grade_left", "grade_right"])
+        .isna()
+        .any()
+        .any()
+    )
 
 
 @pytest.mark.parametrize("boxes, pixel, left", [
@@ -89,7 +94,9 @@ def test_the_midline_parts_joints_and_cuts_none(boxes, pixel, left):
     truth = volume(*boxes)
     truth = Volume(truth.array, (2.0, 1.0, pixel))
     _, (on_the_left, on_the_right) = score_case(CASE, truth, truth)
-    columns = np.array([side["truth_ml"] for side in (on_the_left, on_the_right)]) / (4 * 7 * 2 * pixel / 1000)
+    columns = np.array([side["truth_ml"] for side in (on_the_left, on_the_right)]) / (
+        4 * 7 * 2 * pixel / 1000
+    )
     assert columns == pytest.approx([left, sum(end - first for first, end in boxes) - left])
 
 
@@ -127,12 +134,21 @@ def run(compendium, monkeypatch):
 def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(run):
     folder, cohort = run
     table = score_run(folder, cohort)
-    assert table["case"].tolist() == list(cohort.val) and set(table["network"]) == {"[1]"} and set(table["seed"]) == {4}
-    assert table["patient"].tolist() == [cohort.cases[name].patient for name in cohort.val]     # 000, not 0
-    assert (table["dice"] == 1).all() and (table["peak_memory_mb"] > 50).all() and (table["seconds"] >= 0).all()
+    assert (
+        table["case"].tolist() == list(cohort.val)
+        and set(table["network"]) == {"[1]"}
+        and set(table["seed"]) == {4}
+    )
+    assert table["patient"].tolist() == [cohort.cases[name].patient for name in cohort.val]  # 000, not 0
+    assert (
+        (table["dice"] == 1).all() and (table["peak_memory_mb"] > 50).all() and (table["seconds"] >= 0).all()
+    )
     sides = read_scores(folder, SIDES_FILE)
     assert sides.groupby("case")["side"].apply(sorted).tolist() == [["left", "right"]] * len(cohort.val)
-    truth = [np.count_nonzero(read_volume(cohort.cases[name].label).array) * 12 / 1000 for name in sorted(cohort.val)]
+    truth = [
+        np.count_nonzero(read_volume(cohort.cases[name].label).array) * 12 / 1000
+        for name in sorted(cohort.val)
+    ]
     assert sides.groupby("case")["truth_ml"].sum().tolist() == pytest.approx(truth)
     assert sides.loc[sides["side"] == "right", "grade"].isna().all()
     assert "processor" in scored_on(folder)

@@ -12,11 +12,16 @@ from compendium.statistics import bootstrap_interval, by_patient, estimate, holm
 
 def table(values, network="A"):
     """Scores from {(patient, seed, scan): dice}."""
-    return pd.DataFrame([{"network": network, "patient": p, "seed": s, "case": c, "dice": v} for (p, s, c), v in values.items()])
+    return pd.DataFrame(
+        [
+            {"network": network, "patient": p, "seed": s, "case": c, "dice": v}
+            for (p, s, c), v in values.items()
+        ]
+    )
 
 
 def enumerated(difference):
-    """Two-sided p over all ways the signs of the non-zero differences could fall: how few are as far from the middle."""
+    """Two-sided p over all signs of the non-zero differences: how few are as far from the middle."""
     d = np.array([x for x in difference if x != 0])
     ranks = stats.rankdata(abs(d))
     middle = ranks.sum() / 2
@@ -30,8 +35,17 @@ def paired(difference):
     return pd.Series(difference, names, float), pd.Series(0.0, names)
 
 
-@pytest.mark.parametrize("difference", [
-    (1, 2, 3, 4, 5, 6), (-1, 2, 3, -4, 5, 6, 7), (1, 1, 2, -3, 4, 4, 5), (0, 1, 1.5, 2, -3, 4, 0, 5), (2, -2, 2, -2, 1), (3,)])
+@pytest.mark.parametrize(
+    "difference",
+    [
+        (1, 2, 3, 4, 5, 6),
+        (-1, 2, 3, -4, 5, 6, 7),
+        (1, 1, 2, -3, 4, 4, 5),
+        (0, 1, 1.5, 2, -3, 4, 0, 5),
+        (2, -2, 2, -2, 1),
+        (3,),
+    ],
+)
 def test_p_is_that_of_all_signs_also_with_ties_and_zeros(difference):
     assert signed_rank(*paired(difference)).p == pytest.approx(enumerated(difference), rel=1e-12)
 
@@ -39,12 +53,16 @@ def test_p_is_that_of_all_signs_also_with_ties_and_zeros(difference):
 @pytest.mark.parametrize("n", [4, 9, 21, 50])
 def test_p_agrees_with_scipy_where_no_two_are_equal(n):
     difference = np.random.default_rng(n).normal(0.4, 1, n)
-    assert signed_rank(*paired(difference)).p == pytest.approx(stats.wilcoxon(difference, method="exact").pvalue, rel=1e-9)
+    assert signed_rank(*paired(difference)).p == pytest.approx(
+        stats.wilcoxon(difference, method="exact").pvalue, rel=1e-9
+    )
 
 
 def test_p_of_many_patients_agrees_with_the_normal_approximation():
     difference = np.random.default_rng(3).normal(0.1, 1, 400)
-    assert signed_rank(*paired(difference)).p == pytest.approx(stats.wilcoxon(difference, method="asymptotic").pvalue, rel=0.02)
+    assert signed_rank(*paired(difference)).p == pytest.approx(
+        stats.wilcoxon(difference, method="asymptotic").pvalue, rel=0.02
+    )
 
 
 def test_false_alarms_are_no_more_frequent_than_p_says():

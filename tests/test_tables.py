@@ -1,4 +1,4 @@
-"""Tables 1 to 4 from scores: every row of the paper, numbers that can be checked by hand, and forms that can be read."""
+"""Tables 1 to 4 from scores: every row of the paper, numbers checked by hand, forms that can be read."""
 
 import io
 import re
@@ -17,16 +17,36 @@ NONE = pd.DataFrame(columns=["network"])
 
 
 def row(network, patient, dice, seed=0, **more):
-    return {"network": network, "seed": seed, "case": f"case of {patient}", "patient": patient, "dice": dice, "iou": dice / 2,
-            "precision": dice, "recall": dice, "hd95": 10 * (1 - dice), "assd": 1 - dice, "nsd": dice, "undefined": 0,
-            "truth_ml": 20.0, "predicted_ml": 18.0, "missed": 0, "seconds": 2.0, "peak_memory_mb": 900.0} | more
+    return {
+        "network": network,
+        "seed": seed,
+        "case": f"case of {patient}",
+        "patient": patient,
+        "dice": dice,
+        "iou": dice / 2,
+        "precision": dice,
+        "recall": dice,
+        "hd95": 10 * (1 - dice),
+        "assd": 1 - dice,
+        "nsd": dice,
+        "undefined": 0,
+        "truth_ml": 20.0,
+        "predicted_ml": 18.0,
+        "missed": 0,
+        "seconds": 2.0,
+        "peak_memory_mb": 900.0,
+    } | more
 
 
 def scored(**networks):
     """Scores of networks from lists of Dice, one a patient, and sides that equal their case."""
     names = {"unet": "3D U-Net", "full": "MAG-UNet", "da": "+DA", "mff": "+MFF"}
-    cases = [row(names[key], f"p{i}", dice) for key, values in networks.items() for i, dice in enumerate(values)]
-    sides = [case | {"side": side, "grade": grade} for case in cases for side, grade in (("left", 2), ("right", 0))]
+    cases = [
+        row(names[key], f"p{i}", dice) for key, values in networks.items() for i, dice in enumerate(values)
+    ]
+    sides = [
+        case | {"side": side, "grade": grade} for case in cases for side, grade in (("left", 2), ("right", 0))
+    ]
     return pd.DataFrame(cases), pd.DataFrame(sides)
 
 
@@ -43,8 +63,13 @@ def test_rows_are_the_papers_whether_trained_or_not(table):
     assert rows[:len(TABLES[table - 1])] == [r.name for r in TABLES[table - 1]]
     for r in TABLES[table - 1]:
         assert number(numbers, r.name, "Dice")["status"] == NOT_TRAINED
-        for measure, paper in (("Dice", r.dice), ("IoU", r.iou), ("precision", r.precision), ("recall", r.recall),
-                               ("parameters", r.params_mi)):
+        for measure, paper in (
+            ("Dice", r.dice),
+            ("IoU", r.iou),
+            ("precision", r.precision),
+            ("recall", r.recall),
+            ("parameters", r.params_mi),
+        ):
             assert number(numbers, r.name, measure)["paper"] == pytest.approx(paper or np.nan, nan_ok=True)
     assert numbers.loc[numbers["measure"] == "Dice", "value"].isna().all()
 
@@ -70,7 +95,9 @@ def test_every_network_is_tested_against_mag_unet_and_adjusted_within_its_measur
     """Six patients, all better with MAG-UNet than without: p 2/64; one of six worse: ranks 1 against 20."""
     full = np.linspace(0.80, 0.85, 6)
     steps = np.arange(1, 7) / 100
-    table = study_table(4, *scored(full=full, unet=full - steps, da=full - steps * (-1, 1, 1, 1, 1, 1), mff=full))
+    table = study_table(
+        4, *scored(full=full, unet=full - steps, da=full - steps * (-1, 1, 1, 1, 1, 1), mff=full)
+    )
     unet, da, mff = (number(table, name, "Dice") for name in ("base", "+DA", "+MFF"))
     assert (unet["p"], da["p"], mff["p"]) == pytest.approx((2 / 64, 4 / 64, 1))
     assert (unet["effect"], da["effect"], mff["effect"]) == pytest.approx((-1, -19 / 21, 0))
@@ -80,7 +107,9 @@ def test_every_network_is_tested_against_mag_unet_and_adjusted_within_its_measur
 
 
 def test_tables_without_a_row_for_mag_unet_are_tested_against_it_too():
-    assert number(study_table(2, *scored(full=(0.9, 0.8), da=(0.7, 0.6))), "+DA", "Dice")["p"] == pytest.approx(0.5)
+    assert number(study_table(2, *scored(full=(0.9, 0.8), da=(0.7, 0.6))), "+DA", "Dice")[
+        "p"
+    ] == pytest.approx(0.5)
     assert study_table(2, *scored(da=(0.7, 0.6)))["p"].isna().all()
 
 
@@ -92,20 +121,36 @@ def test_the_row_1_3_5_is_the_network_of_mff():
 
 def test_different_patients_are_not_compared():
     scores, sides = scored(full=(0.8, 0.9), unet=(0.5, 0.7))
-    refused(lambda: study_table(4, scores[1:], sides), "3D U-Net and MAG-UNet were scored on different patients")
+    refused(
+        lambda: study_table(4, scores[1:], sides), "3D U-Net and MAG-UNet were scored on different patients"
+    )
 
 
 def test_failures_stay_in_the_mean_and_are_counted():
-    cases = pd.DataFrame([row("+DA", "p1", 0.9), row("+DA", "p2", 0.0, hd95=300.0, undefined=1, predicted_ml=0.0, missed=2),
-                          row("+DA", "p3", 1.0, truth_ml=0.0, predicted_ml=0.0)])
+    cases = pd.DataFrame(
+        [
+            row("+DA", "p1", 0.9),
+            row("+DA", "p2", 0.0, hd95=300.0, undefined=1, predicted_ml=0.0, missed=2),
+            row("+DA", "p3", 1.0, truth_ml=0.0, predicted_ml=0.0),
+        ]
+    )
     sides = pd.DataFrame([case | {"side": side, "grade": np.nan, "missed": case["missed"] // 2}
                           for case in cases.to_dict("records") for side in ("left", "right")])
     sides.loc[sides["patient"] == "p3", "predicted_ml"] = (0.0, 4.0)
     table = study_table(2, cases, sides)
     assert number(table, "+DA", "Dice")["value"] == pytest.approx(100 * 1.9 / 3)
     assert number(table, "+DA", "HD95")["value"] == pytest.approx(301 / 3)
-    counts = {"scans": 3, "predictions": 3, "empty predictions": 2, "empty truths": 1, "undefined distances": 1, "joints": 4,
-              "missed joints": 2, "empty sides": 2, "false joints": 1}
+    counts = {
+        "scans": 3,
+        "predictions": 3,
+        "empty predictions": 2,
+        "empty truths": 1,
+        "undefined distances": 1,
+        "joints": 4,
+        "missed joints": 2,
+        "empty sides": 2,
+        "false joints": 1,
+    }
     assert {name: number(table, "+DA", name)["value"] for name in counts} == counts
     unknown = number(table, "+DA", "Dice", "grade unknown")
     assert (unknown["value"], unknown["patients"]) == (pytest.approx(45), 2)
@@ -113,7 +158,12 @@ def test_failures_stay_in_the_mean_and_are_counted():
 
 def test_joints_are_grouped_by_side_and_by_grade():
     """Two patients; grades 1 and 4 left, 4 and 4 right: grade 4 is 30 and the mean of 50 and 70."""
-    dice = {("p1", "left"): (1, 0.9), ("p1", "right"): (4, 0.3), ("p2", "left"): (4, 0.5), ("p2", "right"): (4, 0.7)}
+    dice = {
+        ("p1", "left"): (1, 0.9),
+        ("p1", "right"): (4, 0.3),
+        ("p2", "left"): (4, 0.5),
+        ("p2", "right"): (4, 0.7),
+    }
     sides = pd.DataFrame([row("+DA", patient, value) | {"side": side, "grade": grade}
                           for (patient, side), (grade, value) in dice.items()])
     table = study_table(2, pd.DataFrame([row("+DA", p, 0.5) for p in ("p1", "p2")]), sides)
@@ -128,7 +178,11 @@ def test_seeds_have_a_spread_and_count_once_a_patient():
                           (("p1", 0, 0.6), ("p1", 1, 0.8), ("p2", 0, 0.4), ("p2", 1, 0.8))])
     dice = number(study_table(2, cases, cases.assign(side="left", grade=1)), "+DA", "Dice")
     assert (dice["value"], dice["low"], dice["high"]) == pytest.approx((65, 60, 70))
-    assert dice["sd_seeds"] == pytest.approx(np.std([50, 80], ddof=1)) and dice["seeds"] == 2 and dice["patients"] == 2
+    assert (
+        dice["sd_seeds"] == pytest.approx(np.std([50, 80], ddof=1))
+        and dice["seeds"] == 2
+        and dice["patients"] == 2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +206,9 @@ def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
 
 
 def test_what_too_few_patients_cannot_show_is_said(kernels):
-    assert "3 patients cannot give a p below 0.25, nor after Holm one below 0.25" in " ".join(study_notes(kernels))
+    assert "3 patients cannot give a p below 0.25, nor after Holm one below 0.25" in " ".join(
+        study_notes(kernels)
+    )
     many = study_table(4, *scored(full=np.linspace(0.7, 0.8, 8), unet=np.linspace(0.6, 0.8, 8)))
     assert "cannot" not in " ".join(study_notes(many))
     assert "No tests: MAG-UNet" in " ".join(study_notes(study_table(2, *scored(da=(0.7, 0.6)))))

@@ -26,6 +26,7 @@ from magunet import __version__
 from magunet.base.errors import InputError, is_out_of_memory
 from magunet.base.provenance import whole_file
 from magunet.joints import JOINTS, Joint
+from magunet.series import ordered_slices
 from magunet.volume import Volume
 
 DATE = re.compile(r"(\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01]))?")
@@ -74,27 +75,18 @@ def read_source(folder: Path | str, scan: Volume) -> list[pydicom.Dataset]:
     if not folder.is_dir():
         raise InputError(f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the folder "
                          "of the series, or leave dicom-seg out of --formats")
-    headers = [header for path in sorted(folder.iterdir()) if (header := _header(path)) is not None]
+    headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(KEPT), force=True)
+               for path in ordered_slices(folder)[0]]
     for name in (*UIDS, *GEOMETRY):
         if not all(header.get(name) for header in headers):
             raise InputError(f"{folder}: slices lack {name}, which a DICOM SEG must refer to; export the "
                              "series again from the archive, or choose other formats")
-    headers.sort(key=lambda header: scan.direction[:, 2] @ np.array(header.ImagePositionPatient, float))
     expected = np.array([scan.to_world((k, 0, 0)) for k in range(len(scan.array))])
     places = np.array([header.ImagePositionPatient for header in headers], float)
     if (places.shape != expected.shape or (headers[0].Rows, headers[0].Columns) != scan.array.shape[1:]
             or np.linalg.norm(places - expected, axis=1).max() > scan.spacing[0] / 2):  # spaced almost evenly
         raise InputError(f"{folder}: the slices do not lie where the scan does; leave the folder alone")
     return headers
-
-
-def _header(path: Path) -> pydicom.Dataset | None:
-    """What is kept of a slice's header; None for files that are no slice."""
-    try:                                                                 # old slices begin without a preamble
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(KEPT), force=True)
-    except Exception:                                                    # of whatever else lies in the folder
-        return None
-    return header if "ImagePositionPatient" in header and "SOPClassUID" in header else None
 
 
 @_silently()

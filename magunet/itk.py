@@ -69,7 +69,7 @@ def read_image(path: Path):
                              "voxels above 0 along each, and an origin; copy or export it again")
         data = end[0].partition(b"=")[2].rstrip(b"\r\n").decode("latin-1").removeprefix(" ")
         if "ndims" in fields and data != "LOCAL" and not (path.parent / Path(data).name).is_file():
-            raise InputError(f"{path}: cannot be read, its voxels are not where it says; copy or export it again")
+            raise InputError(f"{path}: cannot be read, its voxels are not there; copy or export it again")
         packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
         if packed and (b"LOCAL" in end[0] or not end[0].strip()):           # the voxels are in this file
             unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs

@@ -46,7 +46,7 @@ class Volume:
 
     def __post_init__(self):
         if self.array.ndim != 3:
-            raise InputError(f"has {self.array.ndim} dimensions {self.array.shape}, channels among them; give "
+            raise InputError(f"has {self.array.ndim} dimensions {self.array.shape}, channels included; give "
                              "a single 3D volume with one channel")
         if not self.array.size:
             raise InputError(f"has no voxels, its shape is {self.array.shape}; export it again")

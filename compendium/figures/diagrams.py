@@ -6,6 +6,8 @@ Lengths are millimetres on the printed page, y grows downwards.
 
 import math
 import re
+import tomllib
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -27,44 +29,12 @@ KEY = "Boxes: name, operation, channels, shape of output (channels × slices × 
 """Stands under every diagram."""
 ROUTES = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0"}
 """Arrow -> matplotlib's name: straight; first level, then up or down; first up or down, then level."""
-PICTURES = {
-    "fig02_mff": ("down.0", 58, {
-        "x": (13, 29, "x\n{}"), "shared": (41, 29), "branches.0": (80, 10), "branches.1": (80, 29),
-        "branches.2": (80, 48), "join": (118, 29, "concatenate\n{fuse}"), "fuse": (150, 29),
-        "end": (173, 29, "output")},
-        "x -> shared -> branches.0 -> join -> fuse -> end; shared -> branches.1 -> join; "
-        "shared -> branches.2 -> join"),
-    "fig03_da": ("attention", 55, {
-        "x": (13, 28, "x\n{}"), "pam": (50, 9), "cam": (50, 47), "w": (62, 28, "w\n{w}"),
-        "α": (96, 28, "α, β = softmax(w)"), "×pam": (96, 9, "×"), "×cam": (96, 47, "×"), "+": (117, 28, "+"),
-        "out": (143, 28), "end": (172, 28, "output")},
-        "x -> pam -> ×pam -| +; x -> cam -> ×cam -| +; w -> α -> ×pam; α -> ×cam; + -> out -> end"),
-    "fig04_pam": ("attention.pam", 61, {
-        "A": (13, 29, "A\n{}"), "B": (53, 10), "C": (53, 29), "D": (53, 48), "alpha": (114, 48, "α\n{alpha}"),
-        "E": (100, 29, "softmax(Cᵀ · B) · Dᵀ\n{positions} × {positions} positions,\nnever stored"),
-        "×": (133, 29, "×"), "+": (147, 29, "+"), "end": (166, 29, "output\n{}")},
-        "A -> B -> E -> × -> + -> end; A -> C -> E; A -> D -> E; alpha -| ×; A _0.23 +"),
-    "fig05_cam": ("attention.cam", 31, {
-        "A": (13, 17, "A\n{}"), "AA": (48, 17, "A · Aᵀ\n{channels} × {channels}"),
-        "X": (80, 17, "X = softmax\n{channels} × {channels}"), "beta": (110, 6, "β\n{beta}"),
-        "XA": (110, 17, "X · A\n{channels} × {positions}"), "×": (133, 17, "×"), "+": (147, 17, "+"),
-        "end": (166, 17, "output\n{}")},
-        "A -> AA -> X -> XA -> × -> + -> end; beta -| ×; A _0.08 XA; A _0.09 +"),
-    "fig06_lgag": ("decoder.0.gate", 45, {
-        "decoder": (13, 10, "g\n{}"), "encoder": (13, 30, "x\n{}"), "g": (51, 10), "x": (51, 30),
-        "+": (78, 20, "+"), "ReLU": (92, 20, "ReLU"), "gate": (116, 20), "σ": (143, 20, "sigmoid"),
-        "×": (158, 30, "×"), "end": (173, 30, "output")},
-        "decoder -> g -| + -> ReLU -> gate -> σ -| × -> end; encoder -> x -| +; encoder _0.09 ×")}
-"""File -> path of a module in the network, height of its diagram, boxes, and arrows between them.
-
-A box is its centre and a text, in which {} stands for the shape of the module's input, {name} for the shape
-of what goes into that part, or the count of that parameter; a box without a text is the part of that name. An
-arrow "_0.2" leaves a box downwards and comes to another from below, by 0.2 of their distance.
-"""
+PICTURES = tomllib.loads(Path(__file__).with_name("diagrams.toml").read_text("utf-8"))
+"""File -> module, height, boxes and arrows of its diagram, as the comments in that file explain."""
 
 
-def network_boxes(levels: int) -> tuple[dict[str, tuple], str]:
-    """Boxes and arrows of Fig. 1: encoder on the left, decoder on the right, one row a level."""
+def network_picture(levels: int) -> dict:
+    """Fig. 1 as one of PICTURES: encoder on the left, decoder on the right, one row a level."""
     rows, below = [30 + 38.5 * level for level in range(levels)], "attention"
     boxes = {"x": (19, 9, "x\n{}"), below: (163, rows[-1]), "head": (163, 9), "end": (122, 9, "output")}
     boxes |= {f"encoder.{level}": (19, y) for level, y in enumerate(rows)}
@@ -77,7 +47,7 @@ def network_boxes(levels: int) -> tuple[dict[str, tuple], str]:
                    f"; encoder.{level} -> {step}.gate -> {step}.join -> {step}.merge"
                    f"; {below} |- {step}.up -| {step}.gate")
         below = f"{step}.merge"
-    return boxes, f"{arrows}; {below} -> head -> end"
+    return {"height": 196, "boxes": boxes, "arrows": f"{arrows}; {below} -> head -> end"}
 
 
 def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> dict[str, tuple]:
@@ -131,16 +101,15 @@ def part_text(name: str, part: nn.Module, output: tuple[int, ...]) -> str:
     return "\n".join(filter(None, lines))
 
 
-def draw(module: nn.Module, shapes: dict[str, tuple], title: str, height: float, boxes: dict[str, tuple],
-         arrows: str) -> Figure:
-    """A page with the diagram of a module, see PICTURES; shapes: of its parts, by their path in it."""
-    figure, axes = page(height, f"{title}: {count_text(count_parameters(module))}. {KEY}")
+def draw(module: nn.Module, shapes: dict[str, tuple], title: str, picture: dict) -> Figure:
+    """A page with the diagram of a module, one of PICTURES; shapes: of its parts, by their path in it."""
+    figure, axes = page(picture["height"], f"{title}: {count_text(count_parameters(module))}. {KEY}")
     channels, *grid = shapes[""][0]
     parameters = {name: count_text(own.numel()) for name, own in module.named_parameters(recurse=False)}
     values = {name: shape_text(shape) for name, (shape, _) in shapes.items()} | parameters
     values |= {"channels": str(channels), "positions": str(math.prod(grid))}
     texts = {}
-    for name, (x, y, *text) in boxes.items():
+    for name, (x, y, *text) in picture["boxes"].items():
         if text:
             kind = "parameter" if name in parameters else "operation"
             kind = "end" if re.search("{}|output", text[0]) else kind
@@ -150,7 +119,7 @@ def draw(module: nn.Module, shapes: dict[str, tuple], title: str, height: float,
         frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4", "linewidth": 0.7,
                  "facecolor": COLOURS[kind], "edgecolor": "none" if kind == "end" else "black"}
         texts[name] = axes.text(x, y, text, fontsize=SMALLEST_FONT, ha="center", va="center", bbox=frame)
-    for chain in map(str.split, arrows.split("; ")):
+    for chain in map(str.split, picture["arrows"].split("; ")):
         for source, route, target in zip(chain[::2], chain[1::2], chain[2::2]):
             start, end = texts[source], texts[target]
             axes.annotate("", end.get_position(), start.get_position(), arrowprops={
@@ -167,9 +136,10 @@ def network_diagrams(settings: Settings) -> dict[str, Figure]:
     divisor = f" / {settings.width_divisor:g}" if settings.width_divisor != 1 else ""
     scale = f"MAG-UNet at the paper's widths{divisor}"
     title = f"{scale}, input {shape_text(shapes[''][0])}"
-    figures = {"fig01_network": draw(network, shapes, title, 196, *network_boxes(len(network.encoder)))}
-    for name, (path, *picture) in PICTURES.items():
+    figures = {"fig01_network": draw(network, shapes, title, network_picture(len(network.encoder)))}
+    for name, picture in PICTURES.items():
+        path = picture["module"]
         module = network.get_submodule(path)
         inside = {part[len(path):].strip("."): both for part, both in shapes.items() if part.startswith(path)}
-        figures[name] = draw(module, inside, f"{type(module).__name__} ({path} in {scale})", *picture)
+        figures[name] = draw(module, inside, f"{type(module).__name__} ({path} in {scale})", picture)
     return figures

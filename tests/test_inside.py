@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from compendium.figures.inside import joint_position, map_figure, maps, position_attention
+from compendium.figures.inside import map_figure, maps
 from magunet.base import profiles
-from magunet.blocks import PAM
 from magunet.fast import evaluate_by_input
 from magunet.predict import Model
 from magunet.studies import build
@@ -28,24 +27,7 @@ def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_position_attention_is_the_row_that_pam_weighs_its_values_with():
-    torch.manual_seed(0)
-    pam, a = PAM(8).double(), torch.randn(1, 8, 2, 3, 4, dtype=torch.float64)
-    torch.nn.init.constant_(pam.alpha, 1.0)
-    row = position_attention(pam, a, (1, 2, 3))
-    assert row.shape == (2, 3, 4)
-    values = pam.D(a)[0].flatten(1)                                         # (c, n)
-    answer = values @ row.flatten().double() + a[0, :, 1, 2, 3]             # Eqs. 4, 5 with alpha 1
-    torch.testing.assert_close(pam(a)[0, :, 1, 2, 3], answer, atol=1e-5, rtol=1e-5)
-
-
-def test_the_joint_is_found_on_a_coarser_grid():
-    mask = np.zeros((16, 32, 32), np.uint8)
-    mask[9:12, 20:28, 3:6] = 1
-    assert joint_position(mask, (2, 4, 4)) == (1, 2, 0)
-
-
-@pytest.mark.parametrize("limits", [None, (0, 2)])
+@pytest.mark.parametrize("limits", [(None, None), (0, 2)])
 def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one(limits):
     image, joints = np.zeros((8, 8)), np.eye(8)
     grids = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
@@ -54,7 +36,7 @@ def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one(limit
     assert list(images) == ["CT and true joints", "fine", "coarse"]
     for title, values in grids.items():
         np.testing.assert_array_equal(images[title].get_array(), values)
-        assert images[title].get_clim() == (limits or (values.min(), values.max()))
+        assert images[title].get_clim() == ((0, 2) if any(limits) else (values.min(), values.max()))
         assert images[title].get_extent() == [0, 24, 16, 0]                  # mm, whatever the map's own size
     assert images["CT and true joints"].get_clim() == pytest.approx((0, 1200 / 1400))        # -200 to 1000 HU
     plt.close(figure)

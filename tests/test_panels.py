@@ -308,8 +308,10 @@ def cut(volume, rows):
 def test_the_steps_end_where_preparation_does(phantom, code, rows):
     scan, mask = (reorient(cut(v, rows), code) for v in phantom)
     steps, (prepared, frame) = flow.preparation_steps(scan, mask, TINY), prepare(scan, mask, TINY)
-    np.testing.assert_array_equal(steps[-1].image, prepared.image)
-    np.testing.assert_array_equal(steps[-1].mask, prepared.mask != 0)
+    for image, mask in ((steps[-1].image, steps[-1].mask),
+                        (steps[-2].image[slice(*frame.slices)], steps[-2].mask[slice(*frame.slices)])):
+        np.testing.assert_array_equal(image, prepared.image)
+        np.testing.assert_array_equal(mask, prepared.mask != 0)
     assert steps[-1].spacing == prepared.spacing and steps[2].image.shape == frame.padded_shape
     assert steps[0].image.shape == scan.array.shape and f"({code})" in steps[0].name
     for step in steps:

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from compendium.figures import planes
-from compendium.figures.page import LINE, MARGIN, WIDTH, broken, number, page, panel, write
+from compendium.figures.page import LINE, MARGIN, WIDTH, broken, page, panel, span, write
 from magunet.base.profiles import Settings
-from magunet.prepare import HU_WINDOW, clip_and_scale, pad_to_square, prepare, resize
+from magunet.prepare import HALF, HU_WINDOW, clip_and_scale, pad_to_square, prepare, resize
 from magunet.volume import Volume, orientation, reorient
 
 VIEWS = ("axial", "coronal")
@@ -28,12 +28,6 @@ class Step:
     unit: str = " HU"
     above: float = 0.0
 
-    def slices(self) -> list[tuple[np.ndarray, np.ndarray, tuple[float, float]]]:
-        """Of each view the slice with most of the mask: image, mask, height and width of a pixel in mm."""
-        indices = planes.central_slices(self.mask, self.mask.shape)
-        return [(planes.plane(self.image, name, index), planes.plane(self.mask, name, index),
-                 planes.pixel_size(self.spacing, name)) for name, index in zip(VIEWS, indices)]
-
 
 def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[Step]:
     """The scan, of any orientation, and what each step of `magunet.prepare.prepare` makes of it."""
@@ -41,15 +35,14 @@ def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[St
     lps, target = reorient(scan, "LPS"), reorient(mask, "LPS")
     square, _ = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     whole, _ = pad_to_square(target.array != 0, lps.spacing)
-    small, joints = resize(square, frame.resized_shape), resize(whole, frame.resized_shape) > 0.5
-    first, stop = frame.slices
+    small, joints = resize(square, frame.resized_shape), resize(whole, frame.resized_shape) > HALF
+    above = (len(small) - frame.slices[1]) * prepared.spacing[0]
     return [Step(f"as stored ({orientation(scan)})", scan.array, mask.array != 0, scan.spacing),
             Step("turned to LPS", lps.array, target.array != 0, lps.spacing),
             Step("padded to a square", square, whole, lps.spacing),
             Step("resized, slices spaced", small, joints, prepared.spacing),
             Step("clipped, scaled", clip_and_scale(small), joints, prepared.spacing, ""),
-            Step("slices at the joints", clip_and_scale(small[first:stop]), joints[first:stop],
-                 prepared.spacing, "", (len(small) - stop) * prepared.spacing[0])]
+            Step("slices at the joints", prepared.image, prepared.mask != 0, prepared.spacing, "", above)]
 
 
 def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figure:
@@ -58,35 +51,34 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
     The first thumbnails show the array as it is stored. Raises InputError as `magunet.prepare.prepare` does.
     """
     steps = preparation_steps(scan, target, settings)
-    cells = [step.slices() for step in steps]
-    sizes = np.array([[np.multiply(image.shape, pixel) for image, _, pixel in cell] for cell in cells])
+    size = np.array([np.multiply(step.image.shape, step.spacing) for step in steps])    # mm: z, y, x
     width = (WIDTH - ARROW * (len(steps) - 1)) / len(steps)
-    scale = width / sizes[..., 1].max()                         # mm on the page per mm of the patient
-    sizes *= scale                                              # (steps, views, height and width)
-    heights = sizes[..., 0].max(axis=0)
-    tops = MARGIN + 2 * LINE, 2 * MARGIN + 2 * LINE + heights[0]
-    bottom = tops[1] + heights[1]
-    limits = " to ".join(map(number, planes.BONE_WINDOW))
+    scale = width / size[:, 2].max()                            # mm on the page per mm of the patient
+    deep, high, _ = size.max(axis=0) * scale
+    tops = {"axial": MARGIN + 2 * LINE, "coronal": 2 * MARGIN + 2 * LINE + high}
+    bottom = tops["coronal"] + deep
     caption = ("Axial and coronal slices through the target (outlined). Shape and spacing: slices × rows × "
-               f"columns. All are shown from {limits} HU, or to what that is after scaling.")
+               f"columns. All are shown from {span(*planes.BONE_WINDOW)} HU, or to what that is after scaling.")
     figure, sheet = page(bottom + MARGIN + 4 * LINE, caption)
-    for column, (step, cell) in enumerate(zip(steps, cells)):
+    for column, step in enumerate(steps):
         left = MARGIN + column * (width + ARROW)
         middle = left + width / 2
         write(sheet, middle, MARGIN - 0.5, broken(step.name, width), "center")
         window = planes.BONE_WINDOW if step.unit else clip_and_scale(np.array(planes.BONE_WINDOW))
-        for row, (image, mask, pixel) in enumerate(cell):
-            height, across = sizes[column, row]
-            top = tops[row] + (step.above * scale if VIEWS[row] == "coronal" else 0)
-            axes = panel(figure, middle - across / 2, top, across, height, f"{step.name}: {VIEWS[row]}")
+        for view, index in zip(VIEWS, planes.central_slices(step.mask, step.mask.shape)):
+            image, mask = (planes.plane(array, view, index) for array in (step.image, step.mask))
+            pixel = planes.pixel_size(step.spacing, view)
+            height, across = np.multiply(image.shape, pixel) * scale
+            top = tops[view] + (step.above * scale if view == "coronal" else 0)
+            axes = panel(figure, middle - across / 2, top, across, height, f"{step.name}: {view}")
             planes.draw_slice(axes, image, pixel, window, {planes.TRUTH_COLOUR: mask}, 0.7)
             if column == 1:
-                planes.edge_letters(axes, VIEWS[row])
+                planes.edge_letters(axes, view)
         if column:
-            y = tops[0] + sizes[column, 0, 0] / 2
+            y = tops["axial"] + size[column, 1] * scale / 2
             sheet.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
-        span = " to ".join(number(round(float(value))) for value in (step.image.min(), step.image.max()))
-        write(sheet, middle, bottom + 0.5, [" × ".join(map(str, step.image.shape)),
-              " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm", f"{span}{step.unit}"], "center")
+        write(sheet, middle, bottom + 0.5, [
+            " × ".join(map(str, step.image.shape)), " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm",
+            span(round(float(step.image.min())), round(float(step.image.max()))) + step.unit], "center")
     planes.scale_bar(sheet, MARGIN, bottom + 0.5 + 3 * LINE, 1 / scale, width)
     return figure

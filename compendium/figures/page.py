@@ -1,7 +1,5 @@
 """A figure as a printed page: positions in millimetres, y downwards, one legible size of type."""
 
-from collections.abc import Sequence
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -39,29 +37,23 @@ def panel(figure: Figure, left: float, top: float, width: float, height: float, 
     return figure.add_axes(place, label=label, xticks=[], yticks=[])
 
 
-def text_width(text: str, weight: str = "normal") -> float:
-    """Width of one line on a page, mm."""
-    font = FontProperties(size=SMALLEST_FONT, weight=weight)
-    return text_to_path.get_text_width_height_descent(text, font, False)[0] / 72 * INCH
-
-
-def broken(text: str, widest: float, weight: str = "normal") -> list[str]:
+def broken(text: str, widest: float) -> list[str]:
     """The text in lines no wider than ``widest`` mm, where it has spaces to break it."""
-    lines = [""]
+    font, lines = FontProperties(size=SMALLEST_FONT), []
     for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        lines[-1:] = [longer] if not lines[-1] or text_width(longer, weight) <= widest else [lines[-1], word]
+        longer = " ".join([*lines[-1:], word])
+        width = text_to_path.get_text_width_height_descent(longer, font, False)[0] / 72 * INCH
+        lines[-1:] = [longer] if width <= widest else [*lines[-1:], word]
     return lines
 
 
-def number(value: float) -> str:
-    """Short, with a proper minus sign."""
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+def span(low: float, high: float) -> str:
+    """Two numbers as "−200 to 1000", short, with a proper minus sign."""
+    return f"{low:g} to {high:g}".replace("-", "\N{MINUS SIGN}")
 
 
-def write(axes: Axes, x: float, y: float, lines: Sequence[str] | str, ha: str = "left",
-          weight: str = "normal") -> None:
+def write(axes: Axes, x: float, y: float, lines: list[str], ha: str = "left", weight: str = "normal") -> None:
     """Lines of a page's type; y is the top of the first one, ``ha`` says which end of them is at x."""
-    for i, line in enumerate([lines] if isinstance(lines, str) else lines):
-        axes.text(x, y + (i + 0.5) * LINE, line, fontsize=SMALLEST_FONT, va="center_baseline", ha=ha,
-                  fontweight=weight)
+    for i, line in enumerate(lines):
+        axes.text(x, y + (i + 0.5) * LINE, line, ha=ha, va="center_baseline", size=SMALLEST_FONT,
+                  weight=weight)

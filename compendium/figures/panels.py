@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from compendium.figures import planes
-from compendium.figures.page import LINE, MARGIN, SMALLEST_FONT, WIDTH, broken, number, page, panel, write
+from compendium.figures.page import LINE, MARGIN, SMALLEST_FONT, WIDTH, broken, page, panel, span, write
 from compendium.scores import score_run
 from magunet.base.errors import InputError
 from magunet.cohort import Cohort
@@ -98,14 +98,14 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     bottom = first + pitch * len(cases)
     names = "; ".join(f"{chr(97 + i)}, {case.name}" for i, case in enumerate(cases))
     caption = (f"{names}. {rule}. Axial slice with the largest true area; white line: the truth. Dice of the "
-               f"whole scan. Window {' to '.join(map(number, window))} HU.")
+               f"whole scan. Window {span(*window)} HU.")
     figure, sheet = page(bottom + SPACE + LINE, caption)
     for left, heading in zip(lefts, headings):
         write(sheet, left + width / 2, first - LINE * len(heading) - SPACE / 2, heading, "center")
     for row, (case, crop) in enumerate(zip(cases, crops)):
         top = first + row * pitch
         under = top + height + SPACE / 2
-        write(sheet, MARGIN, top, chr(97 + row), weight="bold")
+        write(sheet, MARGIN, top, [chr(97 + row)], weight="bold")
         for left, name in zip(lefts, ("CT", "truth", *columns)):
             axes = panel(figure, left, top, width, height, f"{case.name}: {name}")
             mask = case.truth if name == "truth" else case.masks.get(name)
@@ -118,10 +118,11 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
                 planes.edge_letters(axes, "axial")
                 planes.scale_bar(sheet, left, under, np.ptp(crop[0]) / width, width)
             elif name != "truth":
-                write(sheet, left + width / 2, under, f"Dice {_dice(scores, name, case.name):.2f}", "center")
+                dice = f"Dice {_dice(scores, name, case.name):.2f}"
+                write(sheet, left + width / 2, under, [dice], "center")
     for left, (name, colour) in zip(lefts, planes.AGREEMENT_COLOURS.items()):
         sheet.add_patch(Rectangle((left, bottom + 0.4), 4, LINE - 0.8, fc=colour, ec="black", lw=0.5))
-        write(sheet, left + 5, bottom, name)
+        write(sheet, left + 5, bottom, [name])
     return figure
 
 

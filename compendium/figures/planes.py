@@ -108,7 +108,7 @@ def scale_bar(sheet: Axes, left: float, top: float, scale: float, width: float) 
     length = bar_length(width * scale)
     right, y = left + length / scale, top + LINE / 2
     sheet.plot([left, right], [y, y], color="black", linewidth=1.5, solid_capstyle="butt")
-    write(sheet, right + 1, top, f"{length} mm")
+    write(sheet, right + 1, top, [f"{length} mm"])
 
 
 def letters_and_bar(axes: Axes, name: str, height: float, width: float) -> None:

@@ -12,7 +12,7 @@ import joblib
 import sijphantom
 from magunet import target
 from magunet.base import project, provenance
-from magunet.base.device import core_count, free_memory
+from magunet.base.device import free_memory
 from magunet.base.errors import InputError
 from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
@@ -151,7 +151,7 @@ def phantom_processes(options: Sequence[Options]) -> int:
     """
     voxels = [one["matrix"] ** 2 * one["slices"][1] for one in options]
     gib = 0.6 + 1.2 * min(1, max(voxels) / 10e6) + 14 * max(voxels) / 2**30
-    return 1 if sum(voxels) < 20e6 else max(1, min(len(voxels), core_count(), int(free_memory() / gib)))
+    return 1 if sum(voxels) < 20e6 else max(1, min(len(voxels), joblib.cpu_count(), int(free_memory() / gib)))
 
 
 def run_all(call: Callable, jobs: Sequence[tuple], processes: int, progress: Progress, what: str) -> None:

@@ -205,7 +205,7 @@ CORPUS = [
         ["not valid"]),
     Bad("profile with no date", holding("a.yaml", "profile: 2020-99-99"), "cohort --profile a.yaml", "a.yaml",
         ["not valid YAML"]),
-    Bad("profile nested without end", holding("a.yaml", "[" * 10**4), "cohort --profile a.yaml", "a.yaml", ["must hold one"]),
+    Bad("profile nested without end", holding("a.yaml", "[" * 10**4), "cohort --profile a.yaml", "a.yaml", ["not valid YAML"]),
     Bad("setting twice", lambda: Path(OWN).write_text(Path(OWN).read_text().rstrip("}\n") + ', "epochs": 9}'), TRAIN, OWN,
         ["'epochs' is given twice", "remove one"]),
     Bad("setting misspelt", changed(OWN, epoch=3), TRAIN, OWN, ["unknown parameter 'epoch'", "did you mean 'epochs'?"]),

@@ -101,7 +101,7 @@ def test_a_container_limits_the_memory(monkeypatch, tmp_path):
     ("paper", 70, 16, 1.0, 1), ("gpu", 70, 16, 26.0, 15), ("smoke", 6, 16, 26.0, 1)])
 def test_phantoms_are_made_on_all_cores_as_far_as_memory_goes_unless_that_takes_longer(
         monkeypatch, profile, count, cores, gib, processes):
-    monkeypatch.setattr(phantom_cohort, "core_count", lambda: cores)
+    monkeypatch.setattr(phantom_cohort.joblib, "cpu_count", lambda: cores)
     monkeypatch.setattr(phantom_cohort, "free_memory", lambda: gib)
     settings = profiles.load(profile)
     options = {"matrix": settings.scan_matrix, "slices": settings.scan_slices}
@@ -135,7 +135,7 @@ def test_stopping_the_command_stops_every_process_and_leaves_whole_cases(compend
     write_json(compendium / "papermill_params" / "mine.yaml", settings.as_dict())             # JSON is YAML
     root = phantom_folder(settings)
     command = [sys.executable, "-c", "import sys; from compendium import cli; from sijphantom import cohort; "
-               "cohort.core_count = lambda: 2; sys.exit(cli.main(['cohort', '--profile', 'mine']))"]
+               "cohort.joblib.cpu_count = lambda: 2; sys.exit(cli.main(['cohort', '--profile', 'mine']))"]
     with open(compendium / "log.txt", "w") as log:
         running = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     limit = time.monotonic() + 120

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,10 +19,7 @@ _locks: list[filelock.BaseFileLock] = []
 
 @functools.cache
 def choose_device() -> torch.device:
-    """The first GPU that no other process of magunet uses, else the first GPU; the CPU where there is none.
-
-    A GPU is taken for the life of the process, by a lock on a file named after it.
-    """
+    """The first GPU that no other process of magunet uses, else the first; the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
@@ -35,17 +31,10 @@ def choose_device() -> torch.device:
 def take(name: str) -> bool:
     """Whether this process now has the lock of this name, which it keeps until it ends."""
     lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"magunet-{name}.lock")
-    try:
+    with contextlib.suppress(OSError):                  # another process's (Timeout), or another user's
         lock.acquire(blocking=False)
-    except OSError:                                     # another process's (Timeout), or another user's
-        return False
-    _locks.append(lock)
-    return True
-
-
-def core_count() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _locks.append(lock)
+    return lock.is_locked
 
 
 def free_memory() -> float:

@@ -9,16 +9,12 @@ import filelock
 from magunet.base.progress import say
 from magunet.base.provenance import explained
 
-LOCK_FILE = ".lock"
-"""What `alone_in` locks, in the folder; it is removed when the work ends."""
-
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Makes the folder. While inside, every other process that enters the same folder waits, and says so."""
-    path = folder / LOCK_FILE
-    lock = filelock.FileLock(path)
-    with explained(path):
+    lock = filelock.FileLock(folder / ".lock")
+    with explained(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
@@ -29,5 +25,5 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):                  # Windows removes no open file
-            path.unlink()
+            Path(lock.lock_file).unlink()
         lock.release()

@@ -7,21 +7,18 @@ import ast
 import contextlib
 import glob
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import psutil
 import torch
-
-HASH_DIGITS = 10
-"""Length of `content_hash`."""
 
 
 @contextlib.contextmanager
@@ -30,8 +27,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "see that there is room and that you may write there, then run this again"
-        reason = f"cannot be written ({error.strerror or error}); {remedy}"
+        reason = (f"cannot be written ({error.strerror or error}); see that there is room and that you may "
+                  "write there, then run this again")
         raise OSError(error.errno, reason, str(path)) from error
 
 
@@ -39,8 +36,7 @@ def explained(path: Path) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``, which is renamed to ``path`` on success, else removed.
 
-    No reader ever sees half a file, and an interrupted write leaves the earlier file as it was. What a killed
-    process left of the same file is removed. Raises OSError as `explained`.
+    What a killed process left of the same file is removed, too. Raises OSError as `explained`.
     """
     prefix = f".part-{content_hash(platform.node())}-"      # processes of two machines may have one number
     part = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
@@ -80,23 +76,19 @@ def file_hash(path: Path) -> str:
 
 
 def content_hash(*parts: object) -> str:
-    """A short hash of anything JSON can hold, the same on every machine."""
+    """A short hash of anything JSON can hold, 10 hex digits, the same on every machine."""
     text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def code_hash(*modules: ModuleType) -> str:
     """A short hash of what modules do: comments, docstrings and layout do not count."""
-    return content_hash([_code(Path(module.__file__).read_text("utf-8")) for module in modules])
-
-
-def _code(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+    trees = [ast.parse(Path(module.__file__).read_text("utf-8")) for module in modules]
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(body := getattr(node, "body", None), list):
             node.body = [part for part in body
                          if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
-    return ast.dump(tree)
+    return content_hash([ast.dump(tree) for tree in trees])
 
 
 def git_revision(root: Path, besides: Path | None = None) -> str:
@@ -107,32 +99,24 @@ def git_revision(root: Path, besides: Path | None = None) -> str:
     others = [".", ":(exclude)figures"]
     if besides and besides.resolve().is_relative_to(root.resolve()):
         others.append(f":(exclude){besides.resolve()}")
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True,
-                              timeout=20).stdout.strip()
+    questions = ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", *others]
     try:
-        changes = git("status", "--porcelain", "--", *others)
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
+        commit, changes = (subprocess.run(["git", *question], cwd=root, capture_output=True, text=True,
+                                          check=True, timeout=20).stdout.strip() for question in questions)
+        return commit + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("MAGUNET_REVISION", "unknown")
 
 
 def environment(device: torch.device) -> dict:
     """Versions and hardware that a result depends on."""
-    names = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "monai")
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    return {
-        "python": platform.python_version(),
-        "libraries": {n: installed.get(n.lower(), "not installed") for n in names},
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-    }
+    libraries = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "monai")
+    return {"python": platform.python_version(), "libraries": {name: version(name) for name in libraries},
+            "device": device_name(device), "threads": torch.get_num_threads(),
+            "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None}
 
 
 def device_name(device: torch.device) -> str:
     """The device in words: the GPU's or the processor's name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} processor, {os.cpu_count()} cores"
+    processor = f"{platform.machine()} processor, {os.cpu_count()} cores"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor

@@ -11,8 +11,6 @@ from magunet.base.profiles import Settings
 from magunet.prepare import HALF, HU_WINDOW, clip_and_scale, pad_to_square, prepare, resize
 from magunet.volume import Volume, orientation, reorient
 
-VIEWS = ("axial", "coronal")
-"""Of each step, one above the other."""
 ARROW = 4.5
 """Length of an arrow from step to step, mm on the page."""
 
@@ -65,7 +63,7 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
         middle = left + width / 2
         write(sheet, middle, MARGIN - 0.5, broken(step.name, width), "center")
         window = planes.BONE_WINDOW if step.unit else clip_and_scale(np.array(planes.BONE_WINDOW))
-        for view, index in zip(VIEWS, planes.central_slices(step.mask, step.mask.shape)):
+        for view, index in zip(tops, planes.central_slices(step.mask, step.mask.shape)):
             image, mask = (planes.plane(array, view, index) for array in (step.image, step.mask))
             pixel = planes.pixel_size(step.spacing, view)
             height, across = np.multiply(image.shape, pixel) * scale
@@ -79,6 +77,6 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
             sheet.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
         write(sheet, middle, bottom + 0.5, [
             " × ".join(map(str, step.image.shape)), " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm",
-            span(round(float(step.image.min())), round(float(step.image.max()))) + step.unit], "center")
+            span(step.image.min(), step.image.max()) + step.unit], "center")
     planes.scale_bar(sheet, MARGIN, bottom + 0.5 + 3 * LINE, 1 / scale, width)
     return figure

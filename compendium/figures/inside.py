@@ -41,15 +41,14 @@ def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.
     image: (h, w) in [0, 1], drawn in the window of all figures; joints: (h, w) of 0 and 1; pictures: title ->
     map of any size; pixel: the image's, height and width in mm. ``limits`` are those of all maps' colours.
     """
-    height, width = np.multiply(image.shape, pixel)
     count = 1 + len(pictures)
     figure, (first, *others) = plt.subplots(1, count, figsize=(3 * count, 3.4), layout="constrained")
     draw_slice(first, image, pixel, clip_and_scale(np.array(BONE_WINDOW)), {TRUTH_COLOUR: joints}, 1)
-    letters_and_bar(first, "axial", height, width)
+    letters_and_bar(first, "axial")
     first.set_title("CT and true joints")
+    extent = first.images[0].get_extent()
     for axes, (title, values) in zip(others, pictures.items()):
-        colours = axes.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1],
-                              extent=(0, width, height, 0))
+        colours = axes.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], extent=extent)
         axes.set(title=title, xticks=[], yticks=[])
         figure.colorbar(colours, ax=axes, shrink=0.8)
     return figure

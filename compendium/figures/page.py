@@ -48,8 +48,8 @@ def broken(text: str, widest: float) -> list[str]:
 
 
 def span(low: float, high: float) -> str:
-    """Two numbers as "−200 to 1000", short, with a proper minus sign."""
-    return f"{low:g} to {high:g}".replace("-", "\N{MINUS SIGN}")
+    """Two numbers, rounded, with a proper minus sign: "−200 to 1000"."""
+    return f"{low:.0f} to {high:.0f}".replace("-", "\N{MINUS SIGN}")
 
 
 def write(axes: Axes, x: float, y: float, lines: list[str], ha: str = "left", weight: str = "normal") -> None:

@@ -20,7 +20,7 @@ from compendium.figures.page import LINE, MARGIN, SMALLEST_FONT, WIDTH, broken, 
 from compendium.scores import score_run
 from magunet.base.errors import InputError
 from magunet.cohort import Cohort
-from magunet.volume import Volume, read_volume, reorient, same_geometry
+from magunet.volume import Volume, bounding_box, read_volume, reorient, same_geometry
 
 CROP_MARGIN = 15.0
 """From the joints to the edge of a panel, mm in the patient."""
@@ -113,7 +113,7 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
                 axes.set_facecolor("0.93")
                 axes.text(0.5, 0.5, "not\ntrained", fontsize=SMALLEST_FONT, ha="center", va="center")
                 continue
-            _draw(axes, case, mask, *crop, window)
+            _draw(axes, case, mask, crop, window)
             if name == "CT":
                 planes.edge_letters(axes, "axial")
                 planes.scale_bar(sheet, left, under, np.ptp(crop[0]) / width, width)
@@ -140,30 +140,29 @@ def _crops(truths: Sequence[Volume]) -> list[tuple[np.ndarray, np.ndarray]]:
     """First and last edge in x and in y around the joints of each case (LPS), in mm; all of one size."""
     boxes = []                                                      # (cases, 2, 2): x and y, first and last
     for truth in truths:
-        lines = (np.flatnonzero(truth.array.any(axis=axes)) for axes in ((0, 1), (0, 2)))
-        boxes.append([(n[0] * step, (n[-1] + 1) * step) for n, step in zip(lines, truth.spacing[:0:-1])])
+        (_, height, width), (_, y, x) = truth.spacing, bounding_box(truth.array)
+        boxes.append([(x.start * width, x.stop * width), (y.start * height, y.stop * height)])
     half = np.ptp(boxes, axis=2).max(axis=0) / 2 + CROP_MARGIN
     return [tuple(np.stack([centre - half, centre + half], axis=1)) for centre in np.mean(boxes, axis=2)]
 
 
-def _draw(axes: Axes, case: ComparedCase, mask: Volume | None, across: np.ndarray, along: np.ndarray,
+def _draw(axes: Axes, case: ComparedCase, mask: Volume | None, crop: tuple[np.ndarray, np.ndarray],
           window: tuple[float, float]) -> None:
     """The slice with most of the truth between edges in x and y, and how a mask agrees with the truth."""
-    (_, height, width), (_, rows, columns) = case.scan.spacing, case.scan.array.shape
-    x0, x1 = max(0, int(across[0] // width)), min(columns, int(-(-across[1] // width)))
-    y0, y1 = max(0, int(along[0] // height)), min(rows, int(-(-along[1] // height)))
-    cut = planes.central_slices(case.truth.array, case.truth.array.shape)[0], slice(y0, y1), slice(x0, x1)
-    extent = x0 * width, x1 * width, y1 * height, y0 * height
+    z, *_ = planes.central_slices(case.truth.array, case.truth.array.shape)
+    truth, (height, width) = case.truth.array[z], case.scan.spacing[1:]
     axes.set_facecolor("black")                                                         # outside the scan
-    axes.imshow(case.scan.array[cut], cmap="gray", vmin=window[0], vmax=window[1], extent=extent)
+    planes.draw_slice(axes, case.scan.array[z], (height, width), window, {}, 0)
     if mask is not None:
-        truth = case.truth.array[cut]
         palette = np.array([(0, 0, 0, 0), *map(to_rgba, planes.AGREEMENT_COLOURS.values())])
-        axes.imshow(palette[planes.agreement(mask.array[cut], truth)], extent=extent, interpolation="nearest")
-        x, y = ((np.arange(6 * n) + 0.5) / 6 for n in truth.shape[::-1])    # the line follows pixels' edges
-        axes.contour((x + x0) * width, (y + y0) * height, np.kron(truth != 0, np.ones((6, 6))), [0.5],
-                     colors="white", linewidths=0.3)
-    axes.set(xlim=across, ylim=along[::-1], aspect="equal")
+        axes.imshow(palette[planes.agreement(mask.array[z], truth)], extent=axes.images[0].get_extent(),
+                    interpolation="nearest")
+        inside = np.pad(truth != 0, 1)
+        y, x = np.nonzero(np.diff(inside, axis=0)[:, 1:-1])                             # edges of pixels
+        axes.hlines(y * height, x * width, (x + 1) * width, "white", linewidth=0.3)
+        y, x = np.nonzero(np.diff(inside, axis=1)[1:-1])
+        axes.vlines(x * width, y * height, (y + 1) * height, "white", linewidth=0.3)
+    axes.set(xlim=crop[0], ylim=crop[1][::-1], aspect="equal")
 
 
 def _dice(scores: pd.DataFrame, network: str, case: str) -> float:

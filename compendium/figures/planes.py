@@ -36,8 +36,8 @@ AGREEMENT_COLOURS = {"correct": "#44aa99", "missed": "#882255", "extra": "#f0e44
 yellow. Every colour vision tells them apart; in grey they are middle, dark and light."""
 FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
-SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
-"""Lengths that a scale bar may have."""
+RIM = (withStroke(linewidth=2.5, foreground="black"),)
+"""Around what is white and lies on a picture."""
 
 
 def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -83,24 +83,23 @@ def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], wind
 def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: Mapping[str, np.ndarray],
                window: tuple[float, float] = BONE_WINDOW) -> None:
     """One view of an LPS scan with letters, scale bar and outlines; masks: colour -> array on its grid."""
-    picture, pixel = plane(scan.array, name, index), pixel_size(scan.spacing, name)
     outlines = {colour: plane(mask, name, index) for colour, mask in masks.items()}
-    draw_slice(axes, picture, pixel, window, outlines, 1.1)
-    letters_and_bar(axes, name, *np.multiply(picture.shape, pixel))
+    pixel = pixel_size(scan.spacing, name)
+    draw_slice(axes, plane(scan.array, name, index), pixel, window, outlines, 1.1)
+    letters_and_bar(axes, name)
 
 
-def edge_letters(axes: Axes, name: str, fontsize: float = SMALLEST_FONT, rim: float = 1.5) -> None:
-    """The orientation letters at the edges of a view, white with a black rim; sizes in points."""
-    inward, effects = fontsize - 1.5, [withStroke(linewidth=rim, foreground="black")]
-    places = {(0, 0.5): (inward, 0), (1, 0.5): (-inward, 0), (0.5, 1): (0, -inward), (0.5, 0): (0, inward)}
-    for letter, (place, offset) in zip(PLANES[name], places.items()):
-        axes.annotate(letter, place, offset, "axes fraction", "offset points", color="white", ha="center",
-                      va="center", fontsize=fontsize, path_effects=effects)
+def edge_letters(axes: Axes, name: str) -> None:
+    """The orientation letters at the edges of a view, white with a black rim."""
+    places = {(0, 0.5): (6, 0), (1, 0.5): (-6, 0), (0.5, 1): (0, -6), (0.5, 0): (0, 6)}
+    for letter, (place, points) in zip(PLANES[name], places.items()):
+        axes.annotate(letter, place, points, "axes fraction", "offset points", color="white", ha="center",
+                      va="center", fontsize=SMALLEST_FONT, path_effects=RIM)
 
 
 def bar_length(width: float) -> int:
     """The longest scale bar, in mm, that is shorter than a third of a view of this width in mm."""
-    return next((length for length in SCALE_BARS_MM if length < width / 3), SCALE_BARS_MM[-1])
+    return max((length for length in (1, 2, 5, 10, 20, 50, 100) if length < width / 3), default=1)
 
 
 def scale_bar(sheet: Axes, left: float, top: float, scale: float, width: float) -> None:
@@ -111,14 +110,14 @@ def scale_bar(sheet: Axes, left: float, top: float, scale: float, width: float) 
     write(sheet, right + 1, top, [f"{length} mm"])
 
 
-def letters_and_bar(axes: Axes, name: str, height: float, width: float) -> None:
-    """Orientation letters and a scale bar within a view that is drawn in mm, rows downwards from 0."""
-    edge_letters(axes, name, 8, 3.5)
-    effects = [withStroke(linewidth=3.5, foreground="black")]
+def letters_and_bar(axes: Axes, name: str) -> None:
+    """Orientation letters and a scale bar within a view that was drawn in mm, rows downwards from 0."""
+    edge_letters(axes, name)
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
     x, y, bar = 0.06 * width, 0.93 * height, bar_length(width)
-    axes.plot([x, x + bar], [y, y], color="white", linewidth=2, solid_capstyle="butt", path_effects=effects)
+    axes.plot([x, x + bar], [y, y], color="white", linewidth=2, solid_capstyle="butt", path_effects=RIM)
     axes.text(x + bar / 2, y - 0.015 * height, f"{bar} mm", color="white", ha="center", va="bottom",
-              fontsize=7, path_effects=effects)
+              fontsize=SMALLEST_FONT, path_effects=RIM)
     axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
 
 
@@ -144,18 +143,15 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
 
     Volumes may have any orientation; masks must lie on the scan's grid, else InputError.
     """
-    masks, handles = {}, []
+    masks, handles, lps = {}, [], reorient(scan, "LPS")
     both = (truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)
-    for name, colour, mask in both:
-        if mask is None:
-            continue
+    for name, colour, mask in (one for one in both if one[-1] is not None):
         if not same_geometry(scan, mask):
             raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
         masks[colour] = reorient(mask, "LPS").array
         handles.append(Line2D([], [], color=colour, linestyle=DASHES[colour], label=name))
-    subject = next((mask for mask in masks.values() if mask.any()), None)
-    scan = reorient(scan, "LPS")
-    figure, _ = planes_figure(scan, central_slices(subject, scan.array.shape), masks, title, window)
+    centre = central_slices(next(filter(np.any, masks.values()), None), lps.array.shape)
+    figure, _ = planes_figure(lps, centre, masks, title, window)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure

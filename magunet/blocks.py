@@ -1,10 +1,9 @@
 """The building blocks of MAG-UNet in plain torch, each beside the equation it computes.
 
-A is a feature map with C channels and N = D*H*W positions. Where the paper is silent or contradicts itself,
-the docstring names the reading taken. `magunet.fast.accelerate` swaps in quicker layers that compute the same.
+A is a feature map with C channels and N = D*H*W positions, x: (b, c, d, h, w), whose shape attention keeps.
+Where the paper is silent or contradicts itself, the docstring names the reading taken.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -14,30 +13,29 @@ from torch import Tensor, nn
 
 
 class BatchNorm3d(nn.BatchNorm3d):
-    """Batch normalisation that also trains on a single position, and may evaluate by the input's statistics.
+    """Batch normalisation, of a single position (which has no variance) by the running statistics.
 
-    One value a channel has no variance, so it is normalised by the running statistics. by_input: whether
-    evaluation normalises as training does; `magunet.fast.evaluate_by_input` sets it. x: (b, c, d, h, w).
+    by_input: whether evaluation, too, takes the statistics of the input (`magunet.fast.evaluate_by_input`).
     """
 
     by_input = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] * x.shape[2:].numel() == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        if self.by_input and not self.training:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        return super().forward(x)
+        own = (self.training or self.by_input) and x.shape[0] * x.shape[2:].numel() > 1
+        if self.training and own:
+            return super().forward(x)
+        statistics = (None, None) if own else (self.running_mean, self.running_var)
+        return F.batch_norm(x, *statistics, self.weight, self.bias, training=own, eps=self.eps)
 
 
 def conv_bn_relu(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
     """Convolution that keeps the grid, batch normalisation, ReLU (Sec. 1.1: BN after every convolution)."""
-    return nn.Sequential(nn.Conv3d(c_in, c_out, kernel, padding=kernel // 2), BatchNorm3d(c_out),
-                         nn.ReLU(inplace=True))
+    conv = nn.Conv3d(c_in, c_out, kernel, padding=kernel // 2)
+    return nn.Sequential(conv, BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 def double_conv(c_in: int, c_out: int) -> nn.Sequential:
-    """Two 3^3 convolutions, each with BN and ReLU: one level of a U-Net."""
+    """Two convolutions, each with BN and ReLU: one level of a U-Net."""
     return nn.Sequential(conv_bn_relu(c_in, c_out), conv_bn_relu(c_out, c_out))
 
 
@@ -49,7 +47,6 @@ def no_autocast(x: Tensor) -> torch.autocast:
 
 def in_float32(forward: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
     """Decorator of a `forward` that computes in float32, also under autocast: attention needs the digits."""
-    @functools.wraps(forward)
     def full_precision(self: nn.Module, x: Tensor) -> Tensor:
         with no_autocast(x):
             return forward(self, x.float() if x.dtype.itemsize < 4 else x).to(x.dtype)
@@ -59,9 +56,8 @@ def in_float32(forward: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.M
 class MFF(nn.Module):
     """Multi-scale feature fusion, Sec. 1.2 and Fig. 2; takes the place of one max pooling.
 
-    A shared 3^3 convolution, then one branch per kernel size; the pooled branches are concatenated. The 3^3
-    convolution that brings them to ``c_out`` channels is not in the text: it is the reading under which the
-    parameter counts of Table 4 come close. x: (b, c_in, d, h, w) -> (b, c_out, d // 2, h // 2, w // 2).
+    The 3^3 convolution that fuses the branches is not in the text: with it the counts of Table 4 come close.
+    x: (b, c_in, d, h, w) -> (b, c_out, d // 2, h // 2, w // 2).
     """
 
     def __init__(self, c_in: int, c_out: int, kernels: tuple[int, ...] = (1, 3, 5)):
@@ -78,7 +74,7 @@ class MFF(nn.Module):
 
 
 def rows(x: Tensor) -> Tensor:
-    """(b, c, d, h, w) -> (b, n, c), one row a position, in the memory order that fused attention demands."""
+    """(b, c, d, h, w) -> (b, n, c), a row for each position, in the memory order of fused attention."""
     return x.flatten(2).mT.contiguous()
 
 
@@ -90,16 +86,13 @@ class PAM(nn.Module):
 
     The softmax runs over i, so C_j is the query, B_i the key and D_i the value of dot-product attention with
     scale 1. The fused kernels want keys and values of one width, hence D is cut into heads as wide as B and
-    C, which all share S. B and C have ``channels // reduction`` channels: reduction=1 as the equations are
-    written, 8 as the parameter counts suggest and as in DANet (Fu et al., CVPR 2019). alpha starts at 0, so
-    that the module starts as the identity. x: (b, c, d, h, w) -> the same shape.
+    C, ``channels // reduction`` or a divisor of both, which all share S. reduction=1 as the equations are
+    written, 8 as the counts suggest and as in DANet (Fu et al., CVPR 2019). alpha starts at 0: the identity.
     """
 
     def __init__(self, channels: int, reduction: int = 8):
         super().__init__()
-        width = max(1, channels // reduction)
-        if channels % width:
-            raise ValueError(f"PAM: {channels} channels are not cut into heads of {width}; change reduction")
+        width = math.gcd(channels, max(1, channels // reduction))
         self.B = nn.Conv3d(channels, width, 1)
         self.C = nn.Conv3d(channels, width, 1)
         self.D = nn.Conv3d(channels, channels, 1)
@@ -110,9 +103,8 @@ class PAM(nn.Module):
         key, query, value = rows(self.B(x)), rows(self.C(x)), rows(self.D(x))           # (b, n, width or c)
         value = value.unflatten(-1, (-1, key.shape[-1])).transpose(1, 2)                # (b, heads, n, width)
         key, query = (y.unsqueeze(1).expand_as(value) for y in (key, query))            # (b, heads, n, width)
-        e = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        e = e.transpose(1, 2).flatten(2).mT.reshape(x.shape)                            # (b, c, d, h, w)
-        return self.alpha * e + x
+        e = F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
+        return self.alpha * e.flatten(2).mT.reshape(x.shape) + x                        # (b, c, d, h, w)
 
 
 class CAM(nn.Module):
@@ -120,8 +112,6 @@ class CAM(nn.Module):
 
         x_ji = exp(A_i . A_j) / sum_i exp(A_i . A_j)        (6)
         E_j  = beta * sum_i x_ji A_i + A_j                  (7, 8; beta is applied once and starts at 0)
-
-    x: (b, c, d, h, w) -> the same shape.
     """
 
     def __init__(self):
@@ -139,7 +129,7 @@ class DualAttention(nn.Module):
     """DA block, Eqs. 1-2 and Fig. 3: alpha * PAM(x) + beta * CAM(x), (alpha, beta) = softmax(w1, w2).
 
     These alpha and beta are not the scales inside PAM and CAM, although the paper uses the same letters. The
-    1^3 convolution after the sum is not in the text, but in the counts. x: (b, c, d, h, w) -> the same shape.
+    1^3 convolution after the sum is not in the text, but in the counts.
     """
 
     def __init__(self, channels: int, reduction: int = 8):
@@ -151,7 +141,7 @@ class DualAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         alpha, beta = torch.softmax(self.w, dim=0)                      # Eqs. 1, 2
-        return self.out((alpha * self.pam(x) + beta * self.cam(x)).to(x.dtype))
+        return self.out(alpha * self.pam(x) + beta * self.cam(x))
 
 
 class LGAG(nn.Module):
@@ -160,8 +150,7 @@ class LGAG(nn.Module):
         q = ReLU(BN(GC_g(g)) + BN(GC_x(x)))                 (9, read with the brackets of the prose)
         LGAG(g, x) = x * sigmoid(BN(C(q)))                  (10)
 
-    GC are 3^3 convolutions in ``groups`` groups, or as many of those as divide C; C(.) is a 1^3 convolution
-    to one channel. g, x: (b, c, d, h, w) -> (b, c, d, h, w).
+    GC are 3^3 convolutions in ``groups`` groups, or as many of those as divide C; C(.) is 1^3, to 1 channel.
     """
 
     def __init__(self, channels: int, groups: int = 16):

@@ -1,16 +1,14 @@
 """Quicker and leaner layers with the same weights and the same function: `accelerate` swaps them in.
 
-The networks are plain torch; whoever doubts a result computes it without `accelerate`. The layers avoid two
-weak spots of the CPU's bfloat16 in torch 2.13 and, where no gradient is asked for, write over maps that
-nobody else reads. In float32 outputs, gradients and predictions are the plain network's to the bit; under
-autocast they differ by as much as bfloat16 rounds (``tests/test_fast.py``).
+They avoid two weak spots of the CPU's bfloat16 in torch 2.13 and, where no gradient is asked for, write over
+maps that nobody else reads. In float32 outputs, gradients and predictions are the plain network's to the bit;
+under autocast they differ by as much as bfloat16 rounds (``tests/test_fast.py``).
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +32,8 @@ def is_small(x: Tensor, conv: nn.Conv3d | nn.ConvTranspose3d) -> bool:
 def merge_groups(weight: Tensor, groups: int, width: int = 8) -> tuple[Tensor, int]:
     """Neighbouring groups of a convolution joined to ``width`` input channels or more, if they divide so.
 
-    weight: (c_out, c_in / groups, k, k, k). Returns a weight for the same function, with zeros where a
-    channel met none of another group, and its number of groups. From 8 channels on bfloat16 is fast on the
-    CPU.
+    weight: (c_out, c_in / groups, k, k, k). Returns a weight for the same function, with zeros where channels
+    were in different groups, and its number of groups. From 8 channels on bfloat16 is fast on the CPU.
     """
     count = math.gcd(groups, math.ceil(width / weight.shape[1]))
     if count == 1:
@@ -68,24 +65,21 @@ class Conv3d(nn.Conv3d):
 
 
 class ConvTranspose3d(nn.ConvTranspose3d):
-    """Transposed convolution in groups stays in float32 where `Conv3d` does; in one group bfloat16 is
-    right."""
+    """Transposed convolution that stays in float32 where `Conv3d` does, unless it has one group."""
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if not (self.groups > 1 and is_small(x, self)):
-            return super().forward(x, output_size)
+    def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 1 or not is_small(x, self):
+            return super().forward(x)
         with no_autocast(x):
-            return super().forward(x.to(self.weight.dtype), output_size)
+            return super().forward(x.to(self.weight.dtype))
 
 
 class BatchNorm3d(blocks.BatchNorm3d):
-    """in_place: evaluation by the input's own statistics writes over x, as is right behind a convolution."""
-
-    in_place = False
+    """Evaluation by the input's own statistics writes over x: nobody else reads a convolution's output."""
 
     def forward(self, x: Tensor) -> Tensor:
         single = x.shape[0] * x.shape[2:].numel() == 1
-        if single or self.training or not (self.in_place and self.by_input and may_overwrite(x)):
+        if self.training or single or not (self.by_input and may_overwrite(x)):
             return super().forward(x)
         out = x, torch.empty_like(self.weight), torch.empty_like(self.weight)
         return torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0, self.eps, out=out)[0]
@@ -116,13 +110,11 @@ def through_joined(stage: nn.Sequential, maps: Iterable[Tensor]) -> Tensor:
         x = torch.cat(list(maps), dim=1)
         del maps                                            # so that x alone takes memory
         return stage(x)
-    conv, x, first = stage[0], None, 0
+    conv, x, first = stage[0], 0, 0
     for part in maps:
-        weight, first = conv.weight[:, first:first + part.shape[1]], first + part.shape[1]
-        if x is None:
-            x = conv.convolved(part, weight, conv.bias)
-        else:
-            x += conv.convolved(part, weight, None)
+        last = first + part.shape[1]
+        y = conv.convolved(part, conv.weight[:, first:last], None if first else conv.bias)
+        x, first = x.add_(y) if first else y, last
     return stage[1:](x)
 
 
@@ -151,15 +143,7 @@ class LGAG(blocks.LGAG):
 
 
 class DecoderStep(model.DecoderStep):
-    """Padding only where it is needed, in the map's precision."""
-
-    def pair(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """The (gated) skip and x upsampled, each (b, c, d, h, w)."""
-        g = self.up(x)
-        d, h, w = (s - n for s, n in zip(skip.shape[2:], g.shape[2:]))
-        with no_autocast(g):
-            g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate") if d or h or w else g
-        return skip if self.gate is None else self.gate(g, skip), g
+    """The maps meet without being joined where `through_joined` can."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return through_joined(self.merge, self.pair(x, skip))
@@ -172,12 +156,9 @@ SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.MaxPool3d: M
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """The network itself, of any kind, with the layers of this file in place of plain ones."""
+    """The network itself with these layers in place of plain ones; batch norms must follow convolutions."""
     for module in network.modules():
         module.__class__ = SWAPS.get(type(module), type(module))
-        for before, norm in pairwise(module if isinstance(module, nn.Sequential) else ()):
-            if isinstance(norm, nn.BatchNorm3d):
-                norm.in_place = isinstance(before, nn.Conv3d | nn.ConvTranspose3d)
     return network
 
 
@@ -194,28 +175,18 @@ def evaluate_by_input(network: nn.Module) -> None:
 @contextlib.contextmanager
 def statistics_left_alone(module: nn.Module) -> Iterator[None]:
     """Context in which training leaves the running statistics as they are."""
-    norms = [m for m in module.modules() if isinstance(m, blocks.BatchNorm3d)]
-    before = [(m.momentum, m.num_batches_tracked) for m in norms]
-    try:
-        for norm in norms:
+    with contextlib.ExitStack() as stack:
+        for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm3d)):
+            stack.callback(setattr, norm, "momentum", norm.momentum)
+            stack.callback(setattr, norm, "num_batches_tracked", norm.num_batches_tracked)
             norm.momentum, norm.num_batches_tracked = 0.0, None
         yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before):
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def recompute(network: nn.Module) -> None:
-    """Let training of a MAG-UNet keep of each level only what goes in, and compute it again for the gradient.
-
-    The same weights for less memory and more time. Other networks stay as they are.
-    """
-    def again(level: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        if not level.training:
-            return forward(*inputs)
-        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False,
-                          context_fn=lambda: (contextlib.nullcontext(), statistics_left_alone(level)))
-
+    """Let training of a MAG-UNet, and no other, keep what enters a level, and compute the rest of it again."""
     if isinstance(network, model.MAGUNet):
         for level in (*network.encoder, *network.down, network.attention, *network.decoder):
-            level.forward = partial(again, level, level.forward)
+            contexts = partial(lambda level: (contextlib.nullcontext(), statistics_left_alone(level)), level)
+            level.forward = partial(checkpoint, level.forward, use_reentrant=False, preserve_rng_state=False,
+                                    context_fn=contexts)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magunet.attention import CBAM, ECA, SE, NonLocal
-from magunet.blocks import LGAG, MFF, BatchNorm3d, DualAttention, conv_bn_relu, double_conv
+from magunet.blocks import LGAG, MFF, BatchNorm3d, DualAttention, conv_bn_relu, double_conv, no_autocast
 
 ATTENTIONS = {"none": nn.Identity, "da": DualAttention, "se": SE, "cbam": CBAM, "non_local": NonLocal,
               "eca": ECA}
@@ -52,8 +52,7 @@ class DecoderStep(nn.Module):
     """Upsample, meet the (gated) skip, convolve: one level of the decoding path.
 
     A 3^3 transposed convolution, concatenation and one convolution are the reading of the paper's counts.
-    Floor pooling of an odd size leaves the upsampled map one voxel short (50-25-12-6-3); it is
-    replicate-padded to the skip's grid. x: (b, c_deep, d', h', w'), skip: (b, c, d, h, w) -> (b, c, d, h, w).
+    x: (b, c_deep, d', h', w'), skip: (b, c, d, h, w) -> (b, c, d, h, w).
     """
 
     def __init__(self, c_deep: int, c: int, lgag: bool):
@@ -63,13 +62,17 @@ class DecoderStep(nn.Module):
         self.merge = conv_bn_relu(2 * c, c)
         self.gate = LGAG(c) if lgag else None
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+    def pair(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """The (gated) skip and x upsampled, one voxel wider where floor pooling met an odd size (25-12)."""
         g = self.up(x)                                      # (b, c, 2 d', 2 h', 2 w')
         d, h, w = (s - n for s, n in zip(skip.shape[2:], g.shape[2:]))
-        g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")  # (b, c, d, h, w)
-        if self.gate is not None:
-            skip = self.gate(g, skip)
-        return self.merge(torch.cat([skip, g], dim=1))      # (b, c, d, h, w)
+        if d or h or w:
+            with no_autocast(g):                            # autocast would widen it to float32
+                g = F.pad(g, (0, w, 0, h, 0, d), mode="replicate")
+        return skip if self.gate is None else self.gate(g, skip), g     # each (b, c, d, h, w)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.merge(torch.cat(self.pair(x, skip), dim=1))         # (b, c, d, h, w)
 
 
 class MAGUNet(nn.Module):

@@ -110,11 +110,11 @@ def through_joined(stage: nn.Sequential, maps: Iterable[Tensor]) -> Tensor:
         x = torch.cat(list(maps), dim=1)
         del maps                                            # so that x alone takes memory
         return stage(x)
-    conv, x, first = stage[0], 0, 0
+    conv, x, first = stage[0], None, 0
     for part in maps:
-        last = first + part.shape[1]
-        y = conv.convolved(part, conv.weight[:, first:last], None if first else conv.bias)
-        x, first = x.add_(y) if first else y, last
+        weight = conv.weight[:, first:first + part.shape[1]]
+        x = x.add_(conv.convolved(part, weight, None)) if first else conv.convolved(part, weight, conv.bias)
+        first += part.shape[1]
     return stage[1:](x)
 
 

@@ -213,6 +213,6 @@ def test_the_claims_are_kept_with_what_they_rest_on(tmp_path):
 def test_quotes_name_networks_and_measures_of_the_tables():
     rows = {row.network for table in paper.TABLES for row in table}
     quotes = read_table("quotes")
-    assert set(quotes["network"]) <= rows and set(quotes["measure"]) <= set(paper.Row.__dataclass_fields__)
+    assert set(quotes["network"]) <= rows and set(quotes["measure"]) <= set(paper.Row._fields)
     assert set(quotes["over"]) == {"", "3D U-Net"}
     assert paper.TRAIN_CASES + paper.VAL_CASES == paper.CASES

@@ -1,28 +1,18 @@
 """All that is wrong with a cohort, case by case: what ``magunet check`` prints.
 
-A problem is a line that says what is wrong, in which file, and what to do. Training refuses what makes a
-case useless (`magunet.cohort`); this file adds what a person should look at: values on a wrong scale, masks
-at the border and scans that occur twice.
+A problem is a line that says what is wrong, in which file, and what to do: what training refuses, and what
+a person should look at, which is odd values, masks at the border, and scans that occur twice.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from magunet.base.errors import InputError
-from magunet.cohort import (
-    EXPORT,
-    OFFSET,
-    Case,
-    Cohort,
-    grid_problems,
-    image_problems,
-    label_problems,
-    read_checked,
-)
+from magunet.cohort import EXPORT, OFFSET, Case, Cohort, grid_problems, image_problems, label_problems
 from magunet.series import AIR_HU
 from magunet.volume import Volume, orientation, read_volume, reorient
 
@@ -40,33 +30,47 @@ BORDERS = ("first slice", "last slice", "first row", "last row", "first column",
 """Faces of a volume, in the order of its axes."""
 
 
-def check_cohort(cohort: Cohort, progress: Callable[[Sequence, str], Iterator]
-                 ) -> tuple[pd.DataFrame, list[str]]:
+def check_cohort(cohort: Cohort, progress: Callable) -> tuple[pd.DataFrame, list[str]]:
     """A table with a row a case, and a line a problem; reads every case, whatever is wrong with others."""
     rows, lines, owners = [], [], {}
     for case in progress(list(cohort.cases.values()), "checked"):
-        problems: list[str] = []
-        image, label = _read(case.image, problems), _read(case.label, problems)
+        problems, volumes = [], []
+        for path in (case.image, case.label):
+            try:
+                volumes.append(read_volume(path))
+            except InputError as error:
+                volumes.append(None)
+                problems.append(str(error))
+        image, label = volumes
         if image and label:
             problems += grid_problems(case.image, case.label, image, label)
         if label:
-            problems += [*label_problems(case.label, label), *border_problems(case.label, label)]
+            problems += [*label_problems(case.label, label), *_border_problems(case.label, label)]
         if image:
             problems += list(image_problems(case.image, image)) or list(scale_problems(case.image, image))
             problems += _duplicates(cohort, case, image, owners)
         rows.append(describe(case, image, label) | {
-            "split": _side(cohort, case),
+            "split": "train" if case.name in cohort.train else "val" if case.name in cohort.val else "",
             "hu": f"{image.array.min():g}..{image.array.max():g}" if image else None,
             "axes": orientation(image) if image else None, "problems": len(problems)})
         lines += [f"{case.name}: {text}" for text in problems]
     return pd.DataFrame(rows, dtype=object), lines
 
 
+def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
+    """A case in one row of a table; None where a file cannot be read. ``target_ml`` is the mask's volume."""
+    depth, _, width = image.array.shape if image else (None, None, None)
+    slice_mm, _, pixel_mm = image.spacing if image else (None, None, None)
+    target_ml = np.count_nonzero(label.array) * np.prod(label.spacing) / 1000 if label else None
+    grades = {name: case.info[name] for name in ("grade_left", "grade_right") if name in case.info}
+    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width,
+            "slice_mm": slice_mm, "pixel_mm": pixel_mm, "target_ml": target_ml, **grades}
+
+
 def table_text(table: pd.DataFrame) -> str:
     """The table in plain text, with two decimals; what is not known is left blank."""
-    def cell(value: object) -> object:
-        return "" if pd.isna(value) else f"{value:.2f}" if isinstance(value, float) else value
-    return table.map(cell).to_string(index=False)
+    blank = table.map(lambda value: "" if pd.isna(value) else value)
+    return blank.to_string(index=False, float_format="{:.2f}".format)
 
 
 def scale_problems(path: Path, image: Volume) -> Iterator[str]:
@@ -78,17 +82,16 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
     values = image.array
     soft, raised = (np.count_nonzero((values >= low) & (values <= high))
                     for low, high in (SOFT_HU, RAISED_HU))
-    reason = ""
     if values.max() <= BONE_HU:
         reason = f"no voxel above {BONE_HU} HU, so there is no bone"
     elif raised > MAXIMUM_RAISED * np.count_nonzero(values > AIR_HU):
-        reason = (f"much lies near {OFFSET}, where fat and muscle are when an offset of {OFFSET} was not "
-                  "taken off")
+        reason = f"much lies near {OFFSET}, so perhaps an offset of {OFFSET} was not taken off"
     elif soft < MINIMUM_SOFT * values.size:
         reason = (f"{soft / values.size:.1%} of the voxels are from {SOFT_HU[0]} to {SOFT_HU[1]} HU, so "
                   "there is hardly any fat or muscle")
-    if reason:
-        yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
+    else:
+        return
+    yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
 
 
 def touched_faces(mask: np.ndarray) -> list[str]:
@@ -97,7 +100,7 @@ def touched_faces(mask: np.ndarray) -> list[str]:
     return [name for name, face in zip(BORDERS, faces) if face.any()]
 
 
-def border_problems(path: Path, label: Volume) -> Iterator[str]:
+def _border_problems(path: Path, label: Volume) -> Iterator[str]:
     """A mask that touches the border of its volume, where the scan cuts the joint off."""
     names = touched_faces(label.array)
     if names and not label.array.all():
@@ -105,47 +108,16 @@ def border_problems(path: Path, label: Volume) -> Iterator[str]:
                "scan that holds all of it, or remove the case")
 
 
-def _read(path: Path, problems: list[str]) -> Volume | None:
-    """The volume, or None with the reason added to the problems."""
-    try:
-        return read_volume(path)
-    except InputError as error:
-        problems.append(str(error))
-        return None
-
-
-def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, Case]) -> list[str]:
-    """A line for every earlier case with the same voxels, whatever names, number types and headers say.
+def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:
+    """A line for every earlier case with the same voxels, whatever number types and headers say.
 
     owners: hash of voxels -> case; those of this case, as stored and turned to LPS, are added.
     """
     arrays = [np.ascontiguousarray(volume.array, "<f4") for volume in (image, reorient(image, "LPS"))]
     hashes = {hashlib.sha256(str(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays}
-    lines = []
-    for other in {owners[key].name: owners[key] for key in hashes if key in owners}.values():
-        apart = {_side(cohort, case), _side(cohort, other)} == {"train", "val"}
+    for other in sorted({owners.setdefault(key, case.name) for key in hashes} - {case.name}):
+        names = {case.name, other}
+        apart = names & set(cohort.train) and names & set(cohort.val)
         worse = ", and one is in train, the other in val: a score would be worthless" if apart else ""
-        lines.append(f"{case.image}: holds the same voxels as {other.image}{worse}; remove {case.name} or "
-                     f"{other.name}: image, mask and its name in splits.json")
-    for key in hashes:
-        owners.setdefault(key, case)
-    return lines
-
-
-def _side(cohort: Cohort, case: Case) -> str:
-    return "train" if case.name in cohort.train else "val" if case.name in cohort.val else ""
-
-
-def check_case(case: Case) -> dict:
-    """Read a case and describe it in one row; raises InputError as `read_checked`."""
-    return describe(case, *read_checked(case.image, case.label))
-
-
-def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
-    """A case in one row of a table; None where a file cannot be read. ``target_ml`` is the mask's volume."""
-    depth, _, width = image.array.shape if image else (None, None, None)
-    slice_mm, _, pixel_mm = image.spacing if image else (None, None, None)
-    target_ml = np.count_nonzero(label.array) * np.prod(label.spacing) / 1000 if label else None
-    grades = {name: case.info[name] for name in ("grade_left", "grade_right") if name in case.info}
-    return {"case": case.name, "patient": case.patient, "slices": depth, "matrix": width,
-            "slice_mm": slice_mm, "pixel_mm": pixel_mm, "target_ml": target_ml, **grades}
+        yield (f"{case.image}: holds the same voxels as {cohort.cases[other].image}{worse}; remove "
+               f"{case.name} or {other}: image, mask and its name in splits.json")

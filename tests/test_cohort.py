@@ -11,11 +11,12 @@ from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compendium.check import check_case, describe
+from compendium.check import describe
 from magunet.base import profiles
 from magunet.cohort import (
     SPLIT_SEED,
     load_cohort,
+    read_checked,
     split_by_patient,
 )
 from magunet.runs import fit
@@ -206,7 +207,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 def test_a_case_is_described(root):
     write_dataset(root, cases={"c": {"patient": "C", "grade_left": 2, "grade_right": 0, "parameters": {}}})
-    row = check_case(load_cohort(root).cases["c"])
+    case = load_cohort(root).cases["c"]
+    row = describe(case, *read_checked(case.image, case.label))
     assert row == {"case": "c", "patient": "C", "slices": 8, "matrix": 8, "slice_mm": 3.0, "pixel_mm": 1.0,
                    "target_ml": pytest.approx(2 * 3 * 3 * 3.0 / 1000), "grade_left": 2, "grade_right": 0}
 
@@ -234,12 +236,14 @@ EMPTY = np.zeros_like(MASK.array)
 ], ids=["spacing", "shape", "label 3", "label 0.5", "empty", "full", "NaN", "infinite", "no air"])
 def test_a_case_that_cannot_be_used_is_explained(root, image, label, words):
     add_case(root, "c", image, label)
-    refused(lambda: check_case(load_cohort(root).cases["c"]), *words)
+    case = load_cohort(root).cases["c"]
+    refused(lambda: read_checked(case.image, case.label), *words)
 
 
 def test_a_broken_image_is_named(root):
     (root / "imagesTr/c_0000.nii.gz").write_bytes(gzip.compress(b"no image"))
-    refused(lambda: check_case(load_cohort(root).cases["c"]), "c_0000.nii.gz")
+    case = load_cohort(root).cases["c"]
+    refused(lambda: read_checked(case.image, case.label), "c_0000.nii.gz")
 
 
 # Phantoms ---------------------------------------------------------------------------------------------
@@ -289,7 +293,8 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
         image = read_volume(case.image)
         assert image.array.shape[1:] == (32, 32) and 20 <= len(image.array) <= 24 and orientation(image) == "LPS"
         assert image.to_world(tuple((n - 1) / 2 for n in image.array.shape)) == pytest.approx([0, 0, 0], abs=1e-3)
-        assert check_case(case)["target_ml"] > 0 and case.info["parameters"]["seed"] == seed
+        row = describe(case, *read_checked(case.image, case.label))
+        assert row["target_ml"] > 0 and case.info["parameters"]["seed"] == seed
 
 
 def test_a_phantom_as_volumes_is_centred():

@@ -13,12 +13,12 @@ import SimpleITK
 from conftest import refused
 from scipy.spatial import KDTree
 
-from compendium.check import check_case
+from compendium.check import describe
 from compendium.cli import main
 from compendium.importing import bones, sources
 from compendium.importing.bones import BoneNumbers, derive_pelvis, onto_grid, solid
 from magunet import volume
-from magunet.cohort import load_cohort
+from magunet.cohort import load_cohort, read_checked
 from magunet.target import THICKNESS
 from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
 
@@ -216,7 +216,7 @@ def test_dataset_json_names_terms_source_and_patient_and_the_cohort_is_valid(
     assert len({case.patient for case in cohort.cases.values()}) == 2
     for name, case in cohort.cases.items():
         record = dataset["cases"][name]
-        assert check_case(case)["target_ml"] > 10
+        assert describe(case, *read_checked(case.image, case.label))["target_ml"] > 10
         assert (src / record["source"]).exists() and record["thickness_mm"] == 6
 
 

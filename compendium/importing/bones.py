@@ -17,8 +17,6 @@ MARGIN = 2 * THICKNESS
 """mm around the bones: the joint mask and its smoothing reach no farther."""
 MINIMUM_JOINT = 2.0
 """mL; the mask of a whole joint has some 10 to 60 mL."""
-IN_PLANE = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
-"""Neighbours of a voxel within a plane across the first axis."""
 
 
 class BoneNumbers(NamedTuple):
@@ -48,18 +46,15 @@ def onto_grid(labels: Volume, image: Volume) -> Volume:
     """
     turned = reorient(labels, orientation(image))
     offset = image.direction.T @ (np.asarray(turned.origin) - image.origin) / image.spacing[::-1]
-    start = tuple(round(v) for v in offset[::-1])
+    start = np.round(offset[::-1]).astype(int)
     expected = Volume(turned.array, image.spacing, tuple(image.to_world(start)), image.direction)
     if not same_geometry(turned, expected, GRID_TOLERANCE):
         raise InputError("the segmentation lies on another grid than the CT; resample it onto the CT, "
                          "nearest neighbour")
-    array = np.zeros(image.array.shape, turned.array.dtype)
-    there, here = [], []
-    for first, count, size in zip(start, turned.array.shape, array.shape):
-        there.append(slice(max(0, first), max(0, min(size, first + count))))
-        here.append(slice(there[-1].start - first, max(there[-1].start, there[-1].stop) - first))
-    array[tuple(there)] = turned.array[tuple(here)]
-    return image.with_array(array)
+    size, count = np.array(image.array.shape), np.array(turned.array.shape)
+    margins = np.clip([start, size - start - count], 0, size)           # voxels to add before and behind
+    first = np.clip(-start, 0, count)
+    return image.with_array(np.pad(turned.array, margins.T)[tuple(map(slice, first, first + size))])
 
 
 def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
@@ -74,21 +69,23 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
                              "whole pelvis, or the right label")
     margin = [int(np.ceil(MARGIN / s)) for s in labels.spacing]
     box = bounding_box(np.isin(labels.array, sum(numbers, ())), margin)
-    x = _left(labels, box)
+    step, (z, y, x) = labels.direction[0] * labels.spacing[::-1], np.ogrid[box]
+    leftward = labels.origin[0] + (x * step[0] + y * step[1] + z * step[2])         # LPS x in mm (d, h, w)
     sacrum, left, right = (np.isin(labels.array[box], values) for values in numbers)
-    middle, notes = x[sacrum].mean(), []
+    middle, notes = leftward[sacrum].mean(), []
     if numbers.left_hip == numbers.right_hip:
-        left, right = left & (x > middle), right & (x <= middle)
-    if left.any() and right.any() and x[left].mean() < x[right].mean():
+        left, right = left & (leftward > middle), right & (leftward <= middle)
+    centres = [leftward[hip].mean() if hip.any() else middle for hip in (left, right)]
+    if centres[0] < centres[1]:
         left, right = right, left
         notes.append("left and right hip named the other way round, told apart by position")
-    if not (left.any() and right.any() and x[right].mean() < middle < x[left].mean()):
+    if not min(centres) < middle < max(centres):
         raise InputError("both hips lie on one side of the sacrum; check the label numbers")
     bones, joints = np.zeros((2, *labels.array.shape), np.uint8)
     for value, bone in ((2, left), (3, right), (1, sacrum)):
         bones[box][solid(bone)] = value
     joints[box] = sij_mask(*(bones[box] == value for value in (1, 2, 3)), labels.spacing)
-    for side, where in (("left", x > middle), ("right", x <= middle)):
+    for side, where in (("left", leftward > middle), ("right", leftward <= middle)):
         volume = np.count_nonzero(joints[box][where]) * np.prod(labels.spacing) / 1000          # mL
         if volume < MINIMUM_JOINT:
             raise InputError(f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of "
@@ -105,22 +102,6 @@ def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
     Inside is what the bone encloses in at least two of the three planes: a gap in the shell then costs a
     thin channel only, and the sacral canal and the obturator foramen, rings in one plane, stay open.
     """
-    votes = bone * np.uint8(2)
-    for axis in range(3):
-        votes += np.moveaxis(_enclosed(np.moveaxis(bone, axis, 0)), 0, axis)
-    return votes > 1
-
-
-def _enclosed(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Background that has no way to the edge of its plane; the planes lie along the first axis."""
-    pieces, count = ndimage.label(~np.pad(bone, ((0, 0), (1, 1), (1, 1))), IN_PLANE)
-    inside = np.ones(count + 1, bool)
-    inside[pieces[:, 0, 0]] = inside[0] = False     # the piece at the corner is the outside, 0 the bone
-    return inside[pieces][:, 1:-1, 1:-1]
-
-
-def _left(grid: Volume, box: tuple[slice, ...]) -> NDArray[np.floating]:
-    """LPS x in mm of every voxel in a box (d, h, w): larger is more to the patient's left."""
-    step = grid.direction[0] * grid.spacing[::-1]
-    z, y, x = np.ogrid[box]
-    return grid.origin[0] + (x * step[0] + y * step[1] + z * step[2])
+    cross = ndimage.generate_binary_structure(2, 1)
+    planes = (ndimage.binary_fill_holes(bone, np.expand_dims(cross, axis)) for axis in range(3))
+    return sum(filled.astype(np.uint8) for filled in planes) > 1

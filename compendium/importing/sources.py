@@ -6,9 +6,9 @@ programs that read it; none of the four was downloaded here. Whatever does not f
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError
-from magunet.cohort import holds_air
-from magunet.series import AIR_HU
+from magunet.cohort import image_problems
 from magunet.target import THICKNESS
 from magunet.volume import ENDING, FILE_ENDINGS, Volume, read_volume
 
@@ -33,8 +32,7 @@ HALF_TURN = np.diag([-1.0, 1.0, -1.0])
 """About the front-to-back axis through the origin: how VSD's upside-down scans are turned upright."""
 
 
-@dataclass(frozen=True)
-class SourceCase:
+class SourceCase(NamedTuple):
     """One CT and its bone labels on disk; label files and segments are numbered 1, 2, ... in order."""
 
     name: str
@@ -51,9 +49,8 @@ def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
         raise InputError(f"{folder}: no such folder; unpack the data set there")
     if folder.is_relative_to(out):
         raise InputError(f"{out}: --out must not be the data set's own folder, nor hold it; give a new one")
-    layout, files, images, cases = LAYOUTS[source], _files_below(folder, without=out), {}, {}
-    for key, match in _matches(layout["images"], files):
-        images.setdefault(key, Path(match.string))
+    layout, files, cases = LAYOUTS[source], _files_below(folder, without=out), {}
+    images = {key: Path(match.string) for key, match in reversed(_matches(layout["images"], files))}
     numbers, segments = BoneNumbers(*map(tuple, layout["numbers"])), tuple(layout.get("segments", ()))
     for key, match in _matches(layout["labels"], files):
         path, name = Path(match.string), layout.get("prefix", "") + match["patient"]
@@ -65,11 +62,10 @@ def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
     return list(cases.values())
 
 
-def _matches(pattern: str, files: list[Path]) -> Iterator[tuple[str, re.Match]]:
-    for path in files:
-        if match := re.search(pattern, path.as_posix()):
-            folder, _, name = match["key"].rpartition("/")
-            yield f"{folder}/{name.replace('-', '_')}", match
+def _matches(pattern: str, files: list[Path]) -> list[tuple[str, re.Match]]:
+    """The matches among the files, each with its key; - and _ in a file's own name count as one."""
+    matches = filter(None, (re.search(pattern, path.as_posix()) for path in files))
+    return [(re.sub("-(?=[^/]*$)", "_", match["key"]), match) for match in matches]
 
 
 def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: str | None
@@ -82,38 +78,34 @@ def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: s
         image, labels = image / "imagesTr", image / "labelsTr"
     if labels is None:
         raise InputError(f"{image}: which file is its segmentation? Give it with --labels")
-    for path in (image, labels):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
+    if missing := [path for path in (image, labels) if not path.exists()]:
+        raise InputError(f"{missing[0]}: no such file or folder")
     layout = LAYOUTS["totalsegmentator"]
-    masks = tuple(labels / f"{part}{ENDING}" for part in layout["parts"])
-    apart = all(path.exists() for path in masks if path.name != f"vertebrae_S1{ENDING}")
-    single = apart or labels.is_file()
-    if image.is_dir() and single and not patient:
-        raise InputError(f"{image}: the folder of a DICOM series often bears the patient's name, which a "
-                         "case must not; give another one with --patient")
-    pairs = [(image, masks if apart else (labels,))]
-    if not single:
-        images: dict[str, Path] = {}
-        for path in _files_below(image):
-            if images.setdefault(stem(path), path) != path:
-                raise InputError(f"{path}: another CT in {image} has the same name; rename one of them")
-        pairs = [(images.get(stem(path)), (path,)) for path in _files_below(labels)]
-    if not pairs:
+    parts = tuple(labels / f"{part}{ENDING}" for part in layout["parts"])
+    apart = parts[0].exists()                       # TotalSegmentator writes a folder with a mask a bone
+    prefix = f"{patient}_" if patient else ""
+    if apart or labels.is_file():
+        if image.is_dir() and not patient:
+            raise InputError(f"{image}: the folder of a DICOM series often bears the patient's name, which a "
+                             "case must not; give another one with --patient")
+        name = patient if patient and (apart or image.is_dir()) else prefix + stem(image)
+        numbers = BoneNumbers(*map(tuple, layout["numbers"])) if apart else numbers
+        return [SourceCase(name, patient or name, image, parts if apart else (labels,), numbers)]
+    images: dict[str, Path] = {}
+    for path in _files_below(image):
+        if images.setdefault(stem(path), path) != path:
+            raise InputError(f"{path}: another CT in {image} has the same name; rename one of them")
+    masks = {path: stem(path) for path in _files_below(labels)}
+    if not masks:
         raise InputError(f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
-    cases, numbers = [], BoneNumbers(*map(tuple, layout["numbers"])) if apart else numbers
-    for path, files in pairs:
-        name = stem(path or files[0])
-        if patient:
-            name = patient if apart or (image.is_dir() and single) else f"{patient}_{name}"
-        cases.append(SourceCase(name, patient or name, path, files, numbers))
-    return cases
+    return [SourceCase(prefix + name, patient or name, images.get(name), (path,), numbers)
+            for path, name in masks.items()]
 
 
 def stem(path: Path) -> str:
     """A file's name without the ending of its format, nnU-Net's channel number and 3D Slicer's .seg."""
-    ending = next((e for e in FILE_ENDINGS if path.name.lower().endswith(e)), "")
-    return path.name[:len(path.name) - len(ending)].removesuffix(".seg").removesuffix("_0000")
+    endings = "|".join(map(re.escape, FILE_ENDINGS))
+    return re.sub(rf"(_0000)?(\.seg)?({endings})?$", "", path.name, count=1, flags=re.IGNORECASE)
 
 
 def _files_below(folder: Path, without: Path | None = None) -> list[Path]:
@@ -124,40 +116,28 @@ def _files_below(folder: Path, without: Path | None = None) -> list[Path]:
 
 def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
     """CT as it is, bones and joint mask on its grid. Raises InputError when the case cannot be used."""
-    if case.image is None:
-        raise InputError(f"no CT for {case.labels[0].name}; download it, and unpack it into the same folder")
-    labels, image, notes = _read_labels(case), read_volume(case.image), []
-    turned = Volume(image.array, image.spacing, tuple(HALF_TURN @ image.origin), HALF_TURN @ image.direction)
+    image, (first, *others), notes = read_volume(case.image), case.labels, []
+    if others:
+        labels = image.with_array(np.zeros(image.array.shape, np.uint8))
+        for number, path in enumerate(case.labels, 1):
+            if path.exists():
+                labels.array[onto_grid(read_volume(path), image).array > 0] = number
+    else:
+        labels = read_segments(first, case.segments) if case.segments else read_volume(first)
+    turned = Volume(image.array, image.spacing, HALF_TURN @ image.origin, HALF_TURN @ image.direction)
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
-    if not holds_air(image):
-        raise InputError(f"no voxel of the CT is below {AIR_HU}, so its values are not HU; export it in HU")
+    for problem in image_problems(case.image, image):
+        raise InputError(problem)
     if np.percentile(image.array[pelvis.bones.array > 0], 90) < BONE_HU:
         raise InputError("the labels do not lie on bone; the segmentation belongs to another scan, or the "
                          "values are not HU")
     return image, pelvis._replace(notes=notes + pelvis.notes)
 
 
-def _read_labels(case: SourceCase) -> Volume:
-    """All labels of a case in one volume."""
-    first = case.labels[0]
-    if len(case.labels) == 1:
-        return read_segments(first, case.segments) if case.segments else read_volume(first)
-    masks = {number: read_volume(path) for number, path in enumerate(case.labels, 1) if path.exists()}
-    if not masks:
-        names = ", ".join(path.name for path in case.labels)
-        raise InputError(f"none of {names} in {first.parent.name}; unpack the data set again")
-    grid = next(iter(masks.values()))
-    merged = np.zeros(grid.array.shape, np.uint8)
-    for number, mask in masks.items():
-        merged[onto_grid(mask, grid).array > 0] = number
-    return grid.with_array(merged)
-
-
-def import_cases(
-        source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable[[list, str], Iterator]
-        ) -> tuple[dict[str, str], list[str], dict[str, str]]:
+def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable
+                 ) -> tuple[dict[str, str], list[str], dict[str, str]]:
     """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr``.
 
     base: folder that sources are named from. Returns new cases with notes, those that were there before
@@ -190,23 +170,22 @@ def import_cases(
         provenance.write_json(out / STATE, {"source": source, "cases": records})
         imported[name] = "; ".join(pelvis.notes)
     if records:
-        keys = ("patient", "source", "thickness_mm", "notes")
         provenance.write_json(out / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(records),
-            "file_ending": ENDING, **LAYOUTS[source]["dataset"],
-            "cases": {name: {key: record[key] for key in keys} for name, record in records.items()}})
+            "file_ending": ENDING, **LAYOUTS[source]["dataset"], "cases": records})
     return imported, present, skipped
 
 
 def _record(case: SourceCase, base: Path) -> dict:
     """What a finished case is known by: its files (of the CT the size will do), and the code that made it."""
-    size = case.image.stat().st_size if case.image and case.image.is_file() else 0
-    files = [size, *(provenance.file_hash(path) for path in case.labels if path.exists())]
-    path = case.image or case.labels[0]
-    source = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
-    return {"patient": case.patient, "source": "a DICOM series" if path.is_dir() else source,
-            "files": provenance.content_hash(files, case.numbers), "thickness_mm": THICKNESS,
-            "code": provenance.code_hash(target, bones)}
+    if case.image is None:
+        raise InputError(f"no CT for {case.labels[0].name}; download it, and unpack it into the same folder")
+    series = case.image.is_dir()
+    files = [0 if series else case.image.stat().st_size,
+             *(provenance.file_hash(path) for path in case.labels if path.exists())]
+    return {"patient": case.patient, "files": provenance.content_hash(files, case.numbers),
+            "source": "a DICOM series" if series else case.image.relative_to(base).as_posix(),
+            "thickness_mm": THICKNESS, "code": provenance.code_hash(target, bones)}
 
 
 def _finished(out: Path, source: str) -> dict[str, dict]:

@@ -57,7 +57,7 @@ def import_(words: Words) -> None:
     if words.source == "labelmap":
         labels = Path(words.labels).resolve() if words.labels else None
         cases = own_cases(base, labels, BoneNumbers(**numbers), words.patient)
-        base = base if labels is None or labels.is_dir() else base.parent
+        base = base.parent if base.is_file() else base
     elif numbers or words.labels or words.patient:
         raise InputError(f"{words.source} has its own labels and patients; label numbers, --labels and "
                          "--patient are for labelmap")

@@ -2,8 +2,8 @@
 
     python benchmarks/difficulty.py [--profile cpu] [--network "3D U-Net"]
 
-Trains the network on the profile (or goes on, or takes the finished run) and scores its validation cases on their own
-grids. The two joints of a scan are scored apart, since each has its own grade.
+Trains the network on the profile (or goes on, or takes the finished run) and scores its validation cases on
+their own grids. The two joints of a scan are scored apart, since each has its own grade.
 """
 
 import argparse
@@ -32,8 +32,10 @@ def main() -> None:
     whole = 100 * score_run(run, cohort).dice
     joints = read_scores(run, SIDES_FILE).assign(Dice=lambda table: 100 * table.dice)
     by_grade = joints.groupby("grade")["Dice"].agg(["count", "mean", "std", "min", "max"])
-    print(f"{arguments.network}, profile {arguments.profile}, {load_model(run).record['seconds']:.0f} s of training")
-    print(f"{len(whole)} scans: Dice {whole.mean():.1f} ± {whole.std():.1f} %, {whole.min():.1f} to {whole.max():.1f}")
+    seconds = load_model(run).record["seconds"]
+    print(f"{arguments.network}, profile {arguments.profile}, {seconds:.0f} s of training")
+    print(f"{len(whole)} scans: Dice {whole.mean():.1f} ± {whole.std():.1f} %, "
+          f"{whole.min():.1f} to {whole.max():.1f}")
     print(by_grade.round(1).to_string())
 
 

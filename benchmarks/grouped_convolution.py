@@ -2,8 +2,9 @@
 
     python benchmarks/grouped_convolution.py
 
-One thread, channels last, the maps that LGAG sees at several widths and inputs; three ways take turns in one process,
-medians of 5: float32, bfloat16, and bfloat16 with narrow groups joined, as `magunet.fast.Conv3d` does.
+One thread, channels last, the maps that LGAG sees at several widths and inputs; three ways take turns in one
+process, medians of 5: float32, bfloat16, and bfloat16 with narrow groups joined, as `magunet.fast.Conv3d`
+does.
 """
 
 import copy
@@ -19,7 +20,8 @@ from torch import nn
 
 from magunet.fast import merge_groups
 
-MAPS = ((4, 32, 64, 64), (8, 48, 96, 96), (16, 24, 48, 48), (32, 16, 64, 64), (64, 16, 64, 64), (256, 6, 32, 32))
+MAPS = ((4, 32, 64, 64), (8, 48, 96, 96), (16, 24, 48, 48), (32, 16, 64, 64), (64, 16, 64, 64),
+        (256, 6, 32, 32))
 """Channels and size (d, h, w)."""
 
 
@@ -37,11 +39,13 @@ def main() -> None:
     rows = []
     for channels, *size in MAPS:
         groups = math.gcd(channels, 16)
-        layer = nn.Conv3d(channels, channels, 3, padding=1, groups=groups).to(memory_format=torch.channels_last_3d)
+        layer = nn.Conv3d(channels, channels, 3, padding=1,
+                          groups=groups).to(memory_format=torch.channels_last_3d)
         half = copy.deepcopy(layer).to(torch.bfloat16)
         ways = {"float32": layer, "bfloat16": half, "joined": partial(joined, half)}
         image = torch.randn(1, channels, *size).contiguous(memory_format=torch.channels_last_3d)
-        inputs = {name: image.to(torch.float32 if name == "float32" else torch.bfloat16, copy=True).requires_grad_()
+        inputs = {name: image.to(torch.float32 if name == "float32" else torch.bfloat16,
+                                 copy=True).requires_grad_()
                   for name in ways}
         times = {name: [] for name in ways}
         for number in range(6):

@@ -2,9 +2,9 @@
 
     python benchmarks/network_steps.py [NETWORK ...] [--profile gpu]
 
-On a GPU with cuDNN's search for the fastest algorithm (`torch.backends.cudnn.benchmark`) off and on; magunet leaves
-it off, and this shows whether it would pay. Run it before a grid is started there: it also shows which networks do
-not run at all.
+On a GPU with cuDNN's search for the fastest algorithm (`torch.backends.cudnn.benchmark`) off and on; magunet
+leaves it off, and this shows whether it would pay. Run it before a grid is started there: it also shows which
+networks do not run at all.
 """
 
 import argparse
@@ -29,7 +29,8 @@ REPEATS = 5
 
 
 def step_report(name: str, settings: Settings, device: torch.device) -> str:
-    """Milliseconds of the first and the fastest step, peak memory, and the relative error of logits in bfloat16."""
+    """Milliseconds of the first and the fastest step, peak memory, and the relative error of logits in
+    bfloat16."""
     precision = choose_precision(settings.precision, device)
     torch.manual_seed(0)
     network = accelerate(build(name, settings.width_divisor)).to(device, memory_format=torch.channels_last_3d)

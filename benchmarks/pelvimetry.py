@@ -17,7 +17,8 @@ Mask = NDArray[np.bool_]
 
 
 def pelvimetry(bones: NDArray[np.integer], spacing: Sequence[float]) -> dict[str, float]:
-    """Measures of a label map (d, h, w) in LPS order: 1 sacrum, 2 left hip, 3 right hip; spacing (z, y, x) in mm.
+    """Measures of a label map (d, h, w) in LPS order: 1 sacrum, 2 left hip, 3 right hip; spacing (z, y, x) in
+    mm.
 
     Lengths are in mm, `sacrum_cm3` in cm3, `joint_area_cm2` in cm2. `gap` is the distance to the sacrum plus
     that to the hip, between voxel centres, in the middle of the cleft, and so reads about a voxel too wide.
@@ -53,7 +54,8 @@ def joint_measures(sacrum: Mask, hip: Mask, spacing: Sequence[float]) -> dict[st
     """Measures of one joint; `joint_centre_lat` is x in mm from the first column."""
     boxes = [ndimage.find_objects(mask.astype(np.uint8))[0] for mask in (sacrum, hip)]
     reach = [int(np.ceil(2 * CLEFT_MM / s)) for s in spacing]
-    box = tuple(slice(max(0, max(a.start, b.start) - r), min(a.stop, b.stop) + r) for a, b, r in zip(*boxes, reach))
+    box = tuple(slice(max(0, max(a.start, b.start) - r), min(a.stop, b.stop) + r)
+                for a, b, r in zip(*boxes, reach))
     sacrum, hip = sacrum[box], hip[box]
     if not (sacrum.any() and hip.any()):
         raise InputError("the label map has no joint: sacrum and hip are apart")
@@ -66,7 +68,8 @@ def joint_measures(sacrum: Mask, hip: Mask, spacing: Sequence[float]) -> dict[st
     thirds = np.clip(3 * (z - z.min()) / max(np.ptp(z), 1e-6), 0, 2.999).astype(int)
     if min(np.bincount(thirds, minlength=3)) < 3:
         raise InputError("the joint is seen on too few slices to measure its angles")
-    angles = [np.degrees(np.arctan(np.polyfit(y[thirds == third], x[thirds == third], 1)[0])) for third in range(3)]
+    angles = [np.degrees(np.arctan(np.polyfit(y[thirds == third], x[thirds == third], 1)[0]))
+              for third in range(3)]
     return {
         "joint_height": extent(middle, 0, spacing), "joint_ap": extent(middle, 1, spacing),
         "gap_median": np.median(gap[middle]), "gap_p10": np.percentile(gap[middle], 10),
@@ -77,7 +80,8 @@ def joint_measures(sacrum: Mask, hip: Mask, spacing: Sequence[float]) -> dict[st
 
 
 def level_area(level: NDArray, where: Mask, spacing: Sequence[float]) -> float:
-    """Area in mm2 of the surface level = 0 (d, h, w) inside `where`: the integral of delta(level) |grad level|."""
+    """Area in mm2 of the surface level = 0 (d, h, w) inside `where`: the integral of delta(level) |grad
+    level|."""
     width = 2 * max(spacing)
     delta = np.clip(1 - np.abs(level) / width, 0, None) / width
     steep = np.sqrt(sum(slope**2 for slope in np.gradient(level, *spacing)))

@@ -1,10 +1,11 @@
-"""Draws parametric phantoms beside renders of the Visible Human pelvises: three planes through the joint, and the midline.
+"""Draws parametric phantoms beside renders of the Visible Human pelvises: three planes through the joint, and
+the midline.
 
     python benchmarks/phantom_beside_visible_human.py FOLDER
 
-FOLDER holds visible_human_male_pelvis.nii.gz and visible_human_female_pelvis.nii.gz: label maps with 1 sacrum,
-3 and 4 left hip, 5 and 6 right hip (HuBMAP CCF 3D Reference Object Library, Visible Human Project, CC BY 4.0).
-Writes figures/phantom_beside_visible_human.png. Both kinds of anatomy go through the same renderer.
+FOLDER holds visible_human_male_pelvis.nii.gz and visible_human_female_pelvis.nii.gz: label maps with 1
+sacrum, 3 and 4 left hip, 5 and 6 right hip (HuBMAP CCF 3D Reference Object Library, Visible Human Project, CC
+BY 4.0). Writes figures/phantom_beside_visible_human.png. Both kinds of anatomy go through the same renderer.
 """
 
 import sys
@@ -42,7 +43,8 @@ def main(folder: Path) -> None:
     """Draw one row a phantom, one column a plane."""
     made = rows(folder)
     figure = Figure(figsize=(14, 3.0 * len(made)), layout="constrained")
-    for line, (title, phantom) in zip(figure.subplots(len(made), 4, width_ratios=(1.1, 1.1, 1, 1)), made.items()):
+    for line, (title, phantom) in zip(figure.subplots(len(made), 4, width_ratios=(1.1, 1.1, 1, 1)),
+                                      made.items()):
         scan, truth = phantom_scan(phantom)
         axial, coronal, sagittal = central_slices(truth.array, truth.array.shape)
         midline = int(np.argwhere(phantom.bones == 1)[:, 2].mean())
@@ -52,11 +54,13 @@ def main(folder: Path) -> None:
             axes.set_title(f"{title}: {'midline' if index == midline else name}", fontsize=8)
     path = project.root() / "figures" / "phantom_beside_visible_human.png"
     print(save_figure(figure, path, "seeds 1, 4 and 11", dpi=80, vector=False))
-    with Image.open(path) as drawn, whole_file(path) as part:          # 64 colours, rare ones too: a fifth of the size
+    # 64 colours, rare ones too: a fifth of the size
+    with Image.open(path) as drawn, whole_file(path) as part:
         made_by = PngInfo()
         for key, text in drawn.text.items():
             made_by.add_text(key, text)
-        drawn.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE).save(part, format="png", optimize=True, pnginfo=made_by)
+        drawn.convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE).save(part, format="png", optimize=True,
+                                                                           pnginfo=made_by)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
     python benchmarks/transfer.py [--network NAME] [--labels FOLDER] [--renders N]
 
 Trains on the profile `transfer` (or goes on, or takes the finished run), then scores, each on its own grid:
-the profile's validation phantoms; renders of the label maps in FOLDER, if given (NIfTI: 1 sacrum, 3 and 4 left
-hip, 5 and 6 right hip, such as the Visible Human pelvises); and the real sample CT against the mask derived from
-its bone labels. No test scan is trained on, and none chooses anything: the last epoch's weights are taken. The
-phantom's mean shape was read off the Visible Human pelvises, so their renders are new in pose, shape detail and
-tissue, but not a test on other people. The real CT is another person's, though the phantom's cortex was varied more after a
-look at it.
+the profile's validation phantoms; renders of the label maps in FOLDER, if given (NIfTI: 1 sacrum, 3 and 4
+left hip, 5 and 6 right hip, such as the Visible Human pelvises); and the real sample CT against the mask
+derived from its bone labels. No test scan is trained on, and none chooses anything: the last epoch's weights
+are taken. The phantom's mean shape was read off the Visible Human pelvises, so their renders are new in pose,
+shape detail and tissue, but not a test on other people. The real CT is another person's, though the phantom's
+cortex was varied more after a look at it.
 """
 
 import argparse
@@ -46,7 +46,8 @@ SLICES = (50, 120)
 
 @dataclass(frozen=True)
 class Unseen:
-    """A scan that a network was not trained on, and its true mask. grades: of the left and the right joint, if known."""
+    """A scan that a network was not trained on, and its true mask. grades: of the left and the right joint,
+    if known."""
 
     group: str
     case: str
@@ -71,7 +72,8 @@ def label_maps(folder: Path) -> list[Path]:
 
 
 def renders(folder: Path, count: int) -> Iterator[Unseen]:
-    """``count`` phantoms with the anatomy of each label map in a folder, their scans and grades drawn like any phantom's.
+    """``count`` phantoms with the anatomy of each label map in a folder, their scans and grades drawn like
+    any phantom's.
 
     Label maps are NIfTI with 1 sacrum, 3 and 4 left hip, 5 and 6 right hip. A group is named after its map.
     """
@@ -90,15 +92,16 @@ def real_ct() -> Unseen:
 
 
 def score(unseen: Unseen, prediction: Volume) -> dict:
-    """Scores of a mask on the scan's grid, in a row: Dice in [0, 1] of the scan and of each side, and the median distance
-    between the surfaces in mm, infinite where a mask is empty."""
+    """Scores of a mask on the scan's grid, in a row: Dice in [0, 1] of the scan and of each side, and the
+    median distance between the surfaces in mm, infinite where a mask is empty."""
     plane = midline(unseen.truth).x
     truth, predicted = (left_and_right(mask, plane).array for mask in (unseen.truth, prediction))
     distances = surface_distances(predicted, truth, unseen.truth.spacing)
     row = {"group": unseen.group, "case": unseen.case}
     row |= {f"grade_{side}": grade for side, grade in zip(SIDES, unseen.grades or (None, None))}
     row |= {"dice": overlap(predicted, truth).dice}
-    row |= {f"dice_{joint.side}": overlap(predicted == joint.label, truth == joint.label).dice for joint in JOINTS}
+    row |= {f"dice_{joint.side}": overlap(predicted == joint.label, truth == joint.label).dice
+            for joint in JOINTS}
     return row | {"median_surface_mm": distances.median() if distances else np.inf}
 
 
@@ -122,10 +125,12 @@ def main() -> None:
     mask = model.segment(real.scan)
     table = pd.DataFrame([*rows, score(real, mask)])
     table.to_csv(run / "transfer.csv", index=False)
-    figure = three_planes(real.scan, truth=real.truth, prediction=mask, title="Real CT, network trained on phantoms only")
+    figure = three_planes(real.scan, truth=real.truth, prediction=mask,
+                          title="Real CT, network trained on phantoms only")
     save_figure(figure, run / "transfer_real_ct.png", f"{arguments.network}, run {run.name}", vector=False)
     table["Dice, %"] = 100 * table["dice"]
-    numbers = table.groupby("group", sort=False)[["Dice, %", "median_surface_mm"]].agg(["count", "mean", "min", "max"])
+    groups = table.groupby("group", sort=False)[["Dice, %", "median_surface_mm"]]
+    numbers = groups.agg(["count", "mean", "min", "max"])
     print(numbers.drop(columns=("median_surface_mm", "count")).round(1).to_string())
     print(run / "transfer.csv", run / "transfer_real_ct.png", sep="\n")
 

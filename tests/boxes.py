@@ -9,7 +9,8 @@ from magunet.base.provenance import write_json
 from magunet.cohort import load_cohort
 from magunet.volume import Volume, write_volume
 
-TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16, epochs=6,
+TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16,
+               epochs=6,
                samples_per_case=2, cases=4)
 
 

@@ -20,7 +20,8 @@ torch.set_num_threads(1)      # two stall each other where something else runs
 
 
 def pytest_addoption(parser):
-    parser.addoption("--torture", action="store_true", help="also the faults that take long; see 'make torture'")
+    parser.addoption("--torture", action="store_true",
+                     help="also the faults that take long; see 'make torture'")
 
 
 def pytest_collection_modifyitems(config, items):

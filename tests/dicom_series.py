@@ -1,4 +1,5 @@
-"""DICOM series for the tests, as a scanner writes them: complete headers, and a patient whose data must not travel."""
+"""DICOM series for the tests, as a scanner writes them: complete headers, and a patient whose data must not
+travel."""
 
 from pathlib import Path
 
@@ -7,20 +8,29 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-STANDARD = {"PatientName": "Musterfrau^Erika", "PatientID": "PID-4711-X", "PatientBirthDate": "19561224", "PatientSex": "F",
+STANDARD = {"PatientName": "Musterfrau^Erika", "PatientID": "PID-4711-X", "PatientBirthDate": "19561224",
+            "PatientSex": "F",
             "StudyDate": "20310405", "StudyTime": "101112.345", "ReferringPhysicianName": "Ueberweiser^Anton",
             "StudyID": "STUDY-0815", "AccessionNumber": "ACC-99881"}
 """What the standard wants in every object of the study."""
-BEYOND = {"InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 7 Dreiburgen", "StationName": "CTSTATION7",
+BEYOND = {"InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 7 Dreiburgen",
+          "StationName": "CTSTATION7",
           "InstitutionalDepartmentName": "Roentgenabteilung", "PerformingPhysicianName": "Operateur^Olaf",
-          "OperatorsName": "Technikerin^Tina", "PhysiciansOfRecord": "Hausarzt^Heinz", "OtherPatientIDs": "OTHER-31337",
-          "PatientAddress": "Lindenallee 5 Neustadt", "PatientTelephoneNumbers": "0123-4567890", "PatientAge": "074Y",
-          "PatientWeight": "61.537", "PatientSize": "1.6342", "PatientMotherBirthName": "Geborene^Maedchenname",
-          "PatientComments": "Nachbarin von Zimmer 12", "EthnicGroup": "Testgruppe", "Occupation": "Bergsteigerin",
+          "OperatorsName": "Technikerin^Tina", "PhysiciansOfRecord": "Hausarzt^Heinz",
+          "OtherPatientIDs": "OTHER-31337",
+          "PatientAddress": "Lindenallee 5 Neustadt", "PatientTelephoneNumbers": "0123-4567890",
+          "PatientAge": "074Y",
+          "PatientWeight": "61.537", "PatientSize": "1.6342",
+          "PatientMotherBirthName": "Geborene^Maedchenname",
+          "PatientComments": "Nachbarin von Zimmer 12", "EthnicGroup": "Testgruppe",
+          "Occupation": "Bergsteigerin",
           "AdditionalPatientHistory": "Sturz im Garten", "StudyDescription": "Becken der Erkrankten",
-          "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9", "DeviceSerialNumber": "SERIAL-77123",
-          "SeriesDate": "20310406", "AcquisitionDate": "20310407", "ContentDate": "20310408", "ImageComments": "Bildkommentar",
-          "RequestingPhysician": "Anforderer^Axel", "AdmissionID": "AUFNAHME-5", "InstitutionCodeSequence": None,
+          "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9",
+          "DeviceSerialNumber": "SERIAL-77123",
+          "SeriesDate": "20310406", "AcquisitionDate": "20310407", "ContentDate": "20310408",
+          "ImageComments": "Bildkommentar",
+          "RequestingPhysician": "Anforderer^Axel", "AdmissionID": "AUFNAHME-5",
+          "InstitutionCodeSequence": None,
           "Manufacturer": "Scannerbauer GmbH", "ManufacturerModelName": "Scan-o-mat 9"}
 PATIENT = "Musterfrau_Erika_PID-4711-X"
 """The folder that a hospital's system exports a series to."""
@@ -33,7 +43,8 @@ def planted(names=None) -> list[bytes]:
     return sorted(word.encode() for word in words)
 
 
-def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *, reverse=False, tags=None, drop=(),
+def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *, reverse=False, tags=None,
+                 drop=(),
                  private=True, preamble=True) -> Path:
     """A CT series, one file a slice: array (d, h, w) in HU on a grid as in `Volume`, right-handed or not.
 

@@ -14,7 +14,8 @@ LIMITS = {"magunet": 3400, "core": 2400, "sijphantom": 1900, "compendium": 4000,
 """Lines; ``core`` is magunet without peers and base."""
 PLAIN_TORCH = {"blocks": {"base"}, "attention": {"blocks"}, "model": {"blocks", "attention"}}
 """The networks' files, and what else of magunet each may import."""
-PARTICIPLES = {"found", "made", "said", "given", "shown", "kept", "held", "drawn", "seen", "written", "wanted", "counted",
+PARTICIPLES = {"found", "made", "said", "given", "shown", "kept", "held", "drawn", "seen", "written",
+               "wanted", "counted",
                "measured"}
 """What no variable may be called."""
 
@@ -80,11 +81,13 @@ def test_no_circle():
 
 
 def test_every_import_names_a_module():
-    assert not [f"{name} -> {other}" for name, others in ARROWS.items() for other in others if other not in MODULES]
+    assert not [f"{name} -> {other}" for name, others in ARROWS.items()
+                for other in others if other not in MODULES]
 
 
 def test_files_are_small():
-    long = {str(path.relative_to(ROOT)): n for path, text in FILES.items() if (n := len(text.splitlines())) > LONGEST_FILE}
+    long = {str(path.relative_to(ROOT)): n for path, text in FILES.items()
+            if (n := len(text.splitlines())) > LONGEST_FILE}
     assert not long
 
 
@@ -113,9 +116,11 @@ def test_the_networks_are_plain_torch(module):
 
 
 def test_variables_are_nouns():
-    names = [f"{module}:{node.lineno} {node.id}" for module, tree in MODULES.items() for node in ast.walk(tree)
+    names = [f"{module}:{node.lineno} {node.id}" for module, tree in MODULES.items()
+             for node in ast.walk(tree)
              if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in PARTICIPLES]
-    arguments = [f"{module}:{node.lineno} {node.arg}" for module, tree in MODULES.items() for node in ast.walk(tree)
+    arguments = [f"{module}:{node.lineno} {node.arg}" for module, tree in MODULES.items()
+                 for node in ast.walk(tree)
                  if isinstance(node, ast.arg) and node.arg in PARTICIPLES]
     assert not names + arguments
 

@@ -25,13 +25,16 @@ from magunet.studies import ALIASES
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ASKED = ("torch", "jupyterlab", "papermill", "numpy", "matplotlib", "itkwidgets", "SimpleITK", "pandas", "nbval")
+ASKED = ("torch", "jupyterlab", "papermill", "numpy", "matplotlib", "itkwidgets", "SimpleITK", "pandas",
+         "nbval")
 
 
 def locked(name="requirements.lock"):
     """The packages of a lock: name -> requirement, and the hashes of its files."""
-    blocks = re.findall(r"^(\S+==.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / name).read_text(), re.M)
-    return {canonicalize_name((pin := Requirement(text)).name): (pin, hashes.count("--hash")) for text, hashes in blocks}
+    blocks = re.findall(r"^(\S+==.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / name).read_text(),
+                        re.M)
+    return {canonicalize_name((pin := Requirement(text)).name): (pin, hashes.count("--hash"))
+            for text, hashes in blocks}
 
 
 def version_of(pin):
@@ -40,7 +43,8 @@ def version_of(pin):
 
 def wanted():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(text) for text in itertools.chain(project["dependencies"], *project["optional-dependencies"].values())]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(text) for text in itertools.chain(project["dependencies"], *extras)]
 
 
 def test_the_lock_pins_everything_the_project_asks_for_within_its_ranges():
@@ -52,11 +56,14 @@ def test_the_lock_pins_everything_the_project_asks_for_within_its_ranges():
 
 
 def test_every_dependency_has_a_reason_and_its_licence_is_listed():
-    done = subprocess.run([sys.executable, ROOT / "workflow" / "licences.py"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, ROOT / "workflow" / "licences.py"], capture_output=True, text=True,
+                          check=True)
     assert (ROOT / "THIRD_PARTY.md").read_text() == done.stdout
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.split("|---|\n")[1].splitlines()]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in done.stdout.split("|---|\n")[1].splitlines()]
     assert sorted(name for name, _, _ in rows) == sorted(requirement.name for requirement in wanted())
-    assert all(len(reason) > 4 and licence not in ("", "not stated", "UNKNOWN") for _, licence, reason in rows)
+    assert all(len(reason) > 4 and licence not in ("", "not stated", "UNKNOWN")
+               for _, licence, reason in rows)
 
 
 def test_torch_2_9_is_excluded():
@@ -66,14 +73,16 @@ def test_torch_2_9_is_excluded():
 
 def test_conda_installs_the_same_lock_and_a_python_the_project_allows():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    packages, (pip,) = ([d for d in environment["dependencies"] if isinstance(d, kind)] for kind in (str, dict))
+    packages, (pip,) = ([d for d in environment["dependencies"] if isinstance(d, kind)]
+                        for kind in (str, dict))
     assert pip["pip"] == ["--requirement requirements.lock", "--requirement requirements-gpu.lock"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sorted(packages) == ["pip", f"python {project['requires-python']}"]
 
 
 def test_what_is_installed_here_is_what_is_locked():
-    done = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True,
+                          text=True, check=True)
     installed = {canonicalize_name(p["name"]): p["version"].split("+")[0] for p in json.loads(done.stdout)}
     for name, (pin, _) in locked().items():
         if pin.marker is None or pin.marker.evaluate():
@@ -91,7 +100,8 @@ def test_the_wheel_holds_all_three_packages_and_their_data(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-        scripts = archive.read(next(name for name in archive.namelist() if name.endswith("entry_points.txt"))).decode()
+        scripts = archive.read(next(name for name in archive.namelist()
+                                    if name.endswith("entry_points.txt"))).decode()
     files = (path for name in ("magunet", "sijphantom", "compendium") for path in (source / name).rglob("*"))
     assert inside == {str(path.relative_to(source)) for path in files if path.is_file()}
     assert "magunet = compendium.cli:main" in scripts
@@ -102,14 +112,16 @@ def test_every_line_of_a_lock_is_a_pin_with_hashes(name):
     """Else pip would install none of it, or what it likes."""
     lines = [line for line in (ROOT / name).read_text().splitlines() if line[0] != "#"]
     pins = locked(name)
-    assert len(lines) == sum(1 + hashes for _, hashes in pins.values()) and min(hashes for _, hashes in pins.values()) >= 1
+    assert len(lines) == sum(1 + hashes for _, hashes in pins.values())
+    assert min(hashes for _, hashes in pins.values()) >= 1
     assert all(re.fullmatch(r"==[^,*]+", str(pin.specifier)) for pin, _ in pins.values())
     gpu = {pin for pin in pins if pin.startswith(("nvidia-", "cuda-", "triton"))}
     assert gpu == (set(pins) if "gpu" in name else set())
 
 
 def test_installing_demands_the_hashes_and_adds_nothing(compendium):
-    """The script, with a stand-in for Python that says how it is called; torch's metadata decide about the GPU's libraries."""
+    """The script, with a stand-in for Python that says how it is called; torch's metadata decide about the
+    GPU's libraries."""
     shutil.copytree(ROOT / "workflow", compendium / "workflow")
     python, log = compendium / "python", compendium / "log"
     makes_venv = 'case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac'
@@ -134,7 +146,8 @@ def test_notebooks_have_the_agreed_form(path):
     assert [c for c in code if "nbval-check-output" in c.metadata.get("tags", [])], "no check cell"
     for cell in code:
         lines = cell.source.splitlines()
-        listed = "parameters" in cell.metadata.get("tags", [])              # a line for each setting, below its heading
+        # a line for each setting, below its heading
+        listed = "parameters" in cell.metadata.get("tags", [])
         assert len(lines) == 1 + len(fields(profiles.Settings)) if listed else len(lines) <= 20, cell.source
         checked = "nbval-check-output" in cell.metadata.get("tags", [])
         assert bool(cell.outputs) == checked == (cell.execution_count is not None), cell.source
@@ -157,8 +170,10 @@ def test_notebook_defaults_are_the_smoke_profile(path):
 
 
 def papermill(folder, notebook, *words):
-    return subprocess.run([sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar", *words],
-                          cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    return subprocess.run([sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar",
+                           *words],
+                          cwd=folder, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONWARNINGS": "ignore"})
 
 
 @pytest.fixture
@@ -166,9 +181,11 @@ def probe(compendium):
     """A notebook that reads its parameters and says which."""
     source = nbformat.read(ROOT / "notebooks" / "04_training.ipynb", as_version=4)
     cells = [c for c in source.cells if c.cell_type == "code"][:2]
-    cells.append(nbformat.v4.new_code_cell("import os; print(settings.profile, settings.epochs, os.getcwd())"))
+    source_line = "import os; print(settings.profile, settings.epochs, os.getcwd())"
+    cells.append(nbformat.v4.new_code_cell(source_line))
     (compendium / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=source.metadata), compendium / "notebooks" / "p.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=source.metadata),
+                   compendium / "notebooks" / "p.ipynb")
     return compendium
 
 
@@ -194,7 +211,8 @@ def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe, words, say
 
 def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_unknown_profile():
     def dry_run(profile, *words):
-        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run", "--forceall",
+        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run",
+                   "--forceall",
                    "--printshellcmds", "--config", f"profile={profile}", "--nolock", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
@@ -216,7 +234,8 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
 
 
 def copy_workflow(compendium, **settings):
-    """The workflow and the smoke profile with other settings in a compendium; returns the folder of its receipts."""
+    """The workflow and the smoke profile with other settings in a compendium; returns the folder of its
+    receipts."""
     shutil.copytree(ROOT / "workflow", compendium / "workflow")
     text = (ROOT / "papermill_params" / "smoke.yaml").read_text()
     for name, value in settings.items():
@@ -228,7 +247,8 @@ def copy_workflow(compendium, **settings):
 
 
 def snakemake(compendium, *words, path="", **variables):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock", "--rerun-triggers", "mtime"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock",
+               "--rerun-triggers", "mtime"]
     return subprocess.run([*command, *words], cwd=compendium, capture_output=True, text=True,
                           env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} | variables)
 
@@ -237,35 +257,45 @@ def snakemake(compendium, *words, path="", **variables):
                                            (True, "failed: SegNet, seed 0, when it was scored\n")])
 def test_a_network_that_fails_is_named_at_the_end_and_tried_again(trained, says, compendium):
     receipts = copy_workflow(compendium, cohort="data/nowhere")         # without data, any training fails
-    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} - {"SegNet"} | {"+MFF+LGAG"}
+    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES
+              for row in table} - {"SegNet"} | {"+MFF+LGAG"}
     files = ["-".join(re.findall(r"\w+", name)) for name in others]
-    for name in ["cohort", *(f"train-{name}-s0" for name in files), *(f"evaluate-{name}-s0" for name in files)]:
-        (receipts / f"{name}.txt").touch()                              # in the order in which the workflow makes them
+    for name in ["cohort", *(f"train-{name}-s0" for name in files),
+                 *(f"evaluate-{name}-s0" for name in files)]:
+        # in the order in which the workflow makes them
+        (receipts / f"{name}.txt").touch()
     if trained:
         (receipts / "train-SegNet-s0.txt").write_text("runs/nowhere\n")
-    done = snakemake(compendium, "--cores", "1", "--keep-going", "--allowed-rules", "train", "evaluate", "grid",
+    done = snakemake(compendium, "--cores", "1", "--keep-going", "--allowed-rules", "train", "evaluate",
+                     "grid",
                      "--", "runs/smoke/receipts/grid.txt")
     assert done.returncode != 0
     assert ("runs/nowhere" if trained else "data/nowhere") in done.stderr
     assert done.stderr.count(says) == 1 and "not finished:" not in done.stderr
-    assert not {f"{step}-SegNet-s0.txt" for step in ("train", "evaluate")} & {path.name for path in receipts.iterdir()}
+    assert not {f"{step}-SegNet-s0.txt" for step in ("train", "evaluate")} & set(os.listdir(receipts))
     assert not (receipts / "grid.txt").exists()
 
 
 def test_a_broken_off_grid_has_one_seed_of_everything_first(compendium):
     receipts = copy_workflow(compendium, cohort="data/nowhere", seeds="[0,1]")
     left = ("SegNet", "3D U-Net", "+SE", "MAG-UNet")
-    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} - set(left) | {"+MFF+LGAG"}
+    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES
+              for row in table} - set(left) | {"+MFF+LGAG"}
     files = ["-".join(re.findall(r"\w+", name)) for name in others]
-    for name in ["cohort", *(f"{step}-{name}-s{seed}" for step in ("train", "evaluate") for name in files for seed in (0, 1))]:
+    for name in ["cohort", *(f"{step}-{name}-s{seed}" for step in ("train", "evaluate") for name in files
+                             for seed in (0, 1))]:
         (receipts / f"{name}.txt").touch()
-    done = snakemake(compendium, "--cores", "1", "--scheduler", "greedy", "--keep-going", "--printshellcmds", "--allowed-rules",
+    done = snakemake(compendium, "--cores", "1", "--scheduler", "greedy", "--keep-going", "--printshellcmds",
+                     "--allowed-rules",
                      "train", "evaluate", "grid", "--", "runs/smoke/receipts/grid.txt")
     order = re.findall(r"compendium (?:train '(.+?)' --profile smoke --seed (\d)|evaluate .*\n)", done.stderr)
     trained = [step for step in order if step[0]]
-    assert {*trained[:2]} == {("3D U-Net", "0"), ("MAG-UNet", "0")} and {*trained[2:4]} == {("SegNet", "0"), ("+SE", "0")}
-    assert {*trained[4:6]} == {("3D U-Net", "1"), ("MAG-UNet", "1")} and {*trained[6:]} == {("SegNet", "1"), ("+SE", "1")}
-    assert [bool(network) for network, _ in order] == [True, False] * 8                     # each is scored at once
+    assert {*trained[:2]} == {("3D U-Net", "0"), ("MAG-UNet", "0")}
+    assert {*trained[2:4]} == {("SegNet", "0"), ("+SE", "0")}
+    assert {*trained[4:6]} == {("3D U-Net", "1"), ("MAG-UNet", "1")}
+    assert {*trained[6:]} == {("SegNet", "1"), ("+SE", "1")}
+    # each is scored at once
+    assert [bool(network) for network, _ in order] == [True, False] * 8
 
 
 def stand_in(compendium, name, text):
@@ -283,8 +313,10 @@ def test_the_slurm_profile_asks_for_a_gpu_cores_memory_and_time(compendium):
     (receipts / "cohort.txt").touch()
     log = compendium / "log"
     for name in ("sbatch", "sacct", "squeue", "scancel", "sinfo", "scontrol", "sacctmgr", "sshare"):
-        bin_ = stand_in(compendium, name, f'#!/bin/sh\necho "{name} $*" >> "{log}"\nexit {int(name == "sbatch")}\n')
-    snakemake(compendium, "--workflow-profile", "workflow/slurm", "--slurm-init-seconds-before-status-checks", "1",
+        bin_ = stand_in(compendium, name,
+                        f'#!/bin/sh\necho "{name} $*" >> "{log}"\nexit {int(name == "sbatch")}\n')
+    snakemake(compendium, "--workflow-profile", "workflow/slurm", "--slurm-init-seconds-before-status-checks",
+              "1",
               "--default-resources", "slurm_account=me", "slurm_partition=gpus", "--allowed-rules", "train",
               "--", "runs/smoke/receipts/train-MAG-UNet-s0.txt", path=bin_)
     submitted = [line for line in log.read_text().splitlines() if line.startswith("sbatch")]
@@ -300,18 +332,21 @@ def test_no_machine_path_or_registry_host_is_committed():
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
     if not files:
         pytest.skip("not a git checkout")
-    words = ("/(?:wo" + "rk|ro" + "ot)/", "pypi" + r"\.org", "python" + "hosted", "npm" + r"js\.", "deb" + r"\.debian")
+    words = ("/(?:wo" + "rk|ro" + "ot)/", "pypi" + r"\.org", "python" + "hosted", "npm" + r"js\.",
+             "deb" + r"\.debian")
     forbidden = re.compile("|".join(words))
     files = [path for path in files if path.exists()]
     assert sum(path.stat().st_size for path in files) < 10 * 2**20
     for path in files:
         assert path.stat().st_size < 2**20 * (8 if path.suffix == ".safetensors" else 1), path
         if path.suffix not in (".png", ".gz", ".safetensors"):
-            assert not forbidden.search(path.read_text(errors="ignore")), path            # a PDF is not all text
+            # a PDF is not all text
+            assert not forbidden.search(path.read_text(errors="ignore")), path
 
 
 def test_no_page_has_a_dead_link_and_the_readme_is_one_screen():
-    pages = [path for folder in (".", "docs", "data", "data/weights", "figures/cpu", "notebooks", "benchmarks")
+    pages = [path for folder in (".", "docs", "data", "data/weights", "figures/cpu", "notebooks",
+                                 "benchmarks")
              for path in (ROOT / folder).glob("*.md")]
     assert len(pages) > 10
     for page in pages:
@@ -330,7 +365,8 @@ def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(comp
     for name in ("sample", "evaluate-3D-U-Net-s0", "evaluate-MAG-UNet-s0"):
         (receipts / f"{name}.txt").touch()
     target = "runs/smoke/notebooks/one.html"
-    done = snakemake(compendium, "--cores", "1", "--allowed-rules", "notebook", "--quiet", "host", "progress", "reason", "rules",
+    done = snakemake(compendium, "--cores", "1", "--allowed-rules", "notebook", "--quiet", "host", "progress",
+                     "reason", "rules",
                      "--", target)
     assert (done.returncode == 0) == succeeds, done.stderr
     assert (compendium / target).exists() == succeeds

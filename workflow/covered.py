@@ -1,4 +1,5 @@
-"""Prints how much of the code all tests run, by lines and by branches, from ``coverage json``; status 1 below 95 % of either."""
+"""Prints how much of the code all tests run, by lines and by branches, from ``coverage json``; status 1 below
+95 % of either."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Prints the table of THIRD_PARTY.md: what magunet is installed with by its own wish, why, and under which licence.
+"""Prints the table of THIRD_PARTY.md: what is asked for, why, and under which licence.
 
     python workflow/licences.py > THIRD_PARTY.md
 
@@ -24,12 +24,15 @@ workflow/licences.py`; a test compares it with the packages that are installed.
 def licence(name: str) -> str:
     """As the package says: an SPDX expression, else its classifiers, else the first line of its text."""
     said = metadata.metadata(name)
-    classified = [text.split(" :: ")[-1] for text in said.get_all("Classifier", []) if text.startswith("License ::")]
-    return said["License-Expression"] or "; ".join(classified) or (said["License"] or "not stated").splitlines()[0]
+    classified = [text.split(" :: ")[-1] for text in said.get_all("Classifier", [])
+                  if text.startswith("License ::")]
+    text = (said["License"] or "not stated").splitlines()[0]
+    return said["License-Expression"] or "; ".join(classified) or text
 
 
 def wanted(text: str) -> dict[str, str]:
-    """Name -> reason, of all dependencies in pyproject.toml, also the optional ones; a comment may stand above a line."""
+    """Name -> reason, of all dependencies in pyproject.toml, also the optional ones; a comment may stand
+    above a line."""
     found, above = {}, ""
     for line in text.split("dependencies = [", 1)[1].split("[project.scripts]")[0].splitlines():
         if match := LINE.match(line):

@@ -1,10 +1,12 @@
-"""Writes requirements.lock and those beside it anew: every package of every platform, with the hashes of its files.
+"""Writes requirements.lock and those beside it anew: every package of every platform, with the hashes of its
+files.
 
     pip install uv && python workflow/lock.py [--upgrade-package NAME ...]
 
-Versions stay as they are locked, but for the packages named, and for what their new versions need. requirements-gpu.lock has
-the GPU libraries that torch from the package index needs on Linux, requirements-quality.lock what mutation testing and fuzzing
-need beside the rest. requirements-cpu.lock, torch without GPU libraries, is by hand.
+Versions stay as they are locked, but for the packages named, and for what their new versions need.
+requirements-gpu.lock has the GPU libraries that torch from the package index needs on Linux,
+requirements-quality.lock what mutation testing and fuzzing need beside the rest. requirements-cpu.lock, torch
+without GPU libraries, is by hand.
 """
 
 import itertools
@@ -21,9 +23,12 @@ LOCK, GPU_LOCK, QUALITY_LOCK = (Path(f"requirements{part}.lock") for part in (""
 GPU = re.compile(r"(nvidia|cuda)-|triton==")
 QUALITY = "mutmut==3.8.1\natheris==3.0.0; sys_platform == 'linux' and platform_machine == 'x86_64'\n"
 HEADS = {
-    LOCK: "# Every package, exactly, with the hashes of its files: pip install --require-hashes --no-deps -r requirements.lock\n",
-    GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. Not needed for the CPU, and not by torch's CPU-only builds.\n",
-    QUALITY_LOCK: "# What `make quality` and `make fuzz` need beside requirements.lock; in runs/quality/tools.\n"}
+    LOCK: "# Every package, exactly, with the hashes of its files: "
+          "pip install --require-hashes --no-deps -r requirements.lock\n",
+    GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. "
+              "Not needed for the CPU, and not by torch's CPU-only builds.\n",
+    QUALITY_LOCK: "# What `make quality` and `make fuzz` need beside requirements.lock; "
+                  "in runs/quality/tools.\n"}
 
 
 def packages(text: str) -> list[str]:
@@ -38,13 +43,16 @@ def without_hashes(text: str) -> str:
 
 
 def compiled(requirements: str, locked: str, binding: str, *options: str) -> str:
-    """What uv makes of the text of a requirements file: with the versions ``locked`` where it can, those ``binding`` always."""
+    """What uv makes of the text of a requirements file: with the versions ``locked`` where it can, those
+    ``binding`` always."""
     with tempfile.TemporaryDirectory() as folder:
         source, made, bound = (Path(folder) / name for name in ("requirements.in", "lock", "bound"))
         for path, text in ((source, requirements), (made, locked), (bound, binding)):
             path.write_text(text)
-        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", str(source), "--constraint", str(bound), "--universal",
-                        "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header", "--quiet",
+        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", str(source), "--constraint", str(bound),
+                        "--universal",
+                        "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header",
+                        "--quiet",
                         "--output-file", str(made), *options], check=True)
         return made.read_text()
 
@@ -63,7 +71,9 @@ def main() -> None:
         write(path, [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)])
     names = {package.split("==")[0] for package in found}
     locked = without_hashes(QUALITY_LOCK.read_text()) if QUALITY_LOCK.exists() else ""
-    write(QUALITY_LOCK, [package for package in packages(compiled(QUALITY, locked, without_hashes("".join(found)), *sys.argv[1:]))
+    write(QUALITY_LOCK, [package for package in packages(compiled(QUALITY, locked,
+                                                                  without_hashes("".join(found)),
+                                                                  *sys.argv[1:]))
                          if package.split("==")[0] not in names])
 
 

@@ -1,11 +1,13 @@
-"""Makes ``data/weights``: what `magunet predict` takes when no model is named, its scores, and the card that says what it is.
+"""Makes ``data/weights``: what `magunet predict` takes when no model is named, its scores, and the card that
+says what it is.
 
     python workflow/weights.py --labels FOLDER
 
-Trains MAG-UNet on the profile `weights` (or goes on, or takes the finished run), stores it in half precision, and scores that,
-and its agreement with the full precision, on the profile's validation phantoms, renders of the label maps in FOLDER (NIfTI:
-1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human pelvises) and the real sample CT. No scan that is scored
-was trained on, and none chooses anything: the last epoch's weights are taken. What was scored already is not scored again.
+Trains MAG-UNet on the profile `weights` (or goes on, or takes the finished run), stores it in half precision,
+and scores that, and its agreement with the full precision, on the profile's validation phantoms, renders of
+the label maps in FOLDER (NIfTI: 1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human
+pelvises) and the real sample CT. No scan that is scored was trained on, and none chooses anything: the last
+epoch's weights are taken. What was scored already is not scored again.
 """
 
 import argparse
@@ -37,7 +39,8 @@ PROFILE, NETWORK = "weights", "MAG-UNet"
 RENDERS = 4
 """Of each label map."""
 EXACT = 4
-"""Every so many phantoms, and all other scans, are also segmented in float32, which takes three times as long."""
+"""Every so many phantoms, and all other scans, are also segmented in float32, which takes three times as
+long."""
 
 
 def main() -> None:
@@ -52,15 +55,18 @@ def main() -> None:
     ship(run, folder)
     full, half = load_model(run), load_model(folder)
     exact = [replace(model, precision=torch.float32) for model in (full, half)]
-    key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE), provenance.code_hash(transfer, predict, prepare))
+    key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE),
+                                  provenance.code_hash(transfer, predict, prepare))
     kept = run / f"unseen-{key}.csv"
     rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     done = {row["case"] for row in rows}
-    all_scans = chain(transfer.validation_phantoms(cohort), transfer.renders(arguments.labels, RENDERS), [real])
+    all_scans = chain(transfer.validation_phantoms(cohort), transfer.renders(arguments.labels, RENDERS),
+                      [real])
     for number, unseen in enumerate(all_scans):
         if unseen.case not in done:
             mask = half.segment(unseen.scan)
-            row = transfer.score(unseen, mask) | {"agreement_as_run": overlap(mask.array, full.segment(unseen.scan).array).dice}
+            agreement = overlap(mask.array, full.segment(unseen.scan).array).dice
+            row = transfer.score(unseen, mask) | {"agreement_as_run": agreement}
             if unseen.group != transfer.PHANTOMS or number % EXACT == 0:
                 row["agreement"] = overlap(*(model.segment(unseen.scan).array for model in exact)).dice
             rows.append(row)
@@ -69,9 +75,11 @@ def main() -> None:
     _write(scores, folder / "scores.csv")
     with provenance.whole_file(folder / CARD_FILE) as part:
         part.write_text(card(provenance.read_json(folder / RECORD_FILE), scores))
-    figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan), truth_name="mask from bone labels",
+    figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan),
+                          truth_name="mask from bone labels",
                           title="The real CT, and what the weights in data/weights find in it")
-    picture = save_figure(figure, project.figures("readme") / "first_mask.png", f"data/weights, run {run.name}", vector=False)
+    picture = save_figure(figure, project.figures("readme") / "first_mask.png",
+                          f"data/weights, run {run.name}", vector=False)
     print(folder / CARD_FILE, folder / "scores.csv", picture, sep="\n")
 
 
@@ -82,13 +90,15 @@ def ship(run: Path, folder: Path) -> None:
     """
     record = provenance.read_json(run / RECORD_FILE)
     weights = safetensors.torch.load_file(run / WEIGHTS_FILE)
-    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    halved = {name: tensor.half() if tensor.is_floating_point() else tensor
+              for name, tensor in weights.items()}
     if bad := [name for name, tensor in halved.items() if not tensor.isfinite().all()]:
         raise InputError(f"{run / WEIGHTS_FILE}: {bad[0]} holds values beyond {torch.finfo(torch.half).max:g}, the "
                          "largest in half precision; ship another run")
     write_tensors(halved, folder / WEIGHTS_FILE)
     outputs = {WEIGHTS_FILE: provenance.file_hash(folder / WEIGHTS_FILE)}
-    provenance.write_json(folder / RECORD_FILE, record | {"run": run.name, "weights": "float16", "outputs": outputs})
+    provenance.write_json(folder / RECORD_FILE,
+                          record | {"run": run.name, "weights": "float16", "outputs": outputs})
 
 
 def _write(scores: pd.DataFrame, path: Path) -> None:
@@ -97,24 +107,30 @@ def _write(scores: pd.DataFrame, path: Path) -> None:
 
 
 def card(record: dict, scores: pd.DataFrame) -> str:
-    """The model card, Markdown: all its numbers are from the run's record, the scores by scan, and the code."""
+    """The model card, Markdown: all its numbers are from the run's record, the scores by scan, and the
+    code."""
     settings, phantoms = record["settings"], scores[scores["group"] == transfer.PHANTOMS]
-    joints = pd.concat([phantoms[[f"grade_{side}", f"dice_{side}"]].set_axis(["grade", "dice"], axis=1) for side in SIDES])
+    joints = pd.concat([phantoms[[f"grade_{side}", f"dice_{side}"]].set_axis(["grade", "dice"], axis=1)
+                        for side in SIDES])
     reach = augment.REACH[settings["augmentation"]]
     return CARD.format(
         **(settings | record), trained=len(record["train"]), held_out=len(record["val"]),
         last_seed=settings["cohort_seed"] + settings["cases"] - 1,
-        steps=settings["epochs"] * settings["samples_per_case"] * len(record["train"]), minutes=record["seconds"] / 60,
+        steps=settings["epochs"] * settings["samples_per_case"] * len(record["train"]),
+        minutes=record["seconds"] / 60,
         degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
-        versions=", ".join(f"{name} {version}" for name, version in record["libraries"].items() if version != "not installed"),
+        versions=", ".join(f"{name} {version}"
+                           for name, version in record["libraries"].items() if version != "not installed"),
         groups="\n".join(f"| {group} | {len(table)} | {_percent(table['dice'])} | {table['median_surface_mm'].mean():.1f} |"
                          for group, table in scores.groupby("group", sort=False)),
         grades="\n".join(f"| {grade:.0f} | {len(table)} | {_percent(table['dice'])} |"
                          for grade, table in joints.groupby("grade")),
         worst=", ".join(f"{row.case} {100 * row.dice:.1f} (grades {row.grade_left:.0f} and {row.grade_right:.0f})"
                         for row in phantoms.nsmallest(3, "dice").itertuples()),
-        compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(), min_agreement=scores["agreement"].min(),
-        mean_agreement_as_run=scores["agreement_as_run"].mean(), min_agreement_as_run=scores["agreement_as_run"].min())
+        compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(),
+        min_agreement=scores["agreement"].min(),
+        mean_agreement_as_run=scores["agreement_as_run"].mean(),
+        min_agreement_as_run=scores["agreement_as_run"].min())
 
 
 CARD = """\

@@ -10,8 +10,7 @@ from compendium.figures.curves import COMPARED, learning_curves, read_curves
 from compendium.figures.forest import forest
 from compendium.figures.planes import save_figure, source_of
 from compendium.grid import networks_of, trained_as
-from compendium.results import RUNS_FILE, Results
-from magunet.base.errors import InputError
+from compendium.results import Results
 
 
 def redraw(stored: Results, folder: Path) -> list[Path]:
@@ -42,10 +41,6 @@ def redraw(stored: Results, folder: Path) -> list[Path]:
 
 def _source(stored: Results, networks: Iterable[str]) -> str:
     """`source_of` the stored runs of these networks, in this order; their folders need not exist any more."""
-    try:
-        runs = [Path(f"{name.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
-                for name in dict.fromkeys(networks) for run in stored.runs if run["network"] == name]
-    except KeyError as error:
-        raise InputError(f"{stored.folder / RUNS_FILE}: does not name the {error} of a run; store the "
-                         "results again") from error
+    runs = [Path(f"{name.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
+            for name in dict.fromkeys(networks) for run in stored.runs if run["network"] == name]
     return source_of(stored.settings, runs)

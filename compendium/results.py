@@ -4,7 +4,8 @@ From stored files tables come back without runs, data or a GPU: ``scores.csv`` a
 one row a case and one a joint, ``curves.csv`` one an epoch, ``runs.json`` the settings and records of runs.
 """
 
-from collections.abc import Collection, Iterable
+import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +13,20 @@ import pandas as pd
 
 from compendium.formats import Report, study_report
 from compendium.grid import BEYOND, networks_of, trained_as
-from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_on
+from compendium.sample import sample_paths
+from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
 from compendium.tables import study_table
 from magunet.base import project
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings, from_mapping
 from magunet.base.provenance import read_json, whole_file, write_json
 from magunet.cohort import Cohort, load_cohort
+from magunet.metrics import overlap
 from magunet.predict import RECORD_FILE
 from magunet.runs import data_hash, is_finished, run_folder
 from magunet.studies import NETWORKS
 from magunet.train import LOG_FILE
+from magunet.volume import read_volume
 from sijphantom.cohort import phantom_folder
 
 CURVES_FILE = "curves.csv"
@@ -31,6 +35,8 @@ RUNS_FILE = "runs.json"
 """Of stored results: settings, split, and a record a run."""
 SHARED = ("data_hash", "train", "val")
 """What the records of one profile's runs have in common, beside the settings."""
+DESCRIPTION = {"network", "seed", "epochs", "settings_hash", "scored_on"}
+"""What every stored run needs to be described."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,13 @@ class Results:
 
     def missing(self, table: int) -> list[str]:
         """A line for each network of a table, but those beyond the paper, and seed that has no scores."""
-        trained = set(zip(self.scores["network"], self.scores["seed"]))
-        lines = []
-        for name in (name for name in networks_of(table) if name not in BEYOND.get(table, ())):
-            for seed in (seed for seed in self.settings.seeds if (trained_as(name), seed) not in trained):
-                train = f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}"
-                lines.append(f"{name}, seed {seed}: {f'not in {self.folder}' if self.folder else train}")
+        trained, lines = set(zip(self.scores["network"], self.scores["seed"])), []
+        networks = [name for name in networks_of(table) if name not in BEYOND.get(table, ())]
+        for name, seed in itertools.product(networks, self.settings.seeds):
+            if (trained_as(name), seed) not in trained:
+                train = f"magunet train '{name}' --profile {self.settings.profile} --seed {seed}"
+                reason = f"not in {self.folder}" if self.folder else f"not trained; {train}"
+                lines.append(f"{name}, seed {seed}: {reason}")
         return lines
 
     def notes(self, table: int) -> list[str]:
@@ -83,8 +90,8 @@ def finished_runs(settings: Settings, networks: Collection[str] = NETWORKS,
     if (cohort := existing_cohort(settings)) is None:
         return {}
     data = data_hash(cohort, settings)
-    runs = {(name, seed): run_folder(name, settings, seed, data)
-            for name in networks for seed in settings.seeds}
+    runs = {run: run_folder(run[0], settings, run[1], data)
+            for run in itertools.product(networks, settings.seeds)}
     return {run: folder for run, folder in runs.items()
             if is_finished(folder) and (not scored or (folder / SCORES_FILE).exists())}
 
@@ -94,22 +101,16 @@ def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: boo
 
     score: runs without today's scores are scored first, which takes its time; False leaves out what has none.
     """
-    folders = list(finished_runs(settings, networks, scored=not score).values())
-    cohort = existing_cohort(settings)
+    folders, cohort = finished_runs(settings, networks, scored=not score).values(), existing_cohort(settings)
     for folder in folders if score else ():
         score_run(folder, cohort)
-    return _results(settings, folders)
-
-
-def _results(settings: Settings, folders: list[Path]) -> Results:
-    records = [read_json(folder / RECORD_FILE) | {"scored_on": scored_on(folder)} for folder in folders]
-    sides = [read_scores(folder, SIDES_FILE) for folder in folders]
-    return Results(settings, records, _joined(map(read_scores, folders)), _joined(sides))
-
-
-def _joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    tables = list(tables) or [pd.DataFrame(columns=["network", "seed", "case", *OVERLAPS])]
-    return pd.concat(tables, ignore_index=True)
+    records = [read_json(folder / RECORD_FILE) | {"scored_on": scored_with(folder).get("device", "unknown")}
+               for folder in folders]
+    nothing = pd.DataFrame(columns=["network", "seed", "case", *OVERLAPS])
+    scores, sides = (
+        pd.concat([read_scores(folder, file) for folder in folders] or [nothing], ignore_index=True)
+        for file in (SCORES_FILE, SIDES_FILE))
+    return Results(settings, records, scores, sides)
 
 
 def store(settings: Settings, folder: Path) -> list[Path]:
@@ -117,41 +118,62 @@ def store(settings: Settings, folder: Path) -> list[Path]:
 
     Raises InputError when no run has been scored, or a log is damaged.
     """
-    runs = finished_runs(settings, scored=True)
-    if not runs:
+    results, curves = collect(settings, score=False), []
+    if not results.runs:
         raise InputError(f"no run of profile {settings.profile} has been scored yet: "
                          f"PROFILE={settings.profile} make reproduce")
-    results = _results(settings, list(runs.values()))
-    curves = pd.concat([_curve(*run, path) for run, path in runs.items()], ignore_index=True)
-    for file, table in {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: curves}.items():
+    for (network, seed), run in finished_runs(settings, scored=True).items():
+        try:
+            log = pd.read_json(run / LOG_FILE, lines=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{run / LOG_FILE}: missing or damaged; remove the folder and train the run "
+                             "again") from error
+        curves.append(log.assign(network=network, seed=seed)[["network", "seed", *log.columns]])
+    tables = {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: pd.concat(curves)}
+    for file, table in tables.items():
         with whole_file(folder / file) as part:
             table.to_csv(part, index=False)
     shared = {name: results.runs[0][name] for name in SHARED}
     records = [{name: run[name] for name in run.keys() - {"settings", *SHARED}} for run in results.runs]
     write_json(folder / RUNS_FILE, {"settings": settings.as_dict(), **shared, "runs": records})
-    return [folder / file for file in (SCORES_FILE, SIDES_FILE, CURVES_FILE, RUNS_FILE)]
-
-
-def _curve(network: str, seed: int, run: Path) -> pd.DataFrame:
-    """Loss, validation Dice, learning rate and seconds of each epoch of a run."""
-    try:
-        log = pd.read_json(run / LOG_FILE, lines=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run / LOG_FILE}: missing or damaged; remove the folder and train the run "
-                         "again") from error
-    return log.assign(network=network, seed=seed)[["network", "seed", *log.columns]]
+    return [folder / file for file in (*tables, RUNS_FILE)]
 
 
 def read_stored(folder: Path) -> Results:
     """Read what `store` wrote. Raises InputError when it is missing or damaged."""
     try:
         content = read_json(folder / RUNS_FILE)
-        if not {"network", "scored_on"} <= set.intersection(*(set(run) for run in content["runs"])):
+        if not content["runs"] or not all(DESCRIPTION <= set(run) for run in content["runs"]):
             raise ValueError(f"the runs in {RUNS_FILE} are not described")
         settings = from_mapping(content["settings"], str(folder / RUNS_FILE))
-        scores, sides = read_scores(folder), read_scores(folder, SIDES_FILE)
-        return Results(settings, content["runs"], scores, sides, folder)
+        return Results(settings, content["runs"], read_scores(folder), read_scores(folder, SIDES_FILE), folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: holds no results that can be read ({reason}); give a folder that "
                          "'magunet tables --out' wrote, or store the results again") from error
+
+
+def overview(results: Results) -> Report:
+    """Mean scores of a profile's networks and, unless the results are stored ones, the files it has made."""
+    profile, means, tables = results.settings.profile, summary(results.scores).rename_axis(None), {}
+    notes = [] if len(means) else [f"no scored run yet: PROFILE={profile} make reproduce"]
+    if len(means):
+        tables["Scores on the validation cases, percent, mean ± SD over cases and seeds, on each scan's own "
+               "grid"] = means
+    if results.folder is None and (files := _files(results.settings)):
+        paths = [path.relative_to(project.root()) for path in files]
+        tables["Files"] = pd.DataFrame({"what it is": files.values()}, paths)
+    return Report(f"Profile {profile}", tables, means.rename_axis("network").reset_index(), notes)
+
+
+def _files(settings: Settings) -> dict[Path, str]:
+    """Path -> what lies there, of all that a profile has made."""
+    outputs, sample = project.runs() / settings.profile, sample_paths().mask
+    files = dict.fromkeys(finished_runs(settings, scored=True).values(), "scored run")
+    files |= dict.fromkeys(sorted(project.figures(settings.profile).glob("*.png")), "figure")
+    for folder, network in {"sample": "this profile's MAG-UNet", "first_mask": "data/weights"}.items():
+        files |= dict.fromkeys(sorted((outputs / folder).glob("*")), f"real CT, by {network}")
+        if (mask := outputs / folder / "ct_sij.nii.gz") in files and sample.exists():
+            dice = overlap(read_volume(mask).array, read_volume(sample).array).dice
+            files[mask] += f"; Dice {dice:.2f} with the mask of bone labels that are predicted, too"
+    return files | dict.fromkeys(sorted(outputs.glob("notebooks/*.ipynb")), "executed notebook")

@@ -19,12 +19,8 @@ from magunet.base.device import peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Case, Cohort
-from magunet.joints import JOINTS, SIDES, left_and_right, midline
-from magunet.metrics import overlap
-from magunet.predict import WEIGHTS_FILE, load_model
 from magunet.runs import data_hash
-from magunet.surfaces import diagonal, surface_scores
-from magunet.volume import Volume, read_volume, write_volume
+from magunet.volume import Volume, read_volume
 
 SCORES_FILE = "scores.csv"
 """Of a run: one row a case."""
@@ -41,20 +37,19 @@ SURFACES = ("hd95", "assd", "nsd")
 def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     """Segment the cohort's validation cases with a run and score them; done once, then read back.
 
-    Writes ``scores.csv`` (returned), ``scores_by_side.csv`` (for `read_scores`) and ``masks/CASE.nii.gz``
-    into the run's folder, and in ``scores.json`` the device and a hash of the weights, the data and the code:
-    when one changes, the run is scored again. Seconds and peak memory are those of segmenting the case.
-    plain: as in `load_model`. Raises InputError when the run was trained on other data: these cases might not
-    be unseen.
+    Writes SCORES_FILE (returned), SIDES_FILE and ``masks/CASE.nii.gz`` into the run's folder, and in KEY_FILE
+    the device and a hash of weights, data and code: when one changes, the run is scored again. Seconds and
+    peak memory are those of segmenting the case. plain: as in `load_model`. Raises InputError when the run
+    was trained on other data: these cases might not be unseen.
     """
-    model = with_room(load_model(run, plain))
+    model = with_room(predict.load_model(run, plain))
     if model.record["data_hash"] != data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
+    weights = provenance.file_hash(run / predict.WEIGHTS_FILE)
     code = provenance.code_hash(metrics, predict, prepare, joints, surfaces, volume, sys.modules[__name__])
-    key = provenance.content_hash(
-        provenance.file_hash(run / WEIGHTS_FILE), model.record["data_hash"], plain, code)
-    if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and _note(run, "key") == key:
+    key = provenance.content_hash(weights, model.record["data_hash"], plain, code)
+    if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
         return read_scores(run)
     tables = {SIDES_FILE: [], SCORES_FILE: []}
     of_run = {"network": model.record["network"], "seed": model.record["seed"]}
@@ -64,7 +59,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
         began = time.monotonic()
         mask = model.segment(scan)
         cost = {"seconds": round(time.monotonic() - began, 2), "peak_memory_mb": peak_memory_mb(model.device)}
-        write_volume(mask, run / "masks" / f"{case.name}.nii.gz")
+        volume.write_volume(mask, run / "masks" / f"{case.name}.nii.gz")
         row, sides = score_case(case, mask, truth)
         tables[SCORES_FILE].append(of_run | row | cost)
         tables[SIDES_FILE] += [of_run | side for side in sides]
@@ -78,19 +73,20 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
 def score_case(case: Case, prediction: Volume, truth: Volume) -> tuple[dict, list[dict]]:
     """A case in one row, and its left and right side in one row each.
 
-    prediction, truth: masks on the scan's grid. In the rows, overlaps and NSD are in [0, 1], HD95 and ASSD in
-    mm, the masks' volumes in ml; ``undefined`` says that just one mask was empty and penalties stand for the
-    distances, and ``missed`` counts missed joints. A side's penalty is the whole scan's diagonal, too. Both
-    masks are parted at the midline of the truth; what crosses it is cut there.
+    prediction, truth: masks on the scan's grid, which are parted at the midline of the truth; what crosses it
+    is cut there. Overlaps and NSD are in [0, 1], HD95 and ASSD in mm, volumes in ml; ``undefined`` says that
+    just one mask was empty, and the whole scan's diagonal stands for its distances, for a side's, too;
+    ``missed`` counts missed joints.
     """
-    plane = midline(truth).x
-    predicted, true = (left_and_right(mask, plane).array for mask in (prediction, truth))
-    grades = {f"grade_{side}": case.info[f"grade_{side}"] for side in SIDES if f"grade_{side}" in case.info}
-    names, rows = {"case": case.name, "patient": case.patient}, []
-    for joint in JOINTS:
+    plane = joints.midline(truth).x
+    predicted, true = (joints.left_and_right(mask, plane).array for mask in (prediction, truth))
+    names, grades, rows = {"case": case.name, "patient": case.patient}, {}, []
+    for joint in joints.JOINTS:
+        if (grade := f"grade_{joint.side}") in case.info:
+            grades[grade] = case.info[grade]
         ours, theirs = predicted == joint.label, true == joint.label
         missed = int(theirs.any() and not (ours & theirs).any())
-        rows.append({**names, "side": joint.side, "grade": grades.get(f"grade_{joint.side}"),
+        rows.append({**names, "side": joint.side, "grade": grades.get(grade),
                      **_scores(ours, theirs, truth), "missed": missed})
     whole = _scores(predicted != 0, true != 0, truth)
     return {**names, **grades, **whole, "missed": sum(row["missed"] for row in rows)}, rows
@@ -98,9 +94,9 @@ def score_case(case: Case, prediction: Volume, truth: Volume) -> tuple[dict, lis
 
 def _scores(prediction: np.ndarray, truth: np.ndarray, grid: Volume) -> dict:
     """All measures of two boolean masks (d, h, w) that lie on a grid."""
-    counts = overlap(prediction, truth)
-    surface = surface_scores(prediction, truth, grid.spacing, diagonal(grid.array.shape, grid.spacing))
-    ml = float(np.prod(grid.spacing)) / 1000
+    counts, ml = metrics.overlap(prediction, truth), float(np.prod(grid.spacing)) / 1000
+    penalty = surfaces.diagonal(truth.shape, grid.spacing)
+    surface = surfaces.surface_scores(prediction, truth, grid.spacing, penalty)
     return {**{m: getattr(counts, m) for m in OVERLAPS}, **{m: getattr(surface, m) for m in SURFACES},
             "undefined": int(surface.undefined),
             "truth_ml": np.count_nonzero(truth) * ml, "predicted_ml": np.count_nonzero(prediction) * ml}
@@ -122,24 +118,17 @@ def read_scores(run: Path, file: str = SCORES_FILE) -> pd.DataFrame:
     return table
 
 
-def scored_on(run: Path) -> str:
-    """The device that the scored masks were predicted on, in words."""
-    return _note(run, "device") or "unknown"
-
-
-def _note(run: Path, name: str) -> str | None:
-    """What ``scores.json`` says of a name, or None where that cannot be told."""
+def scored_with(run: Path) -> dict:
+    """``key`` and ``device`` of a run's scores, as ``scores.json`` has them; empty where it is damaged."""
     try:
-        return provenance.read_json(run / KEY_FILE)[name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return dict(provenance.read_json(run / KEY_FILE))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the cases of each network, in percent as in the paper."""
     grouped = scores.groupby("network", sort=False)
-    table = pd.DataFrame({"cases": grouped.size()})
-    for measure in OVERLAPS:
-        mean, sd = 100 * grouped[measure].mean(), 100 * grouped[measure].std()
-        table[measure] = [f"{m:.1f}" if pd.isna(s) else f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, sd)]
-    return table
+    mean, sd = (100 * table for table in (grouped[list(OVERLAPS)].mean(), grouped[list(OVERLAPS)].std()))
+    spread = sd.map(lambda value: "" if pd.isna(value) else f" ± {value:.1f}")
+    return pd.concat([grouped.size().rename("cases"), mean.map("{:.1f}".format) + spread], axis=1)

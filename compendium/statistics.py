@@ -14,8 +14,6 @@ from scipy.stats import rankdata
 
 LEVEL = 0.95
 """Of confidence."""
-RESAMPLES = 10_000
-"""Of a bootstrap."""
 DIGITS = 12
 """Decimals that differences are rounded to, so that averaging over seeds breaks no tie and keeps zeros."""
 
@@ -32,12 +30,10 @@ class Estimate(NamedTuple):
 
 
 class SignedRank(NamedTuple):
-    """A paired Wilcoxon test: two-sided p, effect size from -1 to 1, pairs, and how many were equal."""
+    """A paired Wilcoxon test: two-sided p, and an effect size from -1 to 1."""
 
     p: float
     effect: float
-    pairs: int
-    equal: int
 
 
 def by_patient(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -53,8 +49,7 @@ def estimate(scores: pd.DataFrame, measure: str) -> Estimate:
     return Estimate(float(means.mean()), low, high, float(values.mean().std(ddof=1)), *values.shape)
 
 
-def bootstrap_interval(values: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES,
-                       seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """Percentile interval of the mean of patients drawn again with replacement (Efron 1979); seeded.
 
     NaN for fewer than two patients. Few patients make it too narrow: of 95 % intervals of skewed or normal
@@ -65,7 +60,7 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL, resamples:
     if len(values) < 2:
         return np.nan, np.nan
     samples = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[samples].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values[samples].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -79,18 +74,18 @@ def signed_rank(values: pd.Series, reference: pd.Series) -> SignedRank:
     """
     if set(values.index) != set(reference.index):
         raise ValueError("a paired test needs both networks' scores of the same patients")
-    difference = (values - reference).to_numpy().round(DIGITS)       # pandas pairs them by patient
-    ranks = rankdata(np.abs(difference[difference != 0]))
-    pairs, equal = len(difference), len(difference) - len(ranks)
-    if not len(ranks):
-        return SignedRank(1.0, 0.0, pairs, equal)
-    positive, total = ranks[difference[difference != 0] > 0].sum(), ranks.sum()
+    difference = (values - reference).round(DIGITS)                  # pandas pairs them by patient
+    difference = difference[difference != 0].to_numpy()
+    if not len(difference):
+        return SignedRank(1.0, 0.0)
+    ranks = rankdata(np.abs(difference))
+    positive, total = ranks[difference > 0].sum(), ranks.sum()
     chance = np.ones(1)                                              # of each rank sum, in halves
     for step in np.rint(2 * ranks).astype(int):
         chance = (np.pad(chance, (0, step)) + np.pad(chance, (step, 0))) / 2
     at = round(2 * positive)
     p = 2 * min(chance[:at + 1].sum(), chance[at:].sum())
-    return SignedRank(min(1.0, float(p)), float((2 * positive - total) / total), pairs, equal)
+    return SignedRank(min(1.0, float(p)), float((2 * positive - total) / total))
 
 
 def smallest_p(pairs: int) -> float:
@@ -100,8 +95,6 @@ def smallest_p(pairs: int) -> float:
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values of one family, adjusted so that the chance of any false one keeps its level (Holm 1979)."""
-    order, adjusted, largest = np.argsort(p), [0.0] * len(p), 0.0
-    for step, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - step) * p[index]))
-        adjusted[index] = float(largest)
-    return adjusted
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
+    return np.minimum(1, adjusted)[np.argsort(order)].tolist()

@@ -157,7 +157,7 @@ def test_train_evaluate_and_tables_of_a_cohort_of_ones_own(compendium, capsys, m
     row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))
     assert row.split()[1] == "1" and len(row.split()) == 6  # one validation case, scored once
     (compendium / out.strip() / "scores.json").unlink()
-    monkeypatch.setattr("compendium.scores.overlap", lambda *_: Overlap(1, 0, 0))
+    monkeypatch.setattr("magunet.metrics.overlap", lambda *_: Overlap(1, 0, 0))
     assert (
         call(capsys, "evaluate", out.strip())[1].splitlines()[1].split()[4] == "1.0"
     )  # stale scores are made anew

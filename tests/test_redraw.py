@@ -135,7 +135,7 @@ SPOILT = [
         changed("val_dice", "dice"), changed("1.6890859603881831", ""), changed("1.6890859603881831", "inf"),
         changed("MAG-UNet,0,30,", "MAG-UNet,0,31,"), changed("+SE,0,", "+SE,1,"))
 ] + [
-    ("curves.csv", "runs.json", changed('"seed": 0,', "", 1)),
+    ("runs.json", "runs.json", changed('"seed": 0,', "", 1)),
     ("curves.csv", "runs.json", changed('"epochs": 30,', '"epochs": "30",', 1)),
     ("runs.json", "runs.json", changed('"settings_hash"', '"hash"', 1)),
     ("patients", "scores.csv", changed("[5],0,phantom_001,phantom_001", "[5],0,phantom_001,phantom_2")),

@@ -11,7 +11,7 @@ import torch
 from boxes import TINY, write_cohort
 
 from compendium import scores
-from compendium.scores import SIDES_FILE, read_scores, score_case, score_run, scored_on
+from compendium.scores import SIDES_FILE, read_scores, score_case, score_run, scored_with
 from magunet.base.provenance import write_json
 from magunet.cohort import Case, load_cohort
 from magunet.runs import data_hash
@@ -126,7 +126,7 @@ def run(compendium, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"weights")
     stub = Stub({"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)})
-    monkeypatch.setattr(scores, "load_model", lambda folder, plain: stub)
+    monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: stub)
     monkeypatch.setattr(Stub, "segmented", 0)
     return folder, cohort
 
@@ -151,7 +151,7 @@ def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(run):
     ]
     assert sides.groupby("case")["truth_ml"].sum().tolist() == pytest.approx(truth)
     assert sides.loc[sides["side"] == "right", "grade"].isna().all()
-    assert "processor" in scored_on(folder)
+    assert "processor" in scored_with(folder)["device"]
 
 
 @pytest.mark.parametrize("spoil", [

@@ -39,8 +39,7 @@ def _report(words: Words):
     """The `compendium.formats.Report` to print; only Tables 1 to 4 score runs that lack scores."""
     from compendium.effects import effects_report
     from compendium.grid import networks_of
-    from compendium.overview import overview
-    from compendium.results import collect, read_stored
+    from compendium.results import collect, overview, read_stored
     from magunet.base.progress import say
 
     if words.table == "parameters":

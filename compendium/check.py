@@ -116,8 +116,7 @@ def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str
     arrays = [np.ascontiguousarray(volume.array, "<f4") for volume in (image, reorient(image, "LPS"))]
     hashes = {hashlib.sha256(str(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays}
     for other in sorted({owners.setdefault(key, case.name) for key in hashes} - {case.name}):
-        names = {case.name, other}
-        apart = names & set(cohort.train) and names & set(cohort.val)
+        apart = all({case.name, other} & set(side) for side in (cohort.train, cohort.val))
         worse = ", and one is in train, the other in val: a score would be worthless" if apart else ""
         yield (f"{case.image}: holds the same voxels as {cohort.cases[other].image}{worse}; remove "
                f"{case.name} or {other}: image, mask and its name in splits.json")

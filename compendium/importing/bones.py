@@ -13,8 +13,6 @@ from magunet.volume import Volume, bounding_box, orientation, reorient, same_geo
 
 GRID_TOLERANCE = 0.1
 """mm between voxel centres that are taken for the same point."""
-MARGIN = 2 * THICKNESS
-"""mm around the bones: the joint mask and its smoothing reach no farther."""
 MINIMUM_JOINT = 2.0
 """mL; the mask of a whole joint has some 10 to 60 mL."""
 
@@ -67,7 +65,7 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
         if not np.isin(labels.array, values).any():
             raise InputError(f"no {name} in view (label {', '.join(map(str, values))}); give a scan of the "
                              "whole pelvis, or the right label")
-    margin = [int(np.ceil(MARGIN / s)) for s in labels.spacing]
+    margin = [int(np.ceil(2 * THICKNESS / s)) for s in labels.spacing]      # the joint mask ends within it
     box = bounding_box(np.isin(labels.array, sum(numbers, ())), margin)
     step, (z, y, x) = labels.direction[0] * labels.spacing[::-1], np.ogrid[box]
     leftward = labels.origin[0] + (x * step[0] + y * step[1] + z * step[2])         # LPS x in mm (d, h, w)

@@ -28,8 +28,6 @@ BONE_HU = 150
 """In a CT in HU, the densest tenth of every pelvis is denser than this."""
 STATE = "import.json"
 """Lists the finished cases of an import, which are not made again."""
-HALF_TURN = np.diag([-1.0, 1.0, -1.0])
-"""About the front-to-back axis through the origin: how VSD's upside-down scans are turned upright."""
 
 
 class SourceCase(NamedTuple):
@@ -124,7 +122,8 @@ def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
                 labels.array[onto_grid(read_volume(path), image).array > 0] = number
     else:
         labels = read_segments(first, case.segments) if case.segments else read_volume(first)
-    turned = Volume(image.array, image.spacing, HALF_TURN @ image.origin, HALF_TURN @ image.direction)
+    upright = np.diag([-1.0, 1.0, -1.0])     # half a turn about the front-to-back axis: VSD
+    turned = Volume(image.array, image.spacing, upright @ image.origin, upright @ image.direction)
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)

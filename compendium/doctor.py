@@ -7,23 +7,15 @@ import pandas as pd
 import psutil
 import torch
 
-from compendium.fits import OWN_BYTES, count_flop, free_bytes, needed, prediction_bytes
-from compendium.grid import grid
+from compendium.fits import count_flop, free_bytes, process_bytes
+from compendium.grid import REFERENCE, grid
 from magunet import train
 from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_precision
-from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
 from magunet.cohort import split_by_patient
 from magunet.prepare import Prepared
 from magunet.studies import build_on_meta
-
-NETWORK = "MAG-UNet"
-"""The network whose memory and hours are reported."""
-TIMED_PROFILE = {"cpu": "cpu", "cuda": "gpu"}
-"""The profile whose training step is measured; the others' follow from their operations."""
-VALIDATION_STEPS = 2 / 3
-"""What a validation case takes of a training step's time: two windows, a third of the operations each."""
 
 
 def machine(device: torch.device) -> str:
@@ -35,36 +27,12 @@ def machine(device: torch.device) -> str:
             f"{torch.get_num_threads()} threads")
 
 
-def all_settings() -> list[Settings]:
-    """The settings of all profiles."""
-    return [profiles.load(path.stem) for path in sorted((project.root() / project.MARKER).glob("*.yaml"))]
-
-
-def memory_table(device: torch.device) -> pd.DataFrame:
-    """GB that MAG-UNet takes in each profile: training, training with maps computed twice, prediction.
-
-    Counted from shapes; ``fits`` says which way of training does on this device.
-    """
-    free, rows = free_bytes(device), {}
-    for settings in all_settings():
-        size = settings.depth, settings.size, settings.size
-        precision = choose_precision(settings.precision, device)
-        usual, lean = (needed(NETWORK, settings, device, recompute) for recompute in (False, True))
-        window = prediction_bytes(NETWORK, settings.width_divisor, size, precision) + OWN_BYTES[device.type]
-        rows[settings.profile] = {
-            "window": "x".join(map(str, size)), "widths / ": settings.width_divisor,
-            "training, GB": round(usual / 1e9, 1), "recomputing, GB": round(lean / 1e9, 1),
-            "prediction, GB": round(window / 1e9, 1),
-            "fits": "yes" if usual < free else "recomputing" if lean < free else "no"}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
 def step_seconds(settings: Settings, device: torch.device) -> float:
     """Seconds of a training step of MAG-UNet here: the faster of two, after one to warm up. Seeds torch."""
     precision = choose_precision(settings.precision, device)
     shape, seconds = (settings.depth, settings.size, settings.size), []
     case = Prepared(np.zeros(shape, np.float32), np.ones(shape, np.uint8), (1.0, 1.0, 1.0))
-    state = train.new_state(NETWORK, settings, 0, 10, device)
+    state = train.new_state(REFERENCE, settings, 0, 10, device)
     for _ in range(3):
         start = time.monotonic()
         train.train_step(state, case, settings, device, precision)
@@ -75,39 +43,33 @@ def step_seconds(settings: Settings, device: torch.device) -> float:
 
 def step_flop(settings: Settings) -> int:
     """Operations of a forward pass of MAG-UNet on a window."""
-    network = build_on_meta(NETWORK, settings.width_divisor)
+    network = build_on_meta(REFERENCE, settings.width_divisor)
     return count_flop(network, (settings.depth, settings.size, settings.size))
 
 
-def time_table(device: torch.device) -> pd.DataFrame:
-    """Hours of one training of MAG-UNet in each profile, and how many trainings its networks and seeds make.
+def profile_table(device: torch.device, timed: Settings | None = None) -> pd.DataFrame:
+    """What MAG-UNet takes in each profile: GB, counted from shapes; which way of training fits; hours.
 
-    One profile's step is measured, the others take as much longer as they have more operations. A profile
-    whose own cohort is not there has no row.
+    timed: the settings whose step is measured; other profiles' steps take as much longer as they have more
+    operations. None, or too few scans in a cohort of one's own, leaves the hours out.
     """
-    timed, rows = profiles.load(TIMED_PROFILE[device.type]), {}
-    seconds_per_flop = step_seconds(timed, device) / step_flop(timed)
-    for settings in all_settings():
-        try:
-            cases, held_out = map(len, both_sides(settings))
-        except InputError:
-            continue
-        seconds, steps = seconds_per_flop * step_flop(settings), cases * settings.samples_per_case
-        hours = seconds * settings.epochs * (steps + held_out * VALIDATION_STEPS) / 3600
-        rows[settings.profile] = {
-            "steps": settings.epochs * steps, "seconds a step": float(f"{seconds:.2g}"),
-            "one training, h": float(f"{hours:.2g}"),
-            "trainings": len(grid(settings.profile)) * len(settings.seeds)}
+    free, rows = free_bytes(device), {}
+    flop_seconds = step_seconds(timed, device) / step_flop(timed) if timed else None
+    for path in sorted((project.root() / project.MARKER).glob("*.yaml")):
+        settings = profiles.load(path.stem)
+        sizes = {way: process_bytes(way, REFERENCE, settings, device)
+                 for way in ("training", "recomputing", "prediction")}
+        way = "yes" if sizes["training"] < free else "recomputing" if sizes["recomputing"] < free else "no"
+        row = {"window": f"{settings.depth}x{settings.size}x{settings.size}",
+               "widths / ": settings.width_divisor, "fits": way,
+               **{f"{way}, GB": size / 1e9 for way, size in sizes.items()}}
+        images = project.root() / (settings.cohort or "") / "imagesTr"
+        scans = len(list(images.glob("*_0000.*"))) if settings.cohort else settings.cases
+        if timed and scans > 1:                             # each counts as a patient
+            cases, held_out = map(len, split_by_patient({str(n): str(n) for n in range(scans)}))
+            seconds, steps = flop_seconds * step_flop(settings), cases * settings.samples_per_case
+            hours = seconds * settings.epochs * (steps + 2 / 3 * held_out) / 3600   # two windows, no backward
+            row |= {"steps": settings.epochs * steps, "seconds a step": seconds, "one training, h": hours,
+                    "trainings": len(grid(settings.profile)) * len(settings.seeds)}
+        rows[settings.profile] = row
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def both_sides(settings: Settings) -> tuple[list[str], list[str]]:
-    """Cases to learn from and to validate on; in a cohort of one's own each scan counts as a patient.
-
-    Raises InputError where that cohort has fewer than two scans.
-    """
-    if settings.cohort is None:
-        cases = map(str, range(settings.cases))
-    else:
-        cases = (path.name for path in (project.root() / settings.cohort / "imagesTr").glob("*_0000.*"))
-    return split_by_patient({case: case for case in cases})

@@ -72,9 +72,9 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
 
 
 def _costs(row: Row, scores: pd.DataFrame) -> list[dict]:
-    cost = network_cost(trained_as(row.network))
-    numbers = [{"measure": "parameters", "unit": "Mi", "value": cost.parameters / MI, "paper": row.params_mi},
-               {"measure": "TFLOP", "unit": "10^12", "value": cost.flop / 1e12}]
+    parameters, flop = network_cost(trained_as(row.network))
+    numbers = [{"measure": "parameters", "unit": "Mi", "value": parameters / MI, "paper": row.params_mi},
+               {"measure": "TFLOP", "unit": "10^12", "value": flop / 1e12}]
     if len(scores):
         numbers += [{"measure": "seconds a case", "unit": "s", "value": scores["seconds"].median()},
                     {"measure": "peak memory", "unit": "GB", "value": scores["peak_memory_mb"].max() / 1000}]

@@ -34,7 +34,7 @@ from faults import (
     start,
 )
 
-from compendium.trainings import fit_all
+from compendium.fits import fit_all
 from magunet import checkpoint, train
 from magunet.base import profiles
 from magunet.volume import read_volume

@@ -65,16 +65,15 @@ def test_the_3d_unet_by_hand():
         flop += 2 * 27 * deep * width * voxels[level + 1] + 2 * 27 * 2 * width * width * voxels[level]
         parameters += 27 * deep * width + 27 * 2 * width * width + 2 * 3 * width
     flop, parameters = flop + 2 * 32 * voxels[0], parameters + 33
-    cost = network_cost("3D U-Net")
-    assert cost.flop == flop and cost.parameters == parameters == 23_538_177
+    assert network_cost("3D U-Net") == (parameters, flop) and parameters == 23_538_177
     assert flop / 1e12 == pytest.approx(1.195, abs=0.001)
 
 
 def test_what_mff_costs_at_full_resolution():
     """All that MAG-UNet adds, of which MFF's three branches are 2.55 TFLOP."""
-    plain, mff, full = (network_cost(name) for name in ("3D U-Net", "+MFF", "MAG-UNet"))
-    assert (mff.flop - plain.flop) / 1e12 == pytest.approx(2.55, abs=0.01)
-    assert full.flop / 1e12 == pytest.approx(3.79, abs=0.01) and full.parameters == 25_156_241
+    (_, plain), (_, mff), (parameters, full) = map(network_cost, ("3D U-Net", "+MFF", "MAG-UNet"))
+    assert (mff - plain) / 1e12 == pytest.approx(2.55, abs=0.01)
+    assert full / 1e12 == pytest.approx(3.79, abs=0.01) and parameters == 25_156_241
 
 
 # Memory -----------------------------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def test_peak_memory_is_that_since_the_last_reset():
 
 
 def test_bytes_are_counted_while_tensors_live():
-    with fits.counting() as counter:
+    def work():
         a = torch.zeros(25 * MB)                    # 100 MB
         b = a + 1                                   # 200
         del a
@@ -99,15 +98,17 @@ def test_bytes_are_counted_while_tensors_live():
         b += 1
         del b, c
         torch.zeros(10 * MB)
-    assert counter.peak == 200 * MB
+
+    assert fits.peak_bytes(work) == 200 * MB
 
 
 def test_a_step_of_one_convolution_takes_what_it_must():
     """At the fullest the input (1 map), the output, its gradient and two maps between them (8 each)."""
-    with fits.counting() as counter:
+    def work():
         conv = torch.nn.Conv3d(1, 8, 3, padding=1)
         conv(torch.zeros(1, 1, 32, 64, 64)).square().sum().backward()
-    assert counter.peak == pytest.approx((1 + 4 * 8) * 4 * 32 * 64 * 64, rel=0.01)
+
+    assert fits.peak_bytes(work) == pytest.approx((1 + 4 * 8) * 4 * 32 * 64 * 64, rel=0.01)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -128,8 +129,8 @@ def test_computing_maps_again_changes_neither_gradients_nor_statistics(precision
 
 
 def test_recomputing_takes_less_memory():
-    usual, lean = (fits.training_bytes("MAG-UNet", 8, (32, 64, 64), torch.bfloat16, recompute)
-                   for recompute in (False, True))
+    usual, lean = (fits.tensor_bytes(way, "MAG-UNet", replace(PAPER, depth=32, size=64, width_divisor=8),
+                                     torch.bfloat16) for way in ("training", "recomputing"))
     assert lean < 0.75 * usual
 
 
@@ -148,7 +149,7 @@ def test_a_training_that_does_not_fit_is_said_early(gigabytes, recompute, words,
 @pytest.mark.parametrize("gigabytes, depth, words", [
     (64, None, ""),
     (1, 25,
-     "windows of 50 slices take about 1.1 GB, and 1.0 GB are free; going on with windows of 25, which"),
+     "1.0 GB are free, too little for windows of 50 slices; going on with windows of 25, from which"),
     (0.3, 16, "may not fit either; close other programs")])
 def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(gigabytes, depth, words,
                                                                                  monkeypatch, capsys):
@@ -158,8 +159,8 @@ def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows
     said = capsys.readouterr().err
     assert fitting.window_depth == depth and words in said and bool(said) == bool(words)
     if depth:
-        assert fits.prediction_bytes("MAG-UNet", 1, (depth, 256, 256),
-                                     torch.bfloat16) < gigabytes * 1e9 or depth == 16
+        size = fits.tensor_bytes("prediction", "MAG-UNet", replace(PAPER, depth=depth), torch.bfloat16)
+        assert size < gigabytes * 1e9 or depth == 16
 
 
 def test_windows_are_as_deep_as_the_model_says(monkeypatch):
@@ -174,5 +175,5 @@ def test_windows_are_as_deep_as_the_model_says(monkeypatch):
 
 @pytest.mark.parametrize("name, divisor", [("MAG-UNet", 1), ("SwinUNETR", 8), ("UNETR", 4)])
 def test_ample_memory_is_far_above_what_is_counted(name, divisor):
-    assert fits.training_bytes(name, divisor, (32, 64, 64),
-                               torch.float32) < 0.75 * fits.AMPLE_BYTES * 32 * 64 * 64
+    settings = replace(PAPER, depth=32, size=64, width_divisor=divisor)
+    assert fits.tensor_bytes("training", name, settings, torch.float32) < 0.75 * fits.AMPLE_BYTES * 32 * 64**2

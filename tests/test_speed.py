@@ -15,7 +15,7 @@ from conftest import refused
 
 from benchmarks.speed import contests, others, results, work
 from benchmarks.speed.contest import MEGABYTES, Contest, Result, alone, megabytes_of, run
-from compendium.fits import OWN_BYTES, counting, prediction_bytes, training_bytes
+from compendium.fits import OWN_BYTES, peak_bytes, tensor_bytes
 from magunet.base import profiles
 from magunet.base.errors import InputError
 from magunet.blocks import PAM
@@ -102,20 +102,20 @@ def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
 
 def test_counted_memory_is_within_a_fifth_of_measured():
     size, divisor, precision = (32, 96, 96), 4, work.default_precision()
-    for name, count, way in (("training", training_bytes, work.two_steps),
-                             ("prediction", prediction_bytes, work.one_pass)):
-        tensors = count("MAG-UNet", divisor, size, precision)
-        measured_mb = megabytes_of(partial(way, size, divisor, precision))
-        assert (tensors + OWN_BYTES["cpu"]) / 1e6 == pytest.approx(measured_mb, rel=0.2), name
+    window = replace(profiles.load("smoke"), depth=32, size=96, width_divisor=divisor)
+    for way, job in (("training", work.two_steps), ("prediction", work.one_pass)):
+        tensors = tensor_bytes(way, "MAG-UNet", window, precision)
+        measured_mb = megabytes_of(partial(job, size, divisor, precision))
+        assert (tensors + OWN_BYTES["cpu"]) / 1e6 == pytest.approx(measured_mb, rel=0.2), way
 
 
 def test_attention_takes_memory_that_grows_with_positions_and_not_with_their_square():
     grids, peaks = ((6, 32, 32), (12, 64, 64)), {}
     for attend in (PAM.forward, work.naive_position_attention):
         for grid in grids:
-            with torch.inference_mode(), counting() as counter:
-                attend(PAM(64), torch.zeros(1, 64, *grid))
-            peaks[attend, grid] = counter.peak
+            with torch.inference_mode():
+                peaks[attend, grid] = peak_bytes(
+                    lambda attend=attend, grid=grid: attend(PAM(64), torch.zeros(1, 64, *grid)))
     ratio, naive_ratio = (peaks[attend, grids[1]] / peaks[attend, grids[0]]
                           for attend in (PAM.forward, work.naive_position_attention))
     assert ratio == pytest.approx(8, rel=0.1) and naive_ratio == pytest.approx(64, rel=0.1)

@@ -11,8 +11,8 @@ import safetensors
 import torch
 from boxes import TINY, write_cohort
 
+from compendium.fits import fit_all
 from compendium.scores import score_run, summary
-from compendium.trainings import fit_all
 from magunet import checkpoint, losses, runs, train
 from magunet.base.errors import InputError
 from magunet.base.provenance import file_hash, write_json

@@ -14,7 +14,7 @@ from magunet.base.errors import InputError
       argument("--recompute", choices=("auto", "always", "never"), default="auto",
                help="less memory for more time, the same weights; default: where memory demands it"))
 def train(words: Words) -> None:
-    from compendium.trainings import fit_with_room
+    from compendium.fits import fit_with_room
     from magunet.base.progress import track
     from magunet.studies import checked
     from sijphantom.cohort import cohort_of

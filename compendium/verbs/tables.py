@@ -82,8 +82,10 @@ def _parameters():
 
 @verb("say what this machine has, which profiles fit into its memory, and how long they take", "doctor")
 def doctor(words: Words) -> None:
-    from compendium.doctor import machine, memory_table, time_table
+    from compendium.doctor import machine, profile_table
     from magunet.base.device import choose_device
+    from magunet.base.profiles import load
 
     device = choose_device()
-    print(machine(device), memory_table(device).to_string(), time_table(device).to_string(), sep="\n\n")
+    table = profile_table(device, timed=load("gpu" if device.type == "cuda" else "cpu"))
+    print(machine(device), table.T.to_string(float_format="{:.3g}".format), sep="\n\n")

@@ -71,7 +71,7 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
             axes = panel(figure, middle - across / 2, top, across, height, f"{step.name}: {view}")
             planes.draw_slice(axes, image, pixel, window, {planes.TRUTH_COLOUR: mask}, 0.7)
             if column == 1:
-                planes.edge_letters(axes, view)
+                planes.edge_letters(axes, planes.PLANES[view])
         if column:
             y = tops["axial"] + size[column, 1] * scale / 2
             sheet.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})

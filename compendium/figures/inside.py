@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from compendium.figures.planes import BONE_WINDOW, TRUTH_COLOUR, draw_slice, letters_and_bar
+from compendium.figures.planes import BONE_WINDOW, PLANES, TRUTH_COLOUR, draw_slice, letters_and_bar
 from magunet.predict import Model, probability
 from magunet.prepare import clip_and_scale
 
@@ -44,7 +44,7 @@ def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.
     count = 1 + len(pictures)
     figure, (first, *others) = plt.subplots(1, count, figsize=(3 * count, 3.4), layout="constrained")
     draw_slice(first, image, pixel, clip_and_scale(np.array(BONE_WINDOW)), {TRUTH_COLOUR: joints}, 1)
-    letters_and_bar(first, "axial")
+    letters_and_bar(first, PLANES["axial"])
     first.set_title("CT and true joints")
     extent = first.images[0].get_extent()
     for axes, (title, values) in zip(others, pictures.items()):

@@ -115,7 +115,7 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
                 continue
             _draw(axes, case, mask, crop, window)
             if name == "CT":
-                planes.edge_letters(axes, "axial")
+                planes.edge_letters(axes, planes.PLANES["axial"])
                 planes.scale_bar(sheet, left, under, np.ptp(crop[0]) / width, width)
             elif name != "truth":
                 dice = f"Dice {_dice(scores, name, case.name):.2f}"

@@ -3,7 +3,7 @@
 Axial views from below (the patient's right is on the left), coronal from the front, sagittal from the left.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -86,13 +86,13 @@ def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: Mapping[s
     outlines = {colour: plane(mask, name, index) for colour, mask in masks.items()}
     pixel = pixel_size(scan.spacing, name)
     draw_slice(axes, plane(scan.array, name, index), pixel, window, outlines, 1.1)
-    letters_and_bar(axes, name)
+    letters_and_bar(axes, PLANES[name])
 
 
-def edge_letters(axes: Axes, name: str) -> None:
-    """The orientation letters at the edges of a view, white with a black rim."""
+def edge_letters(axes: Axes, letters: Sequence[str]) -> None:
+    """Letters at the left, right, top and bottom edge of a view, white with a black rim."""
     places = {(0, 0.5): (6, 0), (1, 0.5): (-6, 0), (0.5, 1): (0, -6), (0.5, 0): (0, 6)}
-    for letter, (place, points) in zip(PLANES[name], places.items()):
+    for letter, (place, points) in zip(letters, places.items()):
         axes.annotate(letter, place, points, "axes fraction", "offset points", color="white", ha="center",
                       va="center", fontsize=SMALLEST_FONT, path_effects=RIM)
 
@@ -110,9 +110,9 @@ def scale_bar(sheet: Axes, left: float, top: float, scale: float, width: float) 
     write(sheet, right + 1, top, [f"{length} mm"])
 
 
-def letters_and_bar(axes: Axes, name: str) -> None:
+def letters_and_bar(axes: Axes, letters: Sequence[str]) -> None:
     """Orientation letters and a scale bar within a view that was drawn in mm, rows downwards from 0."""
-    edge_letters(axes, name)
+    edge_letters(axes, letters)
     width, height = axes.get_xlim()[1], axes.get_ylim()[0]
     x, y, bar = 0.06 * width, 0.93 * height, bar_length(width)
     axes.plot([x, x + bar], [y, y], color="white", linewidth=2, solid_capstyle="butt", path_effects=RIM)

@@ -1,7 +1,7 @@
 """All files that one scan and its masks are exported to.
 
-No file holds anything of a DICOM header, but the DICOM SEG what the standard requires. File names, pictures
-and reports hold no path, and of a DICOM series not even the folder's name, which often is the patient's.
+No file holds anything of a DICOM header, but the DICOM SEG what the standard requires; and none holds a path,
+or the name of a DICOM series' folder, which often is the patient's.
 """
 
 import hashlib
@@ -28,8 +28,6 @@ from magunet.volume import FILE_ENDINGS, Volume, orientation, reorient, same_geo
 
 FACES = ("inferior", "superior", "anterior", "posterior", "right", "left")
 """Ends of the axes of an LPS array (d, h, w): first and last slice, row, column."""
-MIDLINES = {True: "halfway between the two joints", False: "middle of the scan, for no two joints were found"}
-"""What the plane between left and right is, by `Midline.between_joints`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Origin:
 @dataclass(frozen=True)
 class Exported:
     """A scan with its predicted and, if known, true mask on its grid. ``name`` begins all file names;
-    ``source`` is the headers of the DICOM series that the scan is of, if any; ``note`` is for the report."""
+    ``source`` is the headers of its DICOM series, if any; ``note`` is for the report."""
 
     name: str
     scan: Volume
@@ -81,10 +79,8 @@ def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
 
 
 def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list[pydicom.Dataset] | None:
-    """Headers for the DICOM SEG of a scan read from ``path``; by default None and a note if they are unfit.
-
-    Raises InputError when ``formats`` ask for a DICOM SEG and it cannot be made.
-    """
+    """Headers for the DICOM SEG of a scan read from ``path``. If they are unfit, None and a note, or, when
+    ``formats`` ask for a DICOM SEG, InputError."""
     if "dicom-seg" not in (formats or FORMATS) or (formats is None and not path.is_dir()):
         return None
     try:
@@ -101,7 +97,7 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     """Write a case in ``formats``, by default all, into the folder ``out``; returns the files' paths.
 
     A joint without voxels gets no mesh, and an empty mask no DICOM SEG: a note says so, and that file of an
-    earlier export is removed. Files in other formats stay; a note names them. Raises InputError for a mask on
+    earlier export is removed. Files in other formats stay, with a note. Raises InputError for a mask on
     another grid, and when a DICOM SEG is asked for and cannot be made.
     """
     masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
@@ -109,7 +105,8 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
         if not same_geometry(case.scan, mask):
             raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan")
     labels, files, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
-    jobs = [("nifti", f"{name}.nii.gz", partial(_write_mask, mask)) for name, mask in masks.items()]
+    jobs = [("nifti", f"{name}.nii.gz", partial(write_volume, mask.with_array(np.uint8(mask.array != 0))))
+            for name, mask in masks.items()]
     jobs += [("png", "sij.png", partial(_write_picture, case, origin))]
     jobs += [("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both)) for name, both in labels.items()]
     if case.source is not None:
@@ -118,7 +115,7 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint))
              for name, both in labels.items() for joint in JOINTS]
     jobs += [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files)))]
-    asked = formats is not None and case.prediction.array.any()
+    optional = {"stl"} | ({"dicom-seg"} if formats is None or not case.prediction.array.any() else set())
     for form, ending, write in jobs:
         path = out / f"{case.name}_{ending}"
         if form not in (formats or FORMATS):
@@ -128,17 +125,13 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
             write(path)
             files.append(path)
         except InputError as error:
-            if form != "stl" and (form != "dicom-seg" or asked):
+            if form not in optional:
                 raise
             path.unlink(missing_ok=True)
             say(f"note: {path.name} is not written: {error}")
     if older:
         say(f"note: of an earlier export, perhaps of another prediction, are still: {', '.join(older)}")
     return files
-
-
-def _write_mask(mask: Volume, path: Path) -> None:
-    write_volume(mask.with_array((mask.array != 0).astype(np.uint8)), path)
 
 
 def _write_picture(case: Exported, origin: Origin, path: Path) -> None:
@@ -158,11 +151,12 @@ def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Se
     scan, masks = case.scan, {}
     for name, both in labels.items():
         plane = midline(both)
+        kind = ("halfway between the two joints" if plane.between_joints else
+                "middle of the scan, for no two joints were found")
         masks[name] = _extent(both) | {
             "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
             "joints": {joint.side: _extent(both.with_array(both.array == joint.label)) for joint in JOINTS},
-            "left_and_right_parted_at": {
-                "x_mm_lps": round(plane.x, 3), "which_is": MIDLINES[plane.between_joints]}}
+            "left_and_right_parted_at": {"x_mm_lps": round(plane.x, 3), "which_is": kind}}
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
             "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan)}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid,

@@ -1,7 +1,7 @@
 """A scan and labels made small enough for a viewer, and placed so that every viewer shows them upright.
 
-itkwidgets ignores directions. So a preview always lies along the patient's axes (LPS: x to the left, y to
-posterior, z to superior); oblique scans are interpolated onto such a grid.
+A preview lies along the patient's axes (LPS), since itkwidgets ignores directions; oblique scans are
+interpolated onto such a grid.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ LARGEST_SIDE = 128
 HU_RANGE = (-1000.0, 2000.0)
 """Previews are clipped to it: a speck of metal would spoil every transfer function."""
 LABEL_COLOURS = AGREEMENT_COLOURS | {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
-"""Of labels in all viewers; the same as in the figures."""
+"""Of labels in viewers and figures."""
 LABEL_NUMBERS = {name: number for number, name in enumerate(LABEL_COLOURS, 1)}
 """Of labels in label maps."""
 CHOICES = ("truth", "prediction", "error map")
@@ -44,11 +44,9 @@ def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> V
     if choice != "error map":
         mask = truth if choice == "truth" else prediction
         return mask and mask.with_array(np.uint8(LABEL_NUMBERS[choice]) * (mask.array != 0))
-    if truth is None or prediction is None:
-        return None
-    if not same_geometry(truth, prediction):
+    if truth and prediction and not same_geometry(truth, prediction):
         raise InputError("truth and prediction lie on different grids; resample one onto the other")
-    return truth.with_array(agreement(prediction.array, truth.array))
+    return truth and prediction and truth.with_array(agreement(prediction.array, truth.array))
 
 
 def preview(scan: Volume, labels: Volume | None = None,
@@ -58,23 +56,19 @@ def preview(scan: Volume, labels: Volume | None = None,
     Where the scan shrinks it is averaged; a label is the one at the centre of the new voxel.
     """
     scan = reorient(scan, "LPS")
-    shape = tuple(min(size, side) for size in scan.array.shape)
+    shape = tuple(np.minimum(scan.array.shape, side).tolist())
     factors = np.divide(scan.array.shape, shape)
     origin = scan.to_world(tuple((factors - 1) / 2))
     image = Volume(resize(scan.array, shape), tuple(scan.spacing * factors), tuple(origin), scan.direction)
     if not np.allclose(image.direction, np.eye(3), atol=1e-3):
-        image = _sampled(image, _straight_grid(image, side), 1, HU_RANGE[0])
+        ends = corners(image)
+        extent = np.ptp(ends, axis=0)                                                    # x, y, z
+        steps = np.maximum(image.spacing[::-1], extent / (side - 1))
+        shape = 1 + np.ceil(extent / steps - 1e-6).astype(int)
+        empty = Volume(np.zeros(shape[::-1], np.uint8), tuple(steps[::-1]), tuple(ends.min(axis=0)))
+        image = _sampled(image, empty, 1, HU_RANGE[0])
     image = image.with_array(np.clip(np.rint(image.array), *HU_RANGE).astype(np.int16))
     return image, labels and _sampled(labels.with_array(labels.array.astype(np.uint8)), image, 0, 0)
-
-
-def _straight_grid(volume: Volume, side: int) -> Volume:
-    """An empty grid along the patient's axes around an oblique volume, with its spacing or wider."""
-    ends = corners(volume)
-    extent = np.ptp(ends, axis=0)
-    steps = np.maximum(volume.spacing[::-1], extent / (side - 1))
-    shape = 1 + np.ceil(extent / steps - 1e-6).astype(int)
-    return Volume(np.zeros(shape[::-1], np.uint8), tuple(steps[::-1]), tuple(ends.min(axis=0)))
 
 
 def _sampled(volume: Volume, grid: Volume, order: int, outside: float) -> Volume:

@@ -18,7 +18,7 @@ from joint_object import DIRECTIONS, both, grid, parts, world
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg
-from compendium.view.export import Exported, Origin, export, touched_faces, voxel_hash
+from compendium.view.export import Exported, export, touched_faces, voxel_hash
 from compendium.view.segments import write_segments
 from magunet import __version__
 from magunet.base.provenance import file_hash
@@ -26,7 +26,8 @@ from magunet.joints import JOINTS, left_and_right
 from magunet.predict import Model
 from magunet.volume import Volume, read_volume, write_volume
 
-ORIGIN = Origin("MAG-UNet-0123456789-s0", "MAG-UNet", "smoke", 0, "f" * 64, "0123456789")
+ORIGIN = {"run": "MAG-UNet-0123456789-s0", "network": "MAG-UNet", "profile": "smoke", "seed": 0,
+          "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789"}
 ALL = ",".join(FORMATS)
 
 
@@ -136,9 +137,7 @@ def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
         assert joint["touches_border"] is False and joint["touched_faces"] == []
     assert found["volume_ml"] == pytest.approx(both(scan).array.sum() * 16.5 / 1000, abs=1e-3)
     assert found["left_and_right_parted_at"]["which_is"] == "halfway between the two joints"
-    assert report["model"] == {
-        "run": "MAG-UNet-0123456789-s0", "network": "MAG-UNet", "profile": "smoke", "seed": 0,
-        "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789"}
+    assert report["model"] == ORIGIN
     assert report["magunet"] == __version__ and report["scan"]["sha256_of_voxels"] == voxel_hash(scan)
     others = {path.name: file_hash(path) for path in files.values() if path.suffix != ".json"}
     assert report["sha256_of_files"] == others

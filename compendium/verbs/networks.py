@@ -112,14 +112,14 @@ def export(words: Words) -> None:
 
 def _hand_on(words: Words, model, run: Path, out: Path, path: Path, scan, name: str, **more) -> None:
     """Segment the scan that was read from a path, write it under a name, and print the files."""
-    from compendium.view.export import Exported, Origin, export
+    from compendium.view.export import Exported, export, origin_of
     from magunet.base.progress import say
 
     try:
         mask = model.segment(scan)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    case, origin = Exported(name, scan, mask, **more), Origin.of(run, model)
+    case, origin = Exported(name, scan, mask, **more), origin_of(run, model)
     files = export(case, origin, out, words.formats, words.anonymise)
     if not mask.array.any():
         say(f"note: {name}: the network found no joint; the mask is empty")

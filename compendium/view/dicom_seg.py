@@ -1,13 +1,13 @@
-"""DICOM Segmentation objects of a DICOM series: frame by frame on the source's slices, in its frame of
-reference.
+"""DICOM Segmentation objects, frame by frame on a DICOM series' slices, in its frame of reference.
 
-Of the source is read only what KEPT names, so nothing else can reach the file: not the institution, the
-physicians, comments, or private tags.
+Of the series is read only what kept_tags.toml names, so nothing else can reach the file: not the institution,
+comments, or private tags.
 """
 
 import contextlib
 import logging
 import re
+import tomllib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +19,6 @@ from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from magunet import __version__
@@ -29,28 +28,8 @@ from magunet.joints import JOINTS, Joint
 from magunet.series import ordered_slices
 from magunet.volume import Volume
 
-DATE = re.compile(r"(\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01]))?")
-"""Of DICOM, or nothing."""
-TIME = re.compile(r"(([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?)?")
-"""Of DICOM, or nothing."""
-TEXT = re.compile(".*", re.DOTALL)
-"""Of any kind."""
-PATIENT_AND_STUDY = {"PatientName": TEXT, "PatientID": TEXT, "PatientBirthDate": DATE,
-                     "PatientSex": re.compile("[MFO]?"), "StudyDate": DATE, "StudyTime": TIME,
-                     "ReferringPhysicianName": TEXT, "StudyID": TEXT, "AccessionNumber": TEXT}
-"""What the modules Patient and General Study require besides the study's UID, and what may stand there, if
-only nothing."""
-UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-"""Unique identifiers that a segmentation refers to."""
-GEOMETRY = ("Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
-"""What else it cannot do without."""
-LOSSY = {"LossyImageCompression": re.compile("0[01]"), "LossyImageCompressionRatio": re.compile(r"[\d.]+"),
-         "LossyImageCompressionMethod": re.compile(r"ISO_\d+_\d+")}
-"""Of the slices' compression, and what may stand there: some scanners write text of their own into any
-field."""
-KEPT = (*PATIENT_AND_STUDY, *UIDS, *GEOMETRY, *LOSSY, "SOPClassUID", "SpecificCharacterSet", "SliceThickness",
-        "Modality")
-"""All that is read of a slice's header."""
+TAGS = tomllib.loads(Path(__file__).with_name("kept_tags.toml").read_text(encoding="utf-8"))
+"""All that is read of a slice's header, and what may stand in its text."""
 
 
 @contextlib.contextmanager
@@ -75,9 +54,10 @@ def read_source(folder: Path | str, scan: Volume) -> list[pydicom.Dataset]:
     if not folder.is_dir():
         raise InputError(f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the folder "
                          "of the series, or leave dicom-seg out of --formats")
-    headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(KEPT), force=True)
+    names = [name for group in TAGS.values() for name in group]
+    headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=True)
                for path in ordered_slices(folder)[0]]
-    for name in (*UIDS, *GEOMETRY):
+    for name in TAGS["uids"] + TAGS["geometry"]:
         if not all(header.get(name) for header in headers):
             raise InputError(f"{folder}: slices lack {name}, which a DICOM SEG must refer to; export the "
                              "series again from the archive, or choose other formats")
@@ -95,19 +75,18 @@ def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: 
     """Write labels of `left_and_right` as a binary DICOM SEG with a segment a joint, whole or not at all.
 
     source: from `read_source`, of the labels' scan. network, run: what made them. With ``anonymise`` the
-    patient is called "anonymous", the rest of patient and study is empty, and every UID a hash of the old
-    one: exports of a series stay together, but refer to slices that only a copy with the same replacement
-    holds. Raises InputError for an empty mask, and when the headers do not make a valid segmentation.
+    patient is called "anonymous", the rest of patient and study is empty, and every UID is a hash of the old
+    one, so exports of a series stay together. Raises InputError for an empty mask or unfit headers.
     """
     joints = [joint for joint in JOINTS if (labels.array == joint.label).any()]
     if not joints:
         raise InputError("the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
         _complete(header, labels.spacing[0], anonymise)
-    numbers = np.zeros(labels.array.shape, np.uint8)                     # segments count from 1 without a gap
-    for number, joint in enumerate(joints, 1):
+    numbers, segments = np.zeros(labels.array.shape, np.uint8), []
+    for number, joint in enumerate(joints, 1):                           # segments count from 1 without a gap
         numbers[labels.array == joint.label] = number
-    segments = [_segment(number, joint, network) for number, joint in enumerate(joints, 1)]
+        segments.append(_segment(number, joint, network))
     try:
         dataset = Segmentation(
             source, numbers, "BINARY", segments, series_instance_uid=generate_uid(), series_number=1,
@@ -119,7 +98,7 @@ def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: 
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
-        for name in PATIENT_AND_STUDY:                                     # which the error may quote
+        for name in TAGS["patient_and_study"]:                                   # which the error may quote
             value = str(source[0].get(name) or "")
             reason = reason.replace(value, name) if len(value) > 2 else reason
         raise InputError(f"no DICOM SEG can be made of this series ({reason}); take other formats") from None
@@ -137,26 +116,24 @@ def _segment(number: int, joint: Joint, network: str) -> SegmentDescription:
     segment = SegmentDescription(
         number, joint.name, codes.cid7150.AnatomicalStructure, codes.cid7151.SacroiliacJoint, "AUTOMATIC",
         algorithm, display_color=CIELabColor.from_rgb(*[round(255 * value) for value in joint.colour]))
-    code, meaning = joint.laterality
-    side = highdicom.sr.CodedConcept.from_code(Code(code, "SCT", meaning))
+    side = highdicom.sr.CodedConcept(joint.laterality[0], "SCT", joint.laterality[1])
     segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     return segment
 
 
 def _complete(header: pydicom.Dataset, slice_mm: float, anonymise: bool) -> None:
-    """Adds what the standard requires and sources leave out, and empties what it does not allow; text in
-    UTF-8."""
-    for name, form in PATIENT_AND_STUDY.items():
+    """Adds what the standard requires, and empties what it does not allow; text in UTF-8."""
+    for name, form in TAGS["patient_and_study"].items():
         value = header.get(name)
         text = str((value[0] if isinstance(value, MultiValue) and value else value) or "").strip()
-        setattr(header, name, text if form.fullmatch(text) and not anonymise else "")
+        setattr(header, name, text if re.fullmatch(form, text, re.DOTALL) and not anonymise else "")
     if anonymise:
         header.PatientName, header.PatientID = "anonymous^", "anonymous"
-        for name in UIDS:
+        for name in TAGS["uids"]:
             setattr(header, name, generate_uid(entropy_srcs=["magunet", header[name].value]))
     header.SpecificCharacterSet = "ISO_IR 192"
-    for name, form in LOSSY.items():
-        if not form.fullmatch(str(header.get(name))):
+    for name, form in TAGS["compression"].items():
+        if not re.fullmatch(form, str(header.get(name))):
             header.pop(name, None)
     header.SliceThickness = header.get("SliceThickness") or f"{slice_mm:.6g}"
     header.SpacingBetweenSlices = f"{slice_mm:.6g}"

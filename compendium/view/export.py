@@ -6,7 +6,7 @@ or the name of a DICOM series' folder, which often is the patient's.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,27 +31,6 @@ FACES = ("inferior", "superior", "anterior", "posterior", "right", "left")
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What made the prediction: run folder, network, profile, seed, hashes of weights and training data."""
-
-    run: str
-    network: str
-    profile: str
-    seed: int
-    sha256_of_weights: str
-    hash_of_training_data: str
-
-    @classmethod
-    def of(cls, run: Path, model: Model) -> "Origin":
-        record = model.record
-        return cls(run.resolve().name, record["network"], model.settings.profile, record["seed"],
-                   file_hash(run / WEIGHTS_FILE), record["data_hash"])
-
-    def __str__(self) -> str:
-        return f"{self.network}, profile {self.profile}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
 class Exported:
     """A scan with its predicted and, if known, true mask on its grid. ``name`` begins all file names;
     ``source`` is the headers of its DICOM series, if any; ``note`` is for the report."""
@@ -62,6 +41,13 @@ class Exported:
     truth: Volume | None = None
     source: Sequence[pydicom.Dataset] | None = None
     note: str = ""
+
+
+def origin_of(run: Path, model: Model) -> dict:
+    """What made a prediction: run folder, network, profile, seed, hashes of weights and training data."""
+    return {"run": run.resolve().name, "network": model.record["network"], "profile": model.settings.profile,
+            "seed": model.record["seed"], "sha256_of_weights": file_hash(run / WEIGHTS_FILE),
+            "hash_of_training_data": model.record["data_hash"]}
 
 
 def voxel_hash(volume: Volume) -> str:
@@ -92,9 +78,9 @@ def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list
         return None
 
 
-def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | None = None,
+def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | None = None,
            anonymise: bool = False) -> list[Path]:
-    """Write a case in ``formats``, by default all, into the folder ``out``; returns the files' paths.
+    """Write a case, with `origin_of` its model, into the folder ``out``; returns the files' paths.
 
     A joint without voxels gets no mesh, and an empty mask no DICOM SEG: a note says so, and that file of an
     earlier export is removed. Files in other formats stay, with a note. Raises InputError for a mask on
@@ -110,8 +96,8 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     jobs += [("png", "sij.png", partial(_write_picture, case, origin))]
     jobs += [("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both)) for name, both in labels.items()]
     if case.source is not None:
-        write = partial(write_dicom_seg, labels["sij"], case.source, origin.network, origin.run, anonymise)
-        jobs += [("dicom-seg", "sij.dcm", write)]
+        jobs += [("dicom-seg", "sij.dcm", partial(write_dicom_seg, labels["sij"], case.source,
+                                                  origin["network"], origin["run"], anonymise))]
     jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint))
              for name, both in labels.items() for joint in JOINTS]
     jobs += [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files)))]
@@ -134,9 +120,10 @@ def export(case: Exported, origin: Origin, out: Path, formats: Sequence[str] | N
     return files
 
 
-def _write_picture(case: Exported, origin: Origin, path: Path) -> None:
-    figure = three_planes(case.scan, case.prediction, case.truth, f"SIJ by {origin}")
-    save_figure(figure, path, f"{origin}; run {origin.run}", vector=False)
+def _write_picture(case: Exported, origin: dict, path: Path) -> None:
+    model = "{network}, profile {profile}, seed {seed}".format_map(origin)
+    figure = three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}")
+    save_figure(figure, path, f"{model}; run {origin['run']}", vector=False)
 
 
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
@@ -146,7 +133,7 @@ def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
     write_stl(surface_mesh(labels.with_array(inside)), path)
 
 
-def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Sequence[Path]) -> dict:
+def _report(case: Exported, origin: dict, labels: dict[str, Volume], files: Sequence[Path]) -> dict:
     """The JSON report: grids, hashes, the model, and of each mask volumes, borders and the midline."""
     scan, masks = case.scan, {}
     for name, both in labels.items():
@@ -160,7 +147,7 @@ def _report(case: Exported, origin: Origin, labels: dict[str, Volume], files: Se
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
             "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan)}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid,
-            "model": asdict(origin), "masks": masks,
+            "model": origin, "masks": masks,
             "sha256_of_files": {file.name: file_hash(file) for file in files}}
 
 

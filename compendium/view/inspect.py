@@ -3,17 +3,14 @@
 In a browser: itkwidgets, if `python workflow/viewer install` made it work without a network; else niivue;
 else planes with sliders. Under papermill, nbval or nbconvert, a figure: there merely importing itkwidgets
 loses outputs.
-
-Who sent the cell decides. JupyterLab leaves the user's name in a message empty; clients that run notebooks
-headless write who started them, or, where that is empty too, number their messages with parts joined by "_".
 """
 
 import importlib.util
 import os
 import sys
 import tempfile
+import tomllib
 import types
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from jupyter_core.paths import jupyter_path
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from compendium.figures.planes import BONE_WINDOW, central_slices, plane, planes_figure, three_planes
+from compendium.figures.planes import central_slices, plane, planes_figure, three_planes
 from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, preview
 from compendium.view.sliders import slice_viewer
 from magunet.base.errors import InputError
@@ -31,24 +28,16 @@ VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
 """Best first; the last one needs no browser."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A transfer function: HU drawn black and white in planes, and in the volume, and its opacity by HU."""
-
-    window: tuple[float, float]
-    shades: tuple[float, float]
-    opacity: tuple[tuple[float, float], ...]
-
-
-PRESETS = {
-    "bone": Preset(BONE_WINDOW, (-300, 400), ((100, 0), (180, 1))),
-    "joint": Preset(BONE_WINDOW, (-300, 400), ((150, 0), (900, 0.15), (1000, 1))),
-    "soft tissue": Preset((-160, 240), (-160, 240), ((-60, 0), (60, 0.15), (240, 0.6)))}
-"""The joint preset makes bone so thin that the labels stand out."""
+PRESETS = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
+"""Transfer functions: window and shades of planes and volume, and the volume's opacity by HU."""
 
 
 def in_browser() -> bool:
-    """Whether a person's browser sent the cell that is running."""
+    """Whether a person's browser sent the cell that is running.
+
+    JupyterLab leaves the user's name in a message empty. Clients that run notebooks headless write who
+    started them, or, where that is empty too, number their messages with parts joined by "_".
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
     header = (getattr(shell, "parent_header", None) or {}).get("header", {})
@@ -60,8 +49,8 @@ def itkwidgets_problem() -> str:
     for name in ("itkwidgets", "imjoy_rpc", "zarr"):
         if importlib.util.find_spec(name) is None:
             return f"the Python package {name} is not installed"
-    folders = [Path(folder) / "imjoy-jupyterlab-extension" for folder in jupyter_path("labextensions")]
-    package = next((file for folder in folders if (file := folder / "package.json").is_file()), None)
+    folders = [Path(folder, "imjoy-jupyterlab-extension") for folder in jupyter_path("labextensions")]
+    package = next((path for folder in folders if (path := folder / "package.json").is_file()), None)
     if package is None or b"magunet-viewer/" not in package.read_bytes():
         return "the viewer's programs are not installed; run 'python workflow/viewer install'"
     return ""
@@ -91,11 +80,9 @@ def best_viewer(viewer: str | None = None) -> str:
 
 def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewer: str | None = None,
          title: str = ""):
-    """A CT with labels of `label_map`, any orientation, in the best viewer, or in the one asked for.
-
-    Returns the viewer's object, which itkwidgets displays itself, or a figure. Raises InputError for labels
-    on another grid, and for an unknown preset or viewer.
-    """
+    """A CT with labels of `label_map`, any orientation, in the best viewer, or in the one asked for: its
+    object, which itkwidgets displays itself, or a figure. Raises InputError for labels on another grid, and
+    for an unknown preset or viewer."""
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if labels is not None and not same_geometry(scan, labels):
@@ -107,13 +94,13 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewe
     return draw(*preview(scan, labels), PRESETS[preset])
 
 
-def figure(scan: Volume, labels: Volume | None, preset: Preset, title: str = "") -> Figure:
+def figure(scan: Volume, labels: Volume | None, preset: dict, title: str = "") -> Figure:
     """Three planes through the middle of the labels, labels in their colours; what a headless run shows."""
     scan = reorient(scan, "LPS")
     array = np.zeros(scan.array.shape, np.uint8) if labels is None else reorient(labels, "LPS").array
     palette = np.array([(0, 0, 0, 0), *(to_rgba(colour, 0.75) for colour in LABEL_COLOURS.values())])
     indices = central_slices(array != 0, array.shape)
-    picture, views = planes_figure(scan, indices, {}, title, preset.window)
+    picture, views = planes_figure(scan, indices, {}, title, preset["window"])
     for (name, axes), index in zip(views.items(), indices):
         extent = axes.images[0].get_extent()
         axes.imshow(palette[plane(array, name, index)], extent=extent, interpolation="nearest")
@@ -129,21 +116,21 @@ def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, 
     return slice_viewer(scan, {name: mask for name, mask in masks.items() if mask is not None}, title)
 
 
-def in_planes(image: Volume, labels: Volume | None, preset: Preset):
-    """Planes with sliders and the labels' outlines; they have windows of their own."""
-    return slice_viewer(image, {} if labels is None else {
-        name: labels.with_array(labels.array == number) for name, number in LABEL_NUMBERS.items()
-        if (labels.array == number).any()})
+def in_planes(image: Volume, labels: Volume | None, preset: dict):
+    """Planes with sliders, windows of their own, and the labels' outlines."""
+    numbers = [] if labels is None else np.unique(labels.array)
+    return slice_viewer(image, {name: labels.with_array(labels.array == number)
+                                for name, number in LABEL_NUMBERS.items() if number in numbers})
 
 
-def in_niivue(image: Volume, labels: Volume | None, preset: Preset):
+def in_niivue(image: Volume, labels: Volume | None, preset: dict):
     """A niivue widget: three planes and the volume, the patient's right on the left."""
     import ipyniivue
 
-    low, high = preset.window
+    low, high = preset["window"]
     volumes = [{"name": "ct.nii", "data": as_nifti(image), "cal_min": low, "cal_max": high}]
     if labels is not None:
-        volumes.append({"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6})
+        volumes += [{"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6}]
     widget = ipyniivue.NiiVue(height=600, is_radiological_convention=True, sagittal_nose_left=True,
                               crosshair_width=0.5, multiplanar_show_render=ipyniivue.ShowRender.ALWAYS)
     widget.load_volumes(volumes)
@@ -164,17 +151,16 @@ def as_nifti(volume: Volume) -> bytes:
         return path.read_bytes()
 
 
-def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
+def in_itkwidgets(image: Volume, labels: Volume | None, preset: dict):
     """A viewer of itkwidgets with slice planes through the labels; it displays itself."""
-    itkwidgets = import_itkwidgets()
-    extra = {}
+    itkwidgets, extra = import_itkwidgets(), {}
     if labels is not None and labels.array.any():
         extra = {"label_image": to_itkwasm(labels, "labels")}
         if preset is PRESETS["joint"]:                               # a label needs opaque voxels
             image = image.with_array(np.where(labels.array != 0, 1000, image.array).astype(np.int16))
     viewer = itkwidgets.view(to_itkwasm(image, "CT"), cmap="Grayscale", bg_color=[0.2, 0.2, 0.2], **extra)
     viewer.set_view_mode("Volume")
-    viewer.set_image_color_range(list(preset.shades))
+    viewer.set_image_color_range(preset["shades"])
     viewer.set_image_piecewise_function_points(opacity_points(image, preset))
     viewer.set_image_gradient_opacity(0.0)
     viewer.set_image_volume_sample_distance(0.5)                     # 0 is finest
@@ -188,11 +174,8 @@ def in_itkwidgets(image: Volume, labels: Volume | None, preset: Preset):
 
 
 def import_itkwidgets():
-    """The module, without the file browser that it looks for, and with its hold on the kernel undone.
-
-    On import it delays cells until a viewer is ready: that loses outputs, hides errors, and blocks the
-    notebook for ever where the browser fails to draw.
-    """
+    """The module, without the file browser that it looks for, and with its hold on the kernel undone: it
+    delays cells until a viewer is ready, which loses outputs, hides errors, and can block a notebook."""
     sys.modules.setdefault("imjoy_elfinder", types.ModuleType("imjoy_elfinder"))
     import itkwidgets
     from itkwidgets.viewer import _cell_watcher as watcher
@@ -206,16 +189,15 @@ def import_itkwidgets():
 
 def to_itkwasm(volume: Volume, name: str):
     """A volume along the patient's axes as itkwasm.Image; voxels and millimetres as they are."""
-    from itkwasm import Image, ImageType
+    from itkwasm import image_from_array
 
-    kind = ImageType(dimension=3, componentType=volume.array.dtype.name, pixelType="Scalar", components=1)
-    return Image(
-        imageType=kind, name=name, direction=np.eye(3), metadata={}, data=np.ascontiguousarray(volume.array),
-        origin=[float(v) for v in volume.origin], spacing=[float(s) for s in volume.spacing[::-1]],
-        size=[int(n) for n in volume.array.shape[::-1]])
+    image = image_from_array(np.ascontiguousarray(volume.array))
+    image.name, image.size, image.direction = name, list(image.size), np.eye(3)
+    image.origin, image.spacing = np.array(volume.origin).tolist(), np.array(volume.spacing[::-1]).tolist()
+    return image
 
 
-def opacity_points(image: Volume, preset: Preset) -> list[list[float]]:
+def opacity_points(image: Volume, preset: dict) -> list[list[float]]:
     """A preset's opacity for itkwidgets: HU, scaled to 0 to 1 over the image's own values, and opacity."""
     low, high = float(image.array.min()), float(image.array.max())
-    return [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset.opacity]
+    return [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset["opacity"]]

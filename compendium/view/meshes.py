@@ -1,7 +1,4 @@
-"""Surfaces of masks as triangle meshes, and STL files of them.
-
-Points are LPS coordinates in mm; the file says so (``SPACE=LPS``) the way 3D Slicer looks for it.
-"""
+"""Surfaces of masks as triangle meshes, and STL files of them, in LPS coordinates and mm."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +13,7 @@ from magunet.volume import Volume, bounding_box
 STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 """One triangle of a binary STL file: 50 bytes."""
 STL_HEADER = b"magunet; SPACE=LPS; UNIT=mm".ljust(80)
-"""Must not begin with "solid", which marks the text form of STL."""
+"""As 3D Slicer looks for it. It must not begin with "solid", which marks the text form of STL."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Mesh:
     triangles: np.ndarray
 
     def corners(self) -> np.ndarray:
-        """The triangles' corners in mm, (m, 3, 3): triangle, corner, x-y-z."""
+        """Of the triangles, in mm, (m, 3, 3): triangle, corner, x-y-z."""
         return self.points[self.triangles]
 
     def normals(self) -> np.ndarray:
@@ -40,8 +37,8 @@ class Mesh:
 def surface_mesh(mask: Volume) -> Mesh:
     """The surface of a mask's non-zero voxels, halfway between the voxels inside and those outside.
 
-    Marching cubes after Lewiner (scikit-image), on a grid of any orientation, closed at the border of the
-    scan. Nothing is smoothed: the mesh is the mask, with its steps. Raises InputError for an empty mask.
+    Marching cubes (Lewiner), not smoothed, closed at the border of the scan, on a grid of any orientation.
+    Raises InputError for an empty mask.
     """
     inside = mask.array != 0
     if not inside.any():
@@ -49,9 +46,9 @@ def surface_mesh(mask: Volume) -> Mesh:
     box = bounding_box(inside)
     index, triangles, _, _ = marching_cubes(np.pad(inside[box], 1).astype(np.float32), 0.5)
     index = index + [side.start - 1 for side in box]                     # z-y-x, of the whole grid
-    step = mask.direction * np.asarray(mask.spacing[::-1])               # columns: one voxel along x, y, z
-    turn = 1 if np.linalg.det(mask.direction) > 0 else -1        # a mirrored grid turns triangles round
-    return Mesh(np.asarray(mask.origin) + index[:, ::-1] @ step.T, triangles[:, ::turn])
+    points = mask.origin + index[:, ::-1] * mask.spacing[::-1] @ mask.direction.T
+    turn = 1 if np.linalg.det(mask.direction) > 0 else -1     # a mirrored grid turns triangles round
+    return Mesh(points, triangles[:, ::turn])
 
 
 def write_stl(mesh: Mesh, path: Path | str) -> None:

@@ -1,15 +1,14 @@
 """Choosing what a viewer shows: case, network, labels and transfer function, in drop-downs above it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from compendium.view.inspect import PRESETS, best_viewer, show
 from compendium.view.preview import CHOICES, label_map
 from magunet.volume import Volume
 
 
-@dataclass(frozen=True)
-class ScanWithMasks:
+class ScanWithMasks(NamedTuple):
     """A scan, its true mask, and the mask that a network predicts, on one grid; a mask may be missing."""
 
     scan: Volume
@@ -19,16 +18,14 @@ class ScanWithMasks:
 
 def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
     """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one."""
-    maps = {name: label_map(name, case.truth, case.prediction) for name in dict.fromkeys((choice, *CHOICES))}
+    maps = {name: label_map(name, case.truth, case.prediction) for name in (choice, *CHOICES)}
     return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 
 
 def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], networks: Sequence[str],
            labels: str = "error map", preset: str = "bone", viewer: str | None = None):
-    """A viewer with drop-downs for case, network, labels and preset; ``load`` gets the first two.
-
-    Without a browser it is the figure of the first choice; ``labels`` and ``preset`` are what it starts with.
-    """
+    """A viewer with drop-downs for case, network, labels and preset; ``load`` gets the first two. Without a
+    browser it is the figure of the first choice. ``labels`` and ``preset`` are what it starts with."""
     viewer = best_viewer(viewer)
     if viewer == "figure":
         case = load(cases[0], networks[0])
@@ -40,7 +37,6 @@ def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], netw
     choices = {"case": list(cases), "network": list(networks), "labels": CHOICES, "preset": list(PRESETS)}
     menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset
-
     place = ipywidgets.Output()
 
     def draw(_=None) -> None:
@@ -56,5 +52,5 @@ def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], netw
 
     for menu in menus.values():
         menu.observe(draw, "value")
-    display(ipywidgets.VBox([ipywidgets.HBox(list(menus.values())), place]))
+    display(ipywidgets.VBox([ipywidgets.HBox([*menus.values()]), place]))
     draw()                                                              # into what the page shows already

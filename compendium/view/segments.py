@@ -22,17 +22,16 @@ TERMINOLOGY = {"contextName": "Segmentation category and type - DICOM master lis
 def write_segments(labels: Volume, path: Path | str) -> None:
     """Write labels of `left_and_right` on their own grid; a joint without voxels keeps its segment, empty."""
     affine = np.eye(4)
-    affine[:3, :3] = labels.direction * np.asarray(labels.spacing[::-1])
-    affine[:3, 3] = labels.origin
+    affine[:3] = np.column_stack([labels.direction * labels.spacing[::-1], labels.origin])
     extent = [end for size in labels.array.shape[::-1] for end in (0, size - 1)]
-    segments = [{"id": f"sij_{joint.side}", "name": joint.name, "color": joint.colour,
-                 "labelValue": joint.label, "layer": 0, "extent": extent,
+    segments = [{"id": f"sij_{joint.side}", "name": joint.name, "color": joint.colour, "extent": extent,
+                 "labelValue": joint.label, "layer": 0,
                  "terminology": TERMINOLOGY | {"typeModifier": ("SCT", *joint.laterality)}}
                 for joint in JOINTS]
-    content = {"voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,
-               "containedRepresentationNames": ["Binary labelmap"]}
     with whole_file(Path(path)) as part:
-        slicerio.write_segmentation(str(part), content)
+        slicerio.write_segmentation(str(part), {
+            "voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,
+            "containedRepresentationNames": ["Binary labelmap"]})
 
 
 def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
@@ -52,8 +51,8 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
             labels[layer == int(fields[f"{key}_LabelValue"])] = number
         mask = Volume(labels, image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection())
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
-        known = isinstance(error, InputError)
-        reason = error if known else f"does not say which voxels are {', '.join(names)}"
+        unclear = f"does not say which voxels are {', '.join(names)}"
+        reason = error if isinstance(error, InputError) else unclear
         raise InputError(f"{path}: {reason}; save it again in 3D Slicer") from error
     if not set(names) & set(keys):
         raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")

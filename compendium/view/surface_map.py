@@ -116,5 +116,5 @@ def draw_surfaces(axes: Axes, joints: Sequence[SurfaceMap], view: str, norm: Two
     flat = corners[order, :, :2] + (size - corners.min((0, 1))[:2] - corners.max((0, 1))[:2]) / 2
     axes.add_collection(PolyCollection(flat, facecolors=colours, edgecolors=colours, linewidths=0.2,
                                        rasterized=True))
-    axes.set(aspect="equal", facecolor="0.85", xlim=(0, size[0]), ylim=(size[1], 0), xticks=[], yticks=[])
+    axes.set(aspect="equal", facecolor="0.85", xlim=(0, size[0]), ylim=(size[1], 0))
     letters_and_bar(axes, letters)

@@ -15,7 +15,6 @@ from compendium.figures.diagrams import (
     PICTURES,
     description,
     network_diagrams,
-    network_picture,
     network_shapes,
     shape_text,
 )
@@ -25,7 +24,7 @@ from magunet.model import count_parameters
 from magunet.studies import build, build_on_meta
 
 PROFILES = sorted(path.stem for path in (ROOT / "papermill_params").glob("*.yaml"))
-PATHS = {"fig01_network": "", **{name: picture["module"] for name, picture in PICTURES.items()}}
+PATHS = {name: picture["module"] for name, picture in PICTURES.items()}
 
 
 @pytest.fixture(scope="module", params=PROFILES)
@@ -115,11 +114,12 @@ def test_arrows_follow_the_data():
     """Where an arrow joins two parts, what comes out of one goes into the other; every part has its box."""
     network = build("MAG-UNet", 16)
     tensors = run_with_hooks(network, (32, 32, 32))
-    for path, picture in [("", network_picture(5)), *((one["module"], one) for one in PICTURES.values())]:
+    for picture in PICTURES.values():
+        path = picture["module"]
         parts = {name for name, box in picture["boxes"].items() if len(box) == 2}
         children = network.get_submodule(path).named_children()
         assert parts >= {name for name, child in children if not isinstance(child, nn.ModuleList)}
-        for chain in map(str.split, picture["arrows"].split("; ")):
+        for chain in map(str.split, picture["arrows"]):
             for source, target in zip(chain[::2], chain[2::2]):
                 if source in parts and target in parts:
                     output, inputs = (tensors[f"{path}.{name}".strip(".")] for name in (source, target))

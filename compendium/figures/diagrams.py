@@ -30,24 +30,7 @@ KEY = "Boxes: name, operation, channels, shape of output (channels × slices × 
 ROUTES = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0"}
 """Arrow -> matplotlib's name: straight; first level, then up or down; first up or down, then level."""
 PICTURES = tomllib.loads(Path(__file__).with_name("diagrams.toml").read_text("utf-8"))
-"""File -> module, height, boxes and arrows of its diagram, as the comments in that file explain."""
-
-
-def network_picture(levels: int) -> dict:
-    """Fig. 1 as one of PICTURES: encoder on the left, decoder on the right, one row a level."""
-    rows, below = [30 + 38.5 * level for level in range(levels)], "attention"
-    boxes = {"x": (19, 9, "x\n{}"), below: (163, rows[-1]), "head": (163, 9), "end": (122, 9, "output")}
-    boxes |= {f"encoder.{level}": (19, y) for level, y in enumerate(rows)}
-    arrows = f"x -> encoder.0; encoder.{levels - 1} -> attention"
-    for level, y in reversed(list(enumerate(rows[:-1]))):
-        step, between = f"decoder.{levels - 2 - level}", y + 19.25
-        boxes |= {f"down.{level}": (19, between), f"{step}.gate": (73, y), f"{step}.up": (122, between),
-                  f"{step}.join": (122, y, f"concatenate\n{{{step}.merge}}"), f"{step}.merge": (163, y)}
-        arrows += (f"; encoder.{level} -> down.{level} -> encoder.{level + 1}; {step}.up -> {step}.join"
-                   f"; encoder.{level} -> {step}.gate -> {step}.join -> {step}.merge"
-                   f"; {below} |- {step}.up -| {step}.gate")
-        below = f"{step}.merge"
-    return {"height": 196, "boxes": boxes, "arrows": f"{arrows}; {below} -> head -> end"}
+"""File -> module, height, arrows and boxes of its diagram, as the comments in that file explain."""
 
 
 def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> dict[str, tuple]:
@@ -119,7 +102,7 @@ def draw(module: nn.Module, shapes: dict[str, tuple], title: str, picture: dict)
         frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4", "linewidth": 0.7,
                  "facecolor": COLOURS[kind], "edgecolor": "none" if kind == "end" else "black"}
         texts[name] = axes.text(x, y, text, fontsize=SMALLEST_FONT, ha="center", va="center", bbox=frame)
-    for chain in map(str.split, picture["arrows"].split("; ")):
+    for chain in map(str.split, picture["arrows"]):
         for source, route, target in zip(chain[::2], chain[1::2], chain[2::2]):
             start, end = texts[source], texts[target]
             axes.annotate("", end.get_position(), start.get_position(), arrowprops={
@@ -134,12 +117,12 @@ def network_diagrams(settings: Settings) -> dict[str, Figure]:
     network = build_on_meta("MAG-UNet", settings.width_divisor)
     shapes = network_shapes(network, (settings.depth, settings.size, settings.size))
     divisor = f" / {settings.width_divisor:g}" if settings.width_divisor != 1 else ""
-    scale = f"MAG-UNet at the paper's widths{divisor}"
-    title = f"{scale}, input {shape_text(shapes[''][0])}"
-    figures = {"fig01_network": draw(network, shapes, title, network_picture(len(network.encoder)))}
+    whole = f"MAG-UNet at the paper's widths{divisor}, input {shape_text(shapes[''][0])}"
+    figures = {}
     for name, picture in PICTURES.items():
         path = picture["module"]
         module = network.get_submodule(path)
         inside = {part[len(path):].strip("."): both for part, both in shapes.items() if part.startswith(path)}
-        figures[name] = draw(module, inside, f"{type(module).__name__} ({path} in {scale})", picture)
+        title = f"{type(module).__name__} ({path}) in {whole}" if path else whole
+        figures[name] = draw(module, inside, title, picture)
     return figures

@@ -217,7 +217,7 @@ def test_curves_of_any_length_can_be_read_at_the_printed_width(lengths):
         for axes, label in zip(figure.axes, ("training loss", "Dice of the validation cases")):
             assert (
                 axes.get_xlabel() == "epoch"
-                and axes.get_ylabel().startswith(label)
+                and axes.get_ylabel().replace("\n", " ").startswith(label)
                 and axes.get_ylim()[0] == 0
             )
             for axis in (axes.xaxis, axes.yaxis):  # those beyond the limits are not drawn

@@ -16,7 +16,7 @@ COMPARED = ("3D U-Net", "MAG-UNet")
 """What the paper starts from, and what it ends with."""
 TYPES = {"network": str, "seed": int, "epoch": int, "loss": float, "val_dice": float}
 """Columns of stored curves."""
-PANELS = {"loss": "training loss, Dice + cross-entropy", "val_dice": "Dice of the validation cases"}
+PANELS = {"loss": "training loss,\nDice + cross-entropy", "val_dice": "Dice of the\nvalidation cases"}
 """Column -> what its axis says."""
 STYLES = {"color": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black"),
           "linestyle": ("solid", (0, (4, 1.2)), (0, (1.2, 1))), "marker": ("o", "s", "^", "D", "v")}
@@ -28,17 +28,17 @@ def read_curves(stored: Results) -> pd.DataFrame:
 
     Raises InputError when the file is missing or damaged, or has not each epoch of each stored run once.
     """
+    path = stored.folder / CURVES_FILE
     try:
-        curves = pd.read_csv(stored.folder / CURVES_FILE, dtype=TYPES, usecols=list(TYPES))
+        curves = pd.read_csv(path, dtype=TYPES, usecols=list(TYPES))
         epochs = {(run["network"], run["seed"]): list(range(1, 1 + run["epochs"])) for run in stored.runs}
-        if {run: list(rows) for run, rows in curves.groupby(["network", "seed"])["epoch"]} != epochs:
+        if curves.groupby(["network", "seed"])["epoch"].agg(list).to_dict() != epochs:
             raise ValueError(f"its epochs are not those of the runs in {RUNS_FILE}")
         if not np.isfinite(curves[list(PANELS)]).all(axis=None):
             raise ValueError("numbers are missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{stored.folder / CURVES_FILE}: missing or damaged ({reason}); store the profile's "
-                         "results again") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: missing or damaged ({reason}); store the profile's results again") from error
     return curves
 
 
@@ -49,10 +49,9 @@ def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) ->
     This Dice is of prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole
     scans on their own grids. Raises InputError when one of the networks has no curve.
     """
-    if missing := [name for name in networks if name not in set(curves["network"])]:
-        names = ", ".join(dict.fromkeys(curves["network"]))
-        raise InputError(f"{missing[0]}: has no learning curve here; there are {names}")
-    explanation = ""
+    names, explanation = list(curves["network"].unique()), ""
+    if missing := [name for name in networks if name not in names]:
+        raise InputError(f"{missing[0]}: has no learning curve here; there are {', '.join(names)}")
     figure = Figure(figsize=(FIGURE_WIDTH, 3 + 0.05 * len(networks)), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items()):
         for name, *styles in zip(networks, *map(itertools.cycle, STYLES.values())):
@@ -64,10 +63,7 @@ def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) ->
             mean = seeds.dropna().mean(axis=1)
             axes.plot(mean.index, mean, label=name, linewidth=1.4, markersize=5, markeredgecolor="white",
                       markeredgewidth=0.5, markevery=max(1, len(mean) // 10), **dict(zip(STYLES, styles)))
-        axes.set_xlabel("epoch", fontsize=8)
-        axes.set_ylabel(label, fontsize=8)
-        axes.set_ylim(0, 1 if column == "val_dice" else None)
-        axes.tick_params(labelsize=8)
+        axes.set(xlabel="epoch", ylabel=label, ylim=(0, 1 if column == "val_dice" else None))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         axes.grid(color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8,

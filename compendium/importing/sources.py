@@ -122,7 +122,7 @@ def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
                 labels.array[onto_grid(read_volume(path), image).array > 0] = number
     else:
         labels = read_segments(first, case.segments) if case.segments else read_volume(first)
-    upright = np.diag([-1.0, 1.0, -1.0])     # half a turn about the front-to-back axis: VSD
+    upright = np.diag([-1.0, 1.0, -1.0])            # half a turn, since some CTs of VSD lie upside down
     turned = Volume(image.array, image.spacing, upright @ image.origin, upright @ image.direction)
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]

@@ -23,27 +23,21 @@ class AnyGrid(nn.Module):
         for module in network.modules():
             module.__class__ = BatchNorm3d if type(module) is nn.BatchNorm3d else type(module)
 
-    def grid(self, sides: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The sides that the network gets for an input of these sides."""
-        d, h, w = (math.ceil(n / m) * m for n, m in zip(sides, self.multiple))
-        return d, h, 2 * w if (d, h, w) == self.multiple else w
-
     def forward(self, x: Tensor) -> Tensor:
-        sides = x.shape[2:]
-        missing = [n - s for n, s in zip(self.grid(sides), sides)]
-        before = [n // 2 for n in missing]
+        sides, missing = x.shape[2:], [-n % m for n, m in zip(x.shape[2:], self.multiple)]
+        if all(s + n == m for s, n, m in zip(sides, missing, self.multiple)):
+            missing[-1] += self.multiple[-1]
         if any(missing):
-            pad = [side for n, b in zip(missing[::-1], before[::-1]) for side in (b, n - b)]
-            x = F.pad(x, pad, mode="replicate")                         # F.pad counts axes from the last
-        return self.network(x)[(..., *(slice(b, b + s) for b, s in zip(before, sides)))]
+            pad = [part for n in missing[::-1] for part in (n // 2, n - n // 2)]    # F.pad's axes: last first
+            x = F.pad(x, pad, mode="replicate")
+        return self.network(x)[(..., *(slice(n // 2, n // 2 + s) for n, s in zip(missing, sides)))]
 
 
 def sine_positions(x: Tensor) -> Tensor:
     """Fixed position encoding of every cell of a map (b, c, d, h, w): (1, n, c), float32; 6 must divide c.
 
     A sixth of the channels each holds sine and cosine of z, y and x, at wavelengths from 2 pi to 20000 pi
-    cells (Vaswani et al., NeurIPS 2017, Sec. 3.5). It holds for any grid, whereas learned positions hold for
-    one.
+    cells (Vaswani et al., NeurIPS 2017, Sec. 3.5): for any grid, whereas learned positions hold for one.
     """
     waves = 1e4 ** -torch.linspace(0, 1, x.shape[1] // 6, device=x.device)
     axes = (torch.arange(n, dtype=torch.float32, device=x.device) for n in x.shape[2:])
@@ -53,8 +47,7 @@ def sine_positions(x: Tensor) -> Tensor:
 
 
 def without_idle_parameters(network: nn.Module) -> nn.Module:
-    """Drop the normalisation before cross-attention, which MONAI's transformer blocks hold and here never
-    use."""
+    """The network without the norm before cross-attention, which MONAI's blocks hold and here never use."""
     for module in network.modules():
         if hasattr(module, "norm_cross_attn"):
             module.norm_cross_attn = nn.Identity()

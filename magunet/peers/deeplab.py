@@ -10,16 +10,9 @@ from torch import Tensor, nn
 from magunet.blocks import BatchNorm3d
 from magunet.peers.adapt import AnyGrid, scaled
 
-RATES = (3, 6, 9)
-"""Atrous rates. The reference has 6, 12, 18 on its 33 x 33 map; the paper's 256 x 256 slices give 16 x 16."""
-
 
 class SeparableConv3d(nn.Sequential):
-    """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (the reference's
-    Fig. 3).
-
-    x: (b, c_in, d, h, w) -> (b, c_out, d, h, w).
-    """
+    """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (their Fig. 3)."""
 
     def __init__(self, c_in: int, c_out: int, rate: int = 1):
         super().__init__(nn.Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
@@ -32,19 +25,17 @@ def point(c_in: int, c_out: int) -> nn.Sequential:
 
 
 def atrous(c_in: int, c_out: int, rate: int = 1) -> nn.Sequential:
-    """Separable convolution whose taps lie ``rate`` apart, BN, ReLU: it reaches ``rate`` voxels to each
-    side."""
+    """Separable convolution that reaches ``rate`` voxels to each side in one step, BN, ReLU."""
     return nn.Sequential(SeparableConv3d(c_in, c_out, rate), BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a rate, and the mean of the
-    map.
+    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a rate, and the map's mean.
 
-    x: (b, c_in, d, h, w) -> (b, c_out, d, h, w).
+    The reference has rates of 6, 12, 18 on its 33 x 33 map; the paper's 256 x 256 slices give 16 x 16.
     """
 
-    def __init__(self, c_in: int, c_out: int, rates: tuple[int, ...] = RATES):
+    def __init__(self, c_in: int, c_out: int, rates: tuple[int, ...] = (3, 6, 9)):
         super().__init__()
         self.branches = nn.ModuleList([point(c_in, c_out), *(atrous(c_in, c_out, rate) for rate in rates)])
         self.mean = point(c_in, c_out)
@@ -59,11 +50,9 @@ def resnet_50(width: int) -> nn.Module:
     """MONAI's ResNet-50 at output stride 16: its last stage has rate 2 in place of stride 2.
 
     So it computes on the 1/16 grid what it would have computed on the 1/32 grid, and the values between.
-    width: channels of its first stage within the blocks, 64 in the reference; what leaves the last is 32
-    times as wide.
+    width: channels within the blocks of its first stage; what leaves the last is 32 times as wide.
     """
     from monai.networks.nets.resnet import ResNet
-
     widths = [width, 2 * width, 4 * width, 8 * width]
     network = ResNet("bottleneck", [3, 4, 6, 3], widths, spatial_dims=3, n_input_channels=1, conv1_t_size=7,
                      conv1_t_stride=2, shortcut_type="B", feed_forward=False, bias_downsample=False,

@@ -2,8 +2,7 @@
 
 Every function takes the divisor of the channel widths, and its network any grid: (b, 1, d, h, w) -> logits of
 that shape. None has dropout; widths are the baseline's 32 to 512 where nothing else is said. The paper's
-counts fit no stock network, and Attention U-Net (118.51 Mi) or ResUNet (55.92) at no usual width; they are
-not chased.
+counts fit no stock network, and those of Attention U-Net (118.51 Mi) and ResUNet (55.92) no usual width.
 """
 
 import math
@@ -27,7 +26,6 @@ class VNet(nn.Module):
 
     def __init__(self, width: int = 16):
         from monai.networks.nets.vnet import DownTransition, InputTransition, OutputTransition, UpTransition
-
         super().__init__()
         w = [width * 2**i for i in range(5)]
         ups = (w[4], w[4], 2), (w[4], w[3], 2), (w[3], w[2], 1), (w[2], w[1], 1)    # in, out, convolutions
@@ -58,7 +56,6 @@ def dyn_unet(filters: tuple[int, ...], strides: list, residual: bool, norm: tupl
     It lists its stages under two names; one list goes, for safetensors stores no weight under two names.
     """
     from monai.networks.nets.dynunet import DynUNet
-
     network = DynUNet(
         spatial_dims=3, in_channels=1, out_channels=1, kernel_size=[3] * len(filters), strides=[1, *strides],
         upsample_kernel_size=strides, filters=filters, dropout=None, norm_name=norm, act_name=act,
@@ -87,12 +84,10 @@ def nn_unet(width_divisor: float) -> nn.Module:
 def attention_unet(width_divisor: float) -> nn.Module:
     """Attention U-Net with BN and ReLU throughout. Oktay et al., MIDL 2018.
 
-    MONAI's convolutions after each skip have instance norm and PReLU hidden in their defaults; they are
-    replaced.
+    MONAI's convolutions after skips, which take instance norm and PReLU by default, are replaced.
     """
     from monai.networks.blocks.convolutions import Convolution
     from monai.networks.nets.attentionunet import AttentionLayer, AttentionUnet
-
     widths = scaled(width_divisor, 32, 64, 128, 256, 512, multiple=2)   # the gates halve them
     network = AttentionUnet(spatial_dims=3, in_channels=1, out_channels=1, channels=widths, strides=(2,) * 4,
                             kernel_size=3, up_kernel_size=3, dropout=0.0)
@@ -106,7 +101,6 @@ def attention_unet(width_divisor: float) -> nn.Module:
 def mednext(width_divisor: float) -> nn.Module:
     """MedNeXt-B with 3^3 kernels, group norm of single channels, GELU. Roy et al., MICCAI 2023, Table 1."""
     from monai.networks.nets.mednext import MedNeXt
-
     filters, = scaled(width_divisor, 32)
     network = MedNeXt(
         spatial_dims=3, init_filters=filters, in_channels=1, out_channels=1, kernel_size=3,
@@ -117,10 +111,8 @@ def mednext(width_divisor: float) -> nn.Module:
 
 
 def seg_resnet(width_divisor: float) -> nn.Module:
-    """SegResNet without its autoencoder, groups of eight channels or fewer, ReLU. Myronenko, BrainLes
-    2018."""
+    """SegResNet without autoencoder, groups of at most eight channels, ReLU. Myronenko, BrainLes 2018."""
     from monai.networks.nets.segresnet import SegResNet
-
     filters, = scaled(width_divisor, 32)
     network = SegResNet(
         spatial_dims=3, init_filters=filters, in_channels=1, out_channels=1, dropout_prob=None, act=RELU,
@@ -136,7 +128,6 @@ def swin_unetr(width_divisor: float) -> nn.Module:
     MONAI reads them off a table for whole windows, so train and predict at one size.
     """
     from monai.networks.nets.swin_unetr import SwinUNETR
-
     features, = scaled(width_divisor, 48, multiple=12)
     with torch.device("cpu"):           # MONAI reads a tensor's value as it builds; the meta device has none
         network = SwinUNETR(

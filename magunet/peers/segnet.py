@@ -23,8 +23,7 @@ def stage(channels: list[int]) -> nn.Sequential:
 
 
 class SegNet(nn.Module):
-    """The decoder upsamples by the indices of the encoder's max pooling, nothing else, and ends in the
-    classifier.
+    """The decoder upsamples by the indices of the encoder's max pooling and by nothing else.
 
     x: (b, 1, d, h, w), sides of 32 or more -> logits (b, 1, d, h, w).
     """

@@ -1,5 +1,4 @@
-"""TransUNet in three dimensions: a U-Net whose bottleneck is a vision transformer over the cells of its 1/16
-map.
+"""TransUNet in three dimensions: a U-Net with a vision transformer over the cells of its 1/16 map.
 
 Chen et al.: TransUNet, arXiv:2102.04306; skips at every level as in their 3D TransUNet, arXiv:2310.07781.
 """
@@ -20,7 +19,6 @@ class TransUNet(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], hidden: int):
         from monai.networks.blocks.transformerblock import TransformerBlock
-
         super().__init__()
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip((1, *widths), widths[:-1]))
         self.embed = nn.Conv3d(widths[-2], hidden, 1)

@@ -27,15 +27,13 @@ class Cells(nn.Module):
 
 
 class UNETR(nn.Module):
-    """12 layers of 12 heads as ViT-B, instance norm, and the leaky ReLU of 0.01 that MONAI's blocks have
-    built in.
+    """12 layers of 12 heads as ViT-B, instance norm, and the leaky ReLU of 0.01 that MONAI's blocks hold.
 
     x: (b, 1, d, h, w), sides divisible by 16 -> logits (b, 1, d, h, w). hidden must be divisible by 12.
     """
 
     def __init__(self, hidden: int = 768, features: int = 32):
         from monai.networks.nets import unetr
-
         super().__init__()
         self.network = without_idle_parameters(unetr.UNETR(
             in_channels=1, out_channels=1, img_size=CELL, feature_size=features, hidden_size=hidden,
@@ -50,7 +48,6 @@ class UNETR(nn.Module):
 
 
 def unetr(width_divisor: float) -> nn.Module:
-    """UNETR with feature size 32: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 would be farther
-    off."""
+    """UNETR of 32 features: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 is farther off."""
     hidden, = scaled(width_divisor, 768, multiple=HEADS)
     return AnyGrid(UNETR(hidden, *scaled(width_divisor, 32)), CELL, CELL, CELL)

@@ -13,22 +13,20 @@ take border voxels, each counting the same. Outside the scan is background.
 0 and for HD95 and ASSD a penalty, the diagonal of the scan; ``undefined`` says so, and tables count it.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import KDTree
+from scipy.spatial import KDTree, distance_matrix
 
 from magunet.metrics import check_same_shape
 from magunet.volume import bounding_box
 
 TOLERANCE_MM = 1.0
 """Default of NSD: surfaces this near count as one."""
-CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
+CORNERS = np.argwhere(np.ones((2, 2, 2)))
 """The eight voxels around a corner, (8, 3)."""
-EDGES = np.array([(i, j) for i, j in itertools.combinations(range(8), 2)
-                  if np.abs(CORNERS[i] - CORNERS[j]).sum() == 1])
+EDGES = np.argwhere(np.triu(distance_matrix(CORNERS, CORNERS) == 1))
 """The twelve pairs of neighbours among the eight, (12, 2)."""
 MIDPOINTS = CORNERS[EDGES].mean(axis=1)
 """Halfway between them, (12, 3)."""
@@ -81,11 +79,10 @@ class SurfaceScores:
 
 def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float],
                    penalty: float | None = None, tolerance: float = TOLERANCE_MM) -> SurfaceScores:
-    """Scores of a prediction by its surface, symmetric in prediction and truth.
+    """Scores of a prediction by its surface, symmetric in prediction and truth; InputError if shapes differ.
 
     prediction, truth: (d, h, w), non-zero is foreground. spacing: mm, (z, y, x). penalty: mm, for HD95 and
-    ASSD where only one mask is empty; by default the diagonal of the array. tolerance: mm, of NSD. Raises
-    InputError when the shapes differ.
+    ASSD where only one mask is empty; by default the diagonal of the array. tolerance: mm, of NSD.
     """
     distances = surface_distances(prediction, truth, spacing)
     if distances is not None:
@@ -107,10 +104,7 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray,
 
 
 def surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Places (n, 3) in mm from the centre of voxel [0, 0, 0], z-y-x, and areas (n,) in mm² of a surface.
-
-    mask: (d, h, w), non-zero is foreground, not empty. spacing: mm, (z, y, x).
-    """
+    """Places (n, 3), mm from the centre of voxel [0, 0, 0], and areas (n,), mm², of a mask that is not empty."""
     box = bounding_box(mask)
     inside = np.pad(mask[box] != 0, 1)
     size = np.subtract(inside.shape, 1)
@@ -127,9 +121,7 @@ def surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.nda
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
     """The smallest value at or below which at least ``share`` of the weight lies."""
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(cumulative, share * cumulative[-1] * (1 - 1e-12))])
+    return float(np.quantile(values, share * (1 - 1e-12), weights=weights, method="inverted_cdf"))
 
 
 def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:

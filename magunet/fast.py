@@ -184,7 +184,7 @@ def statistics_left_alone(module: nn.Module) -> Iterator[None]:
 
 
 def recompute(network: nn.Module) -> None:
-    """Let training of a MAG-UNet, and no other, keep what enters a level, and compute the rest of it again."""
+    """Let training of a MAG-UNet, and no other, keep what enters a level and compute its other maps again."""
     if isinstance(network, model.MAGUNet):
         for level in (*network.encoder, *network.down, network.attention, *network.decoder):
             contexts = partial(lambda level: (contextlib.nullcontext(), statistics_left_alone(level)), level)

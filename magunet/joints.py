@@ -1,9 +1,6 @@
-"""The one definition of left and right, for scores by side, exports, viewers and figures.
+"""The one definition of left and right: the patient's, by LPS coordinates, where x grows to the left."""
 
-Sides are the patient's, told by world coordinates (LPS: x grows to the left), on a grid of any orientation.
-"""
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -24,8 +21,7 @@ SPECK = 0.2
 """Pieces smaller than this fraction of the largest do not count when the midline is looked for."""
 
 
-@dataclass(frozen=True)
-class Joint:
+class Joint(NamedTuple):
     """A joint: its side, label in files, colour (red, green, blue in [0, 1]), and laterality in SNOMED CT."""
 
     side: str
@@ -45,8 +41,7 @@ SIDES = tuple(joint.side for joint in JOINTS)
 """Of the patient, in the order of all tables."""
 
 
-@dataclass(frozen=True)
-class Midline:
+class Midline(NamedTuple):
     """The sagittal plane at ``x`` (mm, LPS) that parts left from right."""
 
     x: float
@@ -62,8 +57,7 @@ def midline(mask: Volume) -> Midline:
     """
     middle = float(mask.to_world(tuple((n - 1) / 2 for n in mask.array.shape))[0])
     pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
+    sizes = np.bincount(pieces[pieces > 0], minlength=1)
     places = _world(mask, (sizes >= max(1, SPECK * sizes.max()))[pieces])
     if len(places) < 2:
         return Midline(middle, False)
@@ -87,9 +81,9 @@ def left_and_right(mask: Volume, plane: float | None = None) -> Volume:
 
     The default plane is the mask's own `midline`. A piece on both sides is cut; a side may have no voxels.
     """
-    plane, inside = midline(mask).x if plane is None else plane, mask.array != 0
-    labels = inside.astype(np.uint8)
-    labels[inside] = np.where(_world(mask, inside)[:, 0] >= plane, *(joint.label for joint in JOINTS))
+    plane = midline(mask).x if plane is None else plane
+    labels = (mask.array != 0).astype(np.uint8)
+    labels[labels > 0] = np.where(_world(mask, labels)[:, 0] >= plane, *(joint.label for joint in JOINTS))
     return mask.with_array(labels)
 
 

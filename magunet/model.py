@@ -98,8 +98,8 @@ class MAGUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if min(x.shape[2:]) < SMALLEST_SIDE:
             size = " x ".join(map(str, x.shape[2:]))
-            raise ValueError(f"MAG-UNet halves its input four times and needs at least {SMALLEST_SIDE} voxels "
-                             f"a side; got {size}. Pad or resample the volume.")
+            raise ValueError(f"MAG-UNet halves its input four times and needs at least {SMALLEST_SIDE} "
+                             f"voxels a side; got {size}. Pad or resample the volume.")
         skips = []
         x = self.encoder[0](x)                              # (b, w0, d, h, w)
         for down, encode in zip(self.down, self.encoder[1:]):

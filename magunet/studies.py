@@ -16,11 +16,8 @@ BASELINE = dict(mff_kernels=None, attention="none", lgag=False)
 VARIANTS = {
     "3D U-Net": BASELINE,
     "MAG-UNet": dict(mff_kernels=(1, 3, 5), attention="da", lgag=True),
-    "+SE": BASELINE | dict(attention="se"),
-    "+CBAM": BASELINE | dict(attention="cbam"),
-    "+Non-local": BASELINE | dict(attention="non_local"),
-    "+ECA": BASELINE | dict(attention="eca"),
-    "+DA": BASELINE | dict(attention="da"),
+    **{row: BASELINE | dict(attention=attention) for row, attention in (
+        ("+SE", "se"), ("+CBAM", "cbam"), ("+Non-local", "non_local"), ("+ECA", "eca"), ("+DA", "da"))},
     **{f"[{','.join(map(str, kernels))}]": BASELINE | dict(mff_kernels=kernels)
        for kernels in ((1,), (3,), (5,), (1, 3), (3, 3), (3, 3, 3), (3, 5, 7))},
     "+MFF": BASELINE | dict(mff_kernels=(1, 3, 5)),
@@ -48,10 +45,7 @@ WIDEST = 1 / 8
 
 
 def checked(name: str, width_divisor: float) -> str:
-    """The network's name without its alias.
-
-    Raises InputError for an unknown name (and lists the known ones) or a divisor that leaves no channel.
-    """
+    """The network's name without alias. Raises InputError for one that is unknown, or a divisor out of range."""
     row = ALIASES.get(name, name)
     if row not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known: {', '.join([*NETWORKS, *ALIASES])}")
@@ -71,7 +65,7 @@ def variant(name: str, width_divisor: float = 1) -> MAGUNetConfig:
 
 
 def build(name: str, width_divisor: float = 1) -> nn.Module:
-    """The network of a row in plain torch, from torch's random state. (b, 1, d, h, w) -> logits of that shape."""
+    """The row's network in plain torch, by torch's random state: (b, 1, d, h, w) -> logits of that shape."""
     row = checked(name, width_divisor)
     return PEERS[row](width_divisor) if row in PEERS else MAGUNet(variant(row, width_divisor))
 

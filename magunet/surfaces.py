@@ -104,7 +104,7 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray,
 
 
 def surface_elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Places (n, 3), mm from the centre of voxel [0, 0, 0], and areas (n,), mm², of a mask that is not empty."""
+    """Places (n, 3), mm from the centre of voxel [0, 0, 0], and areas (n,), mm², of a mask not empty."""
     box = bounding_box(mask)
     inside = np.pad(mask[box] != 0, 1)
     size = np.subtract(inside.shape, 1)

@@ -156,7 +156,7 @@ SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.MaxPool3d: M
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """The network itself with these layers in place of plain ones; batch norms must follow convolutions."""
+    """The network itself with these layers in place of plain ones; a batch norm must follow a convolution."""
     for module in network.modules():
         module.__class__ = SWAPS.get(type(module), type(module))
     return network
@@ -184,7 +184,7 @@ def statistics_left_alone(module: nn.Module) -> Iterator[None]:
 
 
 def recompute(network: nn.Module) -> None:
-    """Let training of a MAG-UNet, and no other, keep what enters a level and compute its other maps again."""
+    """Let training of a MAG-UNet, and of no other, keep what enters a level and compute the rest again."""
     if isinstance(network, model.MAGUNet):
         for level in (*network.encoder, *network.down, network.attention, *network.decoder):
             contexts = partial(lambda level: (contextlib.nullcontext(), statistics_left_alone(level)), level)

@@ -45,7 +45,7 @@ WIDEST = 1 / 8
 
 
 def checked(name: str, width_divisor: float) -> str:
-    """The network's name without alias. Raises InputError for one that is unknown, or a divisor out of range."""
+    """The network's name without alias. Raises InputError for an unknown one, or a divisor out of range."""
     row = ALIASES.get(name, name)
     if row not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known: {', '.join([*NETWORKS, *ALIASES])}")

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from compendium.audit.rankings import means
-from compendium.audit.verdicts import judged, save_claims
+from compendium.audit.claims import judged, means, save_claims
 from compendium.effects import effects_report
 from compendium.figures.curves import COMPARED, learning_curves, read_curves
 from compendium.figures.forest import forest

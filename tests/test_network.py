@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from compendium import paper
-from compendium.audit.parameters import parameter_audit
-from compendium.audit.readings import alternative
+from compendium.audit.parameters import alternative, parameter_audit
 from magunet.base.device import autocast, has_bfloat16
 from magunet.base.errors import InputError
 from magunet.blocks import BatchNorm3d

@@ -1,30 +1,26 @@
 """Which scores can stand in one row, and whether the text repeats what the tables say. Scores in percent.
 
-For a single case Dice D, IoU I, precision P and recall R satisfy
+For means of Dice D, IoU I, precision P and recall R over the same cases, whatever their weights,
 
-    I = D / (2 - D),    D = 2 P R / (P + R) = H(P, R).
+    D / (2 - D) <= I <= D,    max(0, P + R - 1) <= D <= 2 P R / (P + R),
 
-I is a convex function of D, and H is a concave function of (P, R). So, by Jensen's inequality, for means over
-any cases with any weights, the same for all four scores:
+by Jensen's inequality, as notebook 11 shows. One case, alike ones and pooled voxel counts reach the lowest I
+and the highest D. I - D / (2 - D) is (2 / (2 - D)^2) mean of (d - D)^2 / (2 - d) over the cases' Dice d, so
+that the gap bounds their spread, too.
 
-    D / (2 - D) <= I <= D,    max(0, P + R - 1) <= D <= H(P, R).
-
-The lower bound of I and the upper bound of D are reached where all cases are alike, and by scores of pooled
-voxel counts; the other two where each case is either perfect or worthless. I - D / (2 - D) is
-(2 / (2 - D)^2) mean of (d - D)^2 / (2 - d) over the cases' Dice d, so that the gap bounds their spread, too.
-
-The bounds need masks, not probabilities, and the same cases in all four means. A constant on both sides of
-Dice and IoU for empty masks only widens the gap. A case left out of mean precision because nothing was
-predicted, or empty slices that count as 1 for Dice and 0 for precision, can break the second line.
+The bounds need masks, not probabilities. A constant on both sides of Dice and IoU for empty masks only widens
+the gap. A case left out of mean precision because nothing was predicted, or empty slices that count as 1 for
+Dice and 0 for precision, can break the second line.
 """
 
 import math
+from itertools import product
 
 import pandas as pd
 from scipy.optimize import brentq
 
-from compendium.audit import read_table
-from compendium.paper import TABLE_1, TABLES, Row
+from compendium.audit import paper_rows, read_table
+from compendium.grid import trained_as
 
 HALF = 0.05
 """Of the last printed digit of a score, in percent."""
@@ -58,25 +54,21 @@ def dice_spread(dice: float, iou: float, half: float = HALF) -> tuple[float, flo
     return (200 - high) * math.sqrt(max(0, least) / 2), largest
 
 
-def needed_rounding(dice: float, iou: float | None = None, precision: float | None = None,
-                    recall: float | None = None) -> float:
+def needed_rounding(dice: float, iou: float = math.nan, precision: float = math.nan,
+                    recall: float = math.nan) -> float:
     """How far off each printed mean must be, in points, for any cases at all to have such means."""
-    rules = []                                          # each falls with the half-width h and must reach 0
-    if iou is not None:
-        rules += [lambda h: least_iou(dice - h) - (iou + h), lambda h: (iou - h) - (dice + h)]
-    if precision is not None and recall is not None:
-        rules += [lambda h: (dice - h) - most_dice(precision + h, recall + h),
-                  lambda h: (precision + recall - 2 * h - 100) - (dice + h)]
+    rules = (lambda h: least_iou(dice - h) - (iou + h), lambda h: (iou - h) - (dice + h),
+             lambda h: (dice - h) - most_dice(precision + h, recall + h),
+             lambda h: (precision + recall - 2 * h - 100) - (dice + h))
+    # Each falls with the half-width h and must reach 0. A mean that is NaN breaks none.
     return max((brentq(rule, 0, dice) for rule in rules if rule(0) > 0), default=0.0)
 
 
-def could_be_pooled(dice: float, iou: float, precision: float | None, recall: float | None) -> bool:
+def could_be_pooled(dice: float, iou: float, precision: float = math.nan, recall: float = math.nan) -> bool:
     """Whether one set of voxel counts, summed over all cases, has these scores to the printed digit."""
-    lows, highs = ([dice + half, 200 * (iou + half) / (100 + iou + half)] for half in (-HALF, HALF))
-    if precision is not None and recall is not None:
-        lows.append(most_dice(precision - HALF, recall - HALF))
-        highs.append(most_dice(precision + HALF, recall + HALF))
-    return max(lows) <= min(highs)
+    lows, highs = ((dice + half, 200 * (iou + half) / (100 + iou + half),
+                    most_dice(precision + half, recall + half)) for half in (-HALF, HALF))
+    return not any(low > high for low, high in product(lows, highs))
 
 
 def score_audit() -> pd.DataFrame:
@@ -84,28 +76,25 @@ def score_audit() -> pd.DataFrame:
 
     Tables 2 and 4 have no recall; where Table 1 has the same network, its recall is taken.
     """
-    recalls = {row.network: row.recall for row in TABLE_1}
-    rows = [row for table in TABLES for row in table if row.dice]
-    return pd.DataFrame([_bounds_of(row, recalls.get(row.network)) for row in rows])
-
-
-def _bounds_of(row: Row, recall: float | None) -> dict:
-    needed = needed_rounding(row.dice, row.iou, row.precision, recall)
-    low, high = dice_spread(row.dice, row.iou)
-    return {"table": row.table, "row": row.name, "dice": row.dice, "iou": row.iou,
-            "least iou": least_iou(row.dice), "precision": row.precision, "recall": recall,
-            "most dice": most_dice(row.precision, recall) if recall else math.nan,
-            "least recall": least_recall(row.dice - HALF, row.precision + HALF),
-            "needed": needed, "possible": needed <= HALF,
-            "pooled": could_be_pooled(row.dice, row.iou, row.precision, recall),
-            "least SD": low, "most SD": high}
+    rows, lines = paper_rows().dropna(subset="dice"), []
+    recalls = rows.dropna(subset="recall").set_index("network")["recall"]
+    for row in rows.itertuples():
+        means = row.dice, row.iou, row.precision, recalls.get(row.network, math.nan)
+        needed = needed_rounding(*means)
+        low, high = dice_spread(row.dice, row.iou)
+        lines.append({"table": row.table, "row": row.name, "dice": row.dice, "iou": row.iou,
+                      "least iou": least_iou(row.dice), "precision": row.precision, "recall": means[-1],
+                      "most dice": most_dice(*means[2:]),
+                      "least recall": least_recall(row.dice - HALF, row.precision + HALF),
+                      "needed": needed, "possible": needed <= HALF, "pooled": could_be_pooled(*means),
+                      "least SD": low, "most SD": high})
+    return pd.DataFrame(lines)
 
 
 def values(network: str, measure: str) -> dict[int, float]:
     """Table -> what it prints for a network; "[1,3,5]" of Table 3 and "+MFF" of Table 4 are one."""
-    names = {"[1,3,5]", "+MFF"} if network in ("[1,3,5]", "+MFF") else {network}
-    numbers = {row.table: getattr(row, measure) for table in TABLES for row in table if row.network in names}
-    return {table: number for table, number in numbers.items() if number is not None}
+    rows = paper_rows().set_index("table")
+    return rows[rows["network"] == trained_as(network)][measure].dropna().to_dict()
 
 
 def quote_audit() -> pd.DataFrame:

@@ -5,26 +5,61 @@ were cut. The differences of two such numbers are less than 0.01 off either way.
 """
 
 import math
-from functools import cache
 from itertools import pairwise, product
 
 import pandas as pd
+import torch
 from torch import nn
 
-from compendium.audit.readings import DECODERS, alternative
 from compendium.paper import MI, TABLE_3, TABLE_4, TABLES
-from magunet.model import MAGUNetConfig, count_parameters
+from magunet.blocks import LGAG, PAM, double_conv
+from magunet.model import MAGUNet, MAGUNetConfig, count_parameters
 from magunet.studies import BASELINE, VARIANTS, build_on_meta
 
 UNITS = {"10^6 parameters": 1e6, "2^20 parameters": MI, "10^6 bytes": 1e6 / 4, "2^20 bytes": MI / 4}
 """Parameters to a unit; bytes are those of 32-bit weights."""
-STEP = 0.01
-"""Of the last printed digit."""
+DECODERS = ("merge", "add", "trilinear", "classic")
+"""merge, the one trained: 3^3 transposed convolution, concatenation, one convolution. add: the same with a
+sum and two convolutions. trilinear, classic: interpolation or 2^3 transposed; joined, two convolutions."""
 
 
 def printed(parameters: float, unit: float, cut: bool = False) -> float:
     """Parameters in a unit, with two decimals, rounded half up or cut."""
-    return math.floor(parameters / unit / STEP + (0 if cut else 0.5)) / round(1 / STEP)
+    return math.floor(100 * parameters / unit + (0 if cut else 0.5)) / 100
+
+
+def decoder_parts(decoder: str, c_deep: int, c: int) -> tuple[nn.Module, nn.Module]:
+    """What upsamples c_deep channels, and what follows the meeting with a skip of c channels."""
+    match decoder:
+        case "add":
+            return nn.ConvTranspose3d(c_deep, c, 3, stride=2, padding=1, output_padding=1), double_conv(c, c)
+        case "trilinear":
+            return nn.Upsample(scale_factor=2, mode="trilinear"), double_conv(c_deep + c, c)
+        case "classic":
+            return nn.ConvTranspose3d(c_deep, c, 2, stride=2), double_conv(2 * c, c)
+    raise ValueError(f"no decoder {decoder!r}; there are {', '.join(DECODERS)}")
+
+
+def alternative(config: MAGUNetConfig, *, decoder: str = "merge", reduction: int = 8, after_sum: bool = True,
+                groups: int = 16, projection: bool = False) -> MAGUNet:
+    """A network on the meta device, with parameters but no values.
+
+    decoder: one of `DECODERS`. reduction: of the channels of PAM's B and C. after_sum: the convolution after
+    DA's sum. groups: of LGAG's convolutions. projection: a 1^3 convolution behind LGAG.
+    """
+    with torch.device("meta"):
+        network = MAGUNet(config)
+        for step, c, c_deep in zip(network.decoder, config.widths[-2::-1], config.widths[:0:-1]):
+            if decoder != "merge":
+                step.up, step.merge = decoder_parts(decoder, c_deep, c)
+            if config.lgag:
+                step.gate = LGAG(c, groups)
+                step.gate.projection = nn.Conv3d(c, c, 1) if projection else nn.Identity()
+        if config.attention == "da":
+            network.attention.pam = PAM(config.widths[-1], reduction)
+            if not after_sum:
+                network.attention.out = nn.Identity()
+    return network
 
 
 def normalised_biases(network: nn.Module) -> int:
@@ -42,11 +77,6 @@ def count(first_width: int = 32, biases: bool = True, decoder: str = "merge",
     return count_parameters(network) - (0 if biases else normalised_biases(network))
 
 
-def modules_of(row: str) -> tuple[str, ...]:
-    """Modules that are on in a row of Table 4."""
-    return tuple(module for module in ("DA", "MFF", "LGAG") if module in row or row == "all")
-
-
 def kernels_of(row: str) -> tuple[int, ...]:
     """Kernel sides of a row of Table 3: "[1,3]" -> (1, 3)."""
     return tuple(int(k) for k in row.strip("[]").split(","))
@@ -59,7 +89,6 @@ def swapped(base: int, first_width: int, biases: bool, kernels: tuple[int, ...])
     return base + channels * (sum(k**3 for k in kernels) - 27) + wider * more
 
 
-@cache
 def explanations() -> pd.DataFrame:
     """Every joint assumption under which the 3D U-Net prints as the paper's number, best first.
 
@@ -67,15 +96,12 @@ def explanations() -> pd.DataFrame:
     decoder, the unit, digits rounded or cut. "Table 4" and "Table 3" list rows that then print the same.
     """
     lines = []
-    for first, biases in product(range(8, 65, 8), (True, False)):
-        plain = count(first, biases)
-        costs = {name: count(first, biases, switches=VARIANTS[f"+{name}"]) - plain
-                 for name in ("DA", "MFF", "LGAG")}
-        for decoder, unit, cut in product(DECODERS, UNITS, (False, True)):
-            base = count(first, biases, decoder)
+    for first, biases, decoder in product(range(8, 65, 8), (True, False), DECODERS):
+        base = count(first, biases, decoder)
+        for unit, cut in product(UNITS, (False, True)):
             if printed(base, UNITS[unit], cut) != TABLE_4[0].params_mi:
                 continue
-            ours = {row: base + sum(costs[m] for m in modules_of(row.name)) for row in TABLE_4}
+            ours = {row: count(first, biases, decoder, VARIANTS[row.network]) for row in TABLE_4}
             ours |= {row: swapped(base, first, biases, kernels_of(row.name)) for row in TABLE_3}
             hits = [row for row, number in ours.items() if printed(number, UNITS[unit], cut) == row.params_mi]
             lines.append({"first width": first, "biases": biases, "decoder": decoder, "unit": unit,

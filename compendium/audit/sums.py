@@ -9,19 +9,17 @@ from itertools import combinations
 import pandas as pd
 from scipy.optimize import linprog
 
-from compendium.audit.parameters import STEP, kernels_of, modules_of
+from compendium.audit.parameters import kernels_of
 from compendium.paper import TABLE_3, TABLE_4
 
-HALF = STEP / 2
-"""What rounding may have taken or given."""
-TOLERANCE = 1e-9
-"""Of the linear programmes."""
+HALF = 0.005
+"""Of the last printed digit: what rounding may have taken or given."""
 
 
 def table_4() -> tuple[pd.DataFrame, pd.Series]:
     """Backbone, DA, MFF and LGAG: design and printed numbers of Table 4."""
-    design = {row.name: {"backbone": 1} | {m: int(m in modules_of(row.name)) for m in ("DA", "MFF", "LGAG")}
-              for row in TABLE_4}
+    design = {row.name: {"backbone": 1} | {part: int(part in row.name or row.name == "all")
+                                           for part in ("DA", "MFF", "LGAG")} for row in TABLE_4}
     return pd.DataFrame(design).T, pd.Series({row.name: row.params_mi for row in TABLE_4})
 
 
@@ -57,11 +55,9 @@ def needed_rounding(design: pd.DataFrame, values: pd.Series) -> tuple[float, pd.
 def largest_sums(design: pd.DataFrame, values: pd.Series) -> list[tuple[str, ...]]:
     """The largest sets of rows that can be a sum of parts together."""
     clashes = conflicts(design, values)
-    for size in range(len(values), 0, -1):
-        if sums := [rows for rows in combinations(values.index, size)
-                    if not any(set(clash) <= set(rows) for clash in clashes)]:
-            return sums
-    return []
+    sums = [rows for size in range(len(values) + 1) for rows in combinations(values.index, size)
+            if not any(set(clash) <= set(rows) for clash in clashes)]
+    return [rows for rows in sums if len(rows) == len(sums[-1])]
 
 
 def conflicts(design: pd.DataFrame, values: pd.Series) -> dict[tuple[str, ...], float]:
@@ -71,6 +67,6 @@ def conflicts(design: pd.DataFrame, values: pd.Series) -> dict[tuple[str, ...], 
         for rows in combinations(values.index, size):
             if not any(set(clash) <= set(rows) for clash in clashes):
                 needed = needed_rounding(design.loc[list(rows)], values[list(rows)])[0]
-                if needed > HALF + TOLERANCE:
+                if needed > HALF + 1e-9:                   # of the linear programme
                     clashes[rows] = needed
     return clashes

@@ -61,13 +61,12 @@ def _report(words: Words):
 
 
 def _claims(scores, links: bool):
-    from compendium.audit.rankings import means
-    from compendium.audit.verdicts import judged, link
+    from compendium.audit.claims import judged, linked, means
     from compendium.formats import Report
 
     verdicts = judged(means(scores))
-    linked = verdicts.assign(shown=[link(heading, NOTEBOOK) for heading in verdicts["shown"]])
-    return Report("The paper's claims", {"Shown in notebook 11": linked if links else verdicts}, verdicts)
+    cells = linked(verdicts, NOTEBOOK) if links else verdicts
+    return Report("The paper's claims", {"Shown in notebook 11": cells}, verdicts)
 
 
 def _parameters():

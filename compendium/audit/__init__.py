@@ -16,5 +16,5 @@ def read_table(name: str) -> pd.DataFrame:
 
 def paper_rows() -> pd.DataFrame:
     """Every row of Tables 1 to 4, NaN where it has no number; networks have the name they are trained under."""
-    rows = pd.DataFrame([vars(row) for table in TABLES for row in table])
+    rows = pd.DataFrame([row for table in TABLES for row in table])
     return rows.assign(network=rows["network"].map(trained_as))

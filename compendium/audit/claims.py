@@ -75,8 +75,7 @@ def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
 def leads(scores: pd.DataFrame, better: Sequence[str], worse: Sequence[str], measures: list[str]) -> pd.Series:
     """Every lead that a claim needs, in points, named like "dice of +DA over +SE"."""
     pairs = product(map(trained_as, better), map(trained_as, worse), measures)
-    return pd.Series({f"{measure} of {b} over {w}": scores.loc[b, measure] - scores.loc[w, measure]
-                      for b, w, measure in pairs})
+    return pd.Series({f"{m} of {b} over {w}": scores.loc[b, m] - scores.loc[w, m] for b, w, m in pairs})
 
 
 def unscored(scores: pd.DataFrame, networks: Sequence[str], measures: list[str]) -> list[str]:

@@ -271,7 +271,7 @@ def test_the_mean_is_over_networks_and_ties_go_by_name():
 
 def test_scores_that_do_not_compare_choose_nothing():
     scores = table_of({"a": 0.1, "b": 0.2})
-    refused(lambda: quantile_cases(scores.iloc[:0]), "no scores")
+    assert quantile_cases(scores.iloc[:0]) == []
     refused(lambda: quantile_cases(scores[:-1]), "B", "b")
     refused(lambda: quantile_cases(scores.assign(dice=[0.1, np.nan, 0.2, 0.3])), "B", "a")
 

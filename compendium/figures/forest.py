@@ -25,9 +25,8 @@ def forest(numbers: pd.DataFrame) -> Figure:
         errors = [(table["value"] - table["low"]).fillna(0), (table["high"] - table["value"]).fillna(0)]
         axes.errorbar(table["value"], y, xerr=errors, fmt="o", color=PREDICTION_COLOUR, ms=6, capsize=3,
                       label="here, 95 % interval")
-        reference = table.loc[table["network"] == REFERENCE, "value"].dropna()
-        for value in reference[:1]:
-            axes.axvline(value, color=TRUTH_COLOUR, linestyle=":", linewidth=1.5, zorder=0)
+        reference = table.set_index("network")["value"].get(REFERENCE, float("nan"))      # draws no line
+        axes.axvline(reference, color=TRUTH_COLOUR, linestyle=":", linewidth=1.5, zorder=0)
         for place, value in zip(y, table["value"]):
             if pd.isna(value):
                 axes.text(50, place, "not trained", fontsize=8, va="center", ha="center", color="0.4")

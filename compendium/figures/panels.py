@@ -5,7 +5,7 @@ the page are in mm.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,6 @@ SPACE = 0.8
 """Between panels."""
 RULE = "Cases at evenly spaced ranks of the mean Dice over the networks shown, lowest first"
 """How cases are chosen where there are scores."""
-NO_SCORES = "Cases first by name, for no network has a finished run"
-"""How cases are chosen where there are none."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,9 @@ def quantile_cases(scores: pd.DataFrame, count: int = 4) -> list[str]:
     """Cases at ``count`` evenly spaced ranks of their mean Dice over networks, lowest first; at most all.
 
     So the worst and the best are among them, and nobody chooses. scores: columns network, case and dice.
-    Raises InputError when there are none, or a network lacks a case, for then the means do not compare.
+    Raises InputError when a network lacks a case, for then the means do not compare.
     """
-    if scores.empty:
-        raise InputError("there are no scores to choose cases by; score a run first")
-    table = scores.pivot_table(index="case", columns="network", values="dice", aggfunc="mean")
+    table = scores.pivot_table(index="case", columns="network", values="dice")
     if table.isna().any(axis=None):
         case, network = table.isna().stack().idxmax()
         raise InputError(f"{network} has no Dice for {case}; score all networks on the same cases")
@@ -66,9 +62,12 @@ def compared_cases(runs: Mapping[str, Path], cohort: Cohort, count: int = 4,
 
     Runs that were not scored yet are scored.
     """
-    tables = [score_run(run, cohort) for run in runs.values()]
-    scores = pd.concat(tables) if tables else pd.DataFrame(columns=["network", "case", "dice"])
-    names, rule = (quantile_cases(scores, count), RULE) if tables else (sorted(cohort.val)[:count], NO_SCORES)
+    if runs:
+        scores = pd.concat([score_run(run, cohort) for run in runs.values()])
+        names, rule = quantile_cases(scores, count), RULE
+    else:
+        scores = pd.DataFrame(columns=["network", "case", "dice"])
+        names, rule = sorted(cohort.val)[:count], "Cases first by name, for no network has a finished run"
     cases = []
     for case in (cohort.cases[name] for name in names):
         masks = {network: read_volume(run / "masks" / f"{case.name}.nii.gz") for network, run in runs.items()}
@@ -87,8 +86,8 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     """
     if not cases:
         raise InputError("there is no case to show")
-    cases = [_in_lps(case) for case in cases]
-    crops = _crops([case.truth for case in cases])
+    pictures = [_in_lps(case) for case in cases]
+    crops = _crops([volumes["truth"] for volumes in pictures])
     width = (WIDTH - LETTERS - SPACE * (1 + len(columns))) / (2 + len(columns))
     height = width * np.ptp(crops[0][1]) / np.ptp(crops[0][0])
     headings = [broken(heading, width) for heading in ("CT", "truth", *columns.values())]
@@ -102,71 +101,65 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     figure, sheet = page(bottom + SPACE + LINE, caption)
     for left, heading in zip(lefts, headings):
         write(sheet, left + width / 2, first - LINE * len(heading) - SPACE / 2, heading, "center")
-    for row, (case, crop) in enumerate(zip(cases, crops)):
+    for row, (case, volumes, crop) in enumerate(zip(cases, pictures, crops)):
         top = first + row * pitch
         under = top + height + SPACE / 2
         write(sheet, MARGIN, top, [chr(97 + row)], weight="bold")
         for left, name in zip(lefts, ("CT", "truth", *columns)):
             axes = panel(figure, left, top, width, height, f"{case.name}: {name}")
-            mask = case.truth if name == "truth" else case.masks.get(name)
-            if mask is None and name != "CT":
+            if name not in volumes:
                 axes.set_facecolor("0.93")
                 axes.text(0.5, 0.5, "not\ntrained", fontsize=SMALLEST_FONT, ha="center", va="center")
                 continue
-            _draw(axes, case, mask, crop, window)
+            _draw(axes, volumes, name, crop, window)
             if name == "CT":
                 planes.edge_letters(axes, planes.PLANES["axial"])
                 planes.scale_bar(sheet, left, under, np.ptp(crop[0]) / width, width)
             elif name != "truth":
-                dice = f"Dice {_dice(scores, name, case.name):.2f}"
-                write(sheet, left + width / 2, under, [dice], "center")
+                dice = scores.loc[(scores["network"] == name) & (scores["case"] == case.name), "dice"]
+                if len(dice) != 1:
+                    raise InputError(f"{name} has {len(dice)} scores for {case.name}; one mask needs one")
+                write(sheet, left + width / 2, under, [f"Dice {dice.item():.2f}"], "center")
     for left, (name, colour) in zip(lefts, planes.AGREEMENT_COLOURS.items()):
         sheet.add_patch(Rectangle((left, bottom + 0.4), 4, LINE - 0.8, fc=colour, ec="black", lw=0.5))
         write(sheet, left + 5, bottom, [name])
     return figure
 
 
-def _in_lps(case: ComparedCase) -> ComparedCase:
-    for name, mask in (("truth", case.truth), *case.masks.items()):
-        if not same_geometry(case.scan, mask):
+def _in_lps(case: ComparedCase) -> dict[str, Volume]:
+    """Column -> the CT, the true mask or a network's, along the patient's axes."""
+    volumes = {"CT": case.scan, "truth": case.truth, **case.masks}
+    for name, volume in volumes.items():
+        if not same_geometry(case.scan, volume):
             raise InputError(f"{case.name}: the mask of {name} lies on another grid than the scan")
     if not case.truth.array.any():
         raise InputError(f"{case.name}: the true mask is empty, so there is no joint to show")
-    return replace(case, scan=reorient(case.scan, "LPS"), truth=reorient(case.truth, "LPS"),
-                   masks={network: reorient(mask, "LPS") for network, mask in case.masks.items()})
+    return {name: reorient(volume, "LPS") for name, volume in volumes.items()}
 
 
 def _crops(truths: Sequence[Volume]) -> list[tuple[np.ndarray, np.ndarray]]:
     """First and last edge in x and in y around the joints of each case (LPS), in mm; all of one size."""
-    boxes = []                                                      # (cases, 2, 2): x and y, first and last
-    for truth in truths:
-        (_, height, width), (_, y, x) = truth.spacing, bounding_box(truth.array)
-        boxes.append([(x.start * width, x.stop * width), (y.start * height, y.stop * height)])
-    half = np.ptp(boxes, axis=2).max(axis=0) / 2 + CROP_MARGIN
+    boxes = [[(place.start * step, place.stop * step) for place, step in
+              zip(bounding_box(truth.array), truth.spacing)][:0:-1] for truth in truths]
+    half = np.ptp(boxes, axis=2).max(axis=0) / 2 + CROP_MARGIN                # boxes: (cases, x and y, 2)
     return [tuple(np.stack([centre - half, centre + half], axis=1)) for centre in np.mean(boxes, axis=2)]
 
 
-def _draw(axes: Axes, case: ComparedCase, mask: Volume | None, crop: tuple[np.ndarray, np.ndarray],
+def _draw(axes: Axes, volumes: Mapping[str, Volume], name: str, crop: tuple[np.ndarray, np.ndarray],
           window: tuple[float, float]) -> None:
-    """The slice with most of the truth between edges in x and y, and how a mask agrees with the truth."""
-    z, *_ = planes.central_slices(case.truth.array, case.truth.array.shape)
-    truth, (height, width) = case.truth.array[z], case.scan.spacing[1:]
+    """The slice with most of the truth within a crop, and in all columns but the CT's how a mask agrees."""
+    whole = volumes["truth"].array
+    z, *_ = planes.central_slices(whole, whole.shape)
+    scan, truth, mask = (volumes[column].array[z] for column in ("CT", "truth", name))
+    height, width = volumes["CT"].spacing[1:]
     axes.set_facecolor("black")                                                         # outside the scan
-    planes.draw_slice(axes, case.scan.array[z], (height, width), window, {}, 0)
-    if mask is not None:
+    planes.draw_slice(axes, scan, (height, width), window, {}, 0)
+    if name != "CT":
         palette = np.array([(0, 0, 0, 0), *map(to_rgba, planes.AGREEMENT_COLOURS.values())])
-        axes.imshow(palette[planes.agreement(mask.array[z], truth)], extent=axes.images[0].get_extent(),
-                    interpolation="nearest")
-        inside = np.pad(truth != 0, 1)
-        y, x = np.nonzero(np.diff(inside, axis=0)[:, 1:-1])                             # edges of pixels
+        extent = axes.images[0].get_extent()
+        axes.imshow(palette[planes.agreement(mask, truth)], extent=extent, interpolation="nearest")
+        y, x = np.nonzero(np.diff(truth != 0, axis=0, prepend=False, append=False))     # edges of pixels
         axes.hlines(y * height, x * width, (x + 1) * width, "white", linewidth=0.3)
-        y, x = np.nonzero(np.diff(inside, axis=1)[1:-1])
+        y, x = np.nonzero(np.diff(truth != 0, axis=1, prepend=False, append=False))
         axes.vlines(x * width, y * height, (y + 1) * height, "white", linewidth=0.3)
     axes.set(xlim=crop[0], ylim=crop[1][::-1], aspect="equal")
-
-
-def _dice(scores: pd.DataFrame, network: str, case: str) -> float:
-    values = scores.loc[(scores["network"] == network) & (scores["case"] == case), "dice"]
-    if len(values) != 1:
-        raise InputError(f"{network} has {len(values)} scores for {case}; one mask needs one")
-    return float(values.iloc[0])

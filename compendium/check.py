@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from magunet.base.errors import InputError
-from magunet.cohort import EXPORT, OFFSET, Case, Cohort, grid_problems, image_problems, label_problems
+from magunet.cohort import EXPORT, OFFSET, Case, Cohort, case_problems, holds_air
 from magunet.series import AIR_HU
 from magunet.volume import Volume, orientation, read_volume, reorient
 
@@ -42,12 +42,11 @@ def check_cohort(cohort: Cohort, progress: Callable) -> tuple[pd.DataFrame, list
                 volumes.append(None)
                 problems.append(str(error))
         image, label = volumes
-        if image and label:
-            problems += grid_problems(case.image, case.label, image, label)
+        problems += case_problems(case.image, image, case.label, label)
         if label:
-            problems += [*label_problems(case.label, label), *_border_problems(case.label, label)]
+            problems += _border_problems(case.label, label)
         if image:
-            problems += list(image_problems(case.image, image)) or list(scale_problems(case.image, image))
+            problems += scale_problems(case.image, image) if holds_air(image) else []
             problems += _duplicates(cohort, case, image, owners)
         rows.append(describe(case, image, label) | {
             "split": "train" if case.name in cohort.train else "val" if case.name in cohort.val else "",

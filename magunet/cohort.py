@@ -5,14 +5,14 @@
 ``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from magunet.base import provenance
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.series import AIR_HU
 from magunet.volume import ENDING, Volume, corners, read_volume, same_geometry
 
@@ -54,17 +54,15 @@ def load_cohort(root: Path | str) -> Cohort:
     InputError when a file is missing, a split names an unknown case, or a patient's scans are on both sides.
     """
     root = Path(root)
-    cases = _cases(root, _read_json(root / "dataset.json"))
+    cases, path = _cases(root), root / "splits.json"
     patients = {name: case.patient for name, case in cases.items()}
-    path = root / "splits.json"
     if not path.exists():
         if len(set(patients.values())) == 1:
             return Cohort(root, cases, (), tuple(cases))
         train, val = split_by_patient(patients)
         provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
-    split = _read_json(path)
-    _check_split(path, split, patients)
-    return Cohort(root, cases, tuple(split["train"]), tuple(split["val"]))
+    train, val = _read_split(path, patients)
+    return Cohort(root, cases, tuple(train), tuple(val))
 
 
 def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:
@@ -74,8 +72,7 @@ def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tup
     Raises InputError for fewer than two patients.
     """
     names = sorted(set(patients.values()))
-    if len(names) < 2:
-        raise InputError("a cohort needs scans of at least two patients, to train on one and score the other")
+    require(len(names) > 1, "a cohort needs scans of two patients, to train on one and score the other")
     order = np.random.default_rng(seed).permutation(len(names))
     count = min(max(1, round(len(names) * TRAIN_SHARE[0] / TRAIN_SHARE[1])), len(names) - 1)
     chosen = {names[i] for i in order[:count]}
@@ -83,34 +80,29 @@ def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tup
     return train, sorted(set(patients) - set(train))
 
 
-def _cases(root: Path, dataset: dict) -> dict[str, Case]:
+def _cases(root: Path) -> dict[str, Case]:
     """Cases by name; hidden files, such as an interrupted write leaves, are none."""
-    if dataset.get("file_ending", ENDING) != ENDING:
-        raise InputError(f"{root / 'dataset.json'}: file_ending must be {ENDING}; convert the images and "
-                         "labels")
+    path, cases = root / "dataset.json", {}
+    dataset = _read_json(path)
+    require(dataset.get("file_ending", ENDING) == ENDING, f"{path}: file_ending must be {ENDING}; convert "
+            "the images and labels")
     infos = dataset.get("cases", {})
-    if not isinstance(infos, dict) or not all(isinstance(info, dict) for info in infos.values()):
-        raise InputError(f"{root / 'dataset.json'}: 'cases' must map each case to an object such as "
-                         '{"patient": "p1"}; correct or remove it')
-    cases = {}
+    require(isinstance(infos, dict) and all(isinstance(info, dict) for info in infos.values()),
+            f'{path}: \'cases\' must map each case to {{"patient": "p1"}} or such; correct or remove it')
     for image in sorted(root.glob(f"imagesTr/[!.]*_0000{ENDING}")):
         name = image.name.removesuffix(f"_0000{ENDING}")
-        label = root / "labelsTr" / f"{name}{ENDING}"
-        if not label.exists():
-            raise InputError(f"{label}: the mask of {image.name} is missing; add it or remove the image")
-        info = infos.get(name, {})
+        label, info = root / "labelsTr" / f"{name}{ENDING}", infos.get(name, {})
+        require(label.exists(), f"{label}: the mask of {image.name} is missing; add it or remove the image")
         cases[name] = Case(name, image, label, str(info.get("patient", name)), info)
-    if not cases:
-        raise InputError(f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw "
-                         "layout")
-    for label in sorted(root.glob(f"labelsTr/[!.]*{ENDING}")):
-        if (name := label.name.removesuffix(ENDING)) not in cases:
-            raise InputError(f"{label}: has no image {name}_0000{ENDING} in imagesTr; add it or remove the "
-                             "mask")
+    require(cases, f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
+    for label in root.glob(f"labelsTr/[!.]*{ENDING}"):
+        name = label.name.removesuffix(ENDING)
+        require(name in cases, f"{label}: has no image {name}_0000{ENDING}; add it or remove the mask")
     return cases
 
 
 def _read_json(path: Path) -> dict:
+    """The object in a JSON file."""
     try:
         content = provenance.read_json(path)
     except FileNotFoundError:
@@ -118,67 +110,62 @@ def _read_json(path: Path) -> dict:
                          "'magunet cohort'") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); restore it or remove it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a JSON object; restore it or remove it")
+    require(isinstance(content, dict), f"{path}: must hold a JSON object; restore it or remove it")
     return content
 
 
-def _check_split(path: Path, split: dict, patients: dict[str, str]) -> None:
+def _read_split(path: Path, patients: Mapping[str, str]) -> list[list[str]]:
+    """The cases for training and those for validation, whose patients are no others."""
+    split = _read_json(path)
     sides = [split.get("train"), split.get("val")]
-    if not all(isinstance(side, list) and side for side in sides):
-        raise InputError(f"{path}: must hold two lists of cases, 'train' and 'val'; remove it to split anew")
+    require(all(isinstance(side, list) and side for side in sides), f"{path}: must hold two lists of cases, "
+            "'train' and 'val'; remove it to split anew")
     for name in (*sides[0], *sides[1]):
-        if not isinstance(name, str) or max(side.count(name) for side in sides) > 1:
-            raise InputError(f"{path}: {name!r} must be the name of a case, and stand once; remove the file "
-                             "to split anew")
-        if name not in patients:
-            raise InputError(f"{path}: names case {name!r}, which has no image; remove the file to split "
-                             "anew")
-    if shared := {patients[name] for name in sides[0]} & {patients[name] for name in sides[1]}:
-        raise InputError(f"{path}: patient {min(shared)!r} is in both train and val; a score would be "
-                         "worthless. Remove the file to split anew")
+        require(name in list(patients) and max(side.count(name) for side in sides) == 1, f"{path}: {name!r} "
+                "must be the name of a case, and stand once; remove the file to split anew")
+    for patient in sorted({patients[name] for name in sides[0]} & {patients[name] for name in sides[1]}):
+        raise InputError(f"{path}: patient {patient!r} is in both train and val; a score would be worthless. "
+                         "Remove the file to split anew")
+    return sides
 
 
 def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
     """CT and mask of a case; raises InputError when they do not make one to train on."""
     image, label = read_volume(image_path), read_volume(label_path)
-    problems = [*grid_problems(image_path, label_path, image, label), *label_problems(label_path, label),
-                *image_problems(image_path, image)]
-    if problems:
-        raise InputError(problems[0])
+    for problem in case_problems(image_path, image, label_path, label):
+        raise InputError(problem)
     return image, label
 
 
-def grid_problems(image_path: Path, label_path: Path, image: Volume, label: Volume) -> Iterator[str]:
-    """A mask that does not lie voxel on voxel of its scan, and by how much."""
-    if not same_geometry(image, label):
+def case_problems(image_path: Path, image: Volume | None,
+                  label_path: Path, label: Volume | None) -> list[str]:
+    """What makes a case useless for training, a line a problem; None is for a file that cannot be read.
+
+    It is a mask that does not lie voxel on voxel of its scan, holds other values than 0 and 1 or only one of
+    them, and a scan without air.
+    """
+    lines = []
+    if image and label and not same_geometry(image, label):
         how = f"{label.array.shape} voxels against {image.array.shape}"
         if image.array.shape == label.array.shape:
             distance = np.linalg.norm(corners(image) - corners(label), axis=1).max()
             how = f"corners up to {distance:.3g} mm apart"
-        yield (f"{label_path}: lies on another grid than {image_path.name} ({how}); resample the mask onto "
-               "the image")
-
-
-def label_problems(path: Path, label: Volume) -> Iterator[str]:
-    """A mask with other values than 0 and 1, or with only one of them."""
-    values = np.unique(label.array)
+        lines.append(f"{label_path}: lies on another grid than {image_path.name} ({how}); resample the mask "
+                     "onto the image")
+    values = np.unique(label.array) if label else np.array([0, 1])
     if not np.isin(values, (0, 1)).all():
-        yield f"{path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only"
+        lines.append(f"{label_path}: holds labels {values[:6].tolist()}; the SIJ mask must hold 0 and 1 only")
     elif len(values) < 2:
         content = "fills the volume" if values.any() else "is empty"
-        yield f"{path}: the mask {content}; remove the case or label it"
-
-
-def image_problems(path: Path, image: Volume) -> Iterator[str]:
-    """A scan without air, and a guess what its values are."""
-    if not holds_air(image):
+        lines.append(f"{label_path}: the mask {content}; remove the case or label it")
+    if image and not holds_air(image):
         low, high = image.array.min(), image.array.max()
         guess = (f"perhaps an offset of {OFFSET} was not taken off" if high > OFFSET else
                  "perhaps normalised" if low < 0 or high > 255 else
                  "a label map or a picture" if high > 1 else "scaled to 0 to 1")
-        yield (f"{path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not HU ({low:g} "
-               f"to {high:g}: {guess}). {EXPORT}")
+        lines.append(f"{image_path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not "
+                     f"HU ({low:g} to {high:g}: {guess}). {EXPORT}")
+    return lines
 
 
 def holds_air(image: Volume) -> bool:

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 
 LONGEST_LINE = 500
 """Characters of a field in an NRRD's header; from about 1000 on SimpleITK ends the process."""
@@ -28,7 +26,7 @@ def load():
 
 
 def execute(call: Callable, path: Path, *arguments, **options) -> Any:
-    """Run a SimpleITK call that reads or writes ``path``. Raises InputError where it fails.
+    """Run a SimpleITK call that reads ``path``. Raises InputError where it fails.
 
     What C libraries print about a damaged file, past Python's stderr, goes nowhere.
     """
@@ -41,8 +39,8 @@ def execute(call: Callable, path: Path, *arguments, **options) -> Any:
     except RuntimeError as error:
         lines = [line for line in str(error).strip().splitlines() if not line.startswith("Reason: ")]
         reason = re.sub(r"\w*( |::)?ERROR: |\w+\(0x\w+\): ", "", lines[-1])
-        raise InputError(f"{path}: cannot be read or written as a medical image ({reason}); copy or export "
-                         "it again, complete, and not compressed in an unusual way") from error
+        raise InputError(f"{path}: cannot be read ({reason}); copy or export it again, complete, and not "
+                         "compressed in an unusual way") from error
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -62,14 +60,14 @@ def read_image(path: Path):
         fields = {pair[1].lower(): pair[2].strip().lower() for pair in pairs if pair}
         steps = re.findall(r"\([^)]*\)|[^\s()]+", " ".join(fields.get(name, "") for name in SPACING_FIELDS))
         steps = [step for step in steps if step not in ("none", "nan")]
-        if (fields.get("dimension", fields.get("ndims")) not in ("3", "4") or len(steps) not in (3, 6)
-                or any(step.startswith("-") for step in steps) or "nan" in fields.get("offset", "")
-                or any(len(line) > LONGEST_LINE and not re.match("#|[^:]*:=", line) for line in lines)):
-            raise InputError(f"{path}: damaged, or its header does not state three dimensions, a distance of "
-                             "voxels above 0 along each, and an origin; copy or export it again")
+        require(fields.get("dimension", fields.get("ndims")) in ("3", "4") and len(steps) in (3, 6)
+                and not any(step.startswith("-") for step in steps) and "nan" not in fields.get("offset", "")
+                and all(len(line) <= LONGEST_LINE or re.match("#|[^:]*:=", line) for line in lines),
+                f"{path}: damaged, or its header does not state three dimensions, a distance of voxels above "
+                "0 along each, and an origin; copy or export it again")
         data = end[0].partition(b"=")[2].rstrip(b"\r\n").decode("latin-1").removeprefix(" ")
-        if "ndims" in fields and data != "LOCAL" and not (path.parent / Path(data).name).is_file():
-            raise InputError(f"{path}: cannot be read, its voxels are not there; copy or export it again")
+        require("ndims" not in fields or data == "LOCAL" or (path.parent / Path(data).name).is_file(),
+                f"{path}: cannot be read, its voxels are not there; copy or export it again")
         packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
         if packed and (b"LOCAL" in end[0] or not end[0].strip()):           # the voxels are in this file
             unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs
@@ -77,21 +75,5 @@ def read_image(path: Path):
             with contextlib.suppress(zlib.error):
                 while not unpack.eof and (part := stream.read(2**16)):
                     unpack.decompress(part)
-            if not unpack.eof:                                              # its checksum is at the end
-                raise InputError(f"{path}: compressed voxels are damaged or cut off; copy or export it again")
+            require(unpack.eof, f"{path}: compressed voxels are damaged or cut off; copy or export it again")
     return execute(load().ReadImage, path, str(path))
-
-
-def parts(image) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
-    """Array, spacing, origin and direction of an image, as a `magunet.volume.Volume` has them."""
-    return (load().GetArrayFromImage(image), image.GetSpacing()[::-1], image.GetOrigin(),
-            np.reshape(image.GetDirection(), (image.GetDimension(), -1)))
-
-
-def write_image(array: np.ndarray, spacing: tuple, origin: tuple, direction: np.ndarray, path: Path) -> None:
-    """Write what `parts` returns, compressed. Raises InputError where it fails."""
-    image = load().GetImageFromArray(array)
-    image.SetSpacing([float(s) for s in reversed(spacing)])
-    image.SetOrigin([float(v) for v in origin])
-    image.SetDirection([float(v) for v in direction.ravel()])
-    execute(load().WriteImage, path, image, str(path), useCompression=True)

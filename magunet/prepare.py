@@ -20,11 +20,11 @@ import torch.nn.functional as F
 
 from magunet import nifti, volume
 from magunet.base import project, provenance
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import say
 from magunet.cohort import read_checked
-from magunet.volume import Volume, orientation, reorient, same_geometry
+from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
 
 HU_WINDOW = (-200.0, 1200.0)
 """Intensities are clipped to this window and scaled to [0, 1]; Sec. 2.1.2."""
@@ -69,13 +69,11 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
 
     Raises InputError when mask and scan lie on different grids, the mask is empty, or the scan holds NaN.
     """
-    if mask is not None and not same_geometry(scan, mask):
-        raise InputError("image and mask lie on different grids; resample the mask onto the image")
-    if min(scan.array.shape) < 2:
-        raise InputError(f"the scan has shape {scan.array.shape} (slices, rows, columns); at least 2 of each "
-                         "are needed; give the whole scan")
-    if scan.array.dtype.kind == "f" and not np.isfinite(scan.array).all():
-        raise InputError("the scan holds NaN or infinite values; export it again")
+    require(mask is None or same_geometry(scan, mask),
+            "image and mask lie on different grids; resample the mask onto the image")
+    require(min(scan.array.shape) >= 2, f"the scan has shape {scan.array.shape} (slices, rows, columns); at "
+            "least 2 of each are needed; give the whole scan")
+    require(np.isfinite(scan.array).all(), "the scan holds NaN or infinite values; export it again")
     lps = reorient(scan, "LPS")
     square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     shape = resized_shape(square.shape, lps.spacing, settings.size, settings.slice_mm)
@@ -84,8 +82,8 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     if mask is not None:
         whole, _ = pad_to_square(reorient(mask, "LPS").array != 0, lps.spacing)
         target = (resize(whole, shape) > HALF).astype(np.uint8)
-        if mask.array.any() and not target.any():
-            raise InputError(f"the target vanishes when resized to {shape}; raise size or lower slice_mm")
+        require(target.any() or not mask.array.any(),
+                f"the target vanishes when resized to {shape}; raise size or lower slice_mm")
         slices = target_slices(target, spacing[0], settings.margin_mm)
         target = target[slice(*slices)]
     if len(square) == shape[0]:                                     # only in plane, so only what is prepared
@@ -146,11 +144,9 @@ def target_slices(mask: np.ndarray, spacing: float, margin: float) -> tuple[int,
 
     Raises InputError when the mask is empty.
     """
-    inside = np.flatnonzero(mask.any(axis=(1, 2)))
-    if not len(inside):
-        raise InputError("the mask is empty, so there are no slices to keep; remove the case or label it")
-    extra = round(margin / spacing)
-    return max(0, int(inside[0]) - extra), min(len(mask), int(inside[-1]) + 1 + extra)
+    require(mask.any(), "the mask is empty, so there are no slices to keep; remove the case or label it")
+    slices = bounding_box(mask, (round(margin / spacing), 0, 0))[0]
+    return slices.start, slices.stop
 
 
 def restore(values: np.ndarray, frame: Frame, threshold: float | None = None) -> Volume:
@@ -202,6 +198,6 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
         image_, mask_, spacing = (stored[part].numpy() for part in ("image", "mask", "spacing"))
         return Prepared(image_, mask_, tuple(spacing.tolist())), key
     except (safetensors.SafetensorError, KeyError) as error:
-        say(f"note: {path}: damaged ({' '.join(str(error).split())[:120]}), removed; preparing the case anew")
+        say(f"note: {path}: damaged ({type(error).__name__}), removed; preparing the case anew")
     path.unlink()
     return prepare_case(name, image, label, settings)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from magunet import itk
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 
 AIR_HU = -500
 """Every CT holds air, whose HU are below."""
@@ -17,24 +17,19 @@ SHEARED = "its axes are not perpendicular (sheared or tilted gantry); resample i
 """What is wrong with a volume that is no box."""
 
 
-def read_series(folder: Path):
-    """The SimpleITK image of the one series in a folder. Raises InputError that names the folder or slice."""
-    sitk = itk.load()
+def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
+    """Array, spacing, origin and direction of the one series in a folder, as `read_nifti` returns them.
+
+    Raises InputError that names the folder or the slice.
+    """
     paths, headers = ordered_slices(folder)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(path) for path in paths])
-    image = itk.execute(reader.Execute, folder)
-    single = image.GetNumberOfComponentsPerPixel() == 1
-    if single and not headers[0]["rescaled"] and sitk.GetArrayViewFromImage(image).min() >= AIR_HU:
-        raise InputError(f"{folder}: has no Rescale Intercept and no voxel below {AIR_HU}, so its values are "
-                         "not HU; export the series again with Rescale Slope and Intercept")
-    axes = _axes(headers[0])
+    first, axes = headers[0], _axes(headers[0])
+    sitk = itk.load()
+    array = sitk.GetArrayFromImage(itk.execute(sitk.ReadImage, folder, [str(path) for path in paths]))
+    require(first["rescaled"] or array.ndim > 3 or array.min() < AIR_HU, f"{folder}: has no Rescale "
+            f"Intercept and no voxel below {AIR_HU}, so is not HU; export the series again with that")
     slice_mm = np.mean(np.diff([header["position"] @ axes[:, 2] for header in headers]))
-    row_mm, column_mm = headers[0]["pixel_spacing"]
-    image.SetSpacing([float(column_mm), float(row_mm), float(slice_mm)])
-    image.SetOrigin([float(v) for v in headers[0]["position"]])
-    image.SetDirection([float(v) for v in axes.ravel()])
-    return image
+    return array, (float(slice_mm), *first["pixel_spacing"].tolist()), tuple(first["position"].tolist()), axes
 
 
 def ordered_slices(folder: Path) -> tuple[list[Path], list[dict]]:
@@ -47,29 +42,22 @@ def ordered_slices(folder: Path) -> tuple[list[Path], list[dict]]:
     for key, name in (("orientation", "image orientations"), ("pixel_spacing", "pixel spacings"),
                       ("size", "image sizes"), ("rescaled", "ways to HU (some lack a rescale intercept)")):
         values = np.array([header[key] for header in headers])
-        if np.abs(values - values[0]).max() > 1e-3:
-            raise InputError(f"{folder}: slices have different {name}, so they are not one series; keep one "
-                             "series in the folder")
+        require(np.abs(values - values[0]).max() <= 1e-3, f"{folder}: slices have different {name}, so they "
+                "are not one series; keep one series in the folder")
     axes = _axes(headers[0])
-    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
-        raise InputError(f"{folder}: {SHEARED}")
-    places = np.array([header["position"] for header in headers])
-    along = places @ axes[:, 2]
-    aside = places - along[:, None] * axes[:, 2]
-    if np.abs(aside - aside[0]).max() > ASIDE_TOLERANCE:
-        raise InputError(f"{folder}: slices are shifted against each other (tilted gantry); resample the "
-                         "series to a rectangular grid first")
-    order = np.argsort(along)
-    steps, along = np.diff(along[order]), along[order]
-    if steps.min() < 1e-3:
-        raise InputError(f"{folder}: two slices lie at the same position ({along[int(np.argmin(steps))]:.2f} "
-                         "mm); remove the duplicate")
-    usual = float(np.median(steps))
-    worst = int(np.argmax(np.abs(steps - usual)))
-    if abs(steps[worst] - usual) > SPACING_TOLERANCE * usual:
-        raise InputError(f"{folder}: slices are {usual:.2f} mm apart but {steps[worst]:.2f} mm at "
-                         f"{along[worst]:.2f} mm; a slice is missing or the series mixes spacings: export it "
-                         "completely")
+    require(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3), f"{folder}: {SHEARED}")
+    places = np.array([header["position"] for header in headers]) @ axes            # (slices, 3), mm
+    require(np.abs(places - places[0])[:, :2].max() <= ASIDE_TOLERANCE, f"{folder}: slices are shifted "
+            "against each other (tilted gantry); resample the series to a rectangular grid first")
+    order = np.argsort(places[:, 2])
+    along = places[order, 2]
+    steps, usual = np.diff(along), float(np.median(np.diff(along)))
+    require(steps.min() >= 1e-3, f"{folder}: two slices lie at the same position "
+            f"({along[steps.argmin()]:.2f} mm); remove the duplicate")
+    worst = np.abs(steps - usual).argmax()
+    require(abs(steps[worst] - usual) <= SPACING_TOLERANCE * usual, f"{folder}: slices are {usual:.2f} mm "
+            f"apart but {steps[worst]:.2f} mm at {along[worst]:.2f} mm; a slice is missing or the series "
+            "mixes spacings: export it completely")
     return [paths[i] for i in order], [headers[i] for i in order]
 
 
@@ -80,21 +68,18 @@ def _axes(header: dict) -> np.ndarray:
 
 
 def _one_series(folder: Path) -> list[Path]:
+    """Files that GDCM takes for the slices of the one series in a folder, at least two."""
     reader = itk.load().ImageSeriesReader
     series = itk.execute(reader.GetGDCMSeriesIDs, folder, str(folder))
-    if not series:
-        raise InputError(f"{folder}: no DICOM images in this folder; give the folder that holds the slices")
-    if len(series) > 1:
-        raise InputError(f"{folder}: holds {len(series)} DICOM series; move one into a folder of its own")
+    require(series, f"{folder}: no DICOM images in this folder; give the folder that holds the slices")
+    require(len(series) < 2, f"{folder}: holds {len(series)} DICOM series; move one to a folder of its own")
     names = itk.execute(reader.GetGDCMSeriesFileNames, folder, str(folder), series[0])
     paths = [Path(name) for name in names]
     for path in set(folder.iterdir()) - set(paths):
-        if path.name != "DICOMDIR" and path.is_file() and _is_slice(path, paths[0].suffix):
-            raise InputError(f"{path}: a DICOM file that holds no readable slice; export the series again, "
-                             "or remove the file")
-    if len(paths) < 2:
-        _slice_header(paths[0])                                         # perhaps many slices in one file
-        raise InputError(f"{folder}: holds a single slice, not at least 2; give the folder of the series")
+        require(path.name == "DICOMDIR" or not path.is_file() or not _is_slice(path, paths[0].suffix),
+                f"{path}: a DICOM file that holds no readable slice; export the series again, or remove it")
+    _slice_header(paths[0])                                             # perhaps many slices in one file
+    require(len(paths) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
     return paths
 
 
@@ -113,21 +98,20 @@ def _slice_header(path: Path) -> dict:
 
     def numbers(tag: str, name: str, count: int) -> np.ndarray:
         try:
-            values = np.array([float(v) for v in reader.GetMetaData(tag).split("\\")])
+            values = np.array(reader.GetMetaData(tag).split("\\"), float)
         except (RuntimeError, ValueError):
             values = np.array([])
-        if len(values) != count or not np.isfinite(values).all():
-            raise InputError(f"{path}: DICOM tag ({tag.replace('|', ',')}) {name} is missing or malformed; "
-                             "export the series again as axial CT slices")
+        require(len(values) == count and np.isfinite(values).all(), f"{path}: DICOM tag "
+                f"({tag.replace('|', ',')}) {name} is missing or malformed; export the series again")
         return values
 
-    if reader.GetSize()[2:] != (1,) * len(reader.GetSize()[2:]):
-        raise InputError(f"{path}: a multi-frame DICOM file, which is not read; convert it to NIfTI")
-    if reader.HasMetaDataKey("0008|0008") and "LOCALIZER" in reader.GetMetaData("0008|0008"):
-        raise InputError(f"{path}: a localiser (scout), no CT slice; keep only the slices in the folder")
+    size, frames = reader.GetSize()[:2], reader.GetSize()[2:]
+    require(max(frames, default=1) == 1, f"{path}: a multi-frame DICOM file; convert it to NIfTI")
+    kind = reader.GetMetaData("0008|0008") if reader.HasMetaDataKey("0008|0008") else ""
+    require("LOCALIZER" not in kind, f"{path}: a localiser (scout); keep only the slices in the folder")
     spacing = numbers("0028|0030", "Pixel Spacing", 2)
-    if spacing.min() <= 0:
-        raise InputError(f"{path}: Pixel Spacing must be positive, not {spacing} mm; export the series again")
+    require(spacing.min() > 0, f"{path}: Pixel Spacing must be positive, not {spacing} mm; export the series "
+            "again")
     return {"position": numbers("0020|0032", "Image Position (Patient)", 3), "pixel_spacing": spacing,
-            "orientation": numbers("0020|0037", "Image Orientation (Patient)", 6),
-            "size": np.array(reader.GetSize()[:2]), "rescaled": float(reader.HasMetaDataKey("0028|1052"))}
+            "orientation": numbers("0020|0037", "Image Orientation (Patient)", 6), "size": np.array(size),
+            "rescaled": float(reader.HasMetaDataKey("0028|1052"))}

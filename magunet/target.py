@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.volume import bounding_box
 
 THICKNESS = 6.0
@@ -34,31 +34,28 @@ Spacing = Sequence[float]
 
 def sij_mask(sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Spacing,
              thickness: float = THICKNESS) -> NDArray[np.uint8]:
-    """Mask of the sacroiliac joints (1) of both sides from masks of the three bones.
+    """Mask of the sacroiliac joints (1) of both sides from masks of the three bones, nonzero inside.
 
-    Masks are (d, h, w), nonzero inside the bone; spacing is (z, y, x) in mm; the result is uint8 (d, h, w).
+    All are (d, h, w); spacing is (z, y, x) in mm.
     Raises InputError when shapes differ, a bone is empty, or no joint is found on either side.
     """
     bones = {"sacrum": sacrum, "left hip": left_hip, "right hip": right_hip}
     bones = {name: np.asarray(bone) != 0 for name, bone in bones.items()}
-    shapes = {name: bone.shape for name, bone in bones.items()}
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"the bone masks differ in shape ({shapes}); resample them to one grid")
+    shapes = {bone.shape for bone in bones.values()}
+    require(len(shapes) == 1, f"the bone masks differ in shape {sorted(shapes)}; resample them to one grid")
     for name, bone in bones.items():
-        if not bone.any():
-            raise InputError(f"the mask of the {name} is empty; check which label is the {name}")
+        require(bone.any(), f"the mask of the {name} is empty; check which label is the {name}")
     margin = [int(np.ceil(2 * thickness / s)) + 1 for s in spacing]
     boxes = {name: bounding_box(bone, margin) for name, bone in bones.items()}
-    mask = np.zeros(shapes["sacrum"], np.uint8)
+    mask = np.zeros(*shapes, np.uint8)
     for side in ("left hip", "right hip"):
         pairs = zip(boxes["sacrum"], boxes[side])
         near = tuple(slice(max(a.start, b.start), max(b.start, min(a.stop, b.stop))) for a, b in pairs)
         if bones["sacrum"][near].any() and bones[side][near].any():
             distances = [distance_at_voxels(bones[name][near], spacing) for name in ("sacrum", side)]
             mask[near] |= joint_band(*distances, spacing, thickness)
-    if not mask.any():
-        raise InputError(f"no sacroiliac joint: neither hip comes within {thickness:g} mm of the sacrum; "
-                         "check the labels and the spacing, or raise the thickness")
+    require(mask.any(), f"no sacroiliac joint: neither hip comes within {thickness:g} mm of the sacrum; check "
+            "the labels and the spacing, or raise the thickness")
     return mask
 
 

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
+from nibabel import orientations
 from scipy import ndimage
 
 from magunet import itk
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.provenance import whole_file
-from magunet.nifti import read_nifti, write_nifti
+from magunet.nifti import FLIP, read_nifti
 from magunet.series import SHEARED, read_series
 
 ENDING = ".nii.gz"
 """Of the files in a cohort."""
-NIFTI_ENDINGS = (".nii.gz", ".nii")
-"""Of the files that nibabel reads and writes."""
-WRITTEN_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha")
+NIFTI_ENDINGS = (ENDING, ".nii")
 """Of the files that `write_volume` writes."""
-FILE_ENDINGS = (*WRITTEN_ENDINGS, ".mhd")
+FILE_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha", ".mhd")
 """Of the files that `read_volume` reads."""
 LARGEST_VALUE = 10**6
 """Of a voxel; metal is 30,000 HU."""
@@ -45,27 +45,24 @@ class Volume:
     direction: np.ndarray | None = None
 
     def __post_init__(self):
-        if self.array.ndim != 3:
-            raise InputError(f"has {self.array.ndim} dimensions {self.array.shape}, channels included; give "
-                             "a single 3D volume with one channel")
-        if not self.array.size:
-            raise InputError(f"has no voxels, its shape is {self.array.shape}; export it again")
-        if self.array.dtype.kind not in "biuf":
-            raise InputError(f"voxels must be single numbers, not {self.array.dtype}; export magnitude or HU")
-        if not all(SPACINGS[0] <= s <= SPACINGS[1] for s in self.spacing):
-            raise InputError(f"voxel spacing must be positive, from {SPACINGS[0]} to {SPACINGS[1]} mm, "
-                             f"and is {self.spacing} (z, y, x); export it again")
-        if not np.isfinite(self.origin).all():
-            raise InputError(f"the position must be three numbers, not {self.origin}; export it again")
+        array, low, high = self.array, *SPACINGS
+        require(array.ndim == 3, f"has {array.ndim} dimensions {array.shape}, channels included; give a "
+                "single 3D volume with one channel")
+        require(array.size, f"has no voxels, its shape is {array.shape}; export it again")
+        require(array.dtype.kind in "biuf", f"voxels must be single numbers, not {array.dtype}; export "
+                "magnitude or HU")
+        require(all(low <= step <= high for step in self.spacing), "voxel spacing must be positive, from "
+                f"{low} to {high} mm, and is {self.spacing} (z, y, x); export it again")
+        require(np.isfinite(self.origin).all(), f"the position must be three numbers, not {self.origin}; "
+                "export it again")
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float).reshape(3, 3)
-        if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-            raise InputError(SHEARED)
+        require(np.allclose(direction.T @ direction, np.eye(3), atol=1e-3), SHEARED)
         object.__setattr__(self, "direction", direction)
 
     def with_array(self, array: np.ndarray) -> "Volume":
         """Another array on the same grid. Raises InputError when its shape differs."""
-        if array.shape != self.array.shape:
-            raise InputError(f"array {array.shape} does not fit the grid {self.array.shape}")
+        shape = self.array.shape
+        require(array.shape == shape, f"array {array.shape} does not fit the grid {shape}")
         return replace(self, array=array)
 
     def to_world(self, index: tuple[float, float, float]) -> np.ndarray:
@@ -88,9 +85,8 @@ def corners(volume: Volume) -> np.ndarray:
 
 def same_geometry(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
     """True when the grids have one shape and no corner lies more than ``tolerance`` mm apart."""
-    if a.array.shape != b.array.shape:
-        return False
-    return bool(np.linalg.norm(corners(a) - corners(b), axis=1).max() <= tolerance)
+    same_shape = a.array.shape == b.array.shape
+    return same_shape and bool(np.linalg.norm(corners(a) - corners(b), axis=1).max() <= tolerance)
 
 
 def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[slice, slice, slice]:
@@ -105,19 +101,14 @@ def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[sli
     return tuple(box)
 
 
-def _nearest_axes(direction: np.ndarray) -> list[tuple[int, int]]:
-    """For array axis x, y, z: (world axis, sign) it runs along most nearly, each world axis once."""
-    axes = {}
-    for place in np.argsort(-np.abs(direction), axis=None, kind="stable").tolist():
-        world, axis = divmod(place, 3)
-        if axis not in axes and world not in axes.values():
-            axes[axis] = world
-    return [(axes[axis], 1 if direction[axes[axis], axis] > 0 else -1) for axis in range(3)]
+def _axes(volume: Volume) -> np.ndarray:
+    """nibabel's (3, 2): the world axis that the array's x, y and z run along most nearly, and 1 or -1."""
+    return orientations.io_orientation(np.pad(volume.direction, (0, 1)))
 
 
 def orientation(volume: Volume) -> str:
     """Three letters such as "LPS": the way the array's x, y and z index grow in the patient."""
-    return "".join(AXIS_LETTERS[world][sign > 0] for world, sign in _nearest_axes(volume.direction))
+    return "".join(orientations.ornt2axcodes(_axes(volume), AXIS_LETTERS))
 
 
 def reorient(volume: Volume, code: str) -> Volume:
@@ -125,20 +116,14 @@ def reorient(volume: Volume, code: str) -> Volume:
 
     Raises InputError when ``code`` is not three of L/R, A/P, I/S in some order.
     """
-    target = [(world, 1 if letter == AXIS_LETTERS[world][1] else -1)
-              for letter in code for world in range(3) if letter in AXIS_LETTERS[world]]
-    if len(code) != 3 or sorted(world for world, _ in target) != [0, 1, 2]:
-        raise InputError(f"orientation must be three letters such as LPS or RAS, not {code!r}")
-    axes = _nearest_axes(volume.direction)
-    source = [[world for world, _ in axes].index(world) for world, _ in target]     # old axis of new x, y, z
-    flips = [axes[old][1] * sign for old, (_, sign) in zip(source, target)]         # -1: the other way round
-    order, steps = [2 - old for old in reversed(source)], flips[::-1]               # the same for z, y, x
-    start = [0, 0, 0]                                                               # old index of its origin
-    for axis, step in zip(order, steps):
-        start[axis] = volume.array.shape[axis] - 1 if step < 0 else 0
-    array = np.transpose(volume.array, order)[tuple(slice(None, None, step) for step in steps)]
-    return Volume(np.ascontiguousarray(array), tuple(volume.spacing[axis] for axis in order),
-                  tuple(volume.to_world(tuple(start)).tolist()), volume.direction[:, source] * flips)
+    require(len(code) == 3 and all(len(set(code) & set(letters)) == 1 for letters in AXIS_LETTERS),
+            f"orientation must be three letters such as LPS or RAS, not {code!r}")
+    turn = orientations.ornt_transform(_axes(volume), orientations.axcodes2ornt(code, AXIS_LETTERS))
+    back = orientations.inv_ornt_aff(turn, volume.array.shape[::-1])        # new index -> old index, x-y-z
+    array = np.ascontiguousarray(orientations.apply_orientation(volume.array.T, turn).T)
+    spacing = np.abs(back[:3, :3].T @ volume.spacing[::-1])[::-1]
+    origin = volume.to_world(tuple(back[2::-1, 3]))
+    return Volume(array, tuple(spacing.tolist()), tuple(origin.tolist()), volume.direction @ back[:3, :3])
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -148,19 +133,20 @@ def read_volume(path: Path | str) -> Volume:
     state where it lies; for DICOM also when slices are missing, doubled, or of several series.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if not path.is_dir() and not path.name.lower().endswith(FILE_ENDINGS):
-        raise InputError(f"{path}: not a format magunet reads; give a DICOM folder or one of "
-                         f"{', '.join(FILE_ENDINGS)}")
-    if path.name.lower().endswith(NIFTI_ENDINGS) and not path.is_dir():
+    require(path.exists(), f"{path}: no such file or folder")
+    require(path.is_dir() or path.name.lower().endswith(FILE_ENDINGS), f"{path}: not a format magunet reads; "
+            f"give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")
+    if path.is_dir():
+        array, *grid = read_series(path)
+    elif path.name.lower().endswith(NIFTI_ENDINGS):
         array, *grid = read_nifti(path)
     else:
-        array, *grid = itk.parts(read_series(path) if path.is_dir() else itk.read_image(path))
+        image = itk.read_image(path)
+        array = itk.load().GetArrayFromImage(image)
+        grid = image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection()
     most = max(float(array.max()), -float(array.min())) if array.size and array.dtype.kind in "iuf" else 0
-    if not most <= LARGEST_VALUE:
-        raise InputError(f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, which no CT "
-                         "has; export it again")
+    require(most <= LARGEST_VALUE, f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, "
+            "which no CT has; export it again")
     try:
         return Volume(array, *grid)
     except InputError as error:
@@ -168,15 +154,21 @@ def read_volume(path: Path | str) -> Volume:
 
 
 def write_volume(volume: Volume, path: Path | str) -> None:
-    """Write NIfTI, NRRD or MHA (by the ending), whole or not at all. Booleans become uint8, float16 float32.
+    """Write NIfTI, with one qform and sform, whole or not at all. Booleans become uint8, float16 float32.
 
     Raises InputError for another ending, OSError where the file cannot be written.
     """
     path = Path(path)
-    if not path.name.lower().endswith(WRITTEN_ENDINGS):
-        raise InputError(f"{path}: cannot write this format; use one of {', '.join(WRITTEN_ENDINGS)}")
-    write = write_nifti if path.name.lower().endswith(NIFTI_ENDINGS) else itk.write_image
+    require(path.name.lower().endswith(NIFTI_ENDINGS), f"{path}: cannot write this format; use one of "
+            f"{', '.join(NIFTI_ENDINGS)}")
     dtype = volume.array.dtype
-    dtype = {"bool": np.uint8, "float16": np.float32}.get(dtype.name, dtype.newbyteorder("="))
+    dtype = np.dtype({"bool": np.uint8, "float16": np.float32}.get(dtype.name, dtype.newbyteorder("=")))
+    affine = np.eye(4)
+    affine[:3, :3] = FLIP[:, None] * volume.direction * volume.spacing[::-1]
+    affine[:3, 3] = FLIP * volume.origin
+    image = nibabel.Nifti1Image(volume.array.astype(dtype, copy=False).T, affine, dtype=dtype)
+    image.set_qform(affine, "scanner")
+    image.set_sform(affine, "scanner")
+    image.header.set_xyzt_units("mm", "sec")
     with whole_file(path) as part:
-        write(volume.array.astype(dtype, copy=False), volume.spacing, volume.origin, volume.direction, part)
+        nibabel.save(image, part)

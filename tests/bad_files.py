@@ -16,9 +16,10 @@ import SimpleITK
 from dicom_series import write_series
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from scans import write_scan
 from test_check import pelvis
 
-from magunet.volume import FILE_ENDINGS, Volume, write_volume
+from magunet.volume import FILE_ENDINGS, Volume
 
 SCAN = pelvis(0, (6, 20, 22))[0]
 """A sound one; on another grid than those of the cohorts."""
@@ -28,7 +29,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 
 
 def sound(path: Path) -> None:
-    write_volume(SCAN, path)
+    write_scan(SCAN, path)
 
 
 def text(content: bytes | str) -> Callable[[Path], None]:
@@ -57,7 +58,7 @@ def packed_then(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 
 def voxels(change: Callable[[np.ndarray], np.ndarray], spacing=SCAN.spacing) -> Callable[[Path], None]:
     """A sound scan with other voxels or another spacing."""
-    return lambda path: write_volume(Volume(change(SCAN.array), spacing, SCAN.origin), path)
+    return lambda path: write_scan(Volume(change(SCAN.array), spacing, SCAN.origin), path)
 
 
 def image(size: tuple[int, ...], kind=SimpleITK.sitkInt16) -> Callable[[Path], None]:

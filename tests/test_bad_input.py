@@ -21,6 +21,7 @@ import torch
 from bad_files import SCAN, SCANS, SERIES, UNSTATED, compressed, deflated, packed, rle, series, sliced, sound, tags, text, voxels
 from boxes import TINY
 from conftest import ROOT, refused
+from scans import write_scan
 from test_check import pelvis
 from test_sources import EMPTY, own, pengwin, scan, totalsegmentator, vsd
 
@@ -66,7 +67,7 @@ def holding(path: str | Path, content: bytes | str) -> Callable[[], None]:
 def revoxelled(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[], None]:
     def spoil() -> None:
         volume = read_volume(path)
-        write_volume(volume.with_array(change(volume.array)), path)
+        write_scan(volume.with_array(change(volume.array)), path)
     return spoil
 
 
@@ -246,7 +247,7 @@ CORPUS = [
         ["no sacrum in view"]),
     Bad("one joint in a data set of bones", lambda: totalsegmentator(Path("src"), scan(), right=EMPTY),
         "import totalsegmentator src --out out", "src", ["no right hip in view"]),
-    Bad("bones on another grid", lambda: (pengwin(Path("src"), scan()), write_volume(scan(shift=(1, 0, 0)), next(
+    Bad("bones on another grid", lambda: (pengwin(Path("src"), scan()), write_scan(scan(shift=(1, 0, 0)), next(
         Path("src").glob("*labels/*.mha")))), "import pengwin src --out out", "src", ["none of 1 scans"]),
     Bad("label no number", nothing, IMPORT + " --sacrum os", "--sacrum", ["invalid int value: 'os'"]),
     Bad("segment without a number", segmentation(b"_LabelValue:=5", b"_LabelValue:=x"), "import vsd src --out out", ".seg.nrrd",

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from boxes import TINY, write_cohort
+from scans import write_scan
 
 from compendium import cli
 from magunet.base.provenance import read_json, write_json
@@ -107,7 +108,7 @@ def test_help_of_every_verb_ends_with_an_example_that_can_be_parsed():
 
 
 def test_a_scan_that_is_not_in_hu_is_said(run, tmp_path, capsys):
-    write_volume(Volume(np.ones((20, 20, 20), np.uint8), (1, 1, 1)), tmp_path / "labels.mha")
+    write_scan(Volume(np.ones((20, 20, 20), np.uint8), (1, 1, 1)), tmp_path / "labels.mha")
     status, _, error = call(
         capsys, "predict", tmp_path / "labels.mha", "--model", run, "--out", tmp_path / "out"
     )
@@ -119,7 +120,7 @@ def test_predict_writes_a_mask_on_the_scans_grid_and_a_picture(run, tmp_path, ca
     turned = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
     scan = np.full((24, 40, 36), -1000, np.int16)
     scan[6:16, 10:24, 12:26] = 700
-    write_volume(Volume(scan, (3.0, 1.7, 1.7), (10, -20, 5), turned), tmp_path / "a scan.nrrd")
+    write_scan(Volume(scan, (3.0, 1.7, 1.7), (10, -20, 5), turned), tmp_path / "a scan.nrrd")
     status, out, _ = call(
         capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out", tmp_path / "out"
     )

@@ -171,13 +171,13 @@ def test_a_broken_folder_is_explained(root, spoil, words):
 
 
 @pytest.mark.parametrize("content, words", [
-    ('{"train": ["c"], "val": ["gone"]}', ["'gone'", "no image"]),
+    ('{"train": ["c"], "val": ["gone"]}', ["'gone'", "must be the name of a case"]),
     ('{"train": ["a1"], "val": ["a2", "c"]}', ["patient 'a'", "both train and val"]),
     ('{"train": ["c"], "val": ["c"]}', ["patient 'c'", "both train and val"]),
     ('{"train": ["c"]}', ["'train' and 'val'"]),
     ('{"train": ["c"], "val": []}', ["'train' and 'val'"]),
     ('{"train": "c", "val": ["d"]}', ["'train' and 'val'"]),
-    ('{"train": ["gone"], "val": ["c"]}', ["'gone'", "no image"]),
+    ('{"train": ["gone"], "val": ["c"]}', ["'gone'", "must be the name of a case"]),
     ('{"train": ["c", "c"], "val": ["d"]}', ["'c'", "stand once"]),
     ('{"train": ["d"], "val": ["c", "c"]}', ["'c'", "stand once"]),
     ('{"train": ["d", 3], "val": ["c"]}', ["3 must be the name"]),

@@ -15,6 +15,7 @@ import trimesh
 from conftest import refused
 from dicom_series import PATIENT, STANDARD, planted, write_series
 from joint_object import DIRECTIONS, both, grid, parts, world
+from scans import write_scan
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg
@@ -146,7 +147,7 @@ def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
 def test_the_same_voxels_have_the_same_hash_in_any_format(tmp_path):
     scan = scan_of("oblique")
     for ending in (".nii.gz", ".nrrd", ".mha"):
-        write_volume(scan, tmp_path / f"scan{ending}")
+        write_scan(scan, tmp_path / f"scan{ending}")
         assert voxel_hash(read_volume(tmp_path / f"scan{ending}")) == voxel_hash(scan)
     changed = scan.array.copy()
     changed[3, 4, 5] += 1
@@ -271,7 +272,7 @@ def test_planted_words_are_found_where_they_are(tmp_path):
 
 
 def test_predict_by_default(run, finds_the_object, tmp_path, capsys):
-    write_volume(scan_of("mirrored rows"), tmp_path / "a scan.nrrd")
+    write_scan(scan_of("mirrored rows"), tmp_path / "a scan.nrrd")
     status, out, _ = call(capsys, "predict", tmp_path / "a scan.nrrd", "--model", run, "--out",
                           tmp_path / "out")
     assert status == 0
@@ -285,7 +286,7 @@ def test_predict_by_default(run, finds_the_object, tmp_path, capsys):
 
 def test_predict_writes_only_what_is_asked_for_and_names_it_neutrally(
         run, finds_the_object, tmp_path, capsys):
-    write_volume(scan_of(), tmp_path / "Erika Musterfrau.mha")
+    write_scan(scan_of(), tmp_path / "Erika Musterfrau.mha")
     status, out, _ = call(capsys, "predict", tmp_path / "Erika Musterfrau.mha", "--model", run, "--out",
                           tmp_path / "out",
                           "--formats", "stl,json", "--anonymise")
@@ -344,7 +345,7 @@ def test_an_empty_mask_has_no_dicom_seg(run, tmp_path, capsys, monkeypatch):
     (("--anonymize",), "unrecognized arguments: --anonymize"),
 ])
 def test_bad_arguments_of_predict(words, says, run, tmp_path, capsys):
-    write_volume(scan_of(), tmp_path / "ct.mha")
+    write_scan(scan_of(), tmp_path / "ct.mha")
     status, out, error = call(capsys, "predict", tmp_path / "ct.mha", "--model", run, "--out",
                               tmp_path / "out", *words)
     assert status == 2 and says in error and out == "" and error.count("\n") == 1

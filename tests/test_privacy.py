@@ -25,6 +25,7 @@ from identifiers import (
     plant_in_text_header,
 )
 from joint_object import DIRECTIONS, both, grid
+from scans import write_scan
 from test_cli import call
 from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled
@@ -79,7 +80,7 @@ def test_the_search_finds_every_identifier_wherever_it_stands(series, scan, tmp_
     assert len(found_in(words, tmp_path)) == 2
     for ending, count in zip(FILES, (5, 3, 2)):
         path = tmp_path / f"scan{ending}"
-        write_volume(scan, path)
+        write_scan(scan, path)
         assert len(found(FILES[ending](path), path.read_bytes())) == count
 
 
@@ -137,7 +138,7 @@ def test_a_fault_of_a_series_is_told_without_what_its_headers_hold(fault, series
 @pytest.mark.parametrize("ending", FILES)
 def test_a_fault_of_a_file_is_told_without_what_its_header_holds(ending, scan, run, tmp_path, capfd):
     path = tmp_path / "in" / f"scan{ending}"
-    write_volume(scan, path)
+    write_scan(scan, path)
     words = FILES[ending](path)
     cut_off(path)
     status, printed, said = call(capfd, "predict", path, "--model", run, "--out", tmp_path / "out")
@@ -171,7 +172,7 @@ def test_odd_values_of_a_header_are_not_quoted(name, scan, run, finds_the_object
 def test_nothing_of_a_files_header_is_written(ending, scan, run, finds_the_object, tmp_path,
                                               capfd):
     path = tmp_path / "in" / f"scan{ending}"
-    write_volume(scan, path)
+    write_scan(scan, path)
     words = FILES[ending](path)
     formats = ALL.replace("dicom-seg,", "")
     status, printed, said = call(capfd, "predict", path, "--model", run, "--out", tmp_path / "out",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scans import write_scan
 from scipy.spatial.transform import Rotation
 from test_volume import CODES
 
@@ -20,7 +21,7 @@ from magunet.prepare import cache_key, clip_and_scale, prepare, restore
 from magunet.runs import run_hash
 from magunet.studies import VARIANTS
 from magunet.surfaces import surface_distances, surface_scores
-from magunet.volume import WRITTEN_ENDINGS, Volume, orientation, read_volume, reorient, same_geometry, write_volume
+from magunet.volume import FILE_ENDINGS, Volume, orientation, read_volume, reorient, same_geometry
 from sijphantom.cohort import phantom_folder
 
 SMOKE = profiles.load("smoke")
@@ -44,10 +45,10 @@ def volumes(draw, shape=small, dtype=np.int16):
 # Geometry ---------------------------------------------------------------------------------------------
 
 @BOUNDED
-@given(volumes(), st.sampled_from(WRITTEN_ENDINGS))
+@given(volumes(), st.sampled_from(FILE_ENDINGS))
 def test_a_file_gives_back_any_volume(volume, ending):
     with tempfile.TemporaryDirectory() as folder:
-        write_volume(volume, Path(folder) / f"a{ending}")
+        write_scan(volume, Path(folder) / f"a{ending}")
         back = read_volume(Path(folder) / f"a{ending}")
     assert np.array_equal(back.array, volume.array) and same_geometry(back, volume)
 

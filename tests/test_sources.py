@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from conftest import refused
+from scans import write_scan
 from scipy.spatial import KDTree
 
 from compendium.check import describe
@@ -110,7 +111,7 @@ def totalsegmentator(root, ct, name="s0001", sacrum=SACRUM, left=LEFT, right=RIG
 def vsd(root, ct, patient="016", tag="", segmentation=None, layers=False):
     """Hollow bones in a 3D Slicer segmentation whose numbers have no order; its folder lies two deep."""
     folder = root / patient / patient / "SMIR.Lower_limb.095Y.F.CT.476"
-    write_volume(ct, folder / f"SMIR.Lower_limb.095Y.F.CT.476{tag}.nrrd")
+    write_scan(ct, folder / f"SMIR.Lower_limb.095Y.F.CT.476{tag}.nrrd")
     numbers = {"Femur_L": 1, "Hip_R": 2, "Sacrum": 5, "Hip_L": 7}
     boxes = {"Sacrum": SACRUM, "Hip_L": LEFT, "Hip_R": RIGHT}
     if segmentation is None:
@@ -148,11 +149,11 @@ def ctpelvic1k(root, ct, key="dataset6_CLINIC_0001", image=None, swapped=False):
 
 def pengwin(root, ct, number="051", part=2):
     """Fragments, some of them far from the joint."""
-    write_volume(ct, root / f"PENGWIN_CT_train_images_part{part}" / f"{number}.mha")
+    write_scan(ct, root / f"PENGWIN_CT_train_images_part{part}" / f"{number}.mha")
     lower_left, behind_right = ((25, -24, -18), (36, 30, 0)), ((-36, 6, -30), (-25, 24, 18))
     labels = labelled(ct, (1, SACRUM), (10, UPPER), (11, LEFT), (20, lower_left), (21, RIGHT),
                       (30, behind_right))
-    write_volume(labels, root / "PENGWIN_CT_train_labels" / f"{number}.mha")
+    write_scan(labels, root / "PENGWIN_CT_train_labels" / f"{number}.mha")
     return f"pengwin_{number}"
 
 
@@ -265,7 +266,7 @@ def test_vsd_scans_with_a_crop_of_their_own_and_in_layers(layers, tmp_path):
     name = vsd(tmp_path / "src", ct, "z050", tag="-Pelvis-Thighs", layers=layers)
     folder = tmp_path / "src/z050/z050/SMIR.Lower_limb.095Y.F.CT.476"
     for ending in (".nii", ".nrrd"):                                            # the whole body
-        write_volume(scan(shape=(60, 33, 51)), folder / f"{folder.name}{ending}")
+        write_scan(scan(shape=(60, 33, 51)), folder / f"{folder.name}{ending}")
     assert run("vsd", tmp_path / "src", "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", name, ct)
 
@@ -335,7 +336,7 @@ LOW = (-35, -30, -57), (-24, 24, -45)
 def write_on_another_grid(src):
     ct, path = scan(), src / "PENGWIN_CT_train_labels/051.mha"
     pengwin(src, ct)
-    write_volume(Volume(read_volume(path).array, SPACING, tuple(ct.to_world((0, 0.5, 0))), LPS), path)
+    write_scan(Volume(read_volume(path).array, SPACING, tuple(ct.to_world((0, 0.5, 0))), LPS), path)
 
 
 def write_without_ct(src):

@@ -9,6 +9,12 @@ class InputError(ValueError):
     """
 
 
+def require(condition: object, message: str) -> None:
+    """Raises InputError with the message unless the condition is true."""
+    if not condition:
+        raise InputError(message)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, NumPy or torch, on a GPU or not, could not get the memory it asked for."""
     phrases = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "bad_alloc")

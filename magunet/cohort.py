@@ -137,9 +137,9 @@ def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
     return image, label
 
 
-def case_problems(image_path: Path, image: Volume | None,
-                  label_path: Path, label: Volume | None) -> list[str]:
-    """What makes a case useless for training, a line a problem; None is for a file that cannot be read.
+def case_problems(image_path: Path, image: Volume | None, label_path: Path | None = None,
+                  label: Volume | None = None) -> list[str]:
+    """What makes a case useless for training, a line a problem; None is for a file that is not there.
 
     It is a mask that does not lie voxel on voxel of its scan, holds other values than 0 and 1 or only one of
     them, and a scan without air.

@@ -18,7 +18,7 @@ from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError
-from magunet.cohort import image_problems
+from magunet.cohort import case_problems
 from magunet.target import THICKNESS
 from magunet.volume import ENDING, FILE_ENDINGS, Volume, read_volume
 
@@ -127,7 +127,7 @@ def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
-    for problem in image_problems(case.image, image):
+    for problem in case_problems(case.image, image):
         raise InputError(problem)
     if np.percentile(image.array[pelvis.bones.array > 0], 90) < BONE_HU:
         raise InputError("the labels do not lie on bone; the segmentation belongs to another scan, or the "

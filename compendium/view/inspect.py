@@ -60,8 +60,8 @@ def viewers() -> dict[str, str]:
     """Every viewer, best first, and why it cannot be used here; an empty reason where it can."""
     if not in_browser():
         return dict.fromkeys(VIEWERS[:-1], "no browser shows this notebook") | {"figure": ""}
-    lab = "JPY_SESSION_NAME" in os.environ
-    itkwidgets = itkwidgets_problem() if lab else "JupyterLab does not show this notebook"
+    jupyterlab = "JPY_SESSION_NAME" in os.environ
+    itkwidgets = itkwidgets_problem() if jupyterlab else "JupyterLab does not show this notebook"
     niivue = "" if importlib.util.find_spec("ipyniivue") else "the Python package ipyniivue is not installed"
     return {"itkwidgets": itkwidgets, "niivue": niivue, "three planes": "", "figure": ""}
 
@@ -129,15 +129,14 @@ def in_niivue(image: Volume, labels: Volume | None, preset: dict):
 
     low, high = preset["window"]
     volumes = [{"name": "ct.nii", "data": as_nifti(image), "cal_min": low, "cal_max": high}]
-    if labels is not None:
-        volumes += [{"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6}]
+    volumes += [{"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6}] if labels else []
     widget = ipyniivue.NiiVue(height=600, is_radiological_convention=True, sagittal_nose_left=True,
                               crosshair_width=0.5, multiplanar_show_render=ipyniivue.ShowRender.ALWAYS)
     widget.load_volumes(volumes)
     corner, extent = image.to_world((-0.5, -0.5, -0.5)), np.multiply(image.array.shape, image.spacing)[::-1]
     left, posterior, up = (np.subtract(centre_of(labels, image), corner) / extent).tolist()
     widget.scene.crosshair_pos = [1 - left, 1 - posterior, up]   # niivue counts to the right and to the front
-    if labels is not None:
+    if labels:
         colours = [bytes(3), *(bytes.fromhex(colour[1:]) for colour in LABEL_COLOURS.values())]
         channels = {name: [colour[i] for colour in colours] for i, name in enumerate("RGB")}
         widget.volumes[1].set_colormap_label(channels | {"labels": ["", *LABEL_COLOURS]})
@@ -180,9 +179,8 @@ def import_itkwidgets():
     import itkwidgets
     from itkwidgets.viewer import _cell_watcher as watcher
 
-    handlers = watcher.kernel.shell_handlers if watcher is not None else {}
-    if watcher is not None and handlers["execute_request"] != watcher.execute_request_handler:
-        handlers["execute_request"] = watcher.execute_request_handler
+    if watcher and watcher.kernel.shell_handlers["execute_request"] != watcher.execute_request_handler:
+        watcher.kernel.shell_handlers["execute_request"] = watcher.execute_request_handler
         watcher.shell.events.unregister("post_run_cell", watcher.post_run_cell)
     return itkwidgets
 
@@ -199,5 +197,5 @@ def to_itkwasm(volume: Volume, name: str):
 
 def opacity_points(image: Volume, preset: dict) -> list[list[float]]:
     """A preset's opacity for itkwidgets: HU, scaled to 0 to 1 over the image's own values, and opacity."""
-    low, high = float(image.array.min()), float(image.array.max())
-    return [[float(np.clip((hu - low) / max(high - low, 1), 0, 1)), share] for hu, share in preset["opacity"]]
+    ends = float(image.array.min()), float(image.array.max()) + 1e-6
+    return [[float(np.interp(hu, ends, (0, 1))), share] for hu, share in preset["opacity"]]

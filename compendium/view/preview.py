@@ -16,8 +16,6 @@ from magunet.base.errors import InputError
 from magunet.prepare import resize
 from magunet.volume import Volume, corners, reorient, same_geometry
 
-LARGEST_SIDE = 128
-"""Voxels a side of a preview; a browser without a graphics card needs seconds for each picture of more."""
 HU_RANGE = (-1000.0, 2000.0)
 """Previews are clipped to it: a speck of metal would spoil every transfer function."""
 LABEL_COLOURS = AGREEMENT_COLOURS | {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
@@ -49,11 +47,11 @@ def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> V
     return truth and prediction and truth.with_array(agreement(prediction.array, truth.array))
 
 
-def preview(scan: Volume, labels: Volume | None = None,
-            side: int = LARGEST_SIDE) -> tuple[Volume, Volume | None]:
+def preview(scan: Volume, labels: Volume | None = None, side: int = 128) -> tuple[Volume, Volume | None]:
     """Scan (int16 HU) and labels (uint8) on one grid along the patient's axes, each side at most ``side``.
 
-    Where the scan shrinks it is averaged; a label is the one at the centre of the new voxel.
+    Where the scan shrinks it is averaged; a label is the one at the centre of the new voxel. Of more than 128
+    voxels a side a browser without a graphics card needs seconds for each picture.
     """
     scan = reorient(scan, "LPS")
     shape = tuple(np.minimum(scan.array.shape, side).tolist())
@@ -82,7 +80,5 @@ def _sampled(volume: Volume, grid: Volume, order: int, outside: float) -> Volume
 
 def centre_of(labels: Volume | None, scan: Volume) -> tuple[float, float, float]:
     """Where slice planes start: the middle of all labels, or of the scan; LPS mm (x, y, z)."""
-    index = np.divide(np.subtract(scan.array.shape, 1), 2)
-    if labels is not None and labels.array.any():
-        index = ndimage.center_of_mass(labels.array != 0)
-    return tuple(scan.to_world(tuple(index)).tolist())
+    subject = labels.array != 0 if labels is not None and labels.array.any() else np.ones(scan.array.shape)
+    return tuple(scan.to_world(ndimage.center_of_mass(subject)).tolist())

@@ -36,7 +36,7 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = ""):
 
     def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
         if {"truth", "prediction"} <= set(inside):
-            display(dice_strip(inside["truth"], inside["prediction"], axial - 1))
+            display(dice_strip(inside["truth"], inside["prediction"], axial))
         indices = axial - 1, coronal - 1, sagittal - 1
         figure, _ = planes_figure(scan, indices, outlines, title, WINDOWS[window])
         add_legend(figure, inside)
@@ -47,12 +47,12 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = ""):
 
 
 def dice_strip(truth: np.ndarray, prediction: np.ndarray, axial: int) -> Figure:
-    """A bar for the Dice of each axial slice of two masks (d, h, w) where one is not empty; marks a slice."""
-    slices = [i for i, (p, t) in enumerate(zip(prediction, truth)) if p.any() or t.any()]
+    """A bar for the Dice of each axial slice of masks (d, h, w) where one is not empty; marks ``axial``."""
+    dice = {i: overlap(p, t).dice for i, (p, t) in enumerate(zip(prediction, truth), 1) if p.any() or t.any()}
     figure = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained")
     axes = figure.subplots()
-    axes.bar(np.add(slices, 1), [overlap(prediction[i], truth[i]).dice for i in slices], 0.9, color="0.5")
-    axes.axvline(axial + 1, color="black", linewidth=1)
+    axes.bar(list(dice), list(dice.values()), 0.9, color="0.5")
+    axes.axvline(axial, color="black", linewidth=1)
     axes.set(xlim=(0.5, len(truth) + 0.5), ylim=(0, 1), xlabel="axial slice", ylabel="Dice")
     axes.tick_params(labelsize=7)
     return figure

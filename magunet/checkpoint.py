@@ -22,7 +22,7 @@ from magunet.base.provenance import whole_file
 class TrainingState:
     """All that changes while a network trains.
 
-    log: one entry a finished epoch. order: the cases of the epoch under way, one a window; losses: of its
+    log: an entry a finished epoch; of the one under way, order: the cases, one a window; losses: of its
     windows that are done, each a tensor (); seconds: that these took.
     """
 
@@ -37,11 +37,7 @@ class TrainingState:
 
 
 def save(state: TrainingState, path: Path, settings_hash: str) -> None:
-    """Write the state, whole or not at all.
-
-    Raises InputError, and keeps the state written before, when a weight is not finite, which no loss shows
-    yet.
-    """
+    """Write the state, whole or not at all. Raises InputError for weights that are not finite."""
     tensors = {f"model.{name}": tensor for name, tensor in state.network.state_dict().items()}
     if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch "
@@ -69,8 +65,8 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str,
 def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
     """Put a saved state back into a new one, so that training goes on as if it had not stopped.
 
-    Returns False when the file is damaged, which is announced; it is then removed, and the state is of no
-    use. Raises InputError when the file belongs to other settings.
+    A damaged file is announced and removed; the state is then of no use, and the answer is False. Raises
+    InputError when the file belongs to other settings.
     """
     try:
         with safetensors.safe_open(path, "pt") as stored:
@@ -91,7 +87,16 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
 def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raises an error of any kind where something is missing or of another network."""
     state.network.load_state_dict(_part(tensors, "model."))
-    _put_back_optimizer(state.optimizer, _part(tensors, "optimizer."), header["learning_rates"])
+    content = state.optimizer.state_dict()
+    for name, tensor in _part(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        content["state"].setdefault(int(index), {})[key] = tensor
+    for group, rate in zip(content["param_groups"], header["learning_rates"], strict=True):
+        group["lr"] = rate                                      # the scheduler sets it only at its next step
+    state.optimizer.load_state_dict(content)
+    for parameter, values in state.optimizer.state.items():     # laid out in memory as the parameters are
+        values |= {key: torch.empty_like(parameter).copy_(value) for key, value in values.items()
+                   if value.shape == parameter.shape}
     state.scheduler.load_state_dict(header["scheduler"])
     state.log, state.order = list(header["log"]), [str(name) for name in header["order"]]
     state.seconds = float(header["seconds"])
@@ -106,18 +111,3 @@ def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tenso
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _put_back_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor],
-                        rates: list[float]) -> None:
-    content = optimizer.state_dict()
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        content["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(content)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate                                      # the scheduler sets it only at its next step
-    for parameter, values in optimizer.state.items():           # laid out in memory as the parameters are
-        for key, value in values.items():
-            if value.shape == parameter.shape:
-                values[key] = torch.empty_like(parameter).copy_(value)

@@ -20,10 +20,6 @@ from magunet.prepare import prepare, restore
 from magunet.studies import build
 from magunet.volume import Volume
 
-OVERLAP = 0.5
-"""Of neighbouring windows, as a fraction of their depth."""
-SIGMA = 0.25
-"""Of the Gaussian that weights a window's slices, as a fraction of its depth."""
 THRESHOLD = 0.5
 """Voxels with a higher foreground probability belong to the mask."""
 WEIGHTS_FILE = "weights.safetensors"
@@ -40,14 +36,13 @@ def window_starts(slices: int, depth: int) -> list[int]:
     """First slices of windows ``depth`` deep that cover ``slices``, evenly spread, overlapping by half."""
     if slices <= depth:
         return [0]
-    count = 1 + int(np.ceil((slices - depth) / (depth * (1 - OVERLAP))))
+    count = 1 + int(np.ceil((slices - depth) / (depth / 2)))
     return [round(i * (slices - depth) / (count - 1)) for i in range(count)]
 
 
 def gaussian_weights(depth: int) -> np.ndarray:
-    """Weight of each slice of a window, 1 in its middle; (depth,), float64, all above 0."""
-    z = (np.arange(depth) - (depth - 1) / 2) / (SIGMA * depth)
-    return np.exp(-0.5 * z**2)
+    """Weight of each slice of a window, 1 in its middle, sigma a quarter of it; (depth,), float64."""
+    return np.exp(-0.5 * ((np.arange(depth) - (depth - 1) / 2) / (depth / 4)) ** 2)
 
 
 def predict_windows(image: np.ndarray, depth: int,
@@ -58,8 +53,9 @@ def predict_windows(image: np.ndarray, depth: int,
     padded by repeating the outer ones. Returns float32 (n, h, w).
     """
     slices = len(image)
-    before = max(0, depth - slices) // 2
-    padded = np.pad(image, ((before, max(0, depth - slices) - before), (0, 0), (0, 0)), mode="edge")
+    padding = max(0, depth - slices)
+    before = padding // 2
+    padded = np.pad(image, ((before, padding - before), (0, 0), (0, 0)), mode="edge")
     total, weight = np.zeros(padded.shape), np.zeros((len(padded), 1, 1))
     share = gaussian_weights(depth)[:, None, None]
     for start in track(window_starts(len(padded), depth), "windows", lines=False):
@@ -81,10 +77,7 @@ def probability(network: torch.nn.Module, window: np.ndarray, device: torch.devi
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with the settings its input must be prepared with.
-
-    window_depth: slices of a window where memory does not suffice for the settings' depth.
-    """
+    """A trained network with the settings its input must be prepared with; window_depth: as memory allows."""
 
     network: torch.nn.Module
     settings: Settings
@@ -96,9 +89,8 @@ class Model:
     def probability(self, image: np.ndarray) -> np.ndarray:
         """Foreground probability of a prepared image (n, size, size), float32, blended from windows.
 
-        Each window is also seen mirrored left to right, as in training, and both answers are averaged: left
-        and right are told apart afterwards, by position. Where memory does not suffice, windows become
-        shallower, which is announced. Raises MemoryError when even the shallowest do not fit.
+        The answers for each window and for its mirror image, left to right, are averaged. Where memory does
+        not suffice, windows become shallower, which is announced. Raises MemoryError when no depth fits.
         """
         def both_ways(window: np.ndarray) -> np.ndarray:
             answer, mirrored = (probability(self.network, view, self.device, self.precision)
@@ -113,9 +105,8 @@ class Model:
                 if not is_out_of_memory(error):
                     raise
                 if depth == SMALLEST_SIDE:
-                    size = " x ".join(map(str, (depth, *image.shape[1:])))
-                    raise MemoryError(f"windows of {size} voxels do not fit; a run with smaller size or "
-                                      "larger width_divisor would") from error
+                    raise MemoryError("windows of {} x {} x {} voxels do not fit; a run with smaller size or "
+                                      "larger width_divisor would".format(depth, *image.shape[1:])) from error
                 traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
             depth = max(SMALLEST_SIDE, depth // 2)
             say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} "
@@ -130,8 +121,7 @@ class Model:
 def load_model(run: Path | str, plain: bool = False) -> Model:
     """Load a finished run's network, ready to predict. Nothing is unpickled.
 
-    plain: without `magunet.fast.accelerate` and in float32, to compare with.
-    Raises InputError when the folder is not a finished run or its files do not fit together.
+    plain: as in `magunet.runs.fit`. Raises InputError when the folder is no finished run or is damaged.
     """
     run = Path(run)
     for path in (run / RECORD_FILE, run / WEIGHTS_FILE):
@@ -155,15 +145,14 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
                          "remove the folder and train the run again") from error
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    network = network if plain else accelerate(network)
-    network = network.to(device, memory_format=torch.channels_last_3d).eval()
-    return Model(network, settings, record, device, precision)
+    network = (network if plain else accelerate(network)).to(device, memory_format=torch.channels_last_3d)
+    return Model(network.eval(), settings, record, device, precision)
 
 
 def shipped_weights() -> Path:
     """The folder of the weights that come with the project. Raises InputError where it is missing."""
     folder = project.data() / "weights"
     if not (folder / WEIGHTS_FILE).is_file():
-        remedy = "take it from the repository again, or name a run with --model"
-        raise InputError(f"{folder / WEIGHTS_FILE}: missing; {remedy}")
+        raise InputError(f"{folder / WEIGHTS_FILE}: missing; take it from the repository again, or name a "
+                         "run with --model")
     return folder

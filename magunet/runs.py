@@ -64,10 +64,9 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recomput
 
     A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other
     process trains it. On the CPU the same seed, settings, data and thread count give the same weights, bit
-    for bit. recompute: whether MAG-UNet computes maps a second time for the gradient instead of keeping them,
-    which changes no weight. plain: without `magunet.fast.accelerate` and in float32, to compare with, in a
-    folder of its own. Raises InputError for a cohort without training cases, and MemoryError where a step
-    does not fit.
+    for bit. recompute: as `magunet.fast.recompute`, which changes no weight. plain: without
+    `magunet.fast.accelerate` and in float32, in a folder of its own. Raises InputError for a cohort without
+    training cases, and MemoryError where a step does not fit.
     """
     if not cohort.train:
         raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
@@ -86,9 +85,8 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
     prepared = {}
-    for name in track(cohort.train + cohort.val, "prepared"):
-        case = cohort.cases[name]
-        prepared[name], _ = prepare_case(name, case.image, case.label, settings)
+    for case in track([cohort.cases[name] for name in cohort.train + cohort.val], "prepared"):
+        prepared[case.name], _ = prepare_case(case.name, case.image, case.label, settings)
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
     record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),
               "data_hash": data, "settings_hash": settings_hash, "train": cohort.train, "val": cohort.val,

@@ -37,10 +37,7 @@ STEP_SECONDS = 60
 
 
 def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A random ``depth`` slices of a case: image and mask, each (1, 1, depth, h, w).
-
-    A case with fewer slices is padded: the image by its outer slices, the mask by nothing.
-    """
+    """Random ``depth`` slices of a case, image and mask (1, 1, depth, h, w); fewer are padded, masks by 0."""
     slices = len(prepared.image)
     start = int(torch.randint(max(1, slices - depth + 1), (1,), generator=generator))
     image, mask = prepared.image[start:start + depth], prepared.mask[start:start + depth]
@@ -91,10 +88,10 @@ def train_step(state: TrainingState, case: Prepared, settings: Settings, device:
 def mean_loss(state: TrainingState) -> float:
     """Of the windows of this epoch so far. Raises InputError, naming the case, when one is not a number."""
     values = torch.stack([loss.cpu() for loss in state.losses])
-    if not values.isfinite().all():
-        first = int((~values.isfinite()).nonzero()[0])
-        raise InputError(f"case {state.order[first]}: the loss became {values[first]:g}; lower learning_rate "
-                         "or look at the case. The last checkpoint is from before")
+    for case, value in zip(state.order, values.tolist()):
+        if not math.isfinite(value):
+            raise InputError(f"case {case}: the loss became {value:g}; lower learning_rate or look at the "
+                             "case. The last checkpoint is from before")
     return float(values.mean())
 
 
@@ -113,10 +110,9 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
           recompute: bool = False, plain: bool = False) -> TrainingState:
     """Train from the last checkpoint, or the start, to the last epoch; an epoch is a log line.
 
-    cases: to learn from; an epoch draws ``samples_per_case`` windows of each in random order. held_out:
-    validated after every epoch. Checkpoints are written between two steps, never within one, so that a
-    training that was killed ends with the very same weights. recompute: as `magunet.fast.recompute`; plain:
-    as in `new_state`.
+    An epoch draws ``samples_per_case`` windows of each of ``cases`` in random order and validates on
+    ``held_out``. Checkpoints are written between two steps, never within one, so that a training that was
+    killed ends with the very same weights. recompute, plain: as in `magunet.runs.fit`.
     """
     windows = [name for name in cases for _ in range(settings.samples_per_case)]
     steps, path = settings.epochs * len(windows), folder / CHECKPOINT_FILE
@@ -148,9 +144,8 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         dice = validation_dice(state.network, held_out, settings, device, precision)
         factor = learning_rate_factor(settings.schedule, len(windows) * (epoch - 1), steps)
         seconds = earlier + time.monotonic() - start
-        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice,
-                          "learning_rate": settings.learning_rate * factor,
-                          "seconds": round(seconds, 2), "step_seconds": step_seconds})
+        state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "seconds": round(seconds, 2),
+                          "learning_rate": settings.learning_rate * factor, "step_seconds": step_seconds})
         state.order, state.losses, state.seconds = [], [], 0.0
         with whole_file(folder / LOG_FILE) as part:         # first: a finished training lacks no line
             part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))

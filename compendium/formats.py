@@ -1,7 +1,8 @@
-"""What people read: a report of tables as text, CSV, Markdown or LaTeX."""
+"""What people read: a report of tables as text, CSV, Markdown or LaTeX. Their words: ``tables.toml``."""
 
 import re
 import textwrap
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,8 @@ from compendium.statistics import LEVEL, smallest_p
 from compendium.tables import ALL, MEASURES, TRAINED
 from magunet.base.provenance import whole_file
 
-TITLES = {1: "Table 1: comparison with other networks (Sec. 2.2)", 2: "Table 2: attention modules (Sec. 2.3)",
-          3: "Table 3: kernel sizes of MFF (Sec. 2.4)", 4: "Table 4: ablation (Sec. 2.5)"}
-"""Of the paper's tables."""
-COSTS = {"parameters": "parameters, Mi", "TFLOP": "TFLOP", "seconds a case": "seconds a case",
-         "peak memory": "peak memory, GB"}
-"""Measure -> heading."""
-LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}", "²": r"\textsuperscript{2}",
-         **{c: f"\\{c}" for c in "&%$#_{}"}}
-"""Character -> what LaTeX prints it for."""
+WORDS = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding="utf-8"))
+"""Titles of the paper's tables, headings of costs, and notes, whose braces stand for numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,10 @@ class Report:
         r"""One ``table`` for each table, for ``\usepackage{booktabs}``; notes as comments."""
         parts = [f"% {self.title}; needs \\usepackage{{booktabs}}"]
         for title, table in self.tables.items():
-            escaped = table.astype(str).map(_latex).rename(index=_latex, columns=_latex)
-            aligned = "l" + "r" * len(table.columns)
-            parts.append(escaped.to_latex(caption=_latex(title), column_format=aligned).rstrip("\n"))
+            caption, aligned = re.sub("([%&#_])", r"\\\1", title), "l" + "r" * len(table.columns)
+            latex = table.astype(str).to_latex(escape=True, caption=caption, column_format=aligned)
+            latex = re.sub(r"^(\[.*?\])", r"{\1}", latex, flags=re.MULTILINE)     # no length of a line break
+            parts.append(latex.replace("±", r"$\pm$").rstrip("\n"))
         return "\n\n".join([*parts, "\n".join(f"% {line}" for line in self.notes)])
 
     def save(self, path: Path) -> list[Path]:
@@ -80,90 +75,63 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 def study_report(numbers: pd.DataFrame, notes: Sequence[str] = ()) -> Report:
     """One of the paper's tables. numbers: of `compendium.tables.study_table`; notes: lines below its own."""
-    title = TITLES[int(numbers["table"].iloc[0])]
+    title = WORDS["titles"][str(numbers["table"].iloc[0])]
     return Report(title, study_blocks(numbers), numbers, [*study_notes(numbers), *notes])
 
 
 def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table cut into what fits a page: title -> one line a row of the paper; empty ones are left out."""
     whole, groups = numbers[numbers["group"] == ALL], numbers[numbers["group"] != ALL]
-    names, titles = list(dict.fromkeys(groups["group"])), [measure.title for measure in MEASURES]
-    costs, paper = whole[whole["measure"].isin(COSTS) & whole["value"].notna()], whole[whole["paper"].notna()]
-    cut = {
-        "Overlap with the truth": _spread(whole[whole["measure"].isin(titles[:4])], _interval),
-        "Surfaces": _spread(whole[whole["measure"].isin(titles[4:])], _interval),
-        "Ours minus the paper's number, which is in brackets": _spread(paper, _beside),
-        "Cost": _spread(costs, lambda n: f"{n.value:.2f}").rename(columns=COSTS),
-        f"Against {REFERENCE}: p (effect size)": _spread(whole[whole["p"].notna()], _test),
-        "Counted": _spread(whole[whole["unit"] == "count"], lambda n: f"{n.value:.0f}"),
-    }
-    for title, unit in (("Dice", "%"), ("HD95", "mm")):
-        cells = groups[groups["measure"] == title]
-        cut[f"{title} of single joints, {unit}"] = _spread(cells, _interval, "group", names)
+    titles, headings = [measure.title for measure in MEASURES], whole["measure"].map(WORDS["costs"])
     counts = groups[groups["measure"].isin(["missed joints", "joints"])]
     pairs = counts.pivot_table(index=["row", "group"], columns="measure", values="value", sort=False)
-    cut["Missed of all joints"] = _spread(pairs.reset_index(), _missed, "group", names)
+    cut = {
+        "Overlap with the truth": (whole[whole["measure"].isin(titles[:4])], _interval),
+        "Surfaces": (whole[whole["measure"].isin(titles[4:])], _interval),
+        "Ours minus the paper's number, which is in brackets": (whole[whole["paper"].notna()], _beside),
+        "Cost": (whole.assign(measure=headings)[headings.notna() & whole["value"].notna()],
+                 lambda number: f"{number.value:.2f}"),
+        f"Against {REFERENCE}: p (effect size)": (whole[whole["p"].notna()], _test),
+        "Counted": (whole[whole["unit"] == "count"], lambda number: f"{number.value:.0f}"),
+        "Dice of single joints, %": (groups[groups["measure"] == "Dice"], _interval),
+        "HD95 of single joints, mm": (groups[groups["measure"] == "HD95"], _interval),
+        "Missed of all joints": (
+            pairs.reset_index(), lambda number: f"{number['missed joints']:.0f} of {number.joints:.0f}"),
+    }
     status = numbers.drop_duplicates("row").set_index("row")["status"].replace(TRAINED, "-")
-    return {title: _with_missing(table, status) for title, table in cut.items() if not table.empty}
+    return {title: _spread(part, cell, status) for title, (part, cell) in cut.items() if not part.empty}
 
 
 def study_notes(numbers: pd.DataFrame) -> list[str]:
     """What the reader must know to read the numbers: units, policies, and what the tests cannot show."""
-    lines = ["Parameters, and TFLOP of one forward pass of 50 x 256 x 256 voxels (Mi = 2^20; a multiply-add "
-             "is 2), are those of the paper's widths; seconds (median) and memory (most) are of the "
-             "predictions here. The paper scored CTs that nobody else has: a difference from its numbers is "
-             "one of data, too."]
     whole = numbers[(numbers["group"] == ALL) & (numbers["status"] == TRAINED)]
     if whole.empty:
-        return lines
-    patients = int(whole["patients"].max())
-    over = f"{patients} patient{'s'[:patients > 1]}"
-    lines = [f"Mean over {over} [{100 * LEVEL:.0f} % bootstrap interval over patients], then ± SD over seeds "
-             "if there are several. Scored on each scan's own grid; overlaps and NSD (within 1 mm) in %, "
-             "HD95 and ASSD in mm.", *lines,
-             "Nothing is left out. Overlaps of two empty masks count 100 %, of one 0. Surface distances of "
-             "two empty masks are 0; of one they are undefined: the scan's diagonal is taken, and NSD 0. A "
-             "joint is missed where no voxel of it was found. Counts are over all seeds."]
-    if compared := int(numbers["p"].notna().sum() / len(MEASURES)):
-        lines.append(f"p: two-sided Wilcoxon signed-rank test over patients against {REFERENCE}, adjusted "
-                     f"after Holm for {compared} comparison{'s'[:compared > 1]} by each measure; effect: "
-                     f"rank-biserial correlation, positive where the row is higher than {REFERENCE} (for "
-                     "HD95 and ASSD: worse).")
-        if (adjusted := (least := smallest_p(patients)) * compared) > 1 - LEVEL:
-            lines.append(f"{over} cannot give a p below {least:.2g}, nor after Holm one below "
-                         f"{min(1.0, adjusted):.2g}: this table cannot show that a difference is more than "
-                         "chance.")
+        return [WORDS["notes"]["costs"]]
+    patients, comparisons = int(whole["patients"].max()), int(numbers["p"].notna().sum() / len(MEASURES))
+    least, names = smallest_p(patients), ["means", "costs", "policies"]
+    if comparisons:
+        names += ["tests", "few patients"] if least * comparisons > 1 - LEVEL else ["tests"]
     elif (numbers["network"] != REFERENCE).any():
-        lines.append(f"No tests: {REFERENCE} or all others are not trained.")
+        names.append("no tests")
     if (numbers["group"] != ALL).any():
-        lines.append("Single joints: those that the truth has, parted at the middle of the gap between "
-                     "them; left is the patient's. Sides on which it has none are counted as empty, and as "
-                     "false joints where one was found.")
-    return lines
+        names.append("joints")
+    words = {"patients": f"{patients} patient{'s'[:patients > 1]}", "level": 100 * LEVEL,
+             "comparisons": f"{comparisons} comparison{'s'[:comparisons > 1]}", "reference": REFERENCE,
+             "least": least, "adjusted": min(1.0, least * comparisons)}
+    return [WORDS["notes"][name].format(**words) for name in names]
 
 
-def _latex(text: str) -> str:
-    """Escaped for LaTeX; a cell that starts with [ is braced, since a line break before it would take it."""
-    escaped = re.sub(r"[\\±^~²&%$#_{}]", lambda match: LATEX[match.group()], str(text))
-    return f"{{{escaped}}}" if escaped.startswith("[") else escaped
+def _spread(numbers: pd.DataFrame, cell: Callable, status: pd.Series) -> pd.DataFrame:
+    """Long to wide: all rows of the paper in its order, a column a measure or group.
 
-
-def _spread(numbers: pd.DataFrame, cell: Callable, column: str = "measure",
-            order: Sequence[str] | None = None) -> pd.DataFrame:
-    """Long to wide: a line a row of the paper, a column a measure (or group)."""
-    if numbers.empty:
-        return pd.DataFrame()
-    names = order or list(dict.fromkeys(numbers[column]))
-    cells = numbers.assign(cell=numbers.apply(cell, axis=1))
-    return cells.pivot(index="row", columns=column, values="cell").reindex(columns=names).fillna("")
-
-
-def _with_missing(table: pd.DataFrame, status: pd.Series) -> pd.DataFrame:
-    """All rows of the paper in its order; those without a number have their status in the first column."""
-    table = table.reindex(status.index).fillna("").rename_axis(index=None, columns=None)
+    Rows without a number have their status in the first column.
+    """
+    column = "group" if numbers["group"].iloc[0] != ALL else "measure"
+    table = numbers.assign(cell=numbers.apply(cell, axis=1)).pivot(index="row", columns=column, values="cell")
+    table = table.reindex(index=status.index, columns=numbers[column].unique()).fillna("")
     empty = ~table.any(axis=1)
     table.loc[empty, table.columns[0]] = status[empty]
-    return table
+    return table.rename_axis(index=None, columns=None)
 
 
 def _interval(number: pd.Series) -> str:
@@ -181,10 +149,6 @@ def _beside(number: pd.Series) -> str:
     if pd.isna(number.difference):
         return f"({number.paper:.{digits}f})"
     return f"{round(number.difference, digits) + 0.0:+.{digits}f} ({number.paper:.{digits}f})"      # no -0.00
-
-
-def _missed(number: pd.Series) -> str:
-    return f"{number['missed joints']:.0f} of {number.joints:.0f}"
 
 
 def _test(number: pd.Series) -> str:

@@ -11,9 +11,7 @@ REFERENCE = "MAG-UNet"
 LEFT_OUT = {4: ("+MFF+LGAG",)}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet")}
-"""Networks a user may take instead, by table; shown where they have been trained."""
-PROFILES_BEYOND = ("gpu",)
-"""Profiles that train the networks of BEYOND, too."""
+"""Networks a user may take instead, by table; shown where they have been trained, as profile gpu does."""
 
 
 def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
@@ -34,8 +32,8 @@ def networks_of(table: int) -> list[str]:
 
 
 def grid(profile: str, beyond: bool | None = None) -> list[str]:
-    """The networks that a profile trains, each once. beyond: also BEYOND's; None asks PROFILES_BEYOND."""
-    more = BEYOND if (profile in PROFILES_BEYOND if beyond is None else beyond) else {}
+    """The networks that a profile trains, each once. beyond: also BEYOND's; None: gpu does."""
+    more = BEYOND if (profile == "gpu" if beyond is None else beyond) else {}
     rows = [row for table in range(1, len(TABLES) + 1) for row in study_rows(table, more.get(table, ()))]
     return list(dict.fromkeys(trained_as(row.network) for row in rows))
 

@@ -64,8 +64,10 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
         status = TRAINED if len(mine) else NOT_TRAINED
         measures = [_number(mine, m) | {"paper": getattr(row, m.column, None)} for m in MEASURES]
-        numbers = [*_costs(row, mine), *measures, *_counts(mine, joints), *_groups(joints)]
         first = {"table": table, "row": row.name, "network": network, "status": status, "group": ALL}
+        numbers = [*_costs(row, mine), *measures]
+        if len(mine):
+            numbers += [*_counts(mine, joints), *_groups(joints)]
         rows += [first | number for number in numbers]
     numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[7:], float))
     return _with_tests(numbers.assign(difference=numbers["value"] - numbers["paper"]), scores)
@@ -93,16 +95,13 @@ def _number(scores: pd.DataFrame, measure: Measure) -> dict:
 
 def _counts(scores: pd.DataFrame, sides: pd.DataFrame) -> list[dict]:
     """How often each policy took hold, so that a mean can be judged by what went into it."""
-    if scores.empty:
-        return []
     exists = sides["truth_ml"] > 0
-    counts = {"scans": scores["case"].nunique(), "predictions": len(scores),
-              "empty predictions": (scores["predicted_ml"] == 0).sum(),
-              "empty truths": (scores["truth_ml"] == 0).sum(),
-              "undefined distances": scores["undefined"].sum(), "joints": exists.sum(),
-              "missed joints": sides["missed"].sum(), "empty sides": (~exists).sum(),
-              "false joints": (~exists & (sides["predicted_ml"] > 0)).sum()}
-    return _as_counts(counts)
+    return _as_counts(
+        {"scans": scores["case"].nunique(), "predictions": len(scores),
+         "empty predictions": (scores["predicted_ml"] == 0).sum(),
+         "empty truths": (scores["truth_ml"] == 0).sum(), "undefined distances": scores["undefined"].sum(),
+         "joints": exists.sum(), "missed joints": sides["missed"].sum(), "empty sides": (~exists).sum(),
+         "false joints": (~exists & (sides["predicted_ml"] > 0)).sum()})
 
 
 def _as_counts(counts: Mapping[str, int]) -> list[dict]:
@@ -111,14 +110,12 @@ def _as_counts(counts: Mapping[str, int]) -> list[dict]:
 
 def _groups(sides: pd.DataFrame) -> list[dict]:
     """Measures and counts of single joints, by side and by grade. A side without a joint is only counted."""
-    if sides.empty:
-        return []
     sides, numbers = sides[sides["truth_ml"] > 0], []
     for group, joints in [*sides.groupby("side"), *sides.groupby(sides["grade"].map(_grade))]:
         counts = {"joints": len(joints), "missed joints": joints["missed"].sum(),
                   "undefined distances": joints["undefined"].sum()}
-        numbers += [{"group": group} | _number(joints, measure) for measure in MEASURES]
-        numbers += [{"group": group} | count for count in _as_counts(counts)]
+        measures = [_number(joints, measure) for measure in MEASURES]
+        numbers += [{"group": group} | number for number in (*measures, *_as_counts(counts))]
     return numbers
 
 
@@ -130,7 +127,7 @@ def _grade(grade: object) -> str:
 
 def _with_tests(numbers: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The table with every trained network tested against MAG-UNet, where that is trained."""
-    if not (scores["network"] == REFERENCE).any():
+    if REFERENCE not in set(scores["network"]):
         return numbers
     trained = (numbers["status"] == TRAINED) & (numbers["network"] != REFERENCE) & (numbers["group"] == ALL)
     for measure in MEASURES:
@@ -141,7 +138,6 @@ def _with_tests(numbers: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             if set(means[network].index) != set(means[REFERENCE].index):
                 raise InputError(f"{network} and {REFERENCE} were scored on different patients; "
                                  "score both on one cohort")
-            test = signed_rank(means[network], means[REFERENCE])
-            numbers.loc[number, ["p", "effect"]] = test.p, test.effect
+            numbers.loc[number, ["p", "effect"]] = list(signed_rank(means[network], means[REFERENCE]))
         numbers.loc[index, "p_holm"] = holm(numbers.loc[index, "p"].tolist())
     return numbers

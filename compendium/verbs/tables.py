@@ -76,7 +76,7 @@ def _parameters():
     numbers = parameter_audit()
     cells = numbers.assign(**{name: ["-" if n != n else form.format(n) for n in numbers[name]]      # NaN
                               for name, form in FORMS.items()}).set_index("row").rename_axis(None)
-    return Report("Parameters", {"Mi is 2^20; the paper writes M": cells}, numbers)
+    return Report("Parameters", {"Mi is 1024 x 1024; the paper writes M": cells}, numbers)
 
 
 @verb("say what this machine has, which profiles fit into its memory, and how long they take", "doctor")

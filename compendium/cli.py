@@ -7,6 +7,8 @@ what), 130 interrupted, by Ctrl-C or SIGTERM.
 import argparse
 import signal
 import sys
+import tomllib
+from pathlib import Path
 
 from compendium.verbs import data, networks, tables
 from magunet.base.errors import InputError, is_out_of_memory
@@ -15,20 +17,7 @@ VERBS = {verb.name: verb for verb in (
     data.sample, data.cohort, data.import_, data.check, networks.train, networks.evaluate, networks.predict,
     networks.export, tables.tables, tables.doctor)}
 """In the order of the help."""
-GONE = {
-    "phantom": "magunet cohort --like COHORT --out FOLDER",
-    "prepare": "magunet train NETWORK, which prepares the cases itself",
-    "study": "magunet tables NUMBER",
-    "claims": "magunet tables claims",
-    "findings": "magunet tables effects",
-    "store": "magunet tables --profile PROFILE --out FOLDER",
-    "redraw": "magunet tables --scores FOLDER --out FOLDER",
-    "report": "magunet tables --profile PROFILE",
-    "audit": "magunet tables parameters",
-    "efficiency": "python benchmarks/speed",
-    "bench": "python benchmarks/speed",
-    "viewer": "python workflow/viewer ACTION",
-}
+GONE = tomllib.loads(Path(__file__).with_name("gone.toml").read_text(encoding="utf-8"))
 """Verb of earlier versions -> what to type instead."""
 
 
@@ -44,8 +33,8 @@ def parser() -> OneLineParser:
     top = OneLineParser(prog="magunet", description="Sacroiliac joints in CT, after the MAG-UNet paper.")
     commands = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=OneLineParser)
     for name, verb in VERBS.items():
-        example = f"example: magunet {verb.example}"
-        command = commands.add_parser(name, help=verb.text, description=verb.text, epilog=example)
+        command = commands.add_parser(name, help=verb.text, description=verb.text,
+                                      epilog=f"example: magunet {verb.example}")
         for names, options in verb.arguments:
             command.add_argument(*names, **options)
     return top
@@ -76,25 +65,24 @@ def main(command_line: list[str] | None = None) -> int:
     try:
         VERBS[words.verb].call(words)
     except InputError as error:
-        return _failed(words.verb, " ".join(str(error).split()))
+        return _failed(words.verb, str(error))
     except BrokenPipeError:         # whoever read our output has seen enough
         sys.stdout = None
     except OSError as error:
         where, why = f"{error.filename}: " if error.filename else "", str(error.strerror or error)
         remedy = "" if ";" in why else "; see that it is there and that you may use it, then run this again"
-        return _failed(words.verb, f"{where}{why}{remedy}")
+        return _failed(words.verb, where + why + remedy)
     except (KeyboardInterrupt, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
-            return _failed(words.verb, f"not enough memory{reason}; close other programs, or lower "
-                                           "size, depth or width (raise width_divisor)")
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__cause__, KeyboardInterrupt):
+            reason = f" ({str(error)[:200]})" if str(error) else ""
+            return _failed(words.verb, f"not enough memory{reason}; close other programs, or lower size, "
+                                       "depth or width (raise width_divisor)")
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in (error, error.__cause__)):
             raise
-        reason = "interrupted; the same command goes on from the last finished step"
-        return _failed(words.verb, reason, status=130)
+        return _failed(words.verb, "interrupted; the same command goes on from the last finished step", 130)
     return 0
 
 
 def _failed(verb: str, reason: str, status: int = 2) -> int:
-    print(f"magunet {verb}: {reason}", file=sys.stderr)
+    print(f"magunet {verb}: {' '.join(reason.split())}", file=sys.stderr)
     return status

@@ -50,7 +50,7 @@ def own_profile(compendium, **changes):
     (("cohort", "--out", "phantoms"), "--out, --cases and --seed are for phantoms like a cohort"),
     (("cohort", "--like", "data/boxes"), "give it with --out"),
     (("tables", "5"), "argument table: invalid choice: '5'"),
-    (("tables", "1", "--profile", "smok"), "no such settings; there are cpu, gpu, paper, smoke"),
+    (("tables", "1", "--profile", "smok"), "no such settings; papermill_params has cpu, gpu, paper, smoke"),
     (("tables", "1", "--out", "out"), "--out writes all tables, not only 1"),
     (("predict", "ct.nii.gz", "--model", "nowhere", "--out", "out"), "nowhere/run.json: missing"),
     (("predict", "ct.nii.gz", "--out", "out", "--quick"), "unrecognized arguments: --quick"),

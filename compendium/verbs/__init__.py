@@ -59,12 +59,10 @@ def settings_of(words: Words):
     return profiles.load(words.profile)
 
 
-def export_folder(out: str | Path) -> Path:
+def export_folder(out: Path) -> Path:
     """A folder to write into. Raises InputError when it is a file, or may not be written to."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder to write into")
-    parent = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{parent}: nothing can be written there; give another folder")
+    nearest = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "nothing can be written there" if nearest.is_dir() else "is a file"
+        raise InputError(f"{nearest}: {reason}; give a folder to write into")
     return out

@@ -17,7 +17,7 @@ def sample(words: Words) -> None:
 @verb("make the profile's cohort, or phantoms like a cohort of scans, and print its folder",
       "cohort --like data/own --out data/phantoms-like-own --cases 20", PROFILE,
       argument("--like", metavar="COHORT", help="make phantoms with spacing, slices and noise of its scans"),
-      argument("--out", help="with --like: folder for the phantoms"),
+      argument("--out", type=Path, help="with --like: folder for the phantoms"),
       argument("--cases", type=whole_number(1, 99_999), help="with --like: how many; default: as it has"),
       argument("--seed", type=SEED, help="with --like: of the first phantom, default 0; then counting up"))
 def cohort(words: Words) -> None:
@@ -27,7 +27,7 @@ def cohort(words: Words) -> None:
 
     if words.like and words.out:
         model = load_cohort(words.like)
-        make_phantoms_like(model, Path(words.out), words.cases or len(model.cases), words.seed or 0, track)
+        make_phantoms_like(model, words.out, words.cases or len(model.cases), words.seed or 0, track)
         print(words.out)
     elif words.like:
         raise InputError("--like needs a folder to write the phantoms into; give it with --out")
@@ -40,9 +40,9 @@ def cohort(words: Words) -> None:
 @verb("make a cohort of a public data set, or of your own CTs with bone labels",
       "import labelmap cts --labels bones --sacrum 1 --left-hip 2 --right-hip 3 --out data/own",
       argument("source", choices=("totalsegmentator", "vsd", "ctpelvic1k", "pengwin", "labelmap")),
-      argument("src", help="the folder it is unpacked in; for labelmap a CT, or a folder of CTs"),
-      argument("--out", required=True, help="folder for the cohort"),
-      argument("--labels", help="labelmap: the segmentation, or a folder of them named like the CTs"),
+      argument("src", type=Path, help="the folder it is unpacked in; for labelmap a CT, or a folder of CTs"),
+      argument("--out", type=Path, required=True, help="folder for the cohort"),
+      argument("--labels", type=Path, help="labelmap: bones, or a folder of them named like the CTs"),
       *(argument(f"--{bone}", type=int, nargs="+", metavar="N", help=f"labelmap: its numbers; {default}")
         for bone, default in (("sacrum", "25 26"), ("left-hip", "77"), ("right-hip", "78"))),
       argument("--patient", help="labelmap: whose CTs these are, if one has several; default: each its own"))
@@ -51,11 +51,11 @@ def import_(words: Words) -> None:
     from compendium.importing.sources import import_cases, own_cases, published_cases
     from magunet.base.progress import track
 
-    base, out = Path(words.src).resolve(), Path(words.out).resolve()
+    base, out = words.src.resolve(), words.out.resolve()
     bones = {bone: getattr(words, bone) for bone in ("sacrum", "left_hip", "right_hip")}
     numbers = {bone: tuple(values) for bone, values in bones.items() if values}
     if words.source == "labelmap":
-        labels = Path(words.labels).resolve() if words.labels else None
+        labels = words.labels and words.labels.resolve()
         cases = own_cases(base, labels, BoneNumbers(**numbers), words.patient)
         base = base.parent if base.is_file() else base
     elif numbers or words.labels or words.patient:

@@ -7,6 +7,9 @@ from compendium.verbs import PLAIN, PROFILE, SEED, Words, argument, export_folde
 from compendium.view import FORMATS
 from magunet.base.errors import InputError
 
+RUN = argument("run", type=Path, help="a run folder")
+"""What a training has written."""
+
 
 @verb("train a network, or go on, and print its run folder", "train '3D U-Net' --profile smoke --seed 0",
       argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'"), PROFILE, PLAIN,
@@ -27,7 +30,7 @@ def train(words: Words) -> None:
 
 
 @verb("score a run on its validation cases", "evaluate runs/MAG-UNet-0123456789-s0",
-      argument("run", help="a run folder"), PLAIN)
+      RUN, PLAIN)
 def evaluate(words: Words) -> None:
     from compendium.scores import score_run
     from magunet.base.progress import track
@@ -35,7 +38,7 @@ def evaluate(words: Words) -> None:
     from sijphantom.cohort import cohort_of
 
     study = cohort_of(load_model(words.run).settings, track)
-    print(score_run(Path(words.run), study, words.plain).round(4).to_string(index=False))
+    print(score_run(words.run, study, words.plain).round(4).to_string(index=False))
 
 
 def format_names(text: str) -> tuple[str, ...]:
@@ -53,20 +56,20 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
 
 @verb("segment a CT: mask, picture, files for 3D Slicer and PACS, a report",
       "predict data/sample/ct.nii.gz --out out --formats nifti,png",
-      argument("ct", help="DICOM folder, NIfTI, NRRD or MHA"),
-      argument("--model", help="a run folder; default: the weights that come with magunet, in data/weights"),
-      argument("--out", required=True, help="folder to write into"), *OUTPUT)
+      argument("ct", type=Path, help="DICOM folder, NIfTI, NRRD or MHA"),
+      argument("--model", type=Path, help="a run folder; default: the weights that come with magunet"),
+      argument("--out", type=Path, required=True, help="folder to write into"), *OUTPUT)
 def predict(words: Words) -> None:
     from compendium.fits import with_room
-    from compendium.view.export import case_name, find_source
+    from compendium.view.export import Exported, case_name, find_source, origin_of
     from magunet.base.progress import say
     from magunet.cohort import holds_air
     from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.series import AIR_HU
     from magunet.volume import read_volume
 
-    run = shipped_weights() if words.model is None else Path(words.model)
-    model, ct, out = load_model(run, words.plain), Path(words.ct), export_folder(words.out)
+    run, ct, out = words.model or shipped_weights(), words.ct, export_folder(words.out)
+    model = load_model(run, words.plain)
     if words.model is None:
         say("note: no --model given, so the weights that come with magunet are taken: "
             f"{model.record['network']}, trained on phantoms only; {run / CARD_FILE} says what they can do")
@@ -77,50 +80,53 @@ def predict(words: Words) -> None:
     source = find_source(ct, scan, words.formats)
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    _hand_on(words, with_room(model), run, out, ct, scan, case_name(ct, scan, words.anonymise), source=source)
+    mask = _segment(with_room(model), scan, ct)
+    name = case_name(ct, scan, words.anonymise)
+    _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
 
 
 @verb("write the same files for cases of a run's own cohort, prediction and truth",
-      "export runs/MAG-UNet-0123456789-s0 phantom_001 --out out", argument("run", help="a run folder"),
+      "export runs/MAG-UNet-0123456789-s0 phantom_001 --out out", RUN,
       argument("case", nargs="+", help="names of cases of the cohort that the run was trained on"),
-      argument("--out", help="folder to write into; default: exports in the run's folder"), *OUTPUT)
+      argument("--out", type=Path, help="folder to write into; default: exports in the run"), *OUTPUT)
 def export(words: Words) -> None:
     from compendium.fits import with_room
-    from compendium.view.export import case_name
+    from compendium.view.export import Exported, case_name, origin_of
     from magunet.base.progress import track
     from magunet.cohort import read_checked
     from magunet.predict import load_model
     from sijphantom.cohort import cohort_of
 
-    run = Path(words.run)
-    model, out = with_room(load_model(run, words.plain)), export_folder(words.out or run / "exports")
+    out, model = export_folder(words.out or words.run / "exports"), load_model(words.run, words.plain)
     if "dicom-seg" in (words.formats or ()):
         raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for a "
                          "DICOM SEG")
-    study = cohort_of(model.settings, track)
+    study, network = cohort_of(model.settings, track), with_room(model)
     for name in words.case:
         if name not in study.cases:
             raise InputError(f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
     for case in track([study.cases[name] for name in words.case], "exported"):
         scan, truth = read_checked(case.image, case.label)
-        note = ("the network was trained on this case" if case.name in model.record["train"] else
-                "the network was not trained on this case" if case.name in model.record["val"] else
-                "the run knows no such case")
-        neutral = case_name(case.label, scan, words.anonymise)
-        _hand_on(words, model, run, out, case.image, scan, neutral, truth=truth, note=note)
+        trained = "was trained" if case.name in model.record["train"] else "was not trained"
+        mask, name = _segment(network, scan, case.image), case_name(case.label, scan, words.anonymise)
+        exported = Exported(name, scan, mask, truth, note=f"the network {trained} on this case")
+        _write(exported, origin_of(words.run, model), out, words)
 
 
-def _hand_on(words: Words, model, run: Path, out: Path, path: Path, scan, name: str, **more) -> None:
-    """Segment the scan that was read from a path, write it under a name, and print the files."""
-    from compendium.view.export import Exported, export, origin_of
-    from magunet.base.progress import say
-
+def _segment(model, scan, path: Path):
+    """The mask of a scan. Raises InputError, which names the path that it was read from."""
     try:
-        mask = model.segment(scan)
+        return model.segment(scan)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    case, origin = Exported(name, scan, mask, **more), origin_of(run, model)
+
+
+def _write(case, origin, out: Path, words: Words) -> None:
+    """Export a case and print its files."""
+    from compendium.view.export import export
+    from magunet.base.progress import say
+
     files = export(case, origin, out, words.formats, words.anonymise)
-    if not mask.array.any():
-        say(f"note: {name}: the network found no joint; the mask is empty")
+    if not case.prediction.array.any():
+        say(f"note: {case.name}: the network found no joint; the mask is empty")
     print(*files, sep="\n")

@@ -5,21 +5,16 @@ from pathlib import Path
 from compendium.verbs import PROFILE, Words, argument, export_folder, settings_of, verb
 from magunet.base.errors import InputError
 
-NOTEBOOK = "notebooks/11_paper_audit.ipynb"
-"""Where each claim is looked into."""
-FORMS = {"paper Mi": "{:.2f}", "parameters": "{:,}", "Mi": "{:.3f}", "difference": "{:+.3f}"}
-"""Column of the table of parameters -> how its numbers are printed."""
-
 
 @verb("print a table of the paper measured on finished runs, what becomes of its claims, effects of the "
       "modules, or parameter counts; default: an overview of the profile",
       "tables 4 --profile cpu --format md",
       argument("table", nargs="?", choices=("1", "2", "3", "4", "claims", "effects", "parameters"),
                help="default: an overview"), PROFILE,
-      argument("--scores", metavar="FOLDER", help="take scores that --out has stored, not those of runs"),
+      argument("--scores", type=Path, metavar="FOLDER", help="take scores that --out has stored"),
       argument("--format", choices=("text", "csv", "md", "latex"), default="text", help="default: text"),
-      argument("--out", metavar="FOLDER", help="store scores, curves and records of the profile's scored "
-               "runs in this folder, such as figures/PROFILE, and write all tables and figures from them"))
+      argument("--out", type=Path, metavar="FOLDER", help="store scores, curves and records of the profile's "
+               "scored runs here, as in figures/PROFILE, and write all tables and figures from them"))
 def tables(words: Words) -> None:
     from compendium.formats import FORMATS
     from compendium.redraw import redraw
@@ -30,7 +25,7 @@ def tables(words: Words) -> None:
     if words.out:
         out = export_folder(words.out)
         files = [] if words.scores else store(settings_of(words), out)
-        print(*files, *redraw(read_stored(Path(words.scores or out)), out), sep="\n")
+        print(*files, *redraw(read_stored(words.scores or out), out), sep="\n")
     else:
         print(FORMATS[words.format](_report(words)))
 
@@ -41,16 +36,15 @@ def _report(words: Words):
     from compendium.grid import networks_of
     from compendium.results import collect, overview, read_stored
     from magunet.base.progress import say
+    from magunet.studies import NETWORKS
 
     if words.table == "parameters":
         return _parameters()
-    number = int(words.table) if words.table in ("1", "2", "3", "4") else None
+    number = int(words.table) if (words.table or "").isdigit() else None
     if words.scores:
-        results = read_stored(Path(words.scores))
-    elif number:
-        results = collect(settings_of(words), networks_of(number))
+        results = read_stored(words.scores)
     else:
-        results = collect(settings_of(words), score=False)
+        results = collect(settings_of(words), networks_of(number) if number else NETWORKS, score=bool(number))
     if number:
         for line in results.missing(number):
             say(line)
@@ -65,7 +59,7 @@ def _claims(scores, links: bool):
     from compendium.formats import Report
 
     verdicts = judged(means(scores))
-    cells = linked(verdicts, NOTEBOOK) if links else verdicts
+    cells = linked(verdicts, "notebooks/11_paper_audit.ipynb") if links else verdicts
     return Report("The paper's claims", {"Shown in notebook 11": cells}, verdicts)
 
 
@@ -74,8 +68,9 @@ def _parameters():
     from compendium.formats import Report
 
     numbers = parameter_audit()
-    cells = numbers.assign(**{name: ["-" if n != n else form.format(n) for n in numbers[name]]      # NaN
-                              for name, form in FORMS.items()}).set_index("row").rename_axis(None)
+    forms = {"paper Mi": "{:.2f}", "parameters": "{:,}", "Mi": "{:.3f}", "difference": "{:+.3f}"}
+    cells = numbers.assign(**{name: numbers[name].map(form.format).replace(form.format(float("nan")), "-")
+                              for name, form in forms.items()}).set_index("row").rename_axis(None)
     return Report("Parameters", {"Mi is 1024 x 1024; the paper writes M": cells}, numbers)
 
 

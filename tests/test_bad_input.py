@@ -153,7 +153,7 @@ CORPUS = [
     Bad("case unknown", nothing, "export runs/run box_9", "data/boxes", ["no case 'box_9'", "it has box_0"]),
 
     # Runs
-    Bad("no run", nothing, "evaluate nowhere", "nowhere/run.json", ["missing", "as 'magunet train' prints it"]),
+    Bad("no run", nothing, "evaluate nowhere", "nowhere/run.json", ["missing", "as train prints it"]),
     Bad("a file for a run", nothing, "predict scan.mha --model scan.mha --out out", "scan.mha/run.json",
         ["missing", "give the folder"]),
     Bad("weights of no bytes", holding(RUN / "weights.safetensors", b""), PREDICT.format("scan.mha"), "runs/run", NOT_A_RUN),

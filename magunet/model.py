@@ -63,7 +63,7 @@ class DecoderStep(nn.Module):
         self.gate = LGAG(c) if lgag else None
 
     def pair(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """The (gated) skip and x upsampled, its last voxels repeated where pooling met an odd size (25-12)."""
+        """The (gated) skip and x upsampled, its end repeated where pooling met an odd size (25-12-24)."""
         g = self.up(x)                                      # (b, c, 2 d', 2 h', 2 w')
         d, h, w = (s - n for s, n in zip(skip.shape[2:], g.shape[2:]))
         if d or h or w:

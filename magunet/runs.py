@@ -20,15 +20,14 @@ from magunet.cohort import Cohort
 from magunet.peers import adapt, deeplab, monai, segnet, transunet, unetr
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import cache_key, prepare_case
-from magunet.studies import VARIANTS, checked, configuration
+from magunet.studies import checked, configuration
 
 TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
                      "augmentation", "learning_rate", "weight_decay", "schedule")
 """The settings that change the weights; the others change the data, which is hashed itself."""
-CODE = (attention, augment, blocks, fast, losses, model, studies, train)
-"""The modules that decide the weights of every network."""
-PEER_CODE = (adapt, deeplab, monai, segnet, transunet, unetr)
-"""The modules that decide those of a network that is no MAG-UNet, too."""
+CODE = (attention, augment, blocks, fast, losses, model, studies, train,
+        adapt, deeplab, monai, segnet, transunet, unetr)
+"""The modules that decide the weights."""
 
 
 def data_hash(cohort: Cohort, settings: Settings) -> str:
@@ -41,10 +40,9 @@ def data_hash(cohort: Cohort, settings: Settings) -> str:
 def run_hash(network: str, settings: Settings, data: str, plain: bool = False) -> str:
     """Changes with all that decides the weights but the seed; ``data`` is from `data_hash`."""
     precision = "plain" if plain else str(choose_precision(settings.precision, choose_device()))
-    peer = () if checked(network, settings.width_divisor) in VARIANTS else PEER_CODE
     return provenance.content_hash(
         configuration(network, settings.width_divisor), precision, data,
-        {name: getattr(settings, name) for name in TRAINING_SETTINGS}, provenance.code_hash(*CODE, *peer))
+        {name: getattr(settings, name) for name in TRAINING_SETTINGS}, provenance.code_hash(*CODE))
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str, plain: bool = False) -> Path:

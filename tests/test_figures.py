@@ -127,7 +127,7 @@ def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypat
     assert git_revision(tmp_path) == "unknown"
     monkeypatch.setenv("MAGUNET_REVISION", "0123456789ab")
     assert git_revision(tmp_path) == "0123456789ab"
-    for name in ("code.py", "figures/cpu/drawn.png"):
+    for name in ("code.py", "figures/cpu/drawn.png", "benchmarks/results.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     git("init")
@@ -135,8 +135,8 @@ def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypat
     git("commit", "-m", "first")
     revision = git_revision(tmp_path)
     assert len(revision) == 12
-    (tmp_path / "figures/cpu/drawn.png").write_text("2")
+    for name in ("figures/cpu/drawn.png", "benchmarks/results.json"):
+        (tmp_path / name).write_text("2")
     assert git_revision(tmp_path) == revision
     (tmp_path / "code.py").write_text("2")
     assert git_revision(tmp_path) == revision + "+changes"
-    assert git_revision(tmp_path, besides=tmp_path / "code.py") == revision

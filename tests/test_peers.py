@@ -192,7 +192,7 @@ def test_a_trained_peer_predicts_the_same_when_it_is_loaded(name, compendium, mo
 @pytest.mark.parametrize("name", studies.NETWORKS)
 def test_the_hashed_code_of_a_network_is_complete(name):
     """Whatever of magunet a network has is hashed."""
-    code = {module.__name__ for module in (*runs.CODE, *(runs.PEER_CODE if name in PEERS else ()))}
+    code = {module.__name__ for module in runs.CODE}
     kinds = {type(module) for network in (build_on_meta(name), accelerate(build_on_meta(name))) for module in network.modules()}
     assert {kind.__module__ for kind in kinds if kind.__module__.startswith("magunet")} <= code
     assert runs.run_hash(name, TINY, "data", plain=True) != runs.run_hash(name, TINY, "data")

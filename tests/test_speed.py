@@ -179,7 +179,7 @@ def test_results_are_stored_and_measured_again_only_at_another_revision(tmp_path
 
     def at(revision, *names):
         calls.clear()
-        monkeypatch.setattr(results.provenance, "git_revision", lambda root, besides: revision)
+        monkeypatch.setattr(results.provenance, "git_revision", lambda root: revision)
         return results.measure(names, file)
 
     monkeypatch.setattr(results, "alone", measured)

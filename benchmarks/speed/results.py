@@ -24,7 +24,7 @@ def measure(names: Sequence[str], file: Path | None = None) -> tuple[dict[str, R
     revision, too, is not measured again.
     """
     machine = provenance.environment(choose_device())
-    revision, results, missing = provenance.git_revision(project.root(), besides=file), {}, {}
+    revision, results, missing = provenance.git_revision(project.root()), {}, {}
     if file is not None and file.exists():
         other, stored = read(file)
         results = stored if other == machine else {}

@@ -31,10 +31,8 @@ def say(text: str) -> None:
 
 def track(items: Sequence, what: str, lines: bool = True) -> Iterator:
     """Iterate with a bar where somebody watches, else a line an item; inner loops have no lines."""
-    if watched():
-        yield from tqdm.tqdm(items, desc=what, leave=False, file=channel())
-        return
-    for number, item in enumerate(items, 1):
+    bar = watched()
+    for number, item in enumerate(tqdm.tqdm(items, what, leave=False, file=channel(), disable=not bar), 1):
         yield item
-        if lines:
+        if lines and not bar:
             say(f"{what} {number}/{len(items)}")

@@ -91,14 +91,12 @@ def code_hash(*modules: ModuleType) -> str:
     return content_hash([ast.dump(tree) for tree in trees])
 
 
-def git_revision(root: Path, besides: Path | None = None) -> str:
-    """The commit of the code, "+changes" when files other than figures (and ``besides``) differ from it.
+def git_revision(root: Path) -> str:
+    """The commit of the code, "+changes" when files differ from it that are no results.
 
     Outside git: the environment variable MAGUNET_REVISION, for a copy sent to another machine, or "unknown".
     """
-    others = [".", ":(exclude)figures"]
-    if besides and besides.resolve().is_relative_to(root.resolve()):
-        others.append(f":(exclude){besides.resolve()}")
+    others = ".", ":(exclude)figures", ":(exclude)benchmarks/*.json"
     questions = ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", *others]
     try:
         commit, changes = (subprocess.run(["git", *question], cwd=root, capture_output=True, text=True,

@@ -1,12 +1,10 @@
 """Random augmentation of training windows: flip, affine, gamma, each with probability 0.5 (Sec. 2.1.3).
 
-"paper" is that and nothing else. "strong" has ranges twice as wide, and changes contrast, resolution, blur
-and noise after them, each with probability 0.25: what scanners and their settings change of a scan, and not
-of its anatomy. These operations and most of their ranges are nnU-Net's (Isensee et al. 2021,
-doi:10.1038/s41592-020-01008-z); brightness and noise are narrower, since HU mean the same on every scanner.
-
-Images are float (1, 1, d, h, w) in [0, 1], masks have the same shape, of 0 and 1, and both go through the
-same geometry on their own device. Random numbers are drawn on the CPU: a seed means the same on every device.
+"paper" is that and nothing else. "strong" has ranges twice as wide, then changes contrast, resolution, blur
+and noise, each with probability 0.25, as scanners do. These operations and most of their ranges are nnU-Net's
+(Isensee et al. 2021, doi:10.1038/s41592-020-01008-z); brightness and noise are narrower, since HU mean the
+same on every scanner. Images are float (1, 1, d, h, w) in [0, 1], masks have the same shape, of 0 and 1.
+Random numbers are drawn on the CPU: a seed means the same on every device.
 """
 
 import math
@@ -66,8 +64,8 @@ def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float], ge
     if happens(generator, AUGMENTATION_PROBABILITY):
         image, mask = image.flip(-1), mask.flip(-1)
     if happens(generator, AUGMENTATION_PROBABILITY):
-        shape = tuple(image.shape[2:])
-        image, mask = resample(image, mask, random_affine(generator, shape, spacing, REACH[strength]))
+        affine = random_affine(generator, image.shape[2:], spacing, REACH[strength])
+        image, mask = resample(image, mask, affine)
     if happens(generator, AUGMENTATION_PROBABILITY):
         most = LOG_GAMMA * REACH[strength]
         image = image.clamp(0, 1) ** math.exp(float(uniform(generator, -most, most)))
@@ -133,8 +131,7 @@ def vary_appearance(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def change_contrast(image: Tensor, factor: float, more: float) -> Tensor:
     """Spread about the image's mean by ``factor``, and ``more`` added."""
-    mean = image.mean()
-    return (image - mean) * factor + mean + more
+    return (image - image.mean()) * factor + image.mean() + more
 
 
 def coarsen(image: Tensor, shape: tuple[int, int, int]) -> Tensor:

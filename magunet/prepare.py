@@ -186,17 +186,17 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
     if not path.exists():
         scan, mask = read_checked(image, label)
         try:
-            prepared, _ = prepare(scan, mask, settings)
+            case, _ = prepare(scan, mask, settings)
         except InputError as error:
             raise InputError(f"{image}: {error}") from error
+        image16, spacing = case.image.astype(np.float16), np.array(case.spacing)
         with provenance.whole_file(path) as part:
-            part.write_bytes(safetensors.numpy.save({
-                "image": prepared.image.astype(np.float16), "mask": prepared.mask,
-                "spacing": np.array(prepared.spacing)}))
+            part.write_bytes(safetensors.numpy.save(
+                {"image": image16, "mask": case.mask, "spacing": spacing}))
     try:
         stored = safetensors.torch.load_file(path)                      # maps the file, reads what is touched
-        image_, mask_, spacing = (stored[part].numpy() for part in ("image", "mask", "spacing"))
-        return Prepared(image_, mask_, tuple(spacing.tolist())), key
+        stored = {part: tensor.numpy() for part, tensor in stored.items()}
+        return Prepared(stored["image"], stored["mask"], tuple(stored["spacing"].tolist())), key
     except (safetensors.SafetensorError, KeyError) as error:
         say(f"note: {path}: damaged ({type(error).__name__}), removed; preparing the case anew")
     path.unlink()

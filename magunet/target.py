@@ -54,8 +54,8 @@ def sij_mask(sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Sp
         if bones["sacrum"][near].any() and bones[side][near].any():
             distances = [distance_at_voxels(bones[name][near], spacing) for name in ("sacrum", side)]
             mask[near] |= joint_band(*distances, spacing, thickness)
-    require(mask.any(), f"no sacroiliac joint: neither hip comes within {thickness:g} mm of the sacrum; check "
-            "the labels and the spacing, or raise the thickness")
+    require(mask.any(), f"no sacroiliac joint: neither hip comes within {thickness:g} mm of the sacrum; "
+            "check the labels and the spacing, or raise the thickness")
     return mask
 
 

@@ -32,11 +32,11 @@ AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 
 @dataclass(frozen=True)
 class Volume:
-    """A 3D array and where it lies in the patient.
+    """A 3D array (d, h, w) of numbers and where it lies in the patient.
 
-    array: (d, h, w), any number type. spacing: mm, array order (z, y, x). origin: LPS mm (x, y, z) of the
-    centre of voxel [0, 0, 0]. direction: 3 x 3, its columns are the world directions of the array's
-    x, y and z axis, orthonormal. Raises InputError when any of these cannot be.
+    spacing: mm (z, y, x). origin: LPS mm (x, y, z) of the centre of voxel [0, 0, 0]. direction: 3 x 3, its
+    columns are the world directions of the array's x, y and z axis, orthonormal, None for those of LPS.
+    Raises InputError when any of these cannot be.
     """
 
     array: np.ndarray

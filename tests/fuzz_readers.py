@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-with atheris.instrument_imports(include=["magunet"]):
+with atheris.instrument_imports(include=["magunet", "compendium.view", "nibabel"]):
     from bad_files import SCANS, SEEDS_OF_SERIES, series, sound
 
     from compendium.view.dicom_seg import read_source

@@ -38,7 +38,7 @@ def read_curves(stored: Results) -> pd.DataFrame:
             raise ValueError("numbers are missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: missing or damaged ({reason}); store the profile's results again") from error
+        raise InputError(f"{path}: missing or damaged ({reason}); store the results again") from error
     return curves
 
 

@@ -1,7 +1,6 @@
 """Figs. 1 to 6: MAG-UNet and its modules. Boxes are placed by hand; their numbers are read from the network.
 
 Forward hooks note every shape while the network runs on the meta device, which takes neither memory nor time.
-Lengths are millimetres on the printed page, y grows downwards.
 """
 
 import math
@@ -34,10 +33,7 @@ PICTURES = tomllib.loads(Path(__file__).with_name("diagrams.toml").read_text("ut
 
 
 def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> dict[str, tuple]:
-    """Module's path -> shapes (c, d, h, w) of its first input and of its output; network: on the meta device.
-
-    size: slices, rows and columns of the network's input.
-    """
+    """Module's path -> shapes (c, d, h, w) of its first input and its output; network: on the meta device."""
     shapes = {}
     for path, module in network.named_modules():
         module.register_forward_hook(lambda _, inputs, output, path=path: shapes.update(

@@ -56,7 +56,7 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
     tops = {"axial": MARGIN + 2 * LINE, "coronal": 2 * MARGIN + 2 * LINE + high}
     bottom = tops["coronal"] + deep
     caption = ("Axial and coronal slices through the target (outlined). Shape and spacing: slices × rows × "
-               f"columns. All are shown from {span(*planes.BONE_WINDOW)} HU, or to what that is after scaling.")
+               f"columns. Window {span(*planes.BONE_WINDOW)} HU, or what that is after scaling.")
     figure, sheet = page(bottom + MARGIN + 4 * LINE, caption)
     for column, step in enumerate(steps):
         left = MARGIN + column * (width + ARROW)

@@ -7,9 +7,6 @@ from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
 from compendium.grid import REFERENCE
 from compendium.tables import ALL
 
-PANEL_MEASURES = ("Dice", "IoU")
-"""A panel each."""
-
 
 def forest(numbers: pd.DataFrame) -> Figure:
     """One line a network, in the table's order; hollow marks: the paper's; dotted line: MAG-UNet's mean.
@@ -19,7 +16,7 @@ def forest(numbers: pd.DataFrame) -> Figure:
     numbers = numbers[numbers["group"] == ALL]
     names = list(dict.fromkeys(numbers["row"]))[::-1]
     figure, y = Figure(figsize=(8.5, 1.3 + 0.32 * len(names)), layout="constrained"), range(len(names))
-    for axes, measure in zip(figure.subplots(1, len(PANEL_MEASURES), sharey=True), PANEL_MEASURES):
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), ("Dice", "IoU")):
         table = numbers[numbers["measure"] == measure].set_index("row").loc[names]
         axes.plot(table["paper"], y, "D", mfc="none", color="black", ms=5, label="paper (hospital data)")
         errors = [(table["value"] - table["low"]).fillna(0), (table["high"] - table["value"]).fillna(0)]

@@ -1,8 +1,4 @@
-"""Figs. 9 and 10: what networks get wrong. Rows are cases; columns are the CT, the truth and the networks.
-
-Which cases stand there follows from a rule over the scores, which is written under the picture. Lengths on
-the page are in mm.
-"""
+"""Figs. 9 and 10: what networks get wrong in cases that a rule over the scores chooses. Lengths in mm."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,16 +54,12 @@ def quantile_cases(scores: pd.DataFrame, count: int = 4) -> list[str]:
 
 def compared_cases(runs: Mapping[str, Path], cohort: Cohort, count: int = 4,
                    ) -> tuple[list[ComparedCase], pd.DataFrame, str]:
-    """Validation cases to compare, scores of the runs (network -> folder), and the rule that chose the cases.
-
-    Runs that were not scored yet are scored.
-    """
+    """Validation cases, scores of runs (network -> folder), scored if need be, and the rule that chose."""
+    scores = pd.DataFrame(columns=["network", "case", "dice"])
+    names, rule = sorted(cohort.val)[:count], "Cases first by name, for no network has a finished run"
     if runs:
         scores = pd.concat([score_run(run, cohort) for run in runs.values()])
         names, rule = quantile_cases(scores, count), RULE
-    else:
-        scores = pd.DataFrame(columns=["network", "case", "dice"])
-        names, rule = sorted(cohort.val)[:count], "Cases first by name, for no network has a finished run"
     cases = []
     for case in (cohort.cases[name] for name in names):
         masks = {network: read_volume(run / "masks" / f"{case.name}.nii.gz") for network, run in runs.items()}
@@ -148,8 +140,7 @@ def _crops(truths: Sequence[Volume]) -> list[tuple[np.ndarray, np.ndarray]]:
 def _draw(axes: Axes, volumes: Mapping[str, Volume], name: str, crop: tuple[np.ndarray, np.ndarray],
           window: tuple[float, float]) -> None:
     """The slice with most of the truth within a crop, and in all columns but the CT's how a mask agrees."""
-    whole = volumes["truth"].array
-    z, *_ = planes.central_slices(whole, whole.shape)
+    z = volumes["truth"].array.sum(axis=(1, 2)).argmax()
     scan, truth, mask = (volumes[column].array[z] for column in ("CT", "truth", name))
     height, width = volumes["CT"].spacing[1:]
     axes.set_facecolor("black")                                                         # outside the scan

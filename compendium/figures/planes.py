@@ -32,8 +32,7 @@ PREDICTION_COLOUR = "#e69f00"
 DASHES = {TRUTH_COLOUR: "solid", PREDICTION_COLOUR: (0, (3, 1.2))}
 """Outlines differ in black and white, too."""
 AGREEMENT_COLOURS = {"correct": "#44aa99", "missed": "#882255", "extra": "#f0e442"}
-"""Of voxels in both masks, in the truth only, in the prediction only: Tol's teal and wine, Okabe and Ito's
-yellow. Every colour vision tells them apart; in grey they are middle, dark and light."""
+"""Of voxels in both masks, the truth only, the prediction only; for every colour vision, and in grey."""
 FIGURE_WIDTH = PRINT_WIDTH / INCH
 """Of three planes side by side, in inches; all views have one scale."""
 RIM = (withStroke(linewidth=2.5, foreground="black"),)
@@ -71,13 +70,12 @@ def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], wind
 
     pixel: height and width in mm. window: the values that are drawn black and white.
     """
-    height, width = np.multiply(picture.shape, pixel)
-    axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], extent=(0, width, height, 0))
-    y, x = ((np.arange(n) + 0.5) * step for n, step in zip(picture.shape, pixel))
+    extent = (0, picture.shape[1] * pixel[1], picture.shape[0] * pixel[0], 0)
+    axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], extent=extent)
     for colour, mask in outlines.items():
         if mask.any():
-            axes.contour(x, y, mask.astype(float), [0.5], colors=colour, linewidths=linewidth,
-                         linestyles=[DASHES.get(colour, "solid")])
+            axes.contour(mask.astype(float), [0.5], origin="upper", extent=extent, colors=colour,
+                         linewidths=linewidth, linestyles=[DASHES.get(colour, "solid")])
 
 
 def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: Mapping[str, np.ndarray],
@@ -132,8 +130,7 @@ def planes_figure(scan: Volume, indices: tuple[int, int, int], masks: Mapping[st
     for (name, axes), index in zip(views.items(), indices):
         draw_plane(axes, scan, name, index, masks, window)
         axes.set_title(f"{name}, slice {index + 1}", fontsize=9)
-    if title:
-        figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure, views
 
 

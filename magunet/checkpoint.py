@@ -86,9 +86,12 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
 
 def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raises an error of any kind where something is missing or of another network."""
-    state.network.load_state_dict(_part(tensors, "model."))
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+
+    state.network.load_state_dict(part("model."))
     content = state.optimizer.state_dict()
-    for name, tensor in _part(tensors, "optimizer.").items():
+    for name, tensor in part("optimizer.").items():
         index, key = name.split(".", 1)
         content["state"].setdefault(int(index), {})[key] = tensor
     for group, rate in zip(content["param_groups"], header["learning_rates"], strict=True):
@@ -107,7 +110,3 @@ def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tenso
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

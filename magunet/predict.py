@@ -11,7 +11,7 @@ import torch
 
 from magunet.base import project
 from magunet.base.device import autocast, choose_device, choose_precision
-from magunet.base.errors import InputError, is_out_of_memory
+from magunet.base.errors import InputError, is_out_of_memory, require
 from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
@@ -125,8 +125,7 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
     """
     run = Path(run)
     for path in (run / RECORD_FILE, run / WEIGHTS_FILE):
-        if not path.is_file():
-            raise InputError(f"{path}: missing; give the folder of a finished run, as train prints it")
+        require(path.is_file(), f"{path}: missing; give the folder of a finished run, as train prints it")
     try:
         record = read_json(run / RECORD_FILE)
         if missing := [name for name in RECORD_ENTRIES if name not in record]:
@@ -152,7 +151,7 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
 def shipped_weights() -> Path:
     """The folder of the weights that come with the project. Raises InputError where it is missing."""
     folder = project.data() / "weights"
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise InputError(f"{folder / WEIGHTS_FILE}: missing; take it from the repository again, or name a "
-                         "run with --model")
+    weights = folder / WEIGHTS_FILE
+    require(weights.is_file(), f"{weights}: missing; take it from the repository again, or name a run with "
+                               "--model")
     return folder

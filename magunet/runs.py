@@ -12,7 +12,7 @@ import torch
 from magunet import attention, augment, blocks, checkpoint, fast, losses, model, studies, train
 from magunet.base import project, provenance
 from magunet.base.device import choose_device, choose_precision, peak_memory_mb, reset_peak_memory
-from magunet.base.errors import InputError, is_out_of_memory
+from magunet.base.errors import is_out_of_memory, require
 from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
@@ -66,9 +66,8 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recomput
     `magunet.fast.accelerate` and in float32, in a folder of its own. Raises InputError for a cohort without
     training cases, and MemoryError where a step does not fit.
     """
-    if not cohort.train:
-        raise InputError(f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
-                         "add other patients")
+    require(cohort.train, f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
+                          "add other patients")
     data = data_hash(cohort, settings)
     folder = run_folder(network, settings, seed, data, plain)
     if not is_finished(folder):

@@ -146,7 +146,8 @@ def read_stored(folder: Path) -> Results:
         if not content["runs"] or not all(DESCRIPTION <= set(run) for run in content["runs"]):
             raise ValueError(f"the runs in {RUNS_FILE} are not described")
         settings = from_mapping(content["settings"], str(folder / RUNS_FILE))
-        return Results(settings, content["runs"], read_scores(folder), read_scores(folder, SIDES_FILE), folder)
+        scores, sides = read_scores(folder), read_scores(folder, SIDES_FILE)
+        return Results(settings, content["runs"], scores, sides, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: holds no results that can be read ({reason}); give a folder that "

@@ -49,7 +49,7 @@ def estimate(scores: pd.DataFrame, measure: str) -> Estimate:
     return Estimate(float(means.mean()), low, high, float(values.mean().std(ddof=1)), *values.shape)
 
 
-def bootstrap_interval(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Sequence[float]:
     """Percentile interval of the mean of patients drawn again with replacement (Efron 1979); seeded.
 
     NaN for fewer than two patients. Few patients make it too narrow: of 95 % intervals of skewed or normal

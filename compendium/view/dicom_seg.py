@@ -45,12 +45,11 @@ def _silently() -> Iterator[None]:
 
 
 @_silently()
-def read_source(folder: Path | str, scan: Volume) -> list[pydicom.Dataset]:
+def read_source(folder: Path, scan: Volume) -> list[pydicom.Dataset]:
     """Headers of a folder's slices in the order of ``scan``, which `read_volume` read from there.
 
     Raises InputError when a slice lacks what a segmentation refers to, or for slices of another scan.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the folder "
                          "of the series, or leave dicom-seg out of --formats")

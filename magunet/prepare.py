@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from magunet import nifti, volume
-from magunet.base import project, provenance
+from magunet import volume
+from magunet.base import nifti, project, provenance
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import say

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magunet import itk
+from magunet.base import itk
 from magunet.base.errors import require
 
 AIR_HU = -500

@@ -10,10 +10,10 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage
 
-from magunet import itk
+from magunet.base import itk
 from magunet.base.errors import InputError, require
+from magunet.base.nifti import FLIP, read_nifti
 from magunet.base.provenance import whole_file
-from magunet.nifti import FLIP, read_nifti
 from magunet.series import SHEARED, read_series
 
 ENDING = ".nii.gz"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import slicerio
 
-from magunet import itk
+from magunet.base import itk
 from magunet.base.errors import InputError
 from magunet.base.provenance import whole_file
 from magunet.joints import JOINTS

@@ -15,6 +15,6 @@ def read_table(name: str) -> pd.DataFrame:
 
 
 def paper_rows() -> pd.DataFrame:
-    """Every row of Tables 1 to 4, NaN where it has no number; networks have the name they are trained under."""
+    """Every row of Tables 1 to 4, NaN where it has no number; networks are named as they are trained."""
     rows = pd.DataFrame([row for table in TABLES for row in table])
     return rows.assign(network=rows["network"].map(trained_as))

@@ -58,8 +58,9 @@ def judged(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def linked(table: pd.DataFrame, notebook: str = "") -> pd.DataFrame:
-    """The table with Markdown links to headings of a notebook, or of the same one, in its column ``shown``."""
-    return table.assign(shown=[f"[{title}]({notebook}#{title.replace(' ', '-')})" for title in table["shown"]])
+    """The table with Markdown links to headings of a notebook, or of this one, in its column ``shown``."""
+    anchors = table["shown"].str.replace(" ", "-")
+    return table.assign(shown="[" + table["shown"] + f"]({notebook}#" + anchors + ")")
 
 
 def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
@@ -72,7 +73,8 @@ def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
         part.write_text(f"# The paper's claims\n\n{text}\n\n{lines}\n")
 
 
-def leads(scores: pd.DataFrame, better: Sequence[str], worse: Sequence[str], measures: list[str]) -> pd.Series:
+def leads(scores: pd.DataFrame, better: Sequence[str], worse: Sequence[str],
+          measures: list[str]) -> pd.Series:
     """Every lead that a claim needs, in points, named like "dice of +DA over +SE"."""
     pairs = product(map(trained_as, better), map(trained_as, worse), measures)
     return pd.Series({f"{m} of {b} over {w}": scores.loc[b, m] - scores.loc[w, m] for b, w, m in pairs})

@@ -262,8 +262,9 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "she
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_METHODS = {"system", "popen", "read_pickle", "to_pickle", "unsafe_load", "full_load", "load_all", "urlopen",
                      "urlretrieve", "hub", "listen", "bind"}
-PROCESSES = {"compendium/sample.py", "magunet/base/provenance.py", "workflow/lock.py"}
-"""These start programs: pip and npm; git, for the revision; Python, on a revision of this repository; uv, for the lock."""
+PROCESSES = {"compendium/sample.py", "magunet/base/provenance.py", "workflow/lock.py",
+             "workflow/viewer/installer.py"}
+"""These start programs: pip, git (for the revision), uv (for the lock), npm."""
 
 
 def dangers(source: str) -> list[str]:

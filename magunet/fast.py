@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +76,13 @@ class ConvTranspose3d(nn.ConvTranspose3d):
 
 
 class BatchNorm3d(blocks.BatchNorm3d):
-    """Evaluation by the input's own statistics writes over x: nobody else reads a convolution's output."""
+    """Evaluation by the input's own statistics writes over x, if ``in_place``: nobody else reads it."""
+
+    in_place = False
 
     def forward(self, x: Tensor) -> Tensor:
         single = x.shape[0] * x.shape[2:].numel() == 1
-        if self.training or single or not (self.by_input and may_overwrite(x)):
+        if self.training or single or not (self.in_place and self.by_input and may_overwrite(x)):
             return super().forward(x)
         out = x, torch.empty_like(self.weight), torch.empty_like(self.weight)
         return torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0, self.eps, out=out)[0]
@@ -156,9 +159,11 @@ SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.MaxPool3d: M
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """The network itself with these layers in place of plain ones; a batch norm must follow a convolution."""
+    """The network itself with these layers in place of plain ones; only norms after convolutions overwrite."""
     for module in network.modules():
         module.__class__ = SWAPS.get(type(module), type(module))
+        for conv, norm in pairwise(module if isinstance(module, nn.Sequential) else ()):
+            norm.in_place = isinstance(conv, nn.Conv3d | nn.ConvTranspose3d)
     return network
 
 

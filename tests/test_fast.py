@@ -126,6 +126,17 @@ def test_pooling_in_place_finds_the_same_maxima(size, dtype):
         assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)) and answer.stride() == expected.stride()
 
 
+def test_a_norm_before_its_convolution_leaves_alone_what_others_read():
+    torch.manual_seed(0)
+    plain, x = nn.Sequential(BatchNorm3d(4), nn.Conv3d(4, 4, 3, padding=1)), torch.randn(1, 4, 6, 7, 5)
+    answers = []
+    for stage in (plain, accelerate(copy.deepcopy(plain))):
+        evaluate_by_input(stage)
+        with torch.inference_mode():
+            answers.append(stage(y := x.clone()) + y)
+    assert torch.equal(*answers) and accelerate(conv_bn_relu(4, 4))[1].in_place
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("size", [(6, 7, 5), (2, 4, 2)])
 def test_a_convolution_of_maps_apart_is_that_of_the_joined_map(kernel, size, monkeypatch):

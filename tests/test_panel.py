@@ -8,8 +8,8 @@ from conftest import refused
 from matplotlib.figure import Figure
 
 from compendium.view import inspect, panel
+from compendium.view.inspect import slice_viewer
 from compendium.view.panel import ScanWithMasks, browse, labels_of
-from compendium.view.sliders import slice_viewer
 from magunet.volume import Volume
 
 GRID = Volume(np.full((6, 7, 8), -1000, np.int16), (1, 1, 1))

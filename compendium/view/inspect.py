@@ -1,9 +1,6 @@
-"""A case in 3D, in the best viewer that works where the notebook runs.
-
-In a browser: itkwidgets, if `python workflow/viewer install` made it work without a network; else niivue;
-else planes with sliders. Under papermill, nbval or nbconvert, a figure: there merely importing itkwidgets
-loses outputs.
-"""
+"""A case in 3D, in the best viewer that works where the notebook runs. In a browser: itkwidgets, if `python
+workflow/viewer install` made it work without a network; else niivue; else planes with sliders. Under
+papermill, nbval or nbconvert, a figure: there merely importing itkwidgets loses outputs."""
 
 import importlib.util
 import os
@@ -11,35 +8,32 @@ import sys
 import tempfile
 import tomllib
 import types
+from collections.abc import Mapping
 from pathlib import Path
 
+import IPython.display
+import ipywidgets
 import numpy as np
 from jupyter_core.paths import jupyter_path
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from compendium.figures.planes import central_slices, plane, planes_figure, three_planes
-from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, preview
-from compendium.view.sliders import slice_viewer
-from magunet.base.errors import InputError
+from compendium.figures.planes import FIGURE_WIDTH, PLANES, central_slices, plane, planes_figure, three_planes
+from compendium.view.preview import HU_RANGE, LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, preview
+from magunet.base.errors import require
+from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry, write_volume
 
 VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
 """Best first; the last one needs no browser."""
-
-
 PRESETS = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
 """Transfer functions: window and shades of planes and volume, and the volume's opacity by HU."""
 
 
 def in_browser() -> bool:
-    """Whether a person's browser sent the cell that is running.
-
-    JupyterLab leaves the user's name in a message empty. Clients that run notebooks headless write who
-    started them, or, where that is empty too, number their messages with parts joined by "_".
-    """
-    ipython = sys.modules.get("IPython")
-    shell = ipython and ipython.get_ipython()
+    """Whether a person's browser sent the cell that is running. JupyterLab leaves a message's user empty;
+    headless clients write who started them or, where that is empty too, join a message's number with "_"."""
+    shell = IPython.get_ipython()
     header = (getattr(shell, "parent_header", None) or {}).get("header", {})
     return header.get("username") == "" and "_" not in header.get("msg_id", "")
 
@@ -49,11 +43,11 @@ def itkwidgets_problem() -> str:
     for name in ("itkwidgets", "imjoy_rpc", "zarr"):
         if importlib.util.find_spec(name) is None:
             return f"the Python package {name} is not installed"
-    folders = [Path(folder, "imjoy-jupyterlab-extension") for folder in jupyter_path("labextensions")]
-    package = next((path for folder in folders if (path := folder / "package.json").is_file()), None)
-    if package is None or b"magunet-viewer/" not in package.read_bytes():
-        return "the viewer's programs are not installed; run 'python workflow/viewer install'"
-    return ""
+    paths = map(Path, jupyter_path("labextensions", "imjoy-jupyterlab-extension", "package.json"))
+    package = next(filter(Path.is_file, paths), None)
+    installed = package and b"magunet-viewer/" in package.read_bytes()
+    return "" if installed else ("the viewer's programs are not installed; "
+                                 "run 'python workflow/viewer install'")
 
 
 def viewers() -> dict[str, str]:
@@ -68,13 +62,11 @@ def viewers() -> dict[str, str]:
 
 def best_viewer(viewer: str | None = None) -> str:
     """The first of VIEWERS that works here, or the one asked for, else InputError; headless the figure."""
-    if viewer is not None and viewer not in VIEWERS:
-        raise InputError(f"no viewer {viewer!r}; there are {', '.join(VIEWERS)}")
+    require(viewer in (None, *VIEWERS), f"no viewer {viewer!r}; there are {', '.join(VIEWERS)}")
     reasons = viewers()
     if viewer is None or not in_browser():
         return next(name for name, reason in reasons.items() if not reason)
-    if reasons[viewer]:
-        raise InputError(f"{viewer} cannot be used here: {reasons[viewer]}")
+    require(not reasons[viewer], f"{viewer} cannot be used here: {reasons[viewer]}")
     return viewer
 
 
@@ -83,10 +75,9 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewe
     """A CT with labels of `label_map`, any orientation, in the best viewer, or in the one asked for: its
     object, which itkwidgets displays itself, or a figure. Raises InputError for labels on another grid, and
     for an unknown preset or viewer."""
-    if preset not in PRESETS:
-        raise InputError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-    if labels is not None and not same_geometry(scan, labels):
-        raise InputError("labels and scan lie on different grids; resample the labels onto the scan")
+    require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    require(labels is None or same_geometry(scan, labels),
+            "labels and scan lie on different grids; resample the labels onto the scan")
     viewer = best_viewer(viewer)
     if viewer == "figure":
         return figure(scan, labels, PRESETS[preset], title)
@@ -116,6 +107,45 @@ def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, 
     return slice_viewer(scan, {name: mask for name, mask in masks.items() if mask is not None}, title)
 
 
+def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> ipywidgets.VBox:
+    """Three planes with a slider each and a menu of windows; opens in the middle of the first mask.
+
+    masks: names of LABEL_COLOURS, and what is outlined, on the scan's grid (else InputError), any
+    orientation. Where they are truth and prediction, the Dice of every axial slice is drawn above.
+    """
+    require(all(same_geometry(scan, mask) for mask in masks.values()),
+            "mask and scan lie on different grids; resample the mask onto the scan")
+    scan = reorient(scan, "LPS")
+    inside = {name: reorient(mask, "LPS").array != 0 for name, mask in masks.items()}
+    centre = central_slices(next(filter(np.any, inside.values()), None), scan.array.shape)
+    outlines = {LABEL_COLOURS[name]: mask for name, mask in inside.items()}
+    windows = {name: PRESETS[name]["window"] for name in ("bone", "soft tissue")} | {"wide": HU_RANGE}
+    menu = ipywidgets.Dropdown(options=list(windows), description="window")
+    sliders = {name: ipywidgets.IntSlider(index + 1, 1, size, description=name, continuous_update=False)
+               for name, index, size in zip(PLANES, centre, scan.array.shape)}
+
+    def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
+        if {"truth", "prediction"} <= set(inside):
+            IPython.display.display(dice_strip(inside["truth"], inside["prediction"], axial))
+        indices = axial - 1, coronal - 1, sagittal - 1
+        picture, _ = planes_figure(scan, indices, outlines, title, windows[window])
+        add_legend(picture, inside)
+        IPython.display.display(picture)
+    planes = ipywidgets.interactive_output(draw, {"window": menu} | sliders)
+    return ipywidgets.VBox([ipywidgets.HBox([menu, *sliders.values()]), planes])
+
+
+def dice_strip(truth: np.ndarray, prediction: np.ndarray, axial: int) -> Figure:
+    """A bar for the Dice of each axial slice of masks (d, h, w) where one is not empty; marks ``axial``."""
+    dice = {i: overlap(p, t).dice for i, (p, t) in enumerate(zip(prediction, truth), 1) if p.any() or t.any()}
+    axes = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained").subplots()
+    axes.bar(list(dice), list(dice.values()), 0.9, color="0.5")
+    axes.axvline(axial, color="black", linewidth=1)
+    axes.set(xlim=(0.5, len(truth) + 0.5), ylim=(0, 1), xlabel="axial slice", ylabel="Dice")
+    axes.tick_params(labelsize=7)
+    return axes.figure
+
+
 def in_planes(image: Volume, labels: Volume | None, preset: dict):
     """Planes with sliders, windows of their own, and the labels' outlines."""
     numbers = [] if labels is None else np.unique(labels.array)
@@ -126,7 +156,6 @@ def in_planes(image: Volume, labels: Volume | None, preset: dict):
 def in_niivue(image: Volume, labels: Volume | None, preset: dict):
     """A niivue widget: three planes and the volume, the patient's right on the left."""
     import ipyniivue
-
     low, high = preset["window"]
     volumes = [{"name": "ct.nii", "data": as_nifti(image), "cal_min": low, "cal_max": high}]
     volumes += [{"name": "labels.nii", "data": as_nifti(labels), "opacity": 0.6}] if labels else []
@@ -138,7 +167,7 @@ def in_niivue(image: Volume, labels: Volume | None, preset: dict):
     widget.scene.crosshair_pos = [1 - left, 1 - posterior, up]   # niivue counts to the right and to the front
     if labels:
         colours = [bytes(3), *(bytes.fromhex(colour[1:]) for colour in LABEL_COLOURS.values())]
-        channels = {name: [colour[i] for colour in colours] for i, name in enumerate("RGB")}
+        channels = dict(zip("RGB", map(list, zip(*colours))))
         widget.volumes[1].set_colormap_label(channels | {"labels": ["", *LABEL_COLOURS]})
     return widget
 
@@ -178,7 +207,6 @@ def import_itkwidgets():
     sys.modules.setdefault("imjoy_elfinder", types.ModuleType("imjoy_elfinder"))
     import itkwidgets
     from itkwidgets.viewer import _cell_watcher as watcher
-
     if watcher and watcher.kernel.shell_handlers["execute_request"] != watcher.execute_request_handler:
         watcher.kernel.shell_handlers["execute_request"] = watcher.execute_request_handler
         watcher.shell.events.unregister("post_run_cell", watcher.post_run_cell)
@@ -188,7 +216,6 @@ def import_itkwidgets():
 def to_itkwasm(volume: Volume, name: str):
     """A volume along the patient's axes as itkwasm.Image; voxels and millimetres as they are."""
     from itkwasm import image_from_array
-
     image = image_from_array(np.ascontiguousarray(volume.array))
     image.name, image.size, image.direction = name, list(image.size), np.eye(3)
     image.origin, image.spacing = np.array(volume.origin).tolist(), np.array(volume.spacing[::-1]).tolist()

@@ -38,18 +38,15 @@ def browse(load: Callable[[str, str], ScanWithMasks], cases: Sequence[str], netw
     menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset
     place = ipywidgets.Output()
-
+    @place.capture(clear_output=True)
     def draw(_=None) -> None:
-        place.clear_output()
-        with place:
-            case = load(menus["case"].value, menus["network"].value)
-            name, marks = labels_of(case, menus["labels"].value)
-            if name != menus["labels"].value:
-                print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
-            widget = show(case.scan, marks, menus["preset"].value, viewer)
-            if viewer != "itkwidgets":                                       # which has displayed itself
-                display(widget)
-
+        case = load(menus["case"].value, menus["network"].value)
+        name, marks = labels_of(case, menus["labels"].value)
+        if name != menus["labels"].value:
+            print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
+        widget = show(case.scan, marks, menus["preset"].value, viewer)
+        if viewer != "itkwidgets":                                           # which has displayed itself
+            display(widget)
     for menu in menus.values():
         menu.observe(draw, "value")
     display(ipywidgets.VBox([ipywidgets.HBox([*menus.values()]), place]))

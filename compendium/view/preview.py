@@ -1,8 +1,5 @@
-"""A scan and labels made small enough for a viewer, and placed so that every viewer shows them upright.
-
-A preview lies along the patient's axes (LPS), since itkwidgets ignores directions; oblique scans are
-interpolated onto such a grid.
-"""
+"""A scan and labels made small enough for a viewer, and placed so that every viewer shows them upright: along
+the patient's axes (LPS), since itkwidgets ignores directions; oblique scans are interpolated onto it."""
 
 from collections.abc import Iterable
 
@@ -12,7 +9,7 @@ from matplotlib.patches import Patch
 from scipy import ndimage
 
 from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR, agreement
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.prepare import resize
 from magunet.volume import Volume, corners, reorient, same_geometry
 
@@ -34,36 +31,30 @@ def add_legend(figure: Figure, names: Iterable[str]) -> None:
 
 def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> Volume | None:
     """Labels of CHOICES as LABEL_NUMBERS, uint8, on the masks' own grid; None where a mask for it is missing.
-
-    Raises InputError for an unknown choice, and when the masks lie on different grids.
-    """
-    if choice not in CHOICES:
-        raise InputError(f"labels can show {', '.join(CHOICES)}; not {choice!r}")
+    Raises InputError for an unknown choice, and when the masks lie on different grids."""
+    require(choice in CHOICES, f"labels can show {', '.join(CHOICES)}; not {choice!r}")
     if choice != "error map":
         mask = truth if choice == "truth" else prediction
         return mask and mask.with_array(np.uint8(LABEL_NUMBERS[choice]) * (mask.array != 0))
-    if truth and prediction and not same_geometry(truth, prediction):
-        raise InputError("truth and prediction lie on different grids; resample one onto the other")
+    require(not (truth and prediction) or same_geometry(truth, prediction),
+            "truth and prediction lie on different grids; resample one onto the other")
     return truth and prediction and truth.with_array(agreement(prediction.array, truth.array))
 
 
 def preview(scan: Volume, labels: Volume | None = None, side: int = 128) -> tuple[Volume, Volume | None]:
     """Scan (int16 HU) and labels (uint8) on one grid along the patient's axes, each side at most ``side``.
-
     Where the scan shrinks it is averaged; a label is the one at the centre of the new voxel. Of more than 128
-    voxels a side a browser without a graphics card needs seconds for each picture.
-    """
+    voxels a side a browser without a graphics card needs seconds for each picture."""
     scan = reorient(scan, "LPS")
     shape = tuple(np.minimum(scan.array.shape, side).tolist())
     factors = np.divide(scan.array.shape, shape)
     origin = scan.to_world(tuple((factors - 1) / 2))
     image = Volume(resize(scan.array, shape), tuple(scan.spacing * factors), tuple(origin), scan.direction)
     if not np.allclose(image.direction, np.eye(3), atol=1e-3):
-        ends = corners(image)
-        extent = np.ptp(ends, axis=0)                                                    # x, y, z
+        first, extent = corners(image).min(axis=0), np.ptp(corners(image), axis=0)             # x, y, z
         steps = np.maximum(image.spacing[::-1], extent / (side - 1))
         shape = 1 + np.ceil(extent / steps - 1e-6).astype(int)
-        empty = Volume(np.zeros(shape[::-1], np.uint8), tuple(steps[::-1]), tuple(ends.min(axis=0)))
+        empty = Volume(np.zeros(shape[::-1], np.uint8), tuple(steps[::-1]), tuple(first))
         image = _sampled(image, empty, 1, HU_RANGE[0])
     image = image.with_array(np.clip(np.rint(image.array), *HU_RANGE).astype(np.int16))
     return image, labels and _sampled(labels.with_array(labels.array.astype(np.uint8)), image, 0, 0)

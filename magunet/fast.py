@@ -159,7 +159,7 @@ SWAPS = {nn.Conv3d: Conv3d, nn.ConvTranspose3d: ConvTranspose3d, nn.MaxPool3d: M
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """The network itself with these layers in place of plain ones; only norms after convolutions overwrite."""
+    """The network itself with these layers for plain ones; only norms right after convolutions overwrite."""
     for module in network.modules():
         module.__class__ = SWAPS.get(type(module), type(module))
         for conv, norm in pairwise(module if isinstance(module, nn.Sequential) else ()):

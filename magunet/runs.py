@@ -13,7 +13,6 @@ from magunet import attention, augment, blocks, checkpoint, fast, losses, model,
 from magunet.base import project, provenance
 from magunet.base.device import choose_device, choose_precision, peak_memory_mb, reset_peak_memory
 from magunet.base.errors import is_out_of_memory, require
-from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.cohort import Cohort
@@ -71,7 +70,7 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recomput
     data = data_hash(cohort, settings)
     folder = run_folder(network, settings, seed, data, plain)
     if not is_finished(folder):
-        with alone_in(folder):
+        with provenance.alone_in(folder):
             if not is_finished(folder):                     # now, after waiting
                 _fit(network, settings, seed, cohort, data, folder, recompute, plain)
     return folder

@@ -14,7 +14,6 @@ from magunet import target
 from magunet.base import project, provenance
 from magunet.base.device import free_memory
 from magunet.base.errors import InputError
-from magunet.base.lock import alone_in
 from magunet.base.profiles import Settings
 from magunet.cohort import Cohort, load_cohort
 from magunet.volume import ENDING, Volume, read_volume, reorient, write_volume
@@ -95,7 +94,7 @@ def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, prog
     code; ``dataset.json`` comes last. Phantoms of an earlier call that this one does not name are removed.
     Another process that is at work in the folder is waited for.
     """
-    with alone_in(root):
+    with provenance.alone_in(root):
         names = {_record(root, seed).stem for seed in phantoms}
         missing = [(root, *item) for item in phantoms.items() if not _is_made(root, *item)]
         stray = [path for path in root.rglob("phantom_*")

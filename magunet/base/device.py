@@ -58,12 +58,11 @@ def peak_memory_mb(device: torch.device) -> float | None:
     """Maximum in 10^6 bytes: torch's on the GPU, else this process's; None where unknown (Windows)."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    try:
+    with contextlib.suppress(ImportError):
         import resource
-    except ImportError:
-        return None
-    scale = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)
+        scale = 1 if sys.platform == "darwin" else 1024
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)
+    return None
 
 
 def has_bfloat16(device: torch.device) -> bool:

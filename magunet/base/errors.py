@@ -2,11 +2,7 @@
 
 
 class InputError(ValueError):
-    """Something the user provided cannot be used.
-
-    The message is one line that says what is wrong, in which file, and what to do. The command line prints it
-    on stderr and exits with status 2; in a notebook it is an ordinary exception.
-    """
+    """What the user provided cannot be used; one line says what is wrong, in which file, and what to do."""
 
 
 def require(condition: object, message: str) -> None:

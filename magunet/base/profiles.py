@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic.dataclasses import dataclass
 
 from magunet.base import project
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 
 SMALLEST_SIDE = 16
 """Of the network's input, in voxels: after four halvings one voxel is left."""
@@ -81,10 +81,7 @@ FIELDS = Settings.__pydantic_fields__
 
 
 def from_mapping(values: Mapping, source: str) -> Settings:
-    """Settings from plain values; ``source`` names in messages where they come from.
-
-    Raises InputError for an unknown, missing, mistyped or out-of-range setting.
-    """
+    """Settings from plain values of a ``source``; InputError for unknown, missing and wrong ones."""
     template = "papermill_params/smoke.yaml"
     if unknown := [str(name) for name in values if name not in FIELDS]:
         near = difflib.get_close_matches(unknown[0], FIELDS, 1)
@@ -98,21 +95,16 @@ def from_mapping(values: Mapping, source: str) -> Settings:
         first = error.errors()[0]
         name, rule = first["loc"][0], first["msg"].replace("tuple", "list")
         rule = re.sub(r"^(\w+ should|Value error, must)", "must", rule)
-        value = reprlib.repr(values[name])                  # a short text can stand for billions of values
-        raise InputError(f"{source}: parameter {name!r} {rule}; got {value} "
+        raise InputError(f"{source}: parameter {name!r} {rule}; got {reprlib.repr(values[name])} "
                          f"({FIELDS[name].description})") from None
 
 
 def load(profile: str) -> Settings:
-    """The settings of a profile: the name of a file in ``papermill_params``, or a path to a YAML file.
-
-    Raises InputError when there is no such file or it is not right.
-    """
+    """The settings of a file in ``papermill_params``, by name, or of any YAML file; InputError if bad."""
     folder = project.root() / project.MARKER
     path = Path(profile) if profile.endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise InputError(f"{path}: no such settings; {folder.name} has {known}")
+    require(path.is_file(), f"{path}: no such settings; {folder.name} has "
+            + ", ".join(sorted(known.stem for known in folder.glob("*.yaml"))))
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
@@ -133,8 +125,7 @@ def load(profile: str) -> Settings:
 def from_notebook(namespace: MutableMapping) -> Settings:
     """The settings in a notebook's ``parameters`` cells, its own and papermill's: pass ``globals()``.
 
-    A name assigned there that is no setting raises InputError, where papermill only warns. It is deleted,
-    too, so that the corrected cell can be run again.
+    A name that is no setting raises InputError, and is deleted so that the corrected cell can be run again.
     """
     assigned = set()
     for cell in namespace["In"]:

@@ -9,10 +9,7 @@ MARKER = "papermill_params"
 
 
 def root() -> Path:
-    """The first folder upwards that has ``papermill_params``, else where magunet is installed from.
-
-    Raises InputError when there is none.
-    """
+    """The first folder upwards that has the marker, else magunet's own; InputError when there is none."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (folder / MARKER).is_dir():

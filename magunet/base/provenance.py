@@ -1,7 +1,4 @@
-"""Where a result came from: hashes of data, settings and code, versions, and files written whole.
-
-Everything that is cached or reported carries these, so that a stale file cannot be mistaken for a result.
-"""
+"""Where a result came from: hashes of data, settings and code, versions, and files written whole."""
 
 import ast
 import contextlib
@@ -17,8 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import filelock
 import psutil
 import torch
+
+from magunet.base.progress import say
 
 
 @contextlib.contextmanager
@@ -34,16 +34,13 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``, which is renamed to ``path`` on success, else removed.
-
-    What a killed process left of the same file is removed, too. Raises OSError as `explained`.
-    """
+    """Yields a temporary path beside ``path``, renamed to it on success, else removed. Raises `explained`."""
     prefix = f".part-{content_hash(platform.node())}-"      # processes of two machines may have one number
     part = path.with_name(f"{prefix}{os.getpid()}-{path.name}")
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for other in path.parent.glob(f"{prefix}*-{glob.escape(path.name)}"):
+            for other in path.parent.glob(f"{prefix}*-{glob.escape(path.name)}"):       # of killed processes
                 if not psutil.pid_exists(int(other.name.removeprefix(prefix).split("-")[0])):
                     other.unlink(missing_ok=True)
             yield part
@@ -53,6 +50,25 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):                  # the folder itself may be missing
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes the folder; others that enter wait and say so. The system frees the lock of a dead process."""
+    path, lock = folder / ".lock", filelock.FileLock(folder / ".lock")
+    with explained(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            say(f"{folder}: another process works here; waiting until it ends")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):                  # Windows removes no open file
+            path.unlink()
+        lock.release()
 
 
 def write_json(path: Path, content: object) -> None:
@@ -77,25 +93,16 @@ def file_hash(path: Path) -> str:
 
 def content_hash(*parts: object) -> str:
     """A short hash of anything JSON can hold, 10 hex digits, the same on every machine."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def code_hash(*modules: ModuleType) -> str:
-    """A short hash of what modules do: comments, docstrings and layout do not count."""
-    trees = [ast.parse(Path(module.__file__).read_text("utf-8")) for module in modules]
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(body := getattr(node, "body", None), list):
-            node.body = [part for part in body
-                         if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))]
-    return content_hash([ast.dump(tree) for tree in trees])
+    """A short hash of the modules' code: comments and layout do not count."""
+    return content_hash([ast.dump(ast.parse(Path(module.__file__).read_text("utf-8"))) for module in modules])
 
 
 def git_revision(root: Path) -> str:
-    """The commit of the code, "+changes" when files differ from it that are no results.
-
-    Outside git: the environment variable MAGUNET_REVISION, for a copy sent to another machine, or "unknown".
-    """
+    """The commit, "+changes" when more than results differs; outside git $MAGUNET_REVISION or "unknown"."""
     others = ".", ":(exclude)figures", ":(exclude)benchmarks/*.json"
     questions = ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", *others]
     try:

@@ -130,7 +130,7 @@ def test_right_is_left_front_is_on_top_and_the_letters_say_so():
     case = box_case(left=40)
     mask = case.truth.array.copy()
     mask[5, 24:26, 41:44] = 0                               # missed: at the patient's left, at the back
-    figure = compare(replace(case, masks={"base": case.truth.with_array(mask)}))
+    figure = compare(case._replace(masks={"base": case.truth.with_array(mask)}))
     axes = panel(figure, "box: base")
     overlay, (x0, x1, y1, y0) = axes.get_images()[1].get_array(), axes.get_images()[1].get_extent()
     rows, columns = np.nonzero(np.abs(overlay - (*to_rgb(COLOURS["missed"]), 1)).max(axis=-1) < 1e-6)
@@ -192,7 +192,7 @@ def test_a_network_without_a_run_leaves_a_panel_that_says_so():
 
 def test_an_empty_mask_is_a_result_and_not_a_missing_one():
     case = box_case()
-    case = replace(case, masks={"base": case.truth.with_array(0 * case.truth.array)})
+    case = case._replace(masks={"base": case.truth.with_array(0 * case.truth.array)})
     figure = compare(case)
     area = int(case.truth.array[5].sum())
     assert pixels(panel(figure, "box: base")) == {"correct": 0, "missed": area, "extra": 0}
@@ -215,8 +215,8 @@ def test_what_cannot_be_compared_is_refused():
     refused(lambda: comparison([], COLUMNS, scores, ""), "no case")
     refused(lambda: comparison([case], COLUMNS, scores[1:], ""), "base", "0 scores", "box")
     refused(lambda: comparison([case], COLUMNS, pd.concat([scores, scores]), ""), "2 scores")
-    refused(lambda: compare(replace(case, masks={"base": other})), "box", "base", "another grid")
-    refused(lambda: compare(replace(case, truth=case.truth.with_array(0 * case.truth.array))), "box", "empty")
+    refused(lambda: compare(case._replace(masks={"base": other})), "box", "base", "another grid")
+    refused(lambda: compare(case._replace(truth=case.truth.with_array(0 * case.truth.array))), "box", "empty")
 
 
 @pytest.mark.parametrize("table", [paper.TABLE_1, paper.TABLE_4], ids=["fig10", "fig09"])

@@ -14,8 +14,6 @@ from magunet.base.errors import InputError
 
 COMPARED = ("3D U-Net", "MAG-UNet")
 """What the paper starts from, and what it ends with."""
-TYPES = {"network": str, "seed": int, "epoch": int, "loss": float, "val_dice": float}
-"""Columns of stored curves."""
 PANELS = {"loss": "training loss,\nDice + cross-entropy", "val_dice": "Dice of the\nvalidation cases"}
 """Column -> what its axis says."""
 STYLES = {"color": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black"),
@@ -29,8 +27,9 @@ def read_curves(stored: Results) -> pd.DataFrame:
     Raises InputError when the file is missing or damaged, or has not each epoch of each stored run once.
     """
     path = stored.folder / CURVES_FILE
+    types = {"network": str, "seed": int, "epoch": int, "loss": float, "val_dice": float}
     try:
-        curves = pd.read_csv(path, dtype=TYPES, usecols=list(TYPES))
+        curves = pd.read_csv(path, dtype=types, usecols=list(types))
         epochs = {(run["network"], run["seed"]): list(range(1, 1 + run["epochs"])) for run in stored.runs}
         if curves.groupby(["network", "seed"])["epoch"].agg(list).to_dict() != epochs:
             raise ValueError(f"its epochs are not those of the runs in {RUNS_FILE}")

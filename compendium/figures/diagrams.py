@@ -1,7 +1,4 @@
-"""Figs. 1 to 6: MAG-UNet and its modules. Boxes are placed by hand; their numbers are read from the network.
-
-Forward hooks note every shape while the network runs on the meta device, which takes neither memory nor time.
-"""
+"""Figs. 1 to 6: MAG-UNet and its modules. Boxes are placed by hand; their numbers come from the network."""
 
 import math
 import re
@@ -17,23 +14,12 @@ from magunet.base.profiles import Settings
 from magunet.model import count_parameters
 from magunet.studies import build_on_meta
 
-LAYERS = {"BatchNorm3d": "BN", "Conv3d": "conv", "ConvTranspose3d": "transposed conv",
-          "MaxPool3d": "max pool"}
-"""What layers are called."""
-FIGURES = {"MFF": 2, "DualAttention": 3, "PAM": 4, "CAM": 5, "LGAG": 6}
-"""Class -> the paper's figure of it."""
-COLOURS = {"part": "#dce9f5", "parameter": "#fdf2c8", "operation": "white", "end": "none"}
-"""Of boxes, light enough for black text, also in grey; what comes in and goes out has no frame."""
-KEY = "Boxes: name, operation, channels, shape of output (channels × slices × rows × columns), parameters."
-"""Stands under every diagram."""
-ROUTES = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0"}
-"""Arrow -> matplotlib's name: straight; first level, then up or down; first up or down, then level."""
 PICTURES = tomllib.loads(Path(__file__).with_name("diagrams.toml").read_text("utf-8"))
 """File -> module, height, arrows and boxes of its diagram, as the comments in that file explain."""
 
 
 def network_shapes(network: nn.Module, size: tuple[int, int, int]) -> dict[str, tuple]:
-    """Module's path -> shapes (c, d, h, w) of its first input and its output; network: on the meta device."""
+    """Module's path -> shapes (c, d, h, w) of its first input and output; free on the meta device."""
     shapes = {}
     for path, module in network.named_modules():
         module.register_forward_hook(lambda _, inputs, output, path=path: shapes.update(
@@ -57,9 +43,11 @@ def description(module: nn.Module) -> list[str]:
     """Operations of a sequence of layers, and channels from convolution to convolution; else the class."""
     if not isinstance(module, nn.Sequential | nn.Conv3d | nn.MaxPool3d):
         return [type(module).__name__]
+    names = {"BatchNorm3d": "BN", "Conv3d": "conv", "ConvTranspose3d": "transposed conv",
+             "MaxPool3d": "max pool"}
     texts, channels = [], []
     for layer in (layer for layer in module.modules() if not isinstance(layer, nn.Sequential)):
-        text = LAYERS.get(type(layer).__name__, type(layer).__name__)
+        text = names.get(type(layer).__name__, type(layer).__name__)
         if kernel := getattr(layer, "kernel_size", None):
             text += f" {kernel if isinstance(kernel, int) else kernel[0]}³"
         if getattr(layer, "groups", 1) > 1:
@@ -72,39 +60,37 @@ def description(module: nn.Module) -> list[str]:
     return [*broken(line, 40), *([" → ".join(map(str, channels))] if channels else [])]
 
 
-def part_text(name: str, part: nn.Module, output: tuple[int, ...]) -> str:
-    """What is written in the box of a part of a module; its name in bold."""
-    figure = FIGURES.get(type(part).__name__)
-    heading = (f"{name} (Fig. {figure})" if figure else name).replace(" ", r"\ ").replace(".", r".\!")
-    lines = rf"$\bf{{{heading}}}$", *description(part), shape_text(output), count_text(count_parameters(part))
-    return "\n".join(filter(None, lines))
-
-
 def draw(module: nn.Module, shapes: dict[str, tuple], title: str, picture: dict) -> Figure:
     """A page with the diagram of a module, one of PICTURES; shapes: of its parts, by their path in it."""
-    figure, axes = page(picture["height"], f"{title}: {count_text(count_parameters(module))}. {KEY}")
+    caption = (f"{title}: {count_text(count_parameters(module))}. Boxes: name, operation, channels, shape of "
+               "output (channels × slices × rows × columns), parameters.")
+    figure, axes = page(picture["height"], caption)
     channels, *grid = shapes[""][0]
     parameters = {name: count_text(own.numel()) for name, own in module.named_parameters(recurse=False)}
     values = {name: shape_text(shape) for name, (shape, _) in shapes.items()} | parameters
     values |= {"channels": str(channels), "positions": str(math.prod(grid))}
-    texts = {}
+    numbers, texts = {"MFF": 2, "DualAttention": 3, "PAM": 4, "CAM": 5, "LGAG": 6}, {}  # the paper's figures
     for name, (x, y, *text) in picture["boxes"].items():
-        if text:
-            kind = "parameter" if name in parameters else "operation"
-            kind = "end" if re.search("{}|output", text[0]) else kind
+        if text:                # what comes in and goes out has no frame; colours are light, also in grey
+            end, colour = re.search("{}|output", text[0]), "#fdf2c8" if name in parameters else "white"
             text = re.sub("{(.*?)}", lambda match: values[match[1]], text[0])
         else:
-            kind, text = "part", part_text(name, module.get_submodule(name), shapes[name][1])
+            end, colour, part = None, "#dce9f5", module.get_submodule(name)
+            number = numbers.get(type(part).__name__)
+            heading = (f"{name} (Fig. {number})" if number else name).replace(" ", r"\ ").replace(".", r".\!")
+            lines = rf"$\bf{{{heading}}}$", *description(part), shape_text(shapes[name][1])
+            text = "\n".join(filter(None, [*lines, count_text(count_parameters(part))]))
         frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4", "linewidth": 0.7,
-                 "facecolor": COLOURS[kind], "edgecolor": "none" if kind == "end" else "black"}
+                 "facecolor": "none" if end else colour, "edgecolor": "none" if end else "black"}
         texts[name] = axes.text(x, y, text, fontsize=SMALLEST_FONT, ha="center", va="center", bbox=frame)
+    routes = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0"}
     for chain in map(str.split, picture["arrows"]):
         for source, route, target in zip(chain[::2], chain[1::2], chain[2::2]):
             start, end = texts[source], texts[target]
-            axes.annotate("", end.get_position(), start.get_position(), arrowprops={
-                "arrowstyle": "-|>", "connectionstyle": ROUTES.get(route, f"bar,fraction={route[1:]}"),
-                "mutation_scale": 6, "linewidth": 0.7, "color": "black", "shrinkA": 0, "shrinkB": 0,
-                "patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch()})
+            axes.annotate("", end.get_position(), start.get_position(), arrowprops=dict(
+                arrowstyle="-|>", connectionstyle=routes.get(route, f"bar,fraction={route[1:]}"),
+                mutation_scale=6, linewidth=0.7, color="black", shrinkA=0, shrinkB=0,
+                patchA=start.get_bbox_patch(), patchB=end.get_bbox_patch()))
     return figure
 
 

@@ -1,6 +1,6 @@
 """Fig. 8: a scan after each step of `magunet.prepare`, as thumbnails with their shape and spacing."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,12 +11,8 @@ from magunet.base.profiles import Settings
 from magunet.prepare import HALF, HU_WINDOW, clip_and_scale, pad_to_square, prepare, resize
 from magunet.volume import Volume, orientation, reorient
 
-ARROW = 4.5
-"""Length of an arrow from step to step, mm on the page."""
 
-
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a step leaves; unit of the image; above: mm of slices at the head end that the step took away."""
 
     name: str
@@ -48,9 +44,9 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
 
     The first thumbnails show the array as it is stored. Raises InputError as `magunet.prepare.prepare` does.
     """
-    steps = preparation_steps(scan, target, settings)
+    steps, arrow = preparation_steps(scan, target, settings), 4.5       # from step to step, mm on the page
     size = np.array([np.multiply(step.image.shape, step.spacing) for step in steps])    # mm: z, y, x
-    width = (WIDTH - ARROW * (len(steps) - 1)) / len(steps)
+    width = (WIDTH - arrow * (len(steps) - 1)) / len(steps)
     scale = width / size[:, 2].max()                            # mm on the page per mm of the patient
     deep, high, _ = size.max(axis=0) * scale
     tops = {"axial": MARGIN + 2 * LINE, "coronal": 2 * MARGIN + 2 * LINE + high}
@@ -59,7 +55,7 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
                f"columns. Window {span(*planes.BONE_WINDOW)} HU, or what that is after scaling.")
     figure, sheet = page(bottom + MARGIN + 4 * LINE, caption)
     for column, step in enumerate(steps):
-        left = MARGIN + column * (width + ARROW)
+        left = MARGIN + column * (width + arrow)
         middle = left + width / 2
         write(sheet, middle, MARGIN - 0.5, broken(step.name, width), "center")
         window = planes.BONE_WINDOW if step.unit else clip_and_scale(np.array(planes.BONE_WINDOW))
@@ -74,7 +70,7 @@ def preprocessing_flow(scan: Volume, target: Volume, settings: Settings) -> Figu
                 planes.edge_letters(axes, planes.PLANES[view])
         if column:
             y = tops["axial"] + size[column, 1] * scale / 2
-            sheet.annotate("", (left, y), (left - ARROW, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
+            sheet.annotate("", (left, y), (left - arrow, y), arrowprops={"arrowstyle": "-|>", "fc": "k"})
         write(sheet, middle, bottom + 0.5, [
             " × ".join(map(str, step.image.shape)), " × ".join(f"{s:#.2g}" for s in step.spacing) + " mm",
             span(step.image.min(), step.image.max()) + step.unit], "center")

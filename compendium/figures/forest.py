@@ -19,17 +19,16 @@ def forest(numbers: pd.DataFrame) -> Figure:
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), ("Dice", "IoU")):
         table = numbers[numbers["measure"] == measure].set_index("row").loc[names]
         axes.plot(table["paper"], y, "D", mfc="none", color="black", ms=5, label="paper (hospital data)")
-        errors = [(table["value"] - table["low"]).fillna(0), (table["high"] - table["value"]).fillna(0)]
-        axes.errorbar(table["value"], y, xerr=errors, fmt="o", color=PREDICTION_COLOUR, ms=6, capsize=3,
+        errors = table[["low", "high"]].sub(table["value"], axis=0).abs().fillna(0)
+        axes.errorbar(table["value"], y, xerr=errors.T, fmt="o", color=PREDICTION_COLOUR, ms=6, capsize=3,
                       label="here, 95 % interval")
         reference = table.set_index("network")["value"].get(REFERENCE, float("nan"))      # draws no line
         axes.axvline(reference, color=TRUTH_COLOUR, linestyle=":", linewidth=1.5, zorder=0)
-        for place, value in zip(y, table["value"]):
-            if pd.isna(value):
-                axes.text(50, place, "not trained", fontsize=8, va="center", ha="center", color="0.4")
+        for place in table["value"].isna().to_numpy().nonzero()[0]:
+            axes.text(50, place, "not trained", fontsize=8, va="center", ha="center", color="0.4")
         axes.set(title=f"{measure}, %", xlim=(-2, 102), ylim=(-0.6, len(names) - 0.4))
         axes.set_yticks(y, names)
         axes.grid(axis="x", color="0.9")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8,
+                  frameon=False)
     return figure

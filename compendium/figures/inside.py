@@ -1,6 +1,8 @@
 """What a trained network's modules do with one window: their maps, for looking at."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,24 +15,21 @@ from magunet.predict import Model, probability
 from magunet.prepare import clip_and_scale
 
 
-def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module],
-         ) -> dict[str, tuple[Tensor, Tensor]]:
+def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module]) -> dict[str, list[Tensor]]:
     """First input and output (1, c, d', h', w') of a network's parts when it predicts one prepared window.
 
     window: float32 (d, h, w) in [0, 1]. modules: any name -> a part. The maps are on the CPU, in float32.
     """
     tensors = {}
 
-    def copy(name: str, *pair: Tensor) -> None:                         # what follows may overwrite them
-        tensors[name] = tuple(x.detach().to("cpu", torch.float32, copy=True) for x in pair)
+    def copy(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        both = inputs[0], output                                    # copied: what follows may overwrite them
+        tensors[name] = [x.detach().to("cpu", torch.float32, copy=True) for x in both]
 
-    hooks = [module.register_forward_hook(lambda _, inputs, output, name=name: copy(name, inputs[0], output))
-             for name, module in modules.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(partial(copy, name)))
         probability(model.network, window, model.device, model.precision)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return tensors
 
 
@@ -48,7 +47,7 @@ def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.
     first.set_title("CT and true joints")
     extent = first.images[0].get_extent()
     for axes, (title, values) in zip(others, pictures.items()):
-        colours = axes.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], extent=extent)
+        colours = axes.imshow(values, "viridis", vmin=limits[0], vmax=limits[1], extent=extent)
         axes.set(title=title, xticks=[], yticks=[])
         figure.colorbar(colours, ax=axes, shrink=0.8)
     return figure

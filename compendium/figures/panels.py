@@ -1,13 +1,13 @@
 """Figs. 9 and 10: what networks get wrong in cases that a rule over the scores chooses. Lengths in mm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -20,16 +20,11 @@ from magunet.volume import Volume, bounding_box, read_volume, reorient, same_geo
 
 CROP_MARGIN = 15.0
 """From the joints to the edge of a panel, mm in the patient."""
-LETTERS = 4.0
-"""Width of the letters a, b, ... before the rows."""
-SPACE = 0.8
-"""Between panels."""
 RULE = "Cases at evenly spaced ranks of the mean Dice over the networks shown, lowest first"
 """How cases are chosen where there are scores."""
 
 
-@dataclass(frozen=True)
-class ComparedCase:
+class ComparedCase(NamedTuple):
     """A scan, the true mask, and the mask of each trained network, on one grid of any orientation."""
 
     name: str
@@ -78,24 +73,24 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     """
     if not cases:
         raise InputError("there is no case to show")
-    pictures = [_in_lps(case) for case in cases]
-    crops = _crops([volumes["truth"] for volumes in pictures])
-    width = (WIDTH - LETTERS - SPACE * (1 + len(columns))) / (2 + len(columns))
+    pictures, crops = _in_lps(cases)
+    letters, space = 4.0, 0.8                   # width of a, b, ... before the rows; between panels
+    width = (WIDTH - letters - space * (1 + len(columns))) / (2 + len(columns))
     height = width * np.ptp(crops[0][1]) / np.ptp(crops[0][0])
     headings = [broken(heading, width) for heading in ("CT", "truth", *columns.values())]
-    lefts = [MARGIN + LETTERS + column * (width + SPACE) for column in range(len(headings))]
+    lefts = [MARGIN + letters + column * (width + space) for column in range(len(headings))]
     first = MARGIN + LINE * max(map(len, headings))                     # top of the first row
-    pitch = height + LINE + 2 * SPACE
+    pitch = height + LINE + 2 * space
     bottom = first + pitch * len(cases)
     names = "; ".join(f"{chr(97 + i)}, {case.name}" for i, case in enumerate(cases))
     caption = (f"{names}. {rule}. Axial slice with the largest true area; white line: the truth. Dice of the "
                f"whole scan. Window {span(*window)} HU.")
-    figure, sheet = page(bottom + SPACE + LINE, caption)
+    figure, sheet = page(bottom + space + LINE, caption)
     for left, heading in zip(lefts, headings):
-        write(sheet, left + width / 2, first - LINE * len(heading) - SPACE / 2, heading, "center")
+        write(sheet, left + width / 2, first - LINE * len(heading) - space / 2, heading, "center")
     for row, (case, volumes, crop) in enumerate(zip(cases, pictures, crops)):
         top = first + row * pitch
-        under = top + height + SPACE / 2
+        under = top + height + space / 2
         write(sheet, MARGIN, top, [chr(97 + row)], weight="bold")
         for left, name in zip(lefts, ("CT", "truth", *columns)):
             axes = panel(figure, left, top, width, height, f"{case.name}: {name}")
@@ -118,23 +113,21 @@ def comparison(cases: Sequence[ComparedCase], columns: Mapping[str, str], scores
     return figure
 
 
-def _in_lps(case: ComparedCase) -> dict[str, Volume]:
-    """Column -> the CT, the true mask or a network's, along the patient's axes."""
-    volumes = {"CT": case.scan, "truth": case.truth, **case.masks}
-    for name, volume in volumes.items():
-        if not same_geometry(case.scan, volume):
-            raise InputError(f"{case.name}: the mask of {name} lies on another grid than the scan")
-    if not case.truth.array.any():
-        raise InputError(f"{case.name}: the true mask is empty, so there is no joint to show")
-    return {name: reorient(volume, "LPS") for name, volume in volumes.items()}
-
-
-def _crops(truths: Sequence[Volume]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """First and last edge in x and in y around the joints of each case (LPS), in mm; all of one size."""
-    boxes = [[(place.start * step, place.stop * step) for place, step in
-              zip(bounding_box(truth.array), truth.spacing)][:0:-1] for truth in truths]
-    half = np.ptp(boxes, axis=2).max(axis=0) / 2 + CROP_MARGIN                # boxes: (cases, x and y, 2)
-    return [tuple(np.stack([centre - half, centre + half], axis=1)) for centre in np.mean(boxes, axis=2)]
+def _in_lps(cases: Sequence[ComparedCase]) -> tuple[list[dict[str, Volume]], np.ndarray]:
+    """Each case's column -> volume; and first and last edge (case, x and y, 2) around its joints in mm."""
+    pictures, boxes = [], []
+    for case in cases:
+        volumes = {"CT": case.scan, "truth": case.truth, **case.masks}
+        if others := [name for name, volume in volumes.items() if not same_geometry(case.scan, volume)]:
+            raise InputError(f"{case.name}: the mask of {others[0]} lies on another grid than the scan")
+        if not case.truth.array.any():
+            raise InputError(f"{case.name}: the true mask is empty, so there is no joint to show")
+        pictures.append({name: reorient(volume, "LPS") for name, volume in volumes.items()})
+        places = zip(bounding_box(pictures[-1]["truth"].array), pictures[-1]["truth"].spacing)
+        boxes.append([(place.start * step, place.stop * step) for place, step in places][:0:-1])
+    half = np.ptp(boxes, axis=2).max(axis=0) / 2 + CROP_MARGIN
+    centre = np.mean(boxes, axis=2)
+    return pictures, np.stack([centre - half, centre + half], axis=2)
 
 
 def _draw(axes: Axes, volumes: Mapping[str, Volume], name: str, crop: tuple[np.ndarray, np.ndarray],
@@ -146,9 +139,8 @@ def _draw(axes: Axes, volumes: Mapping[str, Volume], name: str, crop: tuple[np.n
     axes.set_facecolor("black")                                                         # outside the scan
     planes.draw_slice(axes, scan, (height, width), window, {}, 0)
     if name != "CT":
-        palette = np.array([(0, 0, 0, 0), *map(to_rgba, planes.AGREEMENT_COLOURS.values())])
-        extent = axes.images[0].get_extent()
-        axes.imshow(palette[planes.agreement(mask, truth)], extent=extent, interpolation="nearest")
+        colours = to_rgba_array(["none", *planes.AGREEMENT_COLOURS.values()])[planes.agreement(mask, truth)]
+        axes.imshow(colours, extent=axes.images[0].get_extent(), interpolation="nearest")
         y, x = np.nonzero(np.diff(truth != 0, axis=0, prepend=False, append=False))     # edges of pixels
         axes.hlines(y * height, x * width, (x + 1) * width, "white", linewidth=0.3)
         y, x = np.nonzero(np.diff(truth != 0, axis=1, prepend=False, append=False))

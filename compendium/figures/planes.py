@@ -47,8 +47,7 @@ def plane(array: np.ndarray, name: str, index: int) -> np.ndarray:
 
 def pixel_size(spacing: tuple[float, float, float], name: str) -> tuple[float, float]:
     """Height and width of a view's pixel in mm; spacing is (z, y, x)."""
-    z, y, x = spacing
-    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[name]
+    return tuple(np.delete(spacing, list(PLANES).index(name)))
 
 
 def central_slices(mask: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -60,8 +59,7 @@ def central_slices(mask: np.ndarray | None, shape: tuple[int, int, int]) -> tupl
 
 def agreement(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Per voxel 1 correct, 2 missed, 3 extra (see AGREEMENT_COLOURS), 0 where both masks are empty; uint8."""
-    x, y = prediction != 0, truth != 0
-    return (1 * (x & y) + 2 * (y & ~x) + 3 * (x & ~y)).astype(np.uint8)
+    return np.array([[0, 2], [3, 1]], np.uint8)[1 * (prediction != 0), 1 * (truth != 0)]
 
 
 def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], window: tuple[float, float],
@@ -72,18 +70,16 @@ def draw_slice(axes: Axes, picture: np.ndarray, pixel: tuple[float, float], wind
     """
     extent = (0, picture.shape[1] * pixel[1], picture.shape[0] * pixel[0], 0)
     axes.imshow(picture, cmap="gray", vmin=window[0], vmax=window[1], extent=extent)
-    for colour, mask in outlines.items():
-        if mask.any():
-            axes.contour(mask.astype(float), [0.5], origin="upper", extent=extent, colors=colour,
-                         linewidths=linewidth, linestyles=[DASHES.get(colour, "solid")])
+    for colour in (colour for colour, mask in outlines.items() if mask.any()):
+        axes.contour(outlines[colour].astype(float), [0.5], origin="upper", extent=extent, colors=colour,
+                     linewidths=linewidth, linestyles=[DASHES.get(colour, "solid")])
 
 
 def draw_plane(axes: Axes, scan: Volume, name: str, index: int, masks: Mapping[str, np.ndarray],
                window: tuple[float, float] = BONE_WINDOW) -> None:
     """One view of an LPS scan with letters, scale bar and outlines; masks: colour -> array on its grid."""
     outlines = {colour: plane(mask, name, index) for colour, mask in masks.items()}
-    pixel = pixel_size(scan.spacing, name)
-    draw_slice(axes, plane(scan.array, name, index), pixel, window, outlines, 1.1)
+    draw_slice(axes, plane(scan.array, name, index), pixel_size(scan.spacing, name), window, outlines, 1.1)
     letters_and_bar(axes, PLANES[name])
 
 
@@ -156,9 +152,8 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
 
 def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:
     """What made a figure, for `save_figure`: the profile, a hash of its settings, and its runs' folders."""
-    names = ", ".join(run.name for run in runs)
     source = f"profile {settings.profile}, settings {content_hash(settings.as_dict())}"
-    return source + (f", runs {names}" if names else "")
+    return f"{source}, runs {names}" if (names := ", ".join(run.name for run in runs)) else source
 
 
 def save_figure(figure: Figure, path: Path, source: str, dpi: int = 300, vector: bool = True) -> Path:

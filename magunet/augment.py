@@ -27,16 +27,6 @@ REACH = {"paper": 1.0, "strong": 2.0}
 """What these four ranges are multiplied with."""
 APPEARANCE_PROBABILITY = 0.25
 """Of contrast, resolution, blur and noise, each."""
-CONTRAST = (0.75, 1.25)
-"""Smallest and largest factor of contrast."""
-BRIGHTNESS = 0.05
-"""Added or subtracted at most: 70 HU."""
-RESOLUTION = (0.5, 1.0)
-"""Smallest and largest number of voxels along each axis, as a fraction of the window's."""
-BLUR_VOXELS = (0.5, 1.0)
-"""Smallest and largest sigma of the Gaussian."""
-NOISE = 0.05
-"""Largest standard deviation: 70 HU."""
 
 
 def uniform(generator: torch.Generator, low: float, high: float, count: int = 1) -> Tensor:
@@ -64,8 +54,7 @@ def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float], ge
     if happens(generator, AUGMENTATION_PROBABILITY):
         image, mask = image.flip(-1), mask.flip(-1)
     if happens(generator, AUGMENTATION_PROBABILITY):
-        affine = random_affine(generator, image.shape[2:], spacing, REACH[strength])
-        image, mask = resample(image, mask, affine)
+        image, mask = resample(image, mask, random_affine(generator, image.shape[2:], spacing, REACH[strength]))
     if happens(generator, AUGMENTATION_PROBABILITY):
         most = LOG_GAMMA * REACH[strength]
         image = image.clamp(0, 1) ** math.exp(float(uniform(generator, -most, most)))
@@ -116,15 +105,15 @@ def sampling_grid(matrix: Tensor, shape: tuple[int, int, int]) -> Tensor:
 def vary_appearance(image: Tensor, generator: torch.Generator) -> Tensor:
     """Contrast, resolution, blur, noise, as a scan goes from the patient to the file; each happens or not."""
     if happens(generator, APPEARANCE_PROBABILITY):
-        factor, more = number(generator, *CONTRAST), number(generator, -BRIGHTNESS, BRIGHTNESS)
+        factor, more = number(generator, 0.75, 1.25), number(generator, -0.05, 0.05)        # up to 70 HU
         image = change_contrast(image, factor, more)
     if happens(generator, APPEARANCE_PROBABILITY):
-        shape = tuple(max(1, round(n * number(generator, *RESOLUTION))) for n in image.shape[2:])
+        shape = tuple(max(1, round(n * number(generator, 0.5, 1))) for n in image.shape[2:])
         image = coarsen(image, shape)
     if happens(generator, APPEARANCE_PROBABILITY):
-        image = blur(image, number(generator, *BLUR_VOXELS))
+        image = blur(image, number(generator, 0.5, 1))
     if happens(generator, APPEARANCE_PROBABILITY):
-        sigma = number(generator, 0, NOISE)
+        sigma = number(generator, 0, 0.05)                                                  # up to 70 HU
         image = image + sigma * torch.randn(image.shape, generator=generator).to(image)
     return image.clamp(0, 1)
 

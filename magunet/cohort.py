@@ -6,8 +6,8 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,16 +18,13 @@ from magunet.volume import ENDING, Volume, corners, read_volume, same_geometry
 
 SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""
-TRAIN_SHARE = (7, 10)
-"""For training, so many of so many patients; the others are for validation, Sec. 2.1.1."""
 OFFSET = 1024
 """What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 EXPORT = "Export the CT again in HU, with rescale slope and intercept applied"
 """What to do about a scan whose values are not HU."""
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One scan: its name, files, patient, and what dataset.json says of it."""
 
     name: str
@@ -37,8 +34,7 @@ class Case:
     info: dict
 
 
-@dataclass(frozen=True)
-class Cohort:
+class Cohort(NamedTuple):
     """All cases of a folder, and the names of those to train on and to score."""
 
     root: Path
@@ -74,8 +70,7 @@ def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tup
     names = sorted(set(patients.values()))
     require(len(names) > 1, "a cohort needs scans of two patients, to train on one and score the other")
     order = np.random.default_rng(seed).permutation(len(names))
-    count = min(max(1, round(len(names) * TRAIN_SHARE[0] / TRAIN_SHARE[1])), len(names) - 1)
-    chosen = {names[i] for i in order[:count]}
+    chosen = {names[i] for i in order[:round(len(names) * 7 / 10)]}
     train = sorted(case for case, patient in patients.items() if patient in chosen)
     return train, sorted(set(patients) - set(train))
 

@@ -8,8 +8,8 @@ others are padded with air, so that anatomy keeps its proportions.
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -37,8 +37,7 @@ Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """What a network sees of a case, (d, size, size), with a spacing in mm (z, y, x).
 
     image: in [0, 1], float32 or, from the cache, float16. mask: uint8, or None.
@@ -49,8 +48,7 @@ class Prepared:
     spacing: Spacing
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """How a prepared array lies in its scan: what `restore` needs. Shapes are (d, h, w).
 
     inside: rows and columns of the padded scan that hold the scan (LPS). slices: first and last + 1 of the
@@ -102,9 +100,8 @@ def pad_to_square(array: np.ndarray, spacing: Spacing,
     sides = [n * s for n, s in zip(array.shape[1:], spacing[1:])]
     more = [max(0, round((max(sides) - side) / s)) for side, s in zip(sides, spacing[1:])]
     inside = tuple(slice(m // 2, m // 2 + n) for m, n in zip(more, array.shape[1:]))
-    if not any(more):
-        return array, inside
-    return np.pad(array, ((0, 0), *((m // 2, m - m // 2) for m in more)), constant_values=value), inside
+    widths = (0, 0), *((m // 2, m - m // 2) for m in more)
+    return np.pad(array, widths, constant_values=value) if any(more) else array, inside
 
 
 def resized_shape(shape: Shape, spacing: Spacing, size: int, slice_mm: float | None) -> Shape:
@@ -133,10 +130,7 @@ def resize(array: np.ndarray, shape: Shape) -> np.ndarray:
 def clip_and_scale(hu: np.ndarray) -> np.ndarray:
     """HU clipped to [-200, 1200] and scaled to [0, 1], float32: the text's "linear normalisation"."""
     low, high = HU_WINDOW
-    scaled = np.clip(hu, low, high).astype(np.float32)
-    scaled -= low
-    scaled /= high - low
-    return scaled
+    return (np.clip(hu, low, high).astype(np.float32) - low) / (high - low)
 
 
 def target_slices(mask: np.ndarray, spacing: float, margin: float) -> tuple[int, int]:
@@ -154,18 +148,16 @@ def restore(values: np.ndarray, frame: Frame, threshold: float | None = None) ->
 
     With a threshold, where it is above that, uint8. Slices that were not prepared are 0.
     """
-    (d, h, w), (rows, columns) = frame.padded_shape, frame.inside
+    (d, h, w), lps = frame.padded_shape, reorient(frame.scan, "LPS")
     spaced = np.zeros((frame.resized_shape[0], *values.shape[1:]), np.float32)
     spaced[slice(*frame.slices)] = values
     spaced = resize(spaced, (d, *values.shape[1:]))
-    shape = d, rows.stop - rows.start, columns.stop - columns.start
-    array = np.empty(shape, np.float32 if threshold is None else np.uint8)
+    array = np.empty(lps.array.shape, np.float32 if threshold is None else np.uint8)
     for start in range(0, d, SLAB):
         slab = spaced[start:start + SLAB]
-        slab = resize(slab, (len(slab), h, w))[:, rows, columns]
+        slab = resize(slab, (len(slab), h, w))[:, *frame.inside]
         array[start:start + SLAB] = slab if threshold is None else slab > threshold
-    lps = reorient(frame.scan, "LPS").with_array(array)
-    return frame.scan.with_array(reorient(lps, orientation(frame.scan)).array)
+    return frame.scan.with_array(reorient(lps.with_array(array), orientation(frame.scan)).array)
 
 
 def cache_key(image: Path, label: Path, settings: Settings) -> str:
@@ -189,10 +181,9 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
             case, _ = prepare(scan, mask, settings)
         except InputError as error:
             raise InputError(f"{image}: {error}") from error
-        image16, spacing = case.image.astype(np.float16), np.array(case.spacing)
+        parts = {"image": case.image.astype(np.float16), "mask": case.mask, "spacing": np.array(case.spacing)}
         with provenance.whole_file(path) as part:
-            part.write_bytes(safetensors.numpy.save(
-                {"image": image16, "mask": case.mask, "spacing": spacing}))
+            part.write_bytes(safetensors.numpy.save(parts))
     try:
         stored = safetensors.torch.load_file(path)                      # maps the file, reads what is touched
         stored = {part: tensor.numpy() for part, tensor in stored.items()}

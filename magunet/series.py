@@ -9,10 +9,6 @@ from magunet.base.errors import require
 
 AIR_HU = -500
 """Every CT holds air, whose HU are below."""
-SPACING_TOLERANCE = 0.1
-"""Largest deviation of one slice distance from the median, as a fraction of it."""
-ASIDE_TOLERANCE = 0.1
-"""Largest shift of a slice against the first, across the normal, in mm."""
 SHEARED = "its axes are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
 """What is wrong with a volume that is no box."""
 
@@ -22,9 +18,8 @@ def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
 
     Raises InputError that names the folder or the slice.
     """
-    paths, headers = ordered_slices(folder)
-    first, axes = headers[0], _axes(headers[0])
-    sitk = itk.load()
+    paths, headers, axes = ordered_slices(folder)
+    first, sitk = headers[0], itk.load()
     array = sitk.GetArrayFromImage(itk.execute(sitk.ReadImage, folder, [str(path) for path in paths]))
     require(first["rescaled"] or array.ndim > 3 or array.min() < AIR_HU, f"{folder}: has no Rescale "
             f"Intercept and no voxel below {AIR_HU}, so is not HU; export the series again with that")
@@ -32,8 +27,9 @@ def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
     return array, (float(slice_mm), *first["pixel_spacing"].tolist()), tuple(first["position"].tolist()), axes
 
 
-def ordered_slices(folder: Path) -> tuple[list[Path], list[dict]]:
-    """Files of the one series in a folder, in order along its normal, and of each what says where it lies.
+def ordered_slices(folder: Path) -> tuple[list[Path], list[dict], np.ndarray]:
+    """Files of the one series in a folder, in order along its normal, of each what says where it lies, and
+    the directions of the array's x, y and z axis in the patient, as columns (3, 3).
 
     Raises InputError when slices are missing, doubled, of several series, or do not make a box.
     """
@@ -44,27 +40,22 @@ def ordered_slices(folder: Path) -> tuple[list[Path], list[dict]]:
         values = np.array([header[key] for header in headers])
         require(np.abs(values - values[0]).max() <= 1e-3, f"{folder}: slices have different {name}, so they "
                 "are not one series; keep one series in the folder")
-    axes = _axes(headers[0])
+    row, column = headers[0]["orientation"][:3], headers[0]["orientation"][3:]
+    axes = np.stack([row, column, np.cross(row, column)], axis=1)
     require(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3), f"{folder}: {SHEARED}")
     places = np.array([header["position"] for header in headers]) @ axes            # (slices, 3), mm
-    require(np.abs(places - places[0])[:, :2].max() <= ASIDE_TOLERANCE, f"{folder}: slices are shifted "
-            "against each other (tilted gantry); resample the series to a rectangular grid first")
+    require(np.abs(places - places[0])[:, :2].max() <= 0.1, f"{folder}: slices are shifted against each other "
+            "(tilted gantry); resample the series to a rectangular grid first")
     order = np.argsort(places[:, 2])
     along = places[order, 2]
     steps, usual = np.diff(along), float(np.median(np.diff(along)))
     require(steps.min() >= 1e-3, f"{folder}: two slices lie at the same position "
             f"({along[steps.argmin()]:.2f} mm); remove the duplicate")
     worst = np.abs(steps - usual).argmax()
-    require(abs(steps[worst] - usual) <= SPACING_TOLERANCE * usual, f"{folder}: slices are {usual:.2f} mm "
-            f"apart but {steps[worst]:.2f} mm at {along[worst]:.2f} mm; a slice is missing or the series "
-            "mixes spacings: export it completely")
-    return [paths[i] for i in order], [headers[i] for i in order]
-
-
-def _axes(header: dict) -> np.ndarray:
-    """Directions of the array's x, y and z axis in the patient, as columns (3, 3)."""
-    row, column = header["orientation"][:3], header["orientation"][3:]
-    return np.stack([row, column, np.cross(row, column)], axis=1)
+    require(abs(steps[worst] - usual) <= 0.1 * usual, f"{folder}: slices are {usual:.2f} mm apart but "
+            f"{steps[worst]:.2f} mm at {along[worst]:.2f} mm; a slice is missing or the series mixes spacings: "
+            "export it completely")
+    return [paths[i] for i in order], [headers[i] for i in order], axes
 
 
 def _one_series(folder: Path) -> list[Path]:
@@ -73,21 +64,16 @@ def _one_series(folder: Path) -> list[Path]:
     series = itk.execute(reader.GetGDCMSeriesIDs, folder, str(folder))
     require(series, f"{folder}: no DICOM images in this folder; give the folder that holds the slices")
     require(len(series) < 2, f"{folder}: holds {len(series)} DICOM series; move one to a folder of its own")
-    names = itk.execute(reader.GetGDCMSeriesFileNames, folder, str(folder), series[0])
-    paths = [Path(name) for name in names]
-    for path in set(folder.iterdir()) - set(paths):
-        require(path.name == "DICOMDIR" or not path.is_file() or not _is_slice(path, paths[0].suffix),
-                f"{path}: a DICOM file that holds no readable slice; export the series again, or remove it")
+    paths = [*map(Path, itk.execute(reader.GetGDCMSeriesFileNames, folder, str(folder), series[0]))]
+    for path in filter(Path.is_file, {*folder.iterdir()} - {*paths, folder / "DICOMDIR"}):
+        with open(path, "rb") as stream:
+            start = stream.read(132)                                    # a preamble, and then "DICM"
+        alike = path.suffix == paths[0].suffix and (path.suffix != "" or len(start) < 132)     # only a rest
+        require(not alike and start[128:] != b"DICM", f"{path}: a DICOM file that holds no readable slice; "
+                "export the series again, or remove it")
     _slice_header(paths[0])                                             # perhaps many slices in one file
     require(len(paths) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
     return paths
-
-
-def _is_slice(path: Path, ending: str) -> bool:
-    """Whether a file is a DICOM file, or named like one of the slices and the rest of one."""
-    with open(path, "rb") as stream:
-        start = stream.read(132)                                        # a preamble, and then "DICM"
-    return start[128:] == b"DICM" or (path.suffix == ending and (ending != "" or len(start) < 132))
 
 
 def _slice_header(path: Path) -> dict:

@@ -8,7 +8,6 @@ of it, where the erosions, the sclerosis and the bridges of sacroiliitis sit.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from magunet.base.errors import require
@@ -18,29 +17,22 @@ THICKNESS = 6.0
 """Default thickness of the band on either side of the joint, in mm."""
 EDGE_SIGMA = 1.5
 """Of the Gaussian that rounds the edge of the band, in mm."""
-SPECK = 0.2
-"""Smallest size of a piece of the band that stays, as a fraction of the largest piece."""
 FAR = 40.0
 """Largest distance in mm; what is farther away counts as this far."""
 NEAR = 30
 """Distances are computed in the box around the mask that is this much larger on every side, in mm."""
-EDGE_SLOPE = 0.85 * np.sqrt(2 * np.pi)
-"""Voxels from the surface for each unit that the smoothed mask differs from one half there."""
 
-Mask = NDArray[np.bool_]
-Distance = NDArray[np.float32]
 Spacing = Sequence[float]
 
 
-def sij_mask(sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Spacing,
-             thickness: float = THICKNESS) -> NDArray[np.uint8]:
-    """Mask of the sacroiliac joints (1) of both sides from masks of the three bones, nonzero inside.
+def sij_mask(sacrum: np.ndarray, left_hip: np.ndarray, right_hip: np.ndarray, spacing: Spacing,
+             thickness: float = THICKNESS) -> np.ndarray:
+    """Mask of the sacroiliac joints (1), uint8, of both sides from masks of the bones, nonzero inside.
 
     All are (d, h, w); spacing is (z, y, x) in mm.
     Raises InputError when shapes differ, a bone is empty, or no joint is found on either side.
     """
-    bones = {"sacrum": sacrum, "left hip": left_hip, "right hip": right_hip}
-    bones = {name: np.asarray(bone) != 0 for name, bone in bones.items()}
+    bones = {"sacrum": sacrum != 0, "left hip": left_hip != 0, "right hip": right_hip != 0}
     shapes = {bone.shape for bone in bones.values()}
     require(len(shapes) == 1, f"the bone masks differ in shape {sorted(shapes)}; resample them to one grid")
     for name, bone in bones.items():
@@ -59,7 +51,8 @@ def sij_mask(sacrum: NDArray, left_hip: NDArray, right_hip: NDArray, spacing: Sp
     return mask
 
 
-def joint_band(to_sacrum: Distance, to_hip: Distance, spacing: Spacing, thickness: float = THICKNESS) -> Mask:
+def joint_band(to_sacrum: np.ndarray, to_hip: np.ndarray, spacing: Spacing,
+               thickness: float = THICKNESS) -> np.ndarray:
     """Where both bones are closer than ``thickness`` mm, smoothed, without specks.
 
     to_sacrum, to_hip: distances in mm (d, h, w), 0 or negative inside the bone. spacing: (z, y, x) in mm. The
@@ -71,24 +64,22 @@ def joint_band(to_sacrum: Distance, to_hip: Distance, spacing: Spacing, thicknes
     box = bounding_box(band, [int(np.ceil(4 * EDGE_SIGMA / s)) + 1 for s in spacing])
     smooth = ndimage.gaussian_filter(band[box].astype(np.float32), [EDGE_SIGMA / s for s in spacing]) > 0.5
     pieces, _ = ndimage.label(smooth, np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    band[box] = smooth & (sizes >= SPECK * sizes.max())[pieces]
+    sizes = np.bincount(pieces[smooth], minlength=1)                    # voxels of each piece
+    band[box] = smooth & (sizes >= 0.2 * sizes.max())[pieces]
     return band
 
 
-def distance_at_voxels(mask: Mask, spacing: Spacing, resolution: float = 1.0) -> Distance:
+def distance_at_voxels(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
     """Signed distance in mm to the surface of a mask (d, h, w) at its own voxel centres, as `mask_distance`.
 
     Unlike a distance transform, which measures from voxel centre to voxel centre, it does not depend on the
     size of the voxels.
     """
-    fine = mask_distance(mask, spacing, resolution)
-    steps = [s / resolution for s in spacing]
-    return ndimage.affine_transform(fine, steps, output_shape=mask.shape, order=1, mode="nearest")
+    fine = mask_distance(mask, spacing, 1)
+    return ndimage.affine_transform(fine, spacing, output_shape=mask.shape, order=1, mode="nearest")
 
 
-def mask_distance(mask: Mask, spacing: Spacing, resolution: float) -> Distance:
+def mask_distance(mask: np.ndarray, spacing: Spacing, resolution: float) -> np.ndarray:
     """Signed distance (mm, negative inside, at most 40 mm) to a mask's surface, on an isotropic grid.
 
     mask: (d, h, w) with spacing (z, y, x) in mm. The grid's voxels are ``resolution`` mm wide, and it begins
@@ -108,6 +99,7 @@ def mask_distance(mask: Mask, spacing: Spacing, resolution: float) -> Distance:
     side = np.where(inside, -1, 1)
     signed = side * ndimage.distance_transform_edt(~rim) - 0.5              # the rim lies half a voxel deep
     near = np.abs(signed) < 1
-    signed[near] = np.clip((0.5 - soft[near]) * EDGE_SLOPE, -1, 1)
+    slope = 0.85 * np.sqrt(2 * np.pi)               # voxels for each unit of the smoothed mask's difference
+    signed[near] = np.clip((0.5 - soft[near]) * slope, -1, 1)
     distance[box] = np.clip(signed * resolution, -FAR, FAR)
     return distance

@@ -22,10 +22,6 @@ NIFTI_ENDINGS = (ENDING, ".nii")
 """Of the files that `write_volume` writes."""
 FILE_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha", ".mhd")
 """Of the files that `read_volume` reads."""
-LARGEST_VALUE = 10**6
-"""Of a voxel; metal is 30,000 HU."""
-SPACINGS = (0.001, 1000)
-"""Smallest and largest in mm."""
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """World axis x, y, z -> letter of its negative and positive end in LPS coordinates."""
 
@@ -45,14 +41,14 @@ class Volume:
     direction: np.ndarray | None = None
 
     def __post_init__(self):
-        array, low, high = self.array, *SPACINGS
+        array = self.array
         require(array.ndim == 3, f"has {array.ndim} dimensions {array.shape}, channels included; give a "
                 "single 3D volume with one channel")
         require(array.size, f"has no voxels, its shape is {array.shape}; export it again")
         require(array.dtype.kind in "biuf", f"voxels must be single numbers, not {array.dtype}; export "
                 "magnitude or HU")
-        require(all(low <= step <= high for step in self.spacing), "voxel spacing must be positive, from "
-                f"{low} to {high} mm, and is {self.spacing} (z, y, x); export it again")
+        require(all(0.001 <= step <= 1000 for step in self.spacing), "voxel spacing must be positive, from "
+                f"0.001 to 1000 mm, and is {self.spacing} (z, y, x); export it again")
         require(np.isfinite(self.origin).all(), f"the position must be three numbers, not {self.origin}; "
                 "export it again")
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float).reshape(3, 3)
@@ -61,8 +57,7 @@ class Volume:
 
     def with_array(self, array: np.ndarray) -> "Volume":
         """Another array on the same grid. Raises InputError when its shape differs."""
-        shape = self.array.shape
-        require(array.shape == shape, f"array {array.shape} does not fit the grid {shape}")
+        require(array.shape == self.array.shape, f"array {array.shape} does not fit the grid {self.array.shape}")
         return replace(self, array=array)
 
     def to_world(self, index: tuple[float, float, float]) -> np.ndarray:
@@ -79,8 +74,8 @@ class Volume:
 
 def corners(volume: Volume) -> np.ndarray:
     """LPS coordinates (8, 3) in mm of the centres of the voxels at the corners."""
-    ends = itertools.product(*[(0, n - 1) for n in volume.array.shape])
-    return np.array([volume.to_world(index) for index in ends])
+    ends = [(0, n - 1) for n in volume.array.shape]
+    return np.array([volume.to_world(index) for index in itertools.product(*ends)])
 
 
 def same_geometry(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
@@ -145,8 +140,8 @@ def read_volume(path: Path | str) -> Volume:
         array = itk.load().GetArrayFromImage(image)
         grid = image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection()
     most = max(float(array.max()), -float(array.min())) if array.size and array.dtype.kind in "iuf" else 0
-    require(most <= LARGEST_VALUE, f"{path}: holds NaN, infinite values or such beyond {LARGEST_VALUE:,}, "
-            "which no CT has; export it again")
+    require(most <= 10**6, f"{path}: holds NaN, infinite values or such beyond 1,000,000, which no CT has; "
+            "export it again")                                              # metal is 30,000 HU
     try:
         return Volume(array, *grid)
     except InputError as error:

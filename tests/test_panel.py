@@ -7,9 +7,9 @@ import pytest
 from conftest import refused
 from matplotlib.figure import Figure
 
-from compendium.view import inspect, panel
-from compendium.view.inspect import slice_viewer
-from compendium.view.panel import ScanWithMasks, browse, labels_of
+from compendium.view import inspect
+from compendium.view.inspect import browse, slice_viewer
+from compendium.view.preview import ScanWithMasks, labels_of
 from magunet.volume import Volume
 
 GRID = Volume(np.full((6, 7, 8), -1000, np.int16), (1, 1, 1))
@@ -52,8 +52,8 @@ def test_a_choice_is_shown_at_once(viewer, monkeypatch):
         calls.append((sorted(set(labels.array.ravel())), preset, viewer))
         return len(calls)
 
-    monkeypatch.setattr(panel, "best_viewer", lambda _: viewer)
-    monkeypatch.setattr(panel, "show", show)
+    monkeypatch.setattr(inspect, "best_viewer", lambda _: viewer)
+    monkeypatch.setattr(inspect, "show", show)
     monkeypatch.setattr(IPython.display, "display", lambda *things: displayed.extend(things))
     browse(load, ["case", "my scan"], ["MAG-UNet", "3D U-Net"])
     box = next(thing for thing in displayed if hasattr(thing, "children"))

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import IPython.display
@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from compendium.figures.planes import FIGURE_WIDTH, PLANES, central_slices, plane, planes_figure, three_planes
-from compendium.view.preview import HU_RANGE, LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, preview
+from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, labels_of, preview
 from magunet.base.errors import require
 from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry, write_volume
@@ -85,6 +85,35 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewe
     return draw(*preview(scan, labels), PRESETS[preset])
 
 
+def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Sequence[str],
+           labels: str = "error map", preset: str = "bone", viewer: str | None = None):
+    """A viewer with drop-downs for case, network, labels and preset, which starts with ``labels``, ``preset``;
+    without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks."""
+    viewer = best_viewer(viewer)
+    if viewer == "figure":
+        case = load(cases[0], networks[0])
+        name, marks = labels_of(case, labels)
+        return show(case.scan, marks, preset, title=f"{cases[0]}, {networks[0]}: {name}")
+    choices = {"case": list(cases), "network": list(networks), "labels": ["truth", "prediction", "error map"],
+               "preset": list(PRESETS)}
+    menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
+    menus["labels"].value, menus["preset"].value = labels, preset
+    place = ipywidgets.Output()
+    @place.capture(clear_output=True)
+    def draw(_=None) -> None:
+        case = load(menus["case"].value, menus["network"].value)
+        name, marks = labels_of(case, menus["labels"].value)
+        if name != menus["labels"].value:
+            print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
+        widget = show(case.scan, marks, menus["preset"].value, viewer)
+        if viewer != "itkwidgets":                                           # which has displayed itself
+            IPython.display.display(widget)
+    for menu in menus.values():
+        menu.observe(draw, "value")
+    IPython.display.display(ipywidgets.VBox([ipywidgets.HBox([*menus.values()]), place]))
+    draw()                                                              # into what the page shows already
+
+
 def figure(scan: Volume, labels: Volume | None, preset: dict, title: str = "") -> Figure:
     """Three planes through the middle of the labels, labels in their colours; what a headless run shows."""
     scan = reorient(scan, "LPS")
@@ -109,41 +138,35 @@ def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, 
 
 def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> ipywidgets.VBox:
     """Three planes with a slider each and a menu of windows; opens in the middle of the first mask.
-
     masks: names of LABEL_COLOURS, and what is outlined, on the scan's grid (else InputError), any
-    orientation. Where they are truth and prediction, the Dice of every axial slice is drawn above.
-    """
+    orientation. Where they are truth and prediction, the Dice of every axial slice is drawn above."""
     require(all(same_geometry(scan, mask) for mask in masks.values()),
             "mask and scan lie on different grids; resample the mask onto the scan")
     scan = reorient(scan, "LPS")
     inside = {name: reorient(mask, "LPS").array != 0 for name, mask in masks.items()}
     centre = central_slices(next(filter(np.any, inside.values()), None), scan.array.shape)
     outlines = {LABEL_COLOURS[name]: mask for name, mask in inside.items()}
-    windows = {name: PRESETS[name]["window"] for name in ("bone", "soft tissue")} | {"wide": HU_RANGE}
+    windows = {name: PRESETS[name]["window"] for name in ("bone", "soft tissue")} | {"wide": (-1000, 2000)}
     menu = ipywidgets.Dropdown(options=list(windows), description="window")
     sliders = {name: ipywidgets.IntSlider(index + 1, 1, size, description=name, continuous_update=False)
                for name, index, size in zip(PLANES, centre, scan.array.shape)}
 
     def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
         if {"truth", "prediction"} <= set(inside):
-            IPython.display.display(dice_strip(inside["truth"], inside["prediction"], axial))
+            slices = enumerate(zip(inside["prediction"], inside["truth"]), 1)
+            dice = {i: overlap(*masks).dice for i, masks in slices if np.any(masks)}
+            axes = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained").subplots()
+            axes.bar(list(dice), list(dice.values()), 0.9, color="0.5")
+            axes.axvline(axial, color="black", linewidth=1)
+            axes.set(xlim=(0.5, len(scan.array) + 0.5), ylim=(0, 1), xlabel="axial slice", ylabel="Dice")
+            axes.tick_params(labelsize=7)
+            IPython.display.display(axes.figure)
         indices = axial - 1, coronal - 1, sagittal - 1
         picture, _ = planes_figure(scan, indices, outlines, title, windows[window])
         add_legend(picture, inside)
         IPython.display.display(picture)
     planes = ipywidgets.interactive_output(draw, {"window": menu} | sliders)
     return ipywidgets.VBox([ipywidgets.HBox([menu, *sliders.values()]), planes])
-
-
-def dice_strip(truth: np.ndarray, prediction: np.ndarray, axial: int) -> Figure:
-    """A bar for the Dice of each axial slice of masks (d, h, w) where one is not empty; marks ``axial``."""
-    dice = {i: overlap(p, t).dice for i, (p, t) in enumerate(zip(prediction, truth), 1) if p.any() or t.any()}
-    axes = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained").subplots()
-    axes.bar(list(dice), list(dice.values()), 0.9, color="0.5")
-    axes.axvline(axial, color="black", linewidth=1)
-    axes.set(xlim=(0.5, len(truth) + 0.5), ylim=(0, 1), xlabel="axial slice", ylabel="Dice")
-    axes.tick_params(labelsize=7)
-    return axes.figure
 
 
 def in_planes(image: Volume, labels: Volume | None, preset: dict):
@@ -154,7 +177,6 @@ def in_planes(image: Volume, labels: Volume | None, preset: dict):
 
 
 def in_niivue(image: Volume, labels: Volume | None, preset: dict):
-    """A niivue widget: three planes and the volume, the patient's right on the left."""
     import ipyniivue
     low, high = preset["window"]
     volumes = [{"name": "ct.nii", "data": as_nifti(image), "cal_min": low, "cal_max": high}]
@@ -173,7 +195,6 @@ def in_niivue(image: Volume, labels: Volume | None, preset: dict):
 
 
 def as_nifti(volume: Volume) -> bytes:
-    """The volume as an uncompressed NIfTI file."""
     with tempfile.TemporaryDirectory() as folder:
         write_volume(volume, path := Path(folder, "volume.nii"))
         return path.read_bytes()

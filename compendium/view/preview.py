@@ -2,6 +2,7 @@
 the patient's axes (LPS), since itkwidgets ignores directions; oblique scans are interpolated onto it."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,6 +24,14 @@ CHOICES = ("truth", "prediction", "error map")
 """What labels can show."""
 
 
+class ScanWithMasks(NamedTuple):
+    """A scan, its true mask, and the mask that a network predicts, on one grid; a mask may be missing."""
+
+    scan: Volume
+    truth: Volume | None
+    prediction: Volume | None
+
+
 def add_legend(figure: Figure, names: Iterable[str]) -> None:
     """A legend of some LABEL_COLOURS, if any, below a figure."""
     if handles := [Patch(color=LABEL_COLOURS[name], label=name) for name in names]:
@@ -39,6 +48,12 @@ def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> V
     require(not (truth and prediction) or same_geometry(truth, prediction),
             "truth and prediction lie on different grids; resample one onto the other")
     return truth and prediction and truth.with_array(agreement(prediction.array, truth.array))
+
+
+def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
+    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one."""
+    maps = {name: label_map(name, case.truth, case.prediction) for name in (choice, *CHOICES)}
+    return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 
 
 def preview(scan: Volume, labels: Volume | None = None, side: int = 128) -> tuple[Volume, Volume | None]:

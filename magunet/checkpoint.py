@@ -50,8 +50,7 @@ def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     if state.losses:
         tensors["losses"] = torch.stack([loss.cpu() for loss in state.losses])
     header = {"settings": settings_hash, "log": state.log, "order": state.order, "seconds": state.seconds,
-              "scheduler": state.scheduler.state_dict(),
-              "learning_rates": [group["lr"] for group in state.optimizer.param_groups]}
+              "scheduler": state.scheduler.state_dict()}
     write_tensors(tensors, path, {"state": json.dumps(header)})
 
 
@@ -94,13 +93,13 @@ def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tenso
     for name, tensor in part("optimizer.").items():
         index, key = name.split(".", 1)
         content["state"].setdefault(int(index), {})[key] = tensor
-    for group, rate in zip(content["param_groups"], header["learning_rates"], strict=True):
+    state.scheduler.load_state_dict(header["scheduler"])
+    for group, rate in zip(content["param_groups"], state.scheduler.get_last_lr(), strict=True):
         group["lr"] = rate                                      # the scheduler sets it only at its next step
     state.optimizer.load_state_dict(content)
     for parameter, values in state.optimizer.state.items():     # laid out in memory as the parameters are
         values |= {key: torch.empty_like(parameter).copy_(value) for key, value in values.items()
                    if value.shape == parameter.shape}
-    state.scheduler.load_state_dict(header["scheduler"])
     state.log, state.order = list(header["log"]), [str(name) for name in header["order"]]
     state.seconds = float(header["seconds"])
     state.losses = list(tensors["losses"].float().unbind()) if "losses" in tensors else []

@@ -7,19 +7,6 @@ from scipy import ndimage
 
 from magunet.volume import Volume
 
-APART_MM = 40.0
-"""Centres of two joints lie farther apart than this from side to side; pieces of one joint do not."""
-CENTRED_MM = 40.0
-"""A plane between joints lies nearer than this to the middle of the scan, unless they look like a pair."""
-PAIR_MM = (60.0, 130.0)
-"""Distance of a pair from side to side; 79 to 110 mm in the 19 adults of the anatomy reference."""
-LEVEL_MM = 30.0
-"""Largest distance of a pair to the front and upwards."""
-LARGEST_RATIO = 4.0
-"""Between the volumes of a pair."""
-SPECK = 0.2
-"""Pieces smaller than this fraction of the largest do not count when the midline is looked for."""
-
 
 class Joint(NamedTuple):
     """A joint: its side, label in files, colour (red, green, blue in [0, 1]), and laterality in SNOMED CT."""
@@ -52,25 +39,26 @@ def midline(mask: Volume) -> Midline:
     """The plane between the joints of a mask (non-zero voxels), on a grid of any orientation.
 
     Otsu's threshold on x parts the voxels, specks aside, in two groups: two joints, if their centres lie more
-    than APART_MM apart and the plane halfway is near the middle of the scan, or they look like a pair.
+    than 40 mm apart and the plane halfway is within 40 mm of the middle of the scan, or they look like a pair
+    (79 to 110 mm from side to side in the 19 adults of the anatomy reference).
     Otherwise the plane is the middle of the scan, or the nearer end of a joint that it would cut.
     """
     middle = float(mask.to_world(tuple((n - 1) / 2 for n in mask.array.shape))[0])
     pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces[pieces > 0], minlength=1)
-    places = _world(mask, (sizes >= max(1, SPECK * sizes.max()))[pieces])
+    places = _world(mask, (sizes >= max(1, 0.2 * sizes.max()))[pieces])        # specks count no more
     if len(places) < 2:
         return Midline(middle, False)
     places = places[np.argsort(places[:, 0])]
     x, count = places[:, 0], np.arange(1, len(places))
     right, left = np.cumsum(x)[:-1] / count, (np.cumsum(x[::-1])[:-1] / count)[::-1]     # means by cut
     cut = int(np.argmax(count * count[::-1] * (left - right) ** 2))
-    if left[cut] - right[cut] > APART_MM:
+    if left[cut] - right[cut] > 40:                         # mm; pieces of one joint are nearer
         plane = float(right[cut] + left[cut]) / 2
         across, *level = np.abs(places[cut + 1:].mean(axis=0) - places[:cut + 1].mean(axis=0))
         ratio = max(count[cut], count[-1 - cut]) / min(count[cut], count[-1 - cut])
-        pair = PAIR_MM[0] <= across <= PAIR_MM[1] and max(level) <= LEVEL_MM and ratio <= LARGEST_RATIO
-        return Midline(plane, True) if pair or abs(plane - middle) < CENTRED_MM else Midline(middle, False)
+        pair = 60 <= across <= 130 and max(level) <= 30 and ratio <= 4      # mm, and ratio of volumes
+        return Midline(plane, True) if pair or abs(plane - middle) < 40 else Midline(middle, False)
     if x[0] < middle < x[-1]:
         middle = float(x[0] if middle - x[0] < x[-1] - middle else np.nextafter(x[-1], np.inf))
     return Midline(middle, False)

@@ -119,10 +119,7 @@ class Model:
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:
-    """Load a finished run's network, ready to predict. Nothing is unpickled.
-
-    plain: as in `magunet.runs.fit`. Raises InputError when the folder is no finished run or is damaged.
-    """
+    """A finished run's network, ready to predict; plain: as in `magunet.runs.fit`. InputError if damaged."""
     run = Path(run)
     for path in (run / RECORD_FILE, run / WEIGHTS_FILE):
         require(path.is_file(), f"{path}: missing; give the folder of a finished run, as train prints it")
@@ -151,7 +148,6 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
 def shipped_weights() -> Path:
     """The folder of the weights that come with the project. Raises InputError where it is missing."""
     folder = project.data() / "weights"
-    weights = folder / WEIGHTS_FILE
-    require(weights.is_file(), f"{weights}: missing; take it from the repository again, or name a run with "
-                               "--model")
+    require((weights := folder / WEIGHTS_FILE).is_file(),
+            f"{weights}: missing; take it from the repository again, or name a run with --model")
     return folder

@@ -57,13 +57,12 @@ def is_finished(folder: Path) -> bool:
 
 def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recompute: bool = False,
         plain: bool = False) -> Path:
-    """Train a network of ``magunet.studies`` and return its run folder.
+    """Train a network of ``magunet.studies`` and return its run folder; a finished run is left as it is.
 
-    A finished run is returned as it is; an unfinished one goes on from its last checkpoint, when no other
-    process trains it. On the CPU the same seed, settings, data and thread count give the same weights, bit
-    for bit. recompute: as `magunet.fast.recompute`, which changes no weight. plain: without
-    `magunet.fast.accelerate` and in float32, in a folder of its own. Raises InputError for a cohort without
-    training cases, and MemoryError where a step does not fit.
+    An unfinished one goes on from its last checkpoint. On the CPU the same seed, settings, data and thread
+    count give the same weights, bit for bit. recompute: as `magunet.fast.recompute`, which changes no weight.
+    plain: without `magunet.fast.accelerate` and in float32, in a folder of its own. Raises InputError for a
+    cohort without training cases, and MemoryError where a step does not fit.
     """
     require(cohort.train, f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
                           "add other patients")
@@ -80,9 +79,8 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
          recompute: bool, plain: bool) -> None:
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    prepared = {}
-    for case in track([cohort.cases[name] for name in cohort.train + cohort.val], "prepared"):
-        prepared[case.name], _ = prepare_case(case.name, case.image, case.label, settings)
+    prepared = {case.name: prepare_case(case.name, case.image, case.label, settings)[0] for case in
+                track([cohort.cases[name] for name in cohort.train + cohort.val], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
     record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),
               "data_hash": data, "settings_hash": settings_hash, "train": cohort.train, "val": cohort.val,

@@ -15,6 +15,7 @@ take border voxels, each counting the same. Outside the scan is background.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import KDTree, distance_matrix
@@ -32,8 +33,7 @@ MIDPOINTS = CORNERS[EDGES].mean(axis=1)
 """Halfway between them, (12, 3)."""
 
 
-@dataclass(frozen=True)
-class SurfaceDistances:
+class SurfaceDistances(NamedTuple):
     """From each element of one surface to the nearest of the other, in mm, and the elements' areas in mm²."""
 
     from_prediction: np.ndarray
@@ -46,13 +46,11 @@ class SurfaceDistances:
 
         As in DeepMind's code and MONAI. nnU-Net's evaluation pools both directions first, which gives less.
         """
-        return max(weighted_quantile(self.from_prediction, self.prediction_areas, share),
-                   weighted_quantile(self.from_truth, self.truth_areas, share))
+        return max(weighted_quantile(*self[:2], share), weighted_quantile(*self[2:], share))
 
     def median(self) -> float:
         """Distance in mm that half of the area of both surfaces does not exceed."""
-        return weighted_quantile(np.concatenate([self.from_prediction, self.from_truth]),
-                                 np.concatenate([self.prediction_areas, self.truth_areas]), 0.5)
+        return weighted_quantile(np.concatenate(self[::2]), np.concatenate(self[1::2]), 0.5)
 
     def assd(self) -> float:
         """Average symmetric surface distance in mm: the mean over the area of both surfaces."""

@@ -1,8 +1,4 @@
-"""Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1.
-
-The last epoch's weights are the result. The validation curve is a picture, never a choice: the cases that are
-reported choose nothing.
-"""
+"""Training (Sec. 2.1): Adam, Dice + cross-entropy, batch size 1. The validation cases choose no weights."""
 
 import json
 import math

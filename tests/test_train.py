@@ -144,7 +144,7 @@ def state_with(network="3D U-Net"):
 @pytest.mark.parametrize("change", [
     lambda header, tensors: header.pop("log"), lambda header, tensors: header.pop("settings"),
     lambda header, tensors: header.update(scheduler=None), lambda header,
-    tensors: header.update(learning_rates=3),
+    tensors: header["scheduler"].update(_last_lr=3),
     lambda header, tensors: tensors.pop("rng.data"),
     lambda header, tensors: tensors.pop(next(name for name in tensors if name.startswith("model."))),
     lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),

@@ -10,12 +10,11 @@ import sys
 import tomllib
 from pathlib import Path
 
-from compendium.verbs import data, networks, tables
+from compendium.verbs import Verb, data, networks, tables
 from magunet.base.errors import InputError, is_out_of_memory
 
-VERBS = {verb.name: verb for verb in (
-    data.sample, data.cohort, data.import_, data.check, networks.train, networks.evaluate, networks.predict,
-    networks.export, tables.tables, tables.doctor)}
+VERBS = {verb.name: verb for module in (data, networks, tables) for verb in vars(module).values()
+         if isinstance(verb, Verb)}
 """In the order of the help."""
 GONE = tomllib.loads(Path(__file__).with_name("gone.toml").read_text(encoding="utf-8"))
 """Verb of earlier versions -> what to type instead."""

@@ -1,7 +1,4 @@
-"""The verbs of the ``magunet`` command, each a function with its arguments beside it.
-
-Imports stand in the functions, so that a verb loads only what it needs.
-"""
+"""Verbs of the ``magunet`` command, with their arguments; each imports only what it needs, when it runs."""
 
 import argparse
 import os
@@ -9,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 
 Words = argparse.Namespace
 """The arguments that stood on the command line."""
@@ -52,17 +49,10 @@ PLAIN = argument("--plain", action="store_true", help="without the fast layers, 
 """Whether to compute without `magunet.fast`."""
 
 
-def settings_of(words: Words):
-    """The settings that ``--profile`` names."""
-    from magunet.base import profiles
-
-    return profiles.load(words.profile)
-
-
 def export_folder(out: Path) -> Path:
     """A folder to write into. Raises InputError when it is a file, or may not be written to."""
     nearest = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "nothing can be written there" if nearest.is_dir() else "is a file"
-        raise InputError(f"{nearest}: {reason}; give a folder to write into")
+    require(nearest.is_dir(), f"{nearest}: is a file; give a folder to write into")
+    require(os.access(nearest, os.W_OK | os.X_OK),
+            f"{nearest}: nothing can be written there; give a folder to write into")
     return out

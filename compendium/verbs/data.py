@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from compendium.verbs import PROFILE, SEED, Words, argument, settings_of, verb, whole_number
-from magunet.base.errors import InputError
+from compendium.verbs import PROFILE, SEED, Words, argument, verb, whole_number
+from magunet.base import profiles
+from magunet.base.errors import InputError, require
+from magunet.base.progress import track
 
 
 @verb("download the real sample CT and derive its joint mask", "sample")
 def sample(words: Words) -> None:
     from compendium.sample import fetch_sample
-
-    files = fetch_sample()
-    print(files.ct, files.bones, files.mask, sep="\n")
+    print(*fetch_sample(), sep="\n")
 
 
 @verb("make the profile's cohort, or phantoms like a cohort of scans, and print its folder",
@@ -21,20 +21,17 @@ def sample(words: Words) -> None:
       argument("--cases", type=whole_number(1, 99_999), help="with --like: how many; default: as it has"),
       argument("--seed", type=SEED, help="with --like: of the first phantom, default 0; then counting up"))
 def cohort(words: Words) -> None:
-    from magunet.base.progress import track
     from magunet.cohort import load_cohort
     from sijphantom.cohort import cohort_of, make_phantoms_like
-
-    if words.like and words.out:
+    if words.like:
+        require(words.out, "--like needs a folder to write the phantoms into; give it with --out")
         model = load_cohort(words.like)
         make_phantoms_like(model, words.out, words.cases or len(model.cases), words.seed or 0, track)
         print(words.out)
-    elif words.like:
-        raise InputError("--like needs a folder to write the phantoms into; give it with --out")
-    elif words.out or words.cases or words.seed is not None:
-        raise InputError("--out, --cases and --seed are for phantoms like a cohort; name it with --like")
     else:
-        print(cohort_of(settings_of(words), track).root)
+        require(not (words.out or words.cases or words.seed is not None),
+                "--out, --cases and --seed are for phantoms like a cohort; name it with --like")
+        print(cohort_of(profiles.load(words.profile), track).root)
 
 
 @verb("make a cohort of a public data set, or of your own CTs with bone labels",
@@ -49,19 +46,15 @@ def cohort(words: Words) -> None:
 def import_(words: Words) -> None:
     from compendium.importing.bones import BoneNumbers
     from compendium.importing.sources import import_cases, own_cases, published_cases
-    from magunet.base.progress import track
-
     base, out = words.src.resolve(), words.out.resolve()
-    bones = {bone: getattr(words, bone) for bone in ("sacrum", "left_hip", "right_hip")}
-    numbers = {bone: tuple(values) for bone, values in bones.items() if values}
+    numbers = {bone: tuple(values) for bone in BoneNumbers._fields if (values := getattr(words, bone))}
     if words.source == "labelmap":
         labels = words.labels and words.labels.resolve()
         cases = own_cases(base, labels, BoneNumbers(**numbers), words.patient)
         base = base.parent if base.is_file() else base
-    elif numbers or words.labels or words.patient:
-        raise InputError(f"{words.source} has its own labels and patients; label numbers, --labels and "
-                         "--patient are for labelmap")
     else:
+        require(not (numbers or words.labels or words.patient), f"{words.source} has its own labels and "
+                "patients; label numbers, --labels and --patient are for labelmap")
         cases = published_cases(words.source, base, out)
     imported, present, skipped = import_cases(words.source, cases, base, out, track)
     for name, note in imported.items():
@@ -79,9 +72,7 @@ def import_(words: Words) -> None:
 @verb("check a cohort in nnU-Net raw layout", "check data/own", argument("cohort", help="its folder"))
 def check(words: Words) -> None:
     from compendium.check import check_cohort, table_text
-    from magunet.base.progress import track
     from magunet.cohort import load_cohort
-
     folder = load_cohort(words.cohort)
     table, problems = check_cohort(folder, track)
     unused = len(set(folder.cases) - set(folder.train) - set(folder.val))

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
-from compendium.verbs import PLAIN, PROFILE, SEED, Words, argument, export_folder, settings_of, verb
+from compendium.verbs import PLAIN, PROFILE, SEED, Words, argument, export_folder, verb
 from compendium.view import FORMATS
-from magunet.base.errors import InputError
+from magunet.base import profiles
+from magunet.base.errors import InputError, require
+from magunet.base.progress import say, track
 
 RUN = argument("run", type=Path, help="a run folder")
 """What a training has written."""
@@ -18,25 +20,20 @@ RUN = argument("run", type=Path, help="a run folder")
                help="less memory for more time, the same weights; default: where memory demands it"))
 def train(words: Words) -> None:
     from compendium.fits import fit_with_room
-    from magunet.base.progress import track
     from magunet.studies import checked
     from sijphantom.cohort import cohort_of
-
-    settings = settings_of(words)
+    settings = profiles.load(words.profile)
     checked(words.network, settings.width_divisor)      # a wrong name fails before any work
     seed = settings.seeds[0] if words.seed is None else words.seed
     recompute = {"auto": None, "always": True, "never": False}[words.recompute]
     print(fit_with_room(words.network, settings, seed, cohort_of(settings, track), recompute, words.plain))
 
 
-@verb("score a run on its validation cases", "evaluate runs/MAG-UNet-0123456789-s0",
-      RUN, PLAIN)
+@verb("score a run on its validation cases", "evaluate runs/MAG-UNet-0123456789-s0", RUN, PLAIN)
 def evaluate(words: Words) -> None:
     from compendium.scores import score_run
-    from magunet.base.progress import track
     from magunet.predict import load_model
     from sijphantom.cohort import cohort_of
-
     study = cohort_of(load_model(words.run).settings, track)
     print(score_run(words.run, study, words.plain).round(4).to_string(index=False))
 
@@ -62,26 +59,22 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
 def predict(words: Words) -> None:
     from compendium.fits import with_room
     from compendium.view.export import Exported, case_name, find_source, origin_of
-    from magunet.base.progress import say
     from magunet.cohort import holds_air
     from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.series import AIR_HU
     from magunet.volume import read_volume
-
     run, ct, out = words.model or shipped_weights(), words.ct, export_folder(words.out)
     model = load_model(run, words.plain)
     if words.model is None:
         say("note: no --model given, so the weights that come with magunet are taken: "
             f"{model.record['network']}, trained on phantoms only; {run / CARD_FILE} says what they can do")
-    if ct.is_dir() and out.resolve() == ct.resolve():
-        raise InputError(f"{out}: is the folder of the series, which must hold nothing else; "
-                         "give another --out")
+    require(not ct.is_dir() or out.resolve() != ct.resolve(),
+            f"{out}: is the folder of the series, which must hold nothing else; give another --out")
     scan = read_volume(ct)
     source = find_source(ct, scan, words.formats)
     if not holds_air(scan):
         say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
-    mask = _segment(with_room(model), scan, ct)
-    name = case_name(ct, scan, words.anonymise)
+    name, mask = case_name(ct, scan, words.anonymise), _segment(with_room(model), scan, ct)
     _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
 
 
@@ -92,25 +85,20 @@ def predict(words: Words) -> None:
 def export(words: Words) -> None:
     from compendium.fits import with_room
     from compendium.view.export import Exported, case_name, origin_of
-    from magunet.base.progress import track
     from magunet.cohort import read_checked
     from magunet.predict import load_model
     from sijphantom.cohort import cohort_of
-
     out, model = export_folder(words.out or words.run / "exports"), load_model(words.run, words.plain)
-    if "dicom-seg" in (words.formats or ()):
-        raise InputError("a cohort's cases are no DICOM series; take the series with 'magunet predict' for a "
-                         "DICOM SEG")
+    require("dicom-seg" not in (words.formats or ()), "a cohort's cases are no DICOM series; take the series "
+            "with 'magunet predict' for a DICOM SEG")
     study, network = cohort_of(model.settings, track), with_room(model)
     for name in words.case:
-        if name not in study.cases:
-            raise InputError(f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
+        require(name in study.cases, f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
     for case in track([study.cases[name] for name in words.case], "exported"):
         scan, truth = read_checked(case.image, case.label)
-        trained = "was trained" if case.name in model.record["train"] else "was not trained"
         mask, name = _segment(network, scan, case.image), case_name(case.label, scan, words.anonymise)
-        exported = Exported(name, scan, mask, truth, note=f"the network {trained} on this case")
-        _write(exported, origin_of(words.run, model), out, words)
+        note = f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
+        _write(Exported(name, scan, mask, truth, note=note), origin_of(words.run, model), out, words)
 
 
 def _segment(model, scan, path: Path):
@@ -124,8 +112,6 @@ def _segment(model, scan, path: Path):
 def _write(case, origin, out: Path, words: Words) -> None:
     """Export a case and print its files."""
     from compendium.view.export import export
-    from magunet.base.progress import say
-
     files = export(case, origin, out, words.formats, words.anonymise)
     if not case.prediction.array.any():
         say(f"note: {case.name}: the network found no joint; the mask is empty")

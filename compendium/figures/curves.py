@@ -16,9 +16,6 @@ COMPARED = ("3D U-Net", "MAG-UNet")
 """What the paper starts from, and what it ends with."""
 PANELS = {"loss": "training loss,\nDice + cross-entropy", "val_dice": "Dice of the\nvalidation cases"}
 """Column -> what its axis says."""
-STYLES = {"color": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black"),
-          "linestyle": ("solid", (0, (4, 1.2)), (0, (1.2, 1))), "marker": ("o", "s", "^", "D", "v")}
-"""Taken in turn, so networks differ in black and white, too. Okabe and Ito's colours, the darkest first."""
 
 
 def read_curves(stored: Results) -> pd.DataFrame:
@@ -42,26 +39,28 @@ def read_curves(stored: Results) -> pd.DataFrame:
 
 
 def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) -> Figure:
-    """Training loss, and Dice of the validation cases, by epoch: a colour, dashes and marks for each network.
+    """Training loss, and Dice of the validation cases, by epoch: own colour (Okabe, Ito), dashes, marks a network.
 
     One seed has one line; several have a thin line each, and a thick one for their mean as far as all go.
     This Dice is of prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole
     scans on their own grids. Raises InputError when one of the networks has no curve.
     """
+    styles = {"color": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "black"),
+              "linestyle": ("solid", (0, (4, 1.2)), (0, (1.2, 1))), "marker": ("o", "s", "^", "D", "v")}
     names, explanation = list(curves["network"].unique()), ""
     if missing := [name for name in networks if name not in names]:
         raise InputError(f"{missing[0]}: has no learning curve here; there are {', '.join(names)}")
     figure = Figure(figsize=(FIGURE_WIDTH, 3 + 0.05 * len(networks)), layout="constrained")
     for axes, (column, label) in zip(figure.subplots(1, 2), PANELS.items()):
-        for name, *styles in zip(networks, *map(itertools.cycle, STYLES.values())):
+        for name, *style in zip(networks, *map(itertools.cycle, styles.values())):
             seeds = curves[curves["network"] == name].pivot(index="epoch", columns="seed", values=column)
             if seeds.shape[1] > 1:
-                axes.plot(seeds.index, seeds, color=styles[0], linewidth=0.5, alpha=0.45)
+                axes.plot(seeds.index, seeds, color=style[0], linewidth=0.5, alpha=0.45)
                 name += f", {seeds.shape[1]} seeds"
                 explanation = "thin: one seed each; thick, with marks: their mean"
             mean = seeds.dropna().mean(axis=1)
             axes.plot(mean.index, mean, label=name, linewidth=1.4, markersize=5, markeredgecolor="white",
-                      markeredgewidth=0.5, markevery=max(1, len(mean) // 10), **dict(zip(STYLES, styles)))
+                      markeredgewidth=0.5, markevery=max(1, len(mean) // 10), **dict(zip(styles, style)))
         axes.set(xlabel="epoch", ylabel=label, ylim=(0, 1 if column == "val_dice" else None))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         axes.grid(color="0.9")

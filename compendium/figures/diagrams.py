@@ -50,11 +50,9 @@ def description(module: nn.Module) -> list[str]:
         text = names.get(type(layer).__name__, type(layer).__name__)
         if kernel := getattr(layer, "kernel_size", None):
             text += f" {kernel if isinstance(kernel, int) else kernel[0]}³"
-        if getattr(layer, "groups", 1) > 1:
-            text += f" in {layer.groups} groups"
         if hasattr(layer, "out_channels"):
             channels += [layer.out_channels] if channels else [layer.in_channels, layer.out_channels]
-        texts.append(text)
+        texts.append(f"{text} in {layer.groups} groups" if getattr(layer, "groups", 1) > 1 else text)
     half = texts[:len(texts) // 2]
     line = f"2 × ({', '.join(half)})" if half and texts == 2 * half else ", ".join(texts)
     return [*broken(line, 40), *([" → ".join(map(str, channels))] if channels else [])]
@@ -102,8 +100,7 @@ def network_diagrams(settings: Settings) -> dict[str, Figure]:
     whole = f"MAG-UNet at the paper's widths{divisor}, input {shape_text(shapes[''][0])}"
     figures = {}
     for name, picture in PICTURES.items():
-        path = picture["module"]
-        module = network.get_submodule(path)
+        module = network.get_submodule(path := picture["module"])
         inside = {part[len(path):].strip("."): both for part, both in shapes.items() if part.startswith(path)}
         title = f"{type(module).__name__} ({path}) in {whole}" if path else whole
         figures[name] = draw(module, inside, title, picture)

@@ -20,8 +20,6 @@ from magunet.volume import Volume, bounding_box, read_volume, reorient, same_geo
 
 CROP_MARGIN = 15.0
 """From the joints to the edge of a panel, mm in the patient."""
-RULE = "Cases at evenly spaced ranks of the mean Dice over the networks shown, lowest first"
-"""How cases are chosen where there are scores."""
 
 
 class ComparedCase(NamedTuple):
@@ -54,7 +52,8 @@ def compared_cases(runs: Mapping[str, Path], cohort: Cohort, count: int = 4,
     names, rule = sorted(cohort.val)[:count], "Cases first by name, for no network has a finished run"
     if runs:
         scores = pd.concat([score_run(run, cohort) for run in runs.values()])
-        names, rule = quantile_cases(scores, count), RULE
+        names = quantile_cases(scores, count)
+        rule = "Cases at evenly spaced ranks of the mean Dice over the networks shown, lowest first"
     cases = []
     for case in (cohort.cases[name] for name in names):
         masks = {network: read_volume(run / "masks" / f"{case.name}.nii.gz") for network, run in runs.items()}

@@ -103,17 +103,16 @@ def sampling_grid(matrix: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def vary_appearance(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast, resolution, blur, noise, as a scan goes from the patient to the file; each happens or not."""
+    """Contrast, resolution, blur, noise, as on the way to a file; each happens or not. 0.05 is 70 HU."""
     if happens(generator, APPEARANCE_PROBABILITY):
-        factor, more = number(generator, 0.75, 1.25), number(generator, -0.05, 0.05)        # up to 70 HU
-        image = change_contrast(image, factor, more)
+        image = change_contrast(image, number(generator, 0.75, 1.25), number(generator, -0.05, 0.05))
     if happens(generator, APPEARANCE_PROBABILITY):
         shape = tuple(max(1, round(n * number(generator, 0.5, 1))) for n in image.shape[2:])
         image = coarsen(image, shape)
     if happens(generator, APPEARANCE_PROBABILITY):
         image = blur(image, number(generator, 0.5, 1))
     if happens(generator, APPEARANCE_PROBABILITY):
-        sigma = number(generator, 0, 0.05)                                                  # up to 70 HU
+        sigma = number(generator, 0, 0.05)
         image = image + sigma * torch.randn(image.shape, generator=generator).to(image)
     return image.clamp(0, 1)
 

@@ -57,8 +57,7 @@ def load_cohort(root: Path | str) -> Cohort:
             return Cohort(root, cases, (), tuple(cases))
         train, val = split_by_patient(patients)
         provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
-    train, val = _read_split(path, patients)
-    return Cohort(root, cases, tuple(train), tuple(val))
+    return Cohort(root, cases, *map(tuple, _read_split(path, patients)))
 
 
 def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:

@@ -15,17 +15,13 @@ from magunet.volume import bounding_box
 
 THICKNESS = 6.0
 """Default thickness of the band on either side of the joint, in mm."""
-EDGE_SIGMA = 1.5
-"""Of the Gaussian that rounds the edge of the band, in mm."""
 FAR = 40.0
 """Largest distance in mm; what is farther away counts as this far."""
 NEAR = 30
 """Distances are computed in the box around the mask that is this much larger on every side, in mm."""
 
-Spacing = Sequence[float]
 
-
-def sij_mask(sacrum: np.ndarray, left_hip: np.ndarray, right_hip: np.ndarray, spacing: Spacing,
+def sij_mask(sacrum: np.ndarray, left_hip: np.ndarray, right_hip: np.ndarray, spacing: Sequence[float],
              thickness: float = THICKNESS) -> np.ndarray:
     """Mask of the sacroiliac joints (1), uint8, of both sides from masks of the bones, nonzero inside.
 
@@ -51,7 +47,7 @@ def sij_mask(sacrum: np.ndarray, left_hip: np.ndarray, right_hip: np.ndarray, sp
     return mask
 
 
-def joint_band(to_sacrum: np.ndarray, to_hip: np.ndarray, spacing: Spacing,
+def joint_band(to_sacrum: np.ndarray, to_hip: np.ndarray, spacing: Sequence[float],
                thickness: float = THICKNESS) -> np.ndarray:
     """Where both bones are closer than ``thickness`` mm, smoothed, without specks.
 
@@ -61,15 +57,16 @@ def joint_band(to_sacrum: np.ndarray, to_hip: np.ndarray, spacing: Spacing,
     band = (to_sacrum < thickness) & (to_hip < thickness)
     if not band.any():
         return band
-    box = bounding_box(band, [int(np.ceil(4 * EDGE_SIGMA / s)) + 1 for s in spacing])
-    smooth = ndimage.gaussian_filter(band[box].astype(np.float32), [EDGE_SIGMA / s for s in spacing]) > 0.5
+    sigma = [1.5 / s for s in spacing]                                  # rounds the edge of the band
+    box = bounding_box(band, [int(np.ceil(4 * s)) + 1 for s in sigma])
+    smooth = ndimage.gaussian_filter(band[box].astype(np.float32), sigma) > 0.5
     pieces, _ = ndimage.label(smooth, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces[smooth], minlength=1)                    # voxels of each piece
     band[box] = smooth & (sizes >= 0.2 * sizes.max())[pieces]
     return band
 
 
-def distance_at_voxels(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
+def distance_at_voxels(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Signed distance in mm to the surface of a mask (d, h, w) at its own voxel centres, as `mask_distance`.
 
     Unlike a distance transform, which measures from voxel centre to voxel centre, it does not depend on the
@@ -79,7 +76,7 @@ def distance_at_voxels(mask: np.ndarray, spacing: Spacing) -> np.ndarray:
     return ndimage.affine_transform(fine, spacing, output_shape=mask.shape, order=1, mode="nearest")
 
 
-def mask_distance(mask: np.ndarray, spacing: Spacing, resolution: float) -> np.ndarray:
+def mask_distance(mask: np.ndarray, spacing: Sequence[float], resolution: float) -> np.ndarray:
     """Signed distance (mm, negative inside, at most 40 mm) to a mask's surface, on an isotropic grid.
 
     mask: (d, h, w) with spacing (z, y, x) in mm. The grid's voxels are ``resolution`` mm wide, and it begins

@@ -62,8 +62,7 @@ class Volume:
 
     def to_world(self, index: tuple[float, float, float]) -> np.ndarray:
         """LPS coordinates (x, y, z) in mm of an array index (z, y, x)."""
-        step = np.asarray(index[::-1]) * np.asarray(self.spacing[::-1])
-        return np.asarray(self.origin) + self.direction @ step
+        return self.origin + self.direction @ np.multiply(index[::-1], self.spacing[::-1])
 
     def sample(self, points: np.ndarray, outside: float = np.nan) -> np.ndarray:
         """Values (...), float32, at LPS points (..., 3) in mm; ``outside`` where there are no voxels."""
@@ -89,11 +88,9 @@ def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[sli
 
     margin: voxels around it, one number or (z, y, x), as far as the array reaches.
     """
-    box = []
-    for axis, (more, size) in enumerate(zip(np.broadcast_to(margin, 3).tolist(), mask.shape)):
-        inside = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))).tolist()
-        box.append(slice(max(0, inside[0] - more), min(size, inside[-1] + 1 + more)))
-    return tuple(box)
+    inside = [np.flatnonzero(mask.any(axis=others)).tolist() for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(max(0, places[0] - more), min(size, places[-1] + 1 + more))
+                 for places, more, size in zip(inside, np.broadcast_to(margin, 3).tolist(), mask.shape))
 
 
 def _axes(volume: Volume) -> np.ndarray:
@@ -158,9 +155,8 @@ def write_volume(volume: Volume, path: Path | str) -> None:
             f"{', '.join(NIFTI_ENDINGS)}")
     dtype = volume.array.dtype
     dtype = np.dtype({"bool": np.uint8, "float16": np.float32}.get(dtype.name, dtype.newbyteorder("=")))
-    affine = np.eye(4)
-    affine[:3, :3] = FLIP[:, None] * volume.direction * volume.spacing[::-1]
-    affine[:3, 3] = FLIP * volume.origin
+    matrix = FLIP[:, None] * volume.direction * volume.spacing[::-1]
+    affine = nibabel.affines.from_matvec(matrix, FLIP * volume.origin)
     image = nibabel.Nifti1Image(volume.array.astype(dtype, copy=False).T, affine, dtype=dtype)
     image.set_qform(affine, "scanner")
     image.set_sform(affine, "scanner")

@@ -33,8 +33,7 @@ PRESETS = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encod
 def in_browser() -> bool:
     """Whether a person's browser sent the cell that is running. JupyterLab leaves a message's user empty;
     headless clients write who started them or, where that is empty too, join a message's number with "_"."""
-    shell = IPython.get_ipython()
-    header = (getattr(shell, "parent_header", None) or {}).get("header", {})
+    header = (getattr(IPython.get_ipython(), "parent_header", None) or {}).get("header", {})
     return header.get("username") == "" and "_" not in header.get("msg_id", "")
 
 
@@ -78,8 +77,7 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewe
     require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     require(labels is None or same_geometry(scan, labels),
             "labels and scan lie on different grids; resample the labels onto the scan")
-    viewer = best_viewer(viewer)
-    if viewer == "figure":
+    if (viewer := best_viewer(viewer)) == "figure":
         return figure(scan, labels, PRESETS[preset], title)
     draw = {"itkwidgets": in_itkwidgets, "niivue": in_niivue, "three planes": in_planes}[viewer]
     return draw(*preview(scan, labels), PRESETS[preset])
@@ -87,10 +85,9 @@ def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewe
 
 def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Sequence[str],
            labels: str = "error map", preset: str = "bone", viewer: str | None = None):
-    """A viewer with drop-downs for case, network, labels and preset, which starts with ``labels``, ``preset``;
+    """A viewer with drop-downs for case, network, labels and preset, starting with ``labels``, ``preset``;
     without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks."""
-    viewer = best_viewer(viewer)
-    if viewer == "figure":
+    if (viewer := best_viewer(viewer)) == "figure":
         case = load(cases[0], networks[0])
         name, marks = labels_of(case, labels)
         return show(case.scan, marks, preset, title=f"{cases[0]}, {networks[0]}: {name}")
@@ -170,7 +167,6 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> 
 
 
 def in_planes(image: Volume, labels: Volume | None, preset: dict):
-    """Planes with sliders, windows of their own, and the labels' outlines."""
     numbers = [] if labels is None else np.unique(labels.array)
     return slice_viewer(image, {name: labels.with_array(labels.array == number)
                                 for name, number in LABEL_NUMBERS.items() if number in numbers})
@@ -201,7 +197,6 @@ def as_nifti(volume: Volume) -> bytes:
 
 
 def in_itkwidgets(image: Volume, labels: Volume | None, preset: dict):
-    """A viewer of itkwidgets with slice planes through the labels; it displays itself."""
     itkwidgets, extra = import_itkwidgets(), {}
     if labels is not None and labels.array.any():
         extra = {"label_image": to_itkwasm(labels, "labels")}

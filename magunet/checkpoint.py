@@ -20,19 +20,15 @@ from magunet.base.provenance import whole_file
 
 @dataclass
 class TrainingState:
-    """All that changes while a network trains.
-
-    log: an entry a finished epoch; of the one under way, order: the cases, one a window; losses: of its
-    windows that are done, each a tensor (); seconds: that these took.
-    """
+    """What changes while a network trains; log: an entry an epoch; the rest is of the epoch under way."""
 
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     generator: torch.Generator
     log: list[dict] = field(default_factory=list)
-    order: list[str] = field(default_factory=list)
-    losses: list[torch.Tensor] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)                  # cases, one a window
+    losses: list[torch.Tensor] = field(default_factory=list)        # of the windows that are done, each ()
     seconds: float = 0.0
 
 
@@ -62,10 +58,9 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str,
 
 
 def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
-    """Put a saved state back into a new one, so that training goes on as if it had not stopped.
+    """Put a saved state back into a new one. Raises InputError when the file belongs to other settings.
 
-    A damaged file is announced and removed; the state is then of no use, and the answer is False. Raises
-    InputError when the file belongs to other settings.
+    A damaged file is announced and removed; the state is then of no use, and the answer is False.
     """
     try:
         with safetensors.safe_open(path, "pt") as stored:

@@ -39,9 +39,9 @@ def midline(mask: Volume) -> Midline:
     """The plane between the joints of a mask (non-zero voxels), on a grid of any orientation.
 
     Otsu's threshold on x parts the voxels, specks aside, in two groups: two joints, if their centres lie more
-    than 40 mm apart and the plane halfway is within 40 mm of the middle of the scan, or they look like a pair
-    (79 to 110 mm from side to side in the 19 adults of the anatomy reference).
-    Otherwise the plane is the middle of the scan, or the nearer end of a joint that it would cut.
+    than 40 mm apart and the plane halfway is near the middle of the scan, or they look like a pair (79 to
+    110 mm apart in the 19 adults of the anatomy reference). Otherwise the plane is the middle of the scan, or
+    the nearer end of a joint that it would cut.
     """
     middle = float(mask.to_world(tuple((n - 1) / 2 for n in mask.array.shape))[0])
     pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))

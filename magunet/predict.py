@@ -49,8 +49,7 @@ def predict_windows(image: np.ndarray, depth: int,
                     function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Sliding window along z: apply ``function`` to each window and blend the results with Gaussian weights.
 
-    image: float32 (n, h, w). function: (depth, h, w) -> the same shape. Fewer than ``depth`` slices are
-    padded by repeating the outer ones. Returns float32 (n, h, w).
+    image and answer: float32 (n, h, w). function: (depth, h, w) -> the same. Outer slices are repeated.
     """
     slices = len(image)
     padding = max(0, depth - slices)

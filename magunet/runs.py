@@ -1,7 +1,6 @@
-"""A run: one network trained once, in a folder of its own under ``runs/`` that says what made it.
+"""A run: one network trained once, in a folder of its own under ``runs/``, and never again when finished.
 
-The folder's name holds a hash of everything that decides the weights: network, settings, precision, data and
-code. So a change of anything is another run, and a finished run is never trained again.
+Its name holds a hash of everything that decides the weights: network, settings, precision, data and code.
 """
 
 import traceback

@@ -7,7 +7,7 @@ along the axes are exact at any spacing, edges are rounded; a sphere has 6 % too
 16 % in voxels of 3 x 0.7 x 0.7 mm, which cancels in ASSD and NSD as far as it is even. DeepMind's
 ``surface-distance`` (Nikolov et al., J Med Internet Res 2021;23:e26151) weighs by area too, but puts elements
 on the corner: spheres 3 mm apart come out 2.6 mm apart, here 3.0 (cubic voxels of 1 mm). nnU-Net and MONAI
-take border voxels, each counting the same. Outside the scan is background.
+take border voxels, each counting the same; nnU-Net pools both directions. Outside the scan is background.
 
 **Empty masks.** Both empty: 0 mm and NSD 1. Only one: no distance is defined, so the worst case is taken, NSD
 0 and for HD95 and ASSD a penalty, the diagonal of the scan; ``undefined`` says so, and tables count it.
@@ -42,10 +42,7 @@ class SurfaceDistances(NamedTuple):
     truth_areas: np.ndarray
 
     def hausdorff(self, share: float) -> float:
-        """The larger of the distances that ``share`` of each surface's area does not exceed; HD95 at 0.95.
-
-        As in DeepMind's code and MONAI. nnU-Net's evaluation pools both directions first, which gives less.
-        """
+        """The larger of the distances that ``share`` of each surface's area does not exceed; HD95 at 0.95."""
         return max(weighted_quantile(*self[:2], share), weighted_quantile(*self[2:], share))
 
     def median(self) -> float:

@@ -62,10 +62,7 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
 
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
                precision: torch.dtype) -> None:
-    """A random window of a case, augmented, forwards and backwards; appends its loss to ``state.losses``.
-
-    Nothing here asks a GPU for a value: while it works on one window, the next are read and queued.
-    """
+    """A random window of a case, augmented, forwards and backwards; asks a GPU for no value."""
     parts = window(case, settings.depth, state.generator)
     if device.type == "cuda":
         parts = [part.pin_memory() for part in parts]
@@ -107,8 +104,7 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
     """Train from the last checkpoint, or the start, to the last epoch; an epoch is a log line.
 
     An epoch draws ``samples_per_case`` windows of each of ``cases`` in random order and validates on
-    ``held_out``. Checkpoints are written between two steps, never within one, so that a training that was
-    killed ends with the very same weights. recompute, plain: as in `magunet.runs.fit`.
+    ``held_out``. A training that was killed ends with the very same weights. Others: as `magunet.runs.fit`.
     """
     windows = [name for name in cases for _ in range(settings.samples_per_case)]
     steps, path = settings.epochs * len(windows), folder / CHECKPOINT_FILE

@@ -39,7 +39,7 @@ def read_curves(stored: Results) -> pd.DataFrame:
 
 
 def learning_curves(curves: pd.DataFrame, networks: Sequence[str] = COMPARED) -> Figure:
-    """Training loss, and Dice of the validation cases, by epoch: own colour (Okabe, Ito), dashes, marks a network.
+    """Training loss, and Dice of the validation cases, by epoch: a colour, dashes and marks for each network.
 
     One seed has one line; several have a thin line each, and a thick one for their mean as far as all go.
     This Dice is of prepared scans around the joints (`magunet.train.validation_dice`), the tables' of whole

@@ -5,7 +5,7 @@ import pandas as pd
 from compendium.formats import Report
 from compendium.grid import REFERENCE
 from compendium.statistics import DIGITS, bootstrap_interval, holm, signed_rank
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 
 STEPS = {"DA": (("+DA", "3D U-Net"), ("+DA+MFF", "+MFF"), ("+DA+LGAG", "+LGAG"), (REFERENCE, "+MFF+LGAG")),
          "MFF": (("+MFF", "3D U-Net"), ("+DA+MFF", "+DA"), ("+MFF+LGAG", "+LGAG"), (REFERENCE, "+DA+LGAG")),
@@ -17,20 +17,15 @@ COMPARISONS = {MAIN: slice(None), "added to the 3D U-Net": slice(1), "last step 
 """Comparison -> which of the four pairs it takes: all, the one beside neither of the others, beside both."""
 NUMBERS = ["points", "low", "high", "p", "p_holm", "sd_seeds", "patients", "seeds"]
 """Columns of the effects that hold numbers."""
-NOTE = ("Points: mean over patients, with its 95 % bootstrap interval from low to high; p: exact signed-rank "
-        f"test of the {MAIN} against 0, adjusted after Holm over the modules. How far trainings of one "
-        "network lie apart is in no interval; sd_seeds says that where there are several.")
-"""What a reader of the report must know."""
 
 
 def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
-    """What each module adds to the Dice, in points: one row a module and comparison; NOTE has the columns.
+    """What each module adds to the Dice, in points: one row a module and comparison.
 
     Seeds and pairs are averaged before patients; ``sd_seeds`` is over the ``seeds`` of all networks compared.
     ``missing`` names networks without scores. Raises InputError without any, or where patients differ.
     """
-    if scores.empty:
-        raise InputError("there are no scores yet; train networks and score them")
+    require(len(scores), "there are no scores yet; train networks and score them")
     dice, rows = 100 * scores.pivot_table(index="patient", columns=["network", "seed"], values="dice"), []
     if (gaps := dice.isna().unstack()).any():
         network, seed, patient = gaps.idxmax()
@@ -57,8 +52,7 @@ def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
 def worst_cases(scores: pd.DataFrame, network: str, count: int = 3) -> list[str]:
     """Cases with a network's lowest Dice over seeds, the lowest first; InputError when it has no scores."""
     dice = scores[scores["network"] == network].groupby("case")["dice"].mean().round(DIGITS)
-    if dice.empty:
-        raise InputError(f"{network} has no scores, and so no worst case; train and score it")
+    require(len(dice), f"{network} has no scores, and so no worst case; train and score it")
     return dice.nsmallest(count).index.tolist()
 
 
@@ -76,4 +70,7 @@ def effects_report(scores: pd.DataFrame) -> Report:
     cells = {title: table.map(lambda cell: cell if isinstance(cell, str)
                               else f"{cell:.3g}".replace("nan", "-")) for title, table in tables.items()}
     numbers = pd.concat([effects, worst.reset_index()])
-    return Report("Effects of the modules, and worst cases", cells, numbers, [NOTE])
+    note = ("Points: mean over patients, with its 95 % bootstrap interval from low to high; p: exact "
+            f"signed-rank test of the {MAIN} against 0, adjusted after Holm over the modules. How far "
+            "trainings of one network lie apart is in no interval; sd_seeds says that where there are several.")
+    return Report("Effects of the modules, and worst cases", cells, numbers, [note])

@@ -4,8 +4,8 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from tabulate import tabulate
@@ -19,8 +19,7 @@ WORDS = tomllib.loads(Path(__file__).with_name("tables.toml").read_text(encoding
 """Titles of the paper's tables, headings of costs, and notes, whose braces stand for numbers."""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """Tables of text under a title, with notes below them, and the numbers behind them in one long table."""
 
     title: str
@@ -82,7 +81,7 @@ def study_report(numbers: pd.DataFrame, notes: Sequence[str] = ()) -> Report:
 def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The table cut into what fits a page: title -> one line a row of the paper; empty ones are left out."""
     whole, groups = numbers[numbers["group"] == ALL], numbers[numbers["group"] != ALL]
-    titles, headings = [measure.title for measure in MEASURES], whole["measure"].map(WORDS["costs"])
+    titles, headings = [title for title, _ in MEASURES.values()], whole["measure"].map(WORDS["costs"])
     counts = groups[groups["measure"].isin(["missed joints", "joints"])]
     pairs = counts.pivot_table(index=["row", "group"], columns="measure", values="value", sort=False)
     cut = {
@@ -122,15 +121,11 @@ def study_notes(numbers: pd.DataFrame) -> list[str]:
 
 
 def _spread(numbers: pd.DataFrame, cell: Callable, status: pd.Series) -> pd.DataFrame:
-    """Long to wide: all rows of the paper in its order, a column a measure or group.
-
-    Rows without a number have their status in the first column.
-    """
+    """Long to wide: all rows of the paper in its order, or else their status; a column a measure or group."""
     column = "group" if numbers["group"].iloc[0] != ALL else "measure"
     table = numbers.assign(cell=numbers.apply(cell, axis=1)).pivot(index="row", columns=column, values="cell")
     table = table.reindex(index=status.index, columns=numbers[column].unique()).fillna("")
-    empty = ~table.any(axis=1)
-    table.loc[empty, table.columns[0]] = status[empty]
+    table.iloc[:, 0] = table.iloc[:, 0].where(table.any(axis=1), status)
     return table.rename_axis(index=None, columns=None)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from compendium.paper import TABLES, Row
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.studies import ALIASES
 
 REFERENCE = "MAG-UNet"
@@ -19,8 +19,7 @@ def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
 
     Raises InputError for another number.
     """
-    if table not in range(1, len(TABLES) + 1):
-        raise InputError(f"the paper has Tables 1 to {len(TABLES)}, no Table {table}")
+    require(table in range(1, len(TABLES) + 1), f"the paper has Tables 1 to {len(TABLES)}, no Table {table}")
     more = (*LEFT_OUT.get(table, ()), *(name for name in BEYOND.get(table, ()) if name in trained))
     return *TABLES[table - 1], *(Row(table=table, name=name, network=name) for name in more)
 

@@ -1,6 +1,5 @@
 """All that stored results determine, written again, so that every number in a folder has one source."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from compendium.audit.claims import judged, means, save_claims
@@ -23,23 +22,17 @@ def redraw(stored: Results, folder: Path) -> list[Path]:
     reports, figures = {}, {}
     for table in (1, 2, 3, 4):
         reports[f"table{table}"] = report = stored.report(table)
-        networks = map(trained_as, networks_of(table))
-        figures[f"table{table}"] = forest(report.numbers), _source(stored, networks)
+        figures[f"table{table}"] = forest(report.numbers), dict.fromkeys(map(trained_as, networks_of(table)))
     compared = [name for name in COMPARED if name in set(curves["network"])] or [curves["network"].iloc[0]]
-    figures["curves"] = learning_curves(curves, compared), _source(stored, compared)
+    figures["curves"] = learning_curves(curves, compared), compared
     reports["effects"] = effects_report(stored.scores)
     files = [folder / "claims.md"]
     save_claims(verdicts, files[0], source_of(stored.settings))
     for name, report in reports.items():
         files += report.save(folder / name)
-    for name, (figure, source) in figures.items():
-        picture = save_figure(figure, folder / f"{name}.png", source)
+    for name, (figure, networks) in figures.items():
+        runs = [Path(f"{network.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
+                for network in networks for run in stored.runs if run["network"] == network]
+        picture = save_figure(figure, folder / f"{name}.png", source_of(stored.settings, runs))
         files += [picture, picture.with_suffix(".pdf")]
     return files
-
-
-def _source(stored: Results, networks: Iterable[str]) -> str:
-    """`source_of` the stored runs of these networks, in this order; their folders need not exist any more."""
-    runs = [Path(f"{name.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
-            for name in dict.fromkeys(networks) for run in stored.runs if run["network"] == name]
-    return source_of(stored.settings, runs)

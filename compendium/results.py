@@ -6,8 +6,8 @@ one row a case and one a joint, ``curves.csv`` one an epoch, ``runs.json`` the s
 
 import itertools
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from compendium.sample import sample_paths
 from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
 from compendium.tables import study_table
 from magunet.base import project
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings, from_mapping
 from magunet.base.provenance import read_json, whole_file, write_json
 from magunet.cohort import Cohort, load_cohort
@@ -33,14 +33,9 @@ CURVES_FILE = "curves.csv"
 """Of stored results: one row an epoch."""
 RUNS_FILE = "runs.json"
 """Of stored results: settings, split, and a record a run."""
-SHARED = ("data_hash", "train", "val")
-"""What the records of one profile's runs have in common, beside the settings."""
-DESCRIPTION = {"network", "seed", "epochs", "settings_hash", "scored_on"}
-"""What every stored run needs to be described."""
 
 
-@dataclass(frozen=True)
-class Results:
+class Results(NamedTuple):
     """Scores of a profile's runs by case and joint, and a record of each; folder: where they are stored."""
 
     settings: Settings
@@ -55,14 +50,13 @@ class Results:
 
     def missing(self, table: int) -> list[str]:
         """A line for each network of a table, but those beyond the paper, and seed that has no scores."""
-        trained, lines = set(zip(self.scores["network"], self.scores["seed"])), []
+        trained = set(zip(self.scores["network"], self.scores["seed"]))
         networks = [name for name in networks_of(table) if name not in BEYOND.get(table, ())]
-        for name, seed in itertools.product(networks, self.settings.seeds):
-            if (trained_as(name), seed) not in trained:
-                train = f"magunet train '{name}' --profile {self.settings.profile} --seed {seed}"
-                reason = f"not in {self.folder}" if self.folder else f"not trained; {train}"
-                lines.append(f"{name}, seed {seed}: {reason}")
-        return lines
+        return [f"{name}, seed {seed}: " + (
+                    f"not in {self.folder}" if self.folder else
+                    f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}")
+                for name, seed in itertools.product(networks, self.settings.seeds)
+                if (trained_as(name), seed) not in trained]
 
     def notes(self, table: int) -> list[str]:
         """What to know of the runs behind a table: their settings, and the devices that predicted."""
@@ -119,9 +113,8 @@ def store(settings: Settings, folder: Path) -> list[Path]:
     Raises InputError when no run has been scored, or a log is damaged.
     """
     results, curves = collect(settings, score=False), []
-    if not results.runs:
-        raise InputError(f"no run of profile {settings.profile} has been scored yet: "
-                         f"PROFILE={settings.profile} make reproduce")
+    require(results.runs, f"no run of profile {settings.profile} has been scored yet: "
+                          f"PROFILE={settings.profile} make reproduce")
     for (network, seed), run in finished_runs(settings, scored=True).items():
         try:
             log = pd.read_json(run / LOG_FILE, lines=True)
@@ -133,8 +126,8 @@ def store(settings: Settings, folder: Path) -> list[Path]:
     for file, table in tables.items():
         with whole_file(folder / file) as part:
             table.to_csv(part, index=False)
-    shared = {name: results.runs[0][name] for name in SHARED}
-    records = [{name: run[name] for name in run.keys() - {"settings", *SHARED}} for run in results.runs]
+    shared = {name: results.runs[0][name] for name in ("data_hash", "train", "val")}
+    records = [{name: run[name] for name in run.keys() - {"settings", *shared}} for run in results.runs]
     write_json(folder / RUNS_FILE, {"settings": settings.as_dict(), **shared, "runs": records})
     return [folder / file for file in (*tables, RUNS_FILE)]
 
@@ -143,7 +136,8 @@ def read_stored(folder: Path) -> Results:
     """Read what `store` wrote. Raises InputError when it is missing or damaged."""
     try:
         content = read_json(folder / RUNS_FILE)
-        if not content["runs"] or not all(DESCRIPTION <= set(run) for run in content["runs"]):
+        description = {"network", "seed", "epochs", "settings_hash", "scored_on"}
+        if not content["runs"] or not all(description <= set(run) for run in content["runs"]):
             raise ValueError(f"the runs in {RUNS_FILE} are not described")
         settings = from_mapping(content["settings"], str(folder / RUNS_FILE))
         scores, sides = read_scores(folder), read_scores(folder, SIDES_FILE)
@@ -156,25 +150,22 @@ def read_stored(folder: Path) -> Results:
 
 def overview(results: Results) -> Report:
     """Mean scores of a profile's networks and, unless the results are stored ones, the files it has made."""
-    profile, means, tables = results.settings.profile, summary(results.scores).rename_axis(None), {}
-    notes = [] if len(means) else [f"no scored run yet: PROFILE={profile} make reproduce"]
+    settings, means, tables = results.settings, summary(results.scores).rename_axis(None), {}
+    notes = [] if len(means) else [f"no scored run yet: PROFILE={settings.profile} make reproduce"]
     if len(means):
         tables["Scores on the validation cases, percent, mean ± SD over cases and seeds, on each scan's own "
                "grid"] = means
-    if results.folder is None and (files := _files(results.settings)):
-        paths = [path.relative_to(project.root()) for path in files]
-        tables["Files"] = pd.DataFrame({"what it is": files.values()}, paths)
-    return Report(f"Profile {profile}", tables, means.rename_axis("network").reset_index(), notes)
-
-
-def _files(settings: Settings) -> dict[Path, str]:
-    """Path -> what lies there, of all that a profile has made."""
-    outputs, sample = project.runs() / settings.profile, sample_paths().mask
-    files = dict.fromkeys(finished_runs(settings, scored=True).values(), "scored run")
-    files |= dict.fromkeys(sorted(project.figures(settings.profile).glob("*.png")), "figure")
-    for folder, network in {"sample": "this profile's MAG-UNet", "first_mask": "data/weights"}.items():
-        files |= dict.fromkeys(sorted((outputs / folder).glob("*")), f"real CT, by {network}")
-        if (mask := outputs / folder / "ct_sij.nii.gz") in files and sample.exists():
-            dice = overlap(read_volume(mask).array, read_volume(sample).array).dice
-            files[mask] += f"; Dice {dice:.2f} with the mask of bone labels that are predicted, too"
-    return files | dict.fromkeys(sorted(outputs.glob("notebooks/*.ipynb")), "executed notebook")
+    if results.folder is None:
+        outputs, sample = project.runs() / settings.profile, sample_paths().mask
+        files = dict.fromkeys(finished_runs(settings, scored=True).values(), "scored run")
+        files |= dict.fromkeys(sorted(project.figures(settings.profile).glob("*.png")), "figure")
+        for folder, network in {"sample": "this profile's MAG-UNet", "first_mask": "data/weights"}.items():
+            files |= dict.fromkeys(sorted((outputs / folder).glob("*")), f"real CT, by {network}")
+            if (mask := outputs / folder / "ct_sij.nii.gz") in files and sample.exists():
+                dice = overlap(read_volume(mask).array, read_volume(sample).array).dice
+                files[mask] += f"; Dice {dice:.2f} with the mask of bone labels that are predicted, too"
+        files |= dict.fromkeys(sorted(outputs.glob("notebooks/*.ipynb")), "executed notebook")
+        if files:
+            paths = [path.relative_to(project.root()) for path in files]
+            tables["Files"] = pd.DataFrame({"what it is": files.values()}, paths)
+    return Report(f"Profile {settings.profile}", tables, means.rename_axis("network").reset_index(), notes)

@@ -20,7 +20,6 @@ from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Case, Cohort
 from magunet.runs import data_hash
-from magunet.volume import Volume, read_volume
 
 SCORES_FILE = "scores.csv"
 """Of a run: one row a case."""
@@ -30,8 +29,6 @@ KEY_FILE = "scores.json"
 """Of a run: what its scores come from, and the device that predicted."""
 OVERLAPS = ("dice", "iou", "precision", "recall")
 """The paper's measures, in [0, 1]."""
-SURFACES = ("hd95", "assd", "nsd")
-"""Measures of surfaces, in mm, mm, and [0, 1]."""
 
 
 def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
@@ -54,7 +51,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     tables = {SIDES_FILE: [], SCORES_FILE: []}
     of_run = {"network": model.record["network"], "seed": model.record["seed"]}
     for case in track([cohort.cases[name] for name in cohort.val], "scored"):
-        scan, truth = read_volume(case.image), read_volume(case.label)
+        scan, truth = volume.read_volume(case.image), volume.read_volume(case.label)
         reset_peak_memory(model.device)
         began = time.monotonic()
         mask = model.segment(scan)
@@ -70,7 +67,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     return read_scores(run)
 
 
-def score_case(case: Case, prediction: Volume, truth: Volume) -> tuple[dict, list[dict]]:
+def score_case(case: Case, prediction: volume.Volume, truth: volume.Volume) -> tuple[dict, list[dict]]:
     """A case in one row, and its left and right side in one row each.
 
     prediction, truth: masks on the scan's grid, which are parted at the midline of the truth; what crosses it
@@ -80,25 +77,24 @@ def score_case(case: Case, prediction: Volume, truth: Volume) -> tuple[dict, lis
     """
     plane = joints.midline(truth).x
     predicted, true = (joints.left_and_right(mask, plane).array for mask in (prediction, truth))
-    names, grades, rows = {"case": case.name, "patient": case.patient}, {}, []
+    names, rows = {"case": case.name, "patient": case.patient}, []
+    grades = {key: case.info[key] for key in ("grade_left", "grade_right") if key in case.info}
     for joint in joints.JOINTS:
-        if (grade := f"grade_{joint.side}") in case.info:
-            grades[grade] = case.info[grade]
         ours, theirs = predicted == joint.label, true == joint.label
         missed = int(theirs.any() and not (ours & theirs).any())
-        rows.append({**names, "side": joint.side, "grade": grades.get(grade),
+        rows.append({**names, "side": joint.side, "grade": grades.get(f"grade_{joint.side}"),
                      **_scores(ours, theirs, truth), "missed": missed})
     whole = _scores(predicted != 0, true != 0, truth)
     return {**names, **grades, **whole, "missed": sum(row["missed"] for row in rows)}, rows
 
 
-def _scores(prediction: np.ndarray, truth: np.ndarray, grid: Volume) -> dict:
+def _scores(prediction: np.ndarray, truth: np.ndarray, grid: volume.Volume) -> dict:
     """All measures of two boolean masks (d, h, w) that lie on a grid."""
     counts, ml = metrics.overlap(prediction, truth), float(np.prod(grid.spacing)) / 1000
     penalty = surfaces.diagonal(truth.shape, grid.spacing)
     surface = surfaces.surface_scores(prediction, truth, grid.spacing, penalty)
-    return {**{m: getattr(counts, m) for m in OVERLAPS}, **{m: getattr(surface, m) for m in SURFACES},
-            "undefined": int(surface.undefined),
+    return {**{name: getattr(counts, name) for name in OVERLAPS}, "hd95": surface.hd95, "assd": surface.assd,
+            "nsd": surface.nsd, "undefined": int(surface.undefined),
             "truth_ml": np.count_nonzero(truth) * ml, "predicted_ml": np.count_nonzero(prediction) * ml}
 
 

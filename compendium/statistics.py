@@ -1,12 +1,11 @@
 """Means with intervals, and paired comparisons, over patients.
 
 The patient is the unit: scans of one patient are averaged first, and so are seeds, for neither are
-independent of each other. Functions take a table with a row a scan (or joint): network, seed, patient and
-measures.
+independent of each other. Functions take tables of a row a scan (or joint): network, seed, patient, measures.
 """
 
+from collections import namedtuple
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,24 +15,10 @@ LEVEL = 0.95
 """Of confidence."""
 DIGITS = 12
 """Decimals that differences are rounded to, so that averaging over seeds breaks no tie and keeps zeros."""
-
-
-class Estimate(NamedTuple):
-    """Mean over patients, its interval, and its SD over seeds; NaN where there is one patient or seed."""
-
-    mean: float
-    low: float
-    high: float
-    sd_seeds: float
-    patients: int
-    seeds: int
-
-
-class SignedRank(NamedTuple):
-    """A paired Wilcoxon test: two-sided p, and an effect size from -1 to 1."""
-
-    p: float
-    effect: float
+Estimate = namedtuple("Estimate", "mean low high sd_seeds patients seeds")
+"""Mean over patients, its interval, and its SD over seeds; NaN where there is one patient or seed."""
+SignedRank = namedtuple("SignedRank", "p effect")
+"""A paired Wilcoxon test: two-sided p, and an effect size from -1 to 1."""
 
 
 def by_patient(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -45,8 +30,7 @@ def estimate(scores: pd.DataFrame, measure: str) -> Estimate:
     """One network's mean over patients, with its bootstrap interval and its SD over seeds."""
     values = by_patient(scores, measure)
     means = values.mean(axis=1).to_numpy()
-    low, high = bootstrap_interval(means)
-    return Estimate(float(means.mean()), low, high, float(values.mean().std(ddof=1)), *values.shape)
+    return Estimate(means.mean(), *bootstrap_interval(means), values.mean().std(), *values.shape)
 
 
 def bootstrap_interval(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Sequence[float]:
@@ -60,8 +44,7 @@ def bootstrap_interval(values: Sequence[float], resamples: int = 10_000, seed: i
     if len(values) < 2:
         return np.nan, np.nan
     samples = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[samples].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return tuple(np.quantile(values[samples].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist())
 
 
 def signed_rank(values: pd.Series, reference: pd.Series) -> SignedRank:

@@ -4,16 +4,13 @@ One row a number: its row in the paper's table, over which cases (``group``), of
 ``compendium.formats`` turns it into what people read.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import pandas as pd
 
 from compendium.fits import network_cost
 from compendium.grid import REFERENCE, study_rows, trained_as
 from compendium.paper import MI, Row
 from compendium.statistics import by_patient, estimate, holm, signed_rank
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 
 ALL = "all"
 """The group of all cases."""
@@ -21,24 +18,13 @@ TRAINED = "trained"
 """Status of a row whose network has scores."""
 NOT_TRAINED = "not trained"
 """Status of a row whose network has none."""
-COLUMNS = ("table", "row", "network", "status", "group", "measure", "unit",
-           "value", "low", "high", "sd_seeds", "paper", "difference", "patients", "seeds", "p", "p_holm",
-           "effect")
+COLUMNS = ("table", "row", "network", "status", "group", "measure", "unit", "value", "low", "high",
+           "sd_seeds", "paper", "difference", "patients", "seeds", "p", "p_holm", "effect")
 """Of the long table; numbers from ``value`` on."""
-
-
-class Measure(NamedTuple):
-    """A column of ``scores.csv`` and how tables show it; "%" is 100 times what is stored."""
-
-    column: str
-    title: str
-    unit: str
-
-
-MEASURES = (Measure("dice", "Dice", "%"), Measure("iou", "IoU", "%"), Measure("precision", "precision", "%"),
-            Measure("recall", "recall", "%"), Measure("hd95", "HD95", "mm"), Measure("assd", "ASSD", "mm"),
-            Measure("nsd", "NSD at 1 mm", "%"))
-"""In the order in which tables show them."""
+MEASURES = {"dice": ("Dice", "%"), "iou": ("IoU", "%"), "precision": ("precision", "%"),
+            "recall": ("recall", "%"), "hd95": ("HD95", "mm"), "assd": ("ASSD", "mm"),
+            "nsd": ("NSD at 1 mm", "%")}
+"""Column of ``scores.csv`` -> title and unit in tables, in their order; "%" is 100 times what is stored."""
 
 
 def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.DataFrame:
@@ -63,11 +49,18 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
         network = trained_as(row.network)
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
         status = TRAINED if len(mine) else NOT_TRAINED
-        measures = [_number(mine, m) | {"paper": getattr(row, m.column, None)} for m in MEASURES]
+        measures = [_number(mine, column) | {"paper": getattr(row, column, None)} for column in MEASURES]
         first = {"table": table, "row": row.name, "network": network, "status": status, "group": ALL}
         numbers = [*_costs(row, mine), *measures]
         if len(mine):
-            numbers += [*_counts(mine, joints), *_groups(joints)]
+            truth = joints["truth_ml"] > 0
+            numbers += _counts({
+                "scans": mine["case"].nunique(), "predictions": len(mine),
+                "empty predictions": (mine["predicted_ml"] == 0).sum(),
+                "empty truths": (mine["truth_ml"] == 0).sum(), "undefined distances": mine["undefined"].sum(),
+                "joints": truth.sum(), "missed joints": joints["missed"].sum(),
+                "empty sides": (~truth).sum(), "false joints": (~truth & (joints["predicted_ml"] > 0)).sum()})
+            numbers += _groups(joints[truth])
         rows += [first | number for number in numbers]
     numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[7:], float))
     return _with_tests(numbers.assign(difference=numbers["value"] - numbers["paper"]), scores)
@@ -83,39 +76,29 @@ def _costs(row: Row, scores: pd.DataFrame) -> list[dict]:
     return numbers
 
 
-def _number(scores: pd.DataFrame, measure: Measure) -> dict:
+def _number(scores: pd.DataFrame, column: str) -> dict:
     """A measure's name and unit and, where there are scores, its mean with interval and spread."""
-    number = {"measure": measure.title, "unit": measure.unit}
+    title, unit = MEASURES[column]
     if scores.empty:
-        return number
-    ours, scale = estimate(scores, measure.column), 100 if measure.unit == "%" else 1
-    return number | {"value": scale * ours.mean, "low": scale * ours.low, "high": scale * ours.high,
-                     "sd_seeds": scale * ours.sd_seeds, "patients": ours.patients, "seeds": ours.seeds}
+        return {"measure": title, "unit": unit}
+    ours, scale = estimate(scores, column), 100 if unit == "%" else 1
+    return {"measure": title, "unit": unit, "value": scale * ours.mean, "low": scale * ours.low,
+            "high": scale * ours.high, "sd_seeds": scale * ours.sd_seeds, "patients": ours.patients,
+            "seeds": ours.seeds}
 
 
-def _counts(scores: pd.DataFrame, sides: pd.DataFrame) -> list[dict]:
-    """How often each policy took hold, so that a mean can be judged by what went into it."""
-    exists = sides["truth_ml"] > 0
-    return _as_counts(
-        {"scans": scores["case"].nunique(), "predictions": len(scores),
-         "empty predictions": (scores["predicted_ml"] == 0).sum(),
-         "empty truths": (scores["truth_ml"] == 0).sum(), "undefined distances": scores["undefined"].sum(),
-         "joints": exists.sum(), "missed joints": sides["missed"].sum(), "empty sides": (~exists).sum(),
-         "false joints": (~exists & (sides["predicted_ml"] > 0)).sum()})
-
-
-def _as_counts(counts: Mapping[str, int]) -> list[dict]:
+def _counts(counts: dict[str, int]) -> list[dict]:
     return [{"measure": name, "unit": "count", "value": int(count)} for name, count in counts.items()]
 
 
 def _groups(sides: pd.DataFrame) -> list[dict]:
-    """Measures and counts of single joints, by side and by grade. A side without a joint is only counted."""
-    sides, numbers = sides[sides["truth_ml"] > 0], []
+    """Measures and counts of single joints that the truth has, by side and by grade."""
+    numbers = []
     for group, joints in [*sides.groupby("side"), *sides.groupby(sides["grade"].map(_grade))]:
         counts = {"joints": len(joints), "missed joints": joints["missed"].sum(),
                   "undefined distances": joints["undefined"].sum()}
-        measures = [_number(joints, measure) for measure in MEASURES]
-        numbers += [{"group": group} | number for number in (*measures, *_as_counts(counts))]
+        measures = [_number(joints, column) for column in MEASURES]
+        numbers += [{"group": group} | number for number in (*measures, *_counts(counts))]
     return numbers
 
 
@@ -130,14 +113,12 @@ def _with_tests(numbers: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     if REFERENCE not in set(scores["network"]):
         return numbers
     trained = (numbers["status"] == TRAINED) & (numbers["network"] != REFERENCE) & (numbers["group"] == ALL)
-    for measure in MEASURES:
-        means = {name: by_patient(mine, measure.column).mean(axis=1)
-                 for name, mine in scores.groupby("network")}
-        index = numbers.index[trained & (numbers["measure"] == measure.title)]
+    for column, (title, _) in MEASURES.items():
+        means = {name: by_patient(mine, column).mean(axis=1) for name, mine in scores.groupby("network")}
+        index = numbers.index[trained & (numbers["measure"] == title)]
         for number, network in numbers.loc[index, "network"].items():
-            if set(means[network].index) != set(means[REFERENCE].index):
-                raise InputError(f"{network} and {REFERENCE} were scored on different patients; "
-                                 "score both on one cohort")
+            require(set(means[network].index) == set(means[REFERENCE].index), f"{network} and {REFERENCE} "
+                    "were scored on different patients; score both on one cohort")
             numbers.loc[number, ["p", "effect"]] = list(signed_rank(means[network], means[REFERENCE]))
         numbers.loc[index, "p_holm"] = holm(numbers.loc[index, "p"].tolist())
     return numbers

@@ -5,7 +5,7 @@ a person should look at, which is odd values, masks at the border, and scans tha
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +82,20 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
     yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
 
 
-def touched_faces(mask: np.ndarray) -> list[str]:
-    """The faces of a volume (d, h, w) that a mask reaches."""
-    return [f"{order} {name}" for axis, name in enumerate(("slice", "row", "column"))
-            for order, end in (("first", 0), ("last", -1)) if np.take(mask, end, axis).any()]
+BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
+"""Faces of a volume, in the order of its axes."""
+
+
+def touched_faces(mask: np.ndarray, names: Sequence[str] = BORDERS) -> list[str]:
+    """The faces of a volume (d, h, w) that a mask reaches, where a joint may be cut off."""
+    faces = [np.take(mask, end, axis) for axis in range(3) for end in (0, -1)]
+    return [name for name, face in zip(names, faces) if face.any()]
+
+
+def voxel_hash(volume: Volume) -> str:
+    """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
+    voxels = np.ascontiguousarray(volume.array, "<f4")
+    return hashlib.sha256(str(volume.array.shape).encode() + voxels.tobytes()).hexdigest()
 
 
 def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:
@@ -93,8 +103,7 @@ def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str
 
     owners: hash of voxels -> case; those of this case, as stored and turned to LPS, are added.
     """
-    arrays = [np.ascontiguousarray(volume.array, "<f4") for volume in (image, reorient(image, "LPS"))]
-    hashes = {hashlib.sha256(str(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays}
+    hashes = {voxel_hash(image), voxel_hash(reorient(image, "LPS"))}
     for other in sorted({owners.setdefault(key, case.name) for key in hashes} - {case.name}):
         apart = all({case.name, other} & set(side) for side in (cohort.train, cohort.val))
         worse = ", and one is in train, the other in val: a score would be worthless" if apart else ""

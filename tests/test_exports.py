@@ -18,8 +18,9 @@ from joint_object import DIRECTIONS, both, grid, parts, world
 from scans import write_scan
 from test_cli import call
 
+from compendium.check import voxel_hash
 from compendium.view import FORMATS, dicom_seg
-from compendium.view.export import Exported, export, touched_faces, voxel_hash
+from compendium.view.export import Exported, _extent, export
 from compendium.view.segments import write_segments
 from magunet import __version__
 from magunet.base.provenance import file_hash
@@ -164,7 +165,7 @@ def test_touched_faces_are_sides_of_the_patient(direction):
         for name, edge in ((low, at[..., axis].min()), (high, at[..., axis].max())):
             mask = np.abs(at[..., axis] - edge) < 0.1
             mask &= (np.abs(np.delete(at, axis, axis=-1)) < 10).all(-1)
-            assert touched_faces(on.with_array(mask)) == [name]
+            assert _extent(on.with_array(mask))["touched_faces"] == [name]
 
 
 # Masks that are no two joints -------------------------------------------------------------------------

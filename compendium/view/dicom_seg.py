@@ -15,14 +15,13 @@ from pathlib import Path
 import highdicom
 import numpy as np
 import pydicom
-from highdicom.color import CIELabColor
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from magunet import __version__
-from magunet.base.errors import InputError, is_out_of_memory
+from magunet.base.errors import InputError, is_out_of_memory, require
 from magunet.base.provenance import whole_file
 from magunet.joints import JOINTS, Joint
 from magunet.series import ordered_slices
@@ -50,16 +49,14 @@ def read_source(folder: Path, scan: Volume) -> list[pydicom.Dataset]:
 
     Raises InputError when a slice lacks what a segmentation refers to, or for slices of another scan.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the folder "
-                         "of the series, or leave dicom-seg out of --formats")
+    require(folder.is_dir(), f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the "
+            "folder of the series, or leave dicom-seg out of --formats")
     names = [name for group in TAGS.values() for name in group]
     headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=True)
                for path in ordered_slices(folder)[0]]
     for name in TAGS["uids"] + TAGS["geometry"]:
-        if not all(header.get(name) for header in headers):
-            raise InputError(f"{folder}: slices lack {name}, which a DICOM SEG must refer to; export the "
-                             "series again from the archive, or choose other formats")
+        require(all(header.get(name) for header in headers), f"{folder}: slices lack {name}, which a DICOM "
+                "SEG must refer to; export the series again from the archive, or choose other formats")
     expected = np.array([scan.to_world((k, 0, 0)) for k in range(len(scan.array))])
     places = np.array([header.ImagePositionPatient for header in headers], float)
     if (places.shape != expected.shape or (headers[0].Rows, headers[0].Columns) != scan.array.shape[1:]
@@ -78,14 +75,11 @@ def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: 
     one, so exports of a series stay together. Raises InputError for an empty mask or unfit headers.
     """
     joints = [joint for joint in JOINTS if (labels.array == joint.label).any()]
-    if not joints:
-        raise InputError("the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
+    require(joints, "the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
         _complete(header, labels.spacing[0], anonymise)
-    numbers, segments = np.zeros(labels.array.shape, np.uint8), []
-    for number, joint in enumerate(joints, 1):                           # segments count from 1 without a gap
-        numbers[labels.array == joint.label] = number
-        segments.append(_segment(number, joint, network))
+    numbers = labels.array.clip(max=len(joints))                         # segments count from 1 without a gap
+    segments = [_segment(number, joint, network) for number, joint in enumerate(joints, 1)]
     try:
         dataset = Segmentation(
             source, numbers, "BINARY", segments, series_instance_uid=generate_uid(), series_number=1,
@@ -110,11 +104,10 @@ def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: 
 
 def _segment(number: int, joint: Joint, network: str) -> SegmentDescription:
     """Coded by SNOMED CT: 91723000 (in 3D Slicer still 123037004) and 39723000, with the side."""
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=network, version=__version__, family=codes.cid7162.ArtificialIntelligence)
     segment = SegmentDescription(
         number, joint.name, codes.cid7150.AnatomicalStructure, codes.cid7151.SacroiliacJoint, "AUTOMATIC",
-        algorithm, display_color=CIELabColor.from_rgb(*[round(255 * value) for value in joint.colour]))
+        highdicom.AlgorithmIdentificationSequence(network, codes.cid7162.ArtificialIntelligence, __version__),
+        display_color=highdicom.color.CIELabColor.from_rgb(*[round(255 * value) for value in joint.colour]))
     side = highdicom.sr.CodedConcept(joint.laterality[0], "SCT", joint.laterality[1])
     segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     return segment

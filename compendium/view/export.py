@@ -4,34 +4,30 @@ No file holds anything of a DICOM header, but the DICOM SEG what the standard re
 or the name of a DICOM series' folder, which often is the patient's.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 
+from compendium.check import touched_faces, voxel_hash
 from compendium.figures.planes import save_figure, three_planes
 from compendium.view import FORMATS
 from compendium.view.dicom_seg import read_source, write_dicom_seg
 from compendium.view.meshes import surface_mesh, write_stl
 from compendium.view.segments import write_segments
 from magunet import __version__
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.progress import say
 from magunet.base.provenance import file_hash, write_json
 from magunet.joints import JOINTS, Joint, left_and_right, midline
 from magunet.predict import WEIGHTS_FILE, Model
 from magunet.volume import FILE_ENDINGS, Volume, orientation, reorient, same_geometry, write_volume
 
-FACES = ("inferior", "superior", "anterior", "posterior", "right", "left")
-"""Ends of the axes of an LPS array (d, h, w): first and last slice, row, column."""
 
-
-@dataclass(frozen=True)
-class Exported:
+class Exported(NamedTuple):
     """A scan with its predicted and, if known, true mask on its grid. ``name`` begins all file names;
     ``source`` is the headers of its DICOM series, if any; ``note`` is for the report."""
 
@@ -48,12 +44,6 @@ def origin_of(run: Path, model: Model) -> dict:
     return {"run": run.resolve().name, "network": model.record["network"], "profile": model.settings.profile,
             "seed": model.record["seed"], "sha256_of_weights": file_hash(run / WEIGHTS_FILE),
             "hash_of_training_data": model.record["data_hash"]}
-
-
-def voxel_hash(volume: Volume) -> str:
-    """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
-    voxels = np.ascontiguousarray(volume.array, "<f4")
-    return hashlib.sha256(str(volume.array.shape).encode() + voxels.tobytes()).hexdigest()
 
 
 def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
@@ -91,18 +81,21 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         if not same_geometry(case.scan, mask):
             raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan")
     labels, files, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
-    jobs = [("nifti", f"{name}.nii.gz", partial(write_volume, mask.with_array(np.uint8(mask.array != 0))))
-            for name, mask in masks.items()]
-    jobs += [("png", "sij.png", partial(_write_picture, case, origin))]
-    jobs += [("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both)) for name, both in labels.items()]
+    model = "{network}, profile {profile}, seed {seed}".format_map(origin)
+    jobs = [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files))),
+            ("png", "sij.png", lambda path: save_figure(
+                three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
+                f"{model}; run {origin['run']}", vector=False))]
+    for name, both in labels.items():
+        whole = both.with_array(np.uint8(both.array != 0))
+        jobs += [("nifti", f"{name}.nii.gz", partial(write_volume, whole)),
+                 ("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both))]
+        jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint)) for joint in JOINTS]
     if case.source is not None:
         jobs += [("dicom-seg", "sij.dcm", partial(write_dicom_seg, labels["sij"], case.source,
                                                   origin["network"], origin["run"], anonymise))]
-    jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint))
-             for name, both in labels.items() for joint in JOINTS]
-    jobs += [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files)))]
     optional = {"stl"} | ({"dicom-seg"} if formats is None or not case.prediction.array.any() else set())
-    for form, ending, write in jobs:
+    for form, ending, write in sorted(jobs, key=lambda job: FORMATS.index(job[0])):
         path = out / f"{case.name}_{ending}"
         if form not in (formats or FORMATS):
             older += [path.name] * path.exists()
@@ -120,17 +113,10 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     return files
 
 
-def _write_picture(case: Exported, origin: dict, path: Path) -> None:
-    model = "{network}, profile {profile}, seed {seed}".format_map(origin)
-    figure = three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}")
-    save_figure(figure, path, f"{model}; run {origin['run']}", vector=False)
-
-
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
-    inside = labels.array == joint.label
-    if not inside.any():
-        raise InputError(f"the mask has no {joint.name}")
-    write_stl(surface_mesh(labels.with_array(inside)), path)
+    inside = labels.with_array(labels.array == joint.label)
+    require(inside.array.any(), f"the mask has no {joint.name}")
+    write_stl(surface_mesh(inside), path)
 
 
 def _report(case: Exported, origin: dict, labels: dict[str, Volume], files: Sequence[Path]) -> dict:
@@ -146,19 +132,13 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], files: Sequ
             "left_and_right_parted_at": {"x_mm_lps": round(plane.x, 3), "which_is": kind}}
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
             "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan)}
-    return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid,
-            "model": origin, "masks": masks,
-            "sha256_of_files": {file.name: file_hash(file) for file in files}}
+    hashes = {path.name: file_hash(path) for path in files}
+    return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
+            "masks": masks, "sha256_of_files": hashes}
 
 
 def _extent(mask: Volume) -> dict:
-    faces = touched_faces(mask)
+    faces = touched_faces(reorient(mask, "LPS").array,
+                          ("inferior", "superior", "anterior", "posterior", "right", "left"))
     return {"volume_ml": round(float(np.count_nonzero(mask.array) * np.prod(mask.spacing) / 1000), 4),
             "touches_border": bool(faces), "touched_faces": faces}
-
-
-def touched_faces(mask: Volume) -> list[str]:
-    """The faces of the scan that a mask reaches, where a joint may be cut off, as sides of the patient."""
-    array = reorient(mask, "LPS").array
-    ends = [np.take(array, end, axis) for axis in range(3) for end in (0, -1)]
-    return [name for name, end in zip(FACES, ends) if end.any()]

@@ -1,23 +1,20 @@
 """Surfaces of masks as triangle meshes, and STL files of them, in LPS coordinates and mm."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from skimage.measure import marching_cubes
 
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.base.provenance import whole_file
 from magunet.volume import Volume, bounding_box
 
-STL_RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-"""One triangle of a binary STL file: 50 bytes."""
 STL_HEADER = b"magunet; SPACE=LPS; UNIT=mm".ljust(80)
 """As 3D Slicer looks for it. It must not begin with "solid", which marks the text form of STL."""
 
 
-@dataclass(frozen=True)
-class Mesh:
+class Mesh(NamedTuple):
     """A closed surface: points (n, 3) in LPS mm, triangles (m, 3) of points, which turn outwards."""
 
     points: np.ndarray
@@ -37,12 +34,10 @@ class Mesh:
 def surface_mesh(mask: Volume) -> Mesh:
     """The surface of a mask's non-zero voxels, halfway between the voxels inside and those outside.
 
-    Marching cubes (Lewiner), not smoothed, closed at the border of the scan, on a grid of any orientation.
-    Raises InputError for an empty mask.
+    Marching cubes (Lewiner), not smoothed, closed at the border. Raises InputError for an empty mask.
     """
     inside = mask.array != 0
-    if not inside.any():
-        raise InputError("the mask is empty, so it has no surface; choose another case or network")
+    require(inside.any(), "the mask is empty, so it has no surface; choose another case or network")
     box = bounding_box(inside)
     index, triangles, _, _ = marching_cubes(np.pad(inside[box], 1).astype(np.float32), 0.5)
     index = index + [side.start - 1 for side in box]                     # z-y-x, of the whole grid
@@ -53,7 +48,8 @@ def surface_mesh(mask: Volume) -> Mesh:
 
 def write_stl(mesh: Mesh, path: Path | str) -> None:
     """Binary STL, float32, whole or not at all."""
-    records = np.zeros(len(mesh.triangles), STL_RECORD)
+    triangle = [("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")]        # 50 bytes
+    records = np.zeros(len(mesh.triangles), triangle)
     records["normal"], records["corners"] = mesh.normals(), mesh.corners()
     with whole_file(Path(path)) as part:
         part.write_bytes(STL_HEADER + np.uint32(len(records)).astype("<u4").tobytes() + records.tobytes())

@@ -7,16 +7,10 @@ import numpy as np
 import slicerio
 
 from magunet.base import itk
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.provenance import whole_file
 from magunet.joints import JOINTS
 from magunet.volume import Volume
-
-TERMINOLOGY = {"contextName": "Segmentation category and type - DICOM master list",
-               "category": ("SCT", "123037004", "Anatomical Structure"),
-               "type": ("SCT", "39723000", "Sacroiliac joint"),
-               "anatomicContextName": "Anatomic codes - DICOM master list"}
-"""SNOMED CT. The category is the one that 3D Slicer knows; DICOM now calls it 91723000."""
 
 
 def write_segments(labels: Volume, path: Path | str) -> None:
@@ -25,9 +19,12 @@ def write_segments(labels: Volume, path: Path | str) -> None:
     affine[:3] = np.column_stack([labels.direction * labels.spacing[::-1], labels.origin])
     extent = [end for size in labels.array.shape[::-1] for end in (0, size - 1)]
     segments = [{"id": f"sij_{joint.side}", "name": joint.name, "color": joint.colour, "extent": extent,
-                 "labelValue": joint.label, "layer": 0,
-                 "terminology": TERMINOLOGY | {"typeModifier": ("SCT", *joint.laterality)}}
-                for joint in JOINTS]
+                 "labelValue": joint.label, "layer": 0, "terminology": {
+                     "contextName": "Segmentation category and type - DICOM master list",
+                     "category": ("SCT", "123037004", "Anatomical Structure"),       # 91723000 in DICOM now
+                     "type": ("SCT", "39723000", "Sacroiliac joint"),
+                     "typeModifier": ("SCT", *joint.laterality),
+                     "anatomicContextName": "Anatomic codes - DICOM master list"}} for joint in JOINTS]
     with whole_file(Path(path)) as part:
         slicerio.write_segmentation(str(part), {
             "voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,
@@ -39,7 +36,7 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
 
     Raises InputError, naming the file, when it is damaged or names none of the segments.
     """
-    image = itk.read_image(Path(path))
+    image, all_names = itk.read_image(Path(path)), ", ".join(names)
     array = itk.load().GetArrayFromImage(image)
     layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array   # (d, h, w, layers)
     labels = np.zeros(layers.shape[:3], np.uint8)
@@ -51,9 +48,7 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
             labels[layer == int(fields[f"{key}_LabelValue"])] = number
         mask = Volume(labels, image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection())
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
-        unclear = f"does not say which voxels are {', '.join(names)}"
-        reason = error if isinstance(error, InputError) else unclear
+        reason = error if isinstance(error, InputError) else f"does not say which voxels are {all_names}"
         raise InputError(f"{path}: {reason}; save it again in 3D Slicer") from error
-    if not set(names) & set(keys):
-        raise InputError(f"{path}: no segment is named {', '.join(names)}; rename them in 3D Slicer")
+    require(set(names) & set(keys), f"{path}: no segment is named {all_names}; rename them in 3D Slicer")
     return mask

@@ -72,5 +72,6 @@ def effects_report(scores: pd.DataFrame) -> Report:
     numbers = pd.concat([effects, worst.reset_index()])
     note = ("Points: mean over patients, with its 95 % bootstrap interval from low to high; p: exact "
             f"signed-rank test of the {MAIN} against 0, adjusted after Holm over the modules. How far "
-            "trainings of one network lie apart is in no interval; sd_seeds says that where there are several.")
+            "trainings of one network lie apart is in no interval; sd_seeds says that where "
+            "there are several.")
     return Report("Effects of the modules, and worst cases", cells, numbers, [note])

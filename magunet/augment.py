@@ -54,7 +54,8 @@ def augment(image: Tensor, mask: Tensor, spacing: tuple[float, float, float], ge
     if happens(generator, AUGMENTATION_PROBABILITY):
         image, mask = image.flip(-1), mask.flip(-1)
     if happens(generator, AUGMENTATION_PROBABILITY):
-        image, mask = resample(image, mask, random_affine(generator, image.shape[2:], spacing, REACH[strength]))
+        affine = random_affine(generator, image.shape[2:], spacing, REACH[strength])
+        image, mask = resample(image, mask, affine)
     if happens(generator, AUGMENTATION_PROBABILITY):
         most = LOG_GAMMA * REACH[strength]
         image = image.clamp(0, 1) ** math.exp(float(uniform(generator, -most, most)))

@@ -44,8 +44,8 @@ def ordered_slices(folder: Path) -> tuple[list[Path], list[dict], np.ndarray]:
     axes = np.stack([row, column, np.cross(row, column)], axis=1)
     require(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3), f"{folder}: {SHEARED}")
     places = np.array([header["position"] for header in headers]) @ axes            # (slices, 3), mm
-    require(np.abs(places - places[0])[:, :2].max() <= 0.1, f"{folder}: slices are shifted against each other "
-            "(tilted gantry); resample the series to a rectangular grid first")
+    require(np.abs(places - places[0])[:, :2].max() <= 0.1, f"{folder}: slices are shifted against each "
+            "other (tilted gantry); resample the series to a rectangular grid first")
     order = np.argsort(places[:, 2])
     along = places[order, 2]
     steps, usual = np.diff(along), float(np.median(np.diff(along)))
@@ -53,8 +53,8 @@ def ordered_slices(folder: Path) -> tuple[list[Path], list[dict], np.ndarray]:
             f"({along[steps.argmin()]:.2f} mm); remove the duplicate")
     worst = np.abs(steps - usual).argmax()
     require(abs(steps[worst] - usual) <= 0.1 * usual, f"{folder}: slices are {usual:.2f} mm apart but "
-            f"{steps[worst]:.2f} mm at {along[worst]:.2f} mm; a slice is missing or the series mixes spacings: "
-            "export it completely")
+            f"{steps[worst]:.2f} mm at {along[worst]:.2f} mm; a slice is missing or the series mixes "
+            "spacings: export it completely")
     return [paths[i] for i in order], [headers[i] for i in order], axes
 
 

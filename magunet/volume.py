@@ -57,7 +57,8 @@ class Volume:
 
     def with_array(self, array: np.ndarray) -> "Volume":
         """Another array on the same grid. Raises InputError when its shape differs."""
-        require(array.shape == self.array.shape, f"array {array.shape} does not fit the grid {self.array.shape}")
+        shape = self.array.shape
+        require(array.shape == shape, f"array {array.shape} does not fit the grid {shape}")
         return replace(self, array=array)
 
     def to_world(self, index: tuple[float, float, float]) -> np.ndarray:

@@ -180,7 +180,8 @@ def damaged_codestream(syntax: UID) -> Callable[[pydicom.Dataset], None]:
 
 def no_number(path: Path) -> None:
     """A position that pydicom would not write."""
-    content, value = path.read_bytes(), str(pydicom.dcmread(path).ImagePositionPatient[0]).rstrip("0").encode()
+    content, value = (path.read_bytes(),
+                      str(pydicom.dcmread(path).ImagePositionPatient[0]).rstrip("0").encode())
     at = content.index(b"\x20\x00\x32\x00DS") + 8
     assert content[at:].startswith(value[:2])
     path.write_bytes(content[:at] + b"NaN"[:len(value)] + content[at + min(3, len(value)):])
@@ -207,7 +208,8 @@ def compressed(compressor: str) -> Callable[[Path], None]:
             writer.SetFileName(str(path))
             writer.Execute(one)
             assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
-        locale.setlocale(locale.LC_ALL, before)                 # writing DICOM sets "C", and text is ASCII for all later tests
+        # writing DICOM sets "C", and text is ASCII for all later tests
+        locale.setlocale(locale.LC_ALL, before)
     return make
 
 
@@ -228,8 +230,10 @@ SCANS = {
     "RGB": ("a.nii.gz", image((6, 5, 4), SimpleITK.sitkVectorUInt8), ["5 dimensions", "single 3D volume"]),
     "RGB, NRRD": ("a.nrrd", image((6, 5, 4), SimpleITK.sitkVectorUInt8), ["4 dimensions", "one channel"]),
     "RGB, MetaImage": ("a.mha", image((6, 5, 4), SimpleITK.sitkVectorUInt8), ["4 dimensions", "one channel"]),
-    "complex": ("a.nii.gz", image((6, 5, 4), SimpleITK.sitkComplexFloat32), ["complex64", "export magnitude or HU"]),
-    "complex, NRRD": ("a.nrrd", image((6, 5, 4), SimpleITK.sitkComplexFloat32), ["complex64", "export magnitude or HU"]),
+    "complex": ("a.nii.gz", image((6, 5, 4), SimpleITK.sitkComplexFloat32),
+                ["complex64", "export magnitude or HU"]),
+    "complex, NRRD": ("a.nrrd", image((6, 5, 4), SimpleITK.sitkComplexFloat32),
+                      ["complex64", "export magnitude or HU"]),
     "one slice": ("a.nii.gz", voxels(lambda a: a[:1]), ["(1, 20, 22)", "at least 2 of each"]),
     "one column": ("a.mha", voxels(lambda a: a[:, :, :1]), ["(6, 20, 1)", "at least 2 of each"]),
     "a picture": ("a.png", text(PNG), ["not a format magunet reads", "give a DICOM folder"]),
@@ -238,13 +242,16 @@ SCANS = {
     "a picture by another name": ("a.nii", text(PNG), ["not NIfTI", "export it again"]),
     "a picture as NRRD": ("a.nrrd", text(PNG), UNSTATED),
     "gzip, one byte flipped": ("a.nii.gz", spoilt(flipped), ["damaged", "copy or export it again"]),
-    "gzip, wrong checksum": ("a.nii.gz", spoilt(lambda c: c[:-8] + bytes(8)), ["damaged", "copy or export it again"]),
-    "gzip, more behind it": ("a.nii.gz", spoilt(lambda c: c + b"more"), ["damaged", "copy or export it again"]),
+    "gzip, wrong checksum": ("a.nii.gz", spoilt(lambda c: c[:-8] + bytes(8)),
+                             ["damaged", "copy or export it again"]),
+    "gzip, more behind it": ("a.nii.gz", spoilt(lambda c: c + b"more"),
+                             ["damaged", "copy or export it again"]),
     "gzip, by name only": ("a.nii.gz", spoilt(gzip.decompress), ["damaged", "copy or export it again"]),
     "gzip twice": ("a.nii.gz", spoilt(gzip.compress), ["damaged", "copy or export it again"]),
     "gzip without the name": ("a.nii", spoilt(gzip.compress), ["damaged", "copy or export it again"]),
     **{f"compressed {ending}, {name}": (f"a.{ending}", packed_then(change),
-                                        ["compressed voxels are damaged or cut off", "copy or export it again"])
+                                        ["compressed voxels are damaged or cut off",
+                                         "copy or export it again"])
        for ending in ("nrrd", "mha") for name, change in {
            "one byte flipped": flipped, "wrong checksum": lambda c: c[:-4] + bytes(4),
            "cut off": lambda c: c[:-9]}.items()},
@@ -257,14 +264,17 @@ SCANS = {
     "NIfTI of unknown numbers": ("a.nii", packed((70, "2h", 5, 16)), ["damaged", "export it again"]),
     "NIfTI of floats of 2 bytes": ("a.nii", packed((70, "2h", 16, 16)), ["damaged", "export it again"]),
     "NIfTI with voxels in the header": ("a.nii", packed((108, "f", 0)), ["damaged", "export it again"]),
-    "NIfTI pair without its other half": ("a.nii", packed((344, "4s", b"ni1")), ["damaged", "export it again"]),
+    "NIfTI pair without its other half": ("a.nii", packed((344, "4s", b"ni1")),
+                                          ["damaged", "export it again"]),
     "NIfTI, spacing 0": ("a.nii", packed((80, "3f", 0, 0, 0)), TWO_SPACINGS),
     "NIfTI, spacing below 0": ("a.nii", packed((80, "3f", 2, 2, -3)), TWO_SPACINGS),
     "NIfTI, spacing NaN": ("a.nii", packed((80, "f", np.nan)), TWO_SPACINGS),
     "NIfTI, two spacings": ("a.nii", packed((80, "3f", 1, 1, 1)), TWO_SPACINGS),
-    "NIfTI, axes aslant": ("a.nii", packed((252, "2h", 1, 1), (296 + 8, "f", 0.5)), ["not perpendicular", "resample it"]),
+    "NIfTI, axes aslant": ("a.nii", packed((252, "2h", 1, 1), (296 + 8, "f", 0.5)),
+                           ["not perpendicular", "resample it"]),
     "NIfTI, sform NaN": ("a.nii", packed((252, "2h", 0, 1), (280, "f", np.nan)), TWO_SPACINGS),
-    "NIfTI, qform infinite": ("a.nii", packed((252, "2h", 1, 0), (268, "f", np.inf)), ["position", "export it again"]),
+    "NIfTI, qform infinite": ("a.nii", packed((252, "2h", 1, 0), (268, "f", np.inf)),
+                              ["position", "export it again"]),
     "NIfTI, slope infinite": ("a.nii", packed((112, "f", np.inf)), ["infinite values", "export it again"]),
     "MetaImage, spacing absent": ("a.mha", worded(b"ElementSpacing", b"Spacing"), UNSTATED),
     "MetaImage, spacing 0": ("a.mha", worded(b"ElementSpacing = 2", b"ElementSpacing = 0"),
@@ -284,12 +294,14 @@ SCANS = {
     "MetaImage of too many slices": ("a.mha", worded(b"22 20 6", b"22 20 60000"), UNREADABLE),
     "MetaImage of unknown numbers": ("a.mha", worded(b"MET_SHORT", b"MET_OTHER"), ["PixelType", *UNREADABLE]),
     "MetaImage of another file": ("a.mha", worded(b"LOCAL", b"../../secret.raw"), UNREADABLE),
-    "MetaImage header without voxels": ("a.mhd", worded(b"ElementDataFile = a.raw", b"ElementDataFile = b.raw"),
+    "MetaImage header without voxels": ("a.mhd",
+                                        worded(b"ElementDataFile = a.raw", b"ElementDataFile = b.raw"),
         UNREADABLE),
     "NRRD, spacing absent": ("a.nrrd", worded(b"space directions: (2,0,0) (0,2,0) (0,0,3)\n", b""), UNSTATED),
     "NRRD, one axis absent": ("a.nrrd", worded(b"(2,0,0) (0,2,0)", b"none (0,2,0)"), UNSTATED),
     "NRRD, spacing 0": ("a.nrrd", worded(b"(2,0,0)", b"(0,0,0)"), ["spacing", *UNREADABLE]),
-    "NRRD, spacing below 0": ("a.nrrd", worded(b"space directions: (2,0,0) (0,2,0) (0,0,3)", b"spacings: 2 2 -3"),
+    "NRRD, spacing below 0": ("a.nrrd", worded(b"space directions: (2,0,0) (0,2,0) (0,0,3)",
+                                               b"spacings: 2 2 -3"),
         UNSTATED),
     "NRRD, axes aslant": ("a.nrrd", worded(b"(0,0,3)", b"(0,1,3)"), ["not perpendicular", "resample it"]),
     "NRRD without slices": ("a.nrrd", worded(b"22 20 6", b"22 20 0"), ["size is zero", *UNREADABLE]),
@@ -303,62 +315,80 @@ SCANS = {
     "NaN": ("a.nii.gz", voxels(lambda a: np.where(a > 0, np.nan, a)), ["NaN", "export it again"]),
     "NaN, NRRD": ("a.nrrd", voxels(lambda a: np.where(a > 0, np.nan, a)), ["NaN", "export it again"]),
     "infinite": ("a.mha", voxels(lambda a: np.where(a > 0, np.inf, a)), ["infinite", "export it again"]),
-    "out of range": ("a.nii.gz", voxels(lambda a: np.where(a > 0, 1e300, a)), ["beyond 1,000,000", "export it again"]),
+    "out of range": ("a.nii.gz", voxels(lambda a: np.where(a > 0, 1e300, a)),
+                     ["beyond 1,000,000", "export it again"]),
     "out of range, whole numbers": ("a.nrrd", voxels(lambda a: a.astype(np.int32) * 10**4),
         ["beyond 1,000,000", "export it again"]),
 }
 """What is wrong -> the file's name, what makes it, what the message says of fault and remedy."""
 for ending in FILE_ENDINGS:
     SCANS |= {f"no bytes, {ending}": (f"a{ending}", text(b""), ["damaged", "export it again"]),
-              f"a text, {ending}": (f"a{ending}", text("Patient came late.\n"), ["damaged", "export it again"])}
+              f"a text, {ending}": (f"a{ending}", text("Patient came late.\n"),
+                                    ["damaged", "export it again"])}
 for ending, words in {".nii.gz": ["damaged", "copy"], ".nii": ["truncated", "copy"],
-                      ".nrrd": ["damaged or cut off", "copy"], ".mha": ["damaged or cut off", "copy"]}.items():
+                      ".nrrd": ["damaged or cut off", "copy"],
+                      ".mha": ["damaged or cut off", "copy"]}.items():
     SCANS[f"truncated, {ending}"] = f"a{ending}", spoilt(lambda c: c[:len(c) * 3 // 4]), words
 
 SERIES = {
     "empty folder": (Path.mkdir, ["no DICOM images", "give the folder that holds the slices"]),
-    "folder of other files": (lambda folder: text("notes")(folder / "a.txt"), ["no DICOM images", "give the folder"]),
-    "folder around the series": (lambda folder: series(folder / "inside"), ["no DICOM images", "give the folder"]),
+    "folder of other files": (lambda folder: text("notes")(folder / "a.txt"),
+                              ["no DICOM images", "give the folder"]),
+    "folder around the series": (lambda folder: series(folder / "inside"),
+                                 ["no DICOM images", "give the folder"]),
     "single slice": (single_slice, ["single slice", "at least 2"]),
     "missing slice": (filed(Path.unlink, 3), ["6.00 mm at", "a slice is missing", "export it completely"]),
     "copied slice": (filed(lambda path: shutil.copy(path, path.with_name("copy.dcm")), 3),
         ["same position", "remove the duplicate"]),
-    "doubled position": (tags(4, ImagePositionPatient=[*SCAN.origin[:2], SCAN.origin[2] + 6]), ["same position", "remove"]),
-    "uneven spacing": (tags(6, ImagePositionPatient=[*SCAN.origin[:2], SCAN.origin[2] + 16]), ["4.00 mm at", "completely"]),
+    "doubled position": (tags(4, ImagePositionPatient=[*SCAN.origin[:2], SCAN.origin[2] + 6]),
+                         ["same position", "remove"]),
+    "uneven spacing": (tags(6, ImagePositionPatient=[*SCAN.origin[:2], SCAN.origin[2] + 16]),
+                       ["4.00 mm at", "completely"]),
     "two series": (two_series, ["2 DICOM series", "folder of its own"]),
-    "last slice of no bytes": (filed(text(b""), 6), ["IM0006.dcm", "no readable slice", "export the series again"]),
+    "last slice of no bytes": (filed(text(b""), 6),
+                               ["IM0006.dcm", "no readable slice", "export the series again"]),
     "last slice cut in its preamble": (filed(text(bytes(100)), 6),
         ["IM0006.dcm", "no readable slice", "export the series again"]),
     "last slice cut in its header": (filed(lambda p: p.write_bytes(p.read_bytes()[:600]), 6),
         ["IM0006.dcm", "export the series again"]),
     "last slice cut in its pixels": (filed(lambda p: p.write_bytes(p.read_bytes()[:-99]), 6),
         ["IM0006.dcm", "export the series again"]),
-    "last slice a text": (filed(text("not found " * 99), 6), ["IM0006.dcm", "no readable slice", "export the series again"]),
-    "a slice without pixels": (tags(6, PixelData=None), ["IM0006.dcm", "no readable slice", "export the series again"]),
+    "last slice a text": (filed(text("not found " * 99), 6),
+                          ["IM0006.dcm", "no readable slice", "export the series again"]),
+    "a slice without pixels": (tags(6, PixelData=None),
+                               ["IM0006.dcm", "no readable slice", "export the series again"]),
     "localisers": (sliced(localiser), ["IM0001.dcm", "localiser", "keep only the slices"]),
     "localiser among the slices": (sliced(localiser, 1), ["IM0001.dcm", "localiser", "keep only the slices"]),
     "localiser of a series of its own": (sliced(own_localiser, 1), ["2 DICOM series", "folder of its own"]),
     "spacing absent": (tags(PixelSpacing=None), ["Pixel Spacing is missing", "export the series again"]),
-    "spacing below 0": (tags(PixelSpacing=[2, -2]), ["Pixel Spacing must be positive", "export the series again"]),
+    "spacing below 0": (tags(PixelSpacing=[2, -2]),
+                        ["Pixel Spacing must be positive", "export the series again"]),
     "spacing 0": (tags(PixelSpacing=[0, 0]), ["Pixel Spacing must be positive", "export the series again"]),
     "spacings that differ": (tags(3, PixelSpacing=[3, 3]), ["different pixel spacings", "keep one series"]),
-    "position absent": (tags(2, ImagePositionPatient=None), ["IM0002.dcm", "Image Position", "export the series again"]),
+    "position absent": (tags(2, ImagePositionPatient=None),
+                        ["IM0002.dcm", "Image Position", "export the series again"]),
     "position no number": (filed(no_number, 2), ["IM0002.dcm", "Image Position", "export the series again"]),
-    "orientation absent": (tags(5, ImageOrientationPatient=None), ["IM0005.dcm", "Image Orientation", "export the series again"]),
+    "orientation absent": (tags(5, ImageOrientationPatient=None),
+                           ["IM0005.dcm", "Image Orientation", "export the series again"]),
     "axes aslant": (tags(ImageOrientationPatient=[1, 0, 0, 0.3, 1, 0]), ["not perpendicular", "resample it"]),
     "axes of no length": (tags(ImageOrientationPatient=[0] * 6), ["not perpendicular", "resample it"]),
     "orientations that differ": (tags(1, ImageOrientationPatient=[0, 1, 0, -1, 0, 0]),
         ["different image orientations", "keep one"]),
-    "tilted gantry": (tags(6, ImagePositionPatient=[0, 0, SCAN.origin[2] + 15]), ["shifted against each other", "resample"]),
-    "rescale tags absent": (sliced(not_rescaled), ["no Rescale Intercept", "not HU", "export the series again"]),
+    "tilted gantry": (tags(6, ImagePositionPatient=[0, 0, SCAN.origin[2] + 15]),
+                      ["shifted against each other", "resample"]),
+    "rescale tags absent": (sliced(not_rescaled),
+                            ["no Rescale Intercept", "not HU", "export the series again"]),
     "rescale tags in some slices": (tags(3, RescaleIntercept=None), ["ways to HU", "keep one series"]),
     "colour": (sliced(colour), ["4 dimensions", "one channel"]),
-    "many frames": (lambda folder: (single_slice(folder), rewrite(folder / "IM0001.dcm", many_frames)), ["multi-frame", "NIfTI"]),
+    "many frames": (lambda folder: (single_slice(folder), rewrite(folder / "IM0001.dcm", many_frames)),
+                    ["multi-frame", "NIfTI"]),
     "many frames in many files": (sliced(many_frames), ["multi-frame", "convert it to NIfTI"]),
-    "unknown compression": (sliced(damaged_codestream(HTJ2K)), ["cannot be read", "compressed in an unusual way"]),
+    "unknown compression": (sliced(damaged_codestream(HTJ2K)),
+                            ["cannot be read", "compressed in an unusual way"]),
     "damaged JPEG 2000": (sliced(damaged_codestream(JPEG2000Lossless)), UNREADABLE),
 }
 """What is wrong with a series -> what makes the folder, what the message says of fault and remedy."""
-SEEDS_OF_SERIES = [series, sliced(rle), sliced(deflated), compressed("JPEG"), compressed("JPEG2000"), sliced(colour),
+SEEDS_OF_SERIES = [series, sliced(rle), sliced(deflated), compressed("JPEG"), compressed("JPEG2000"),
+                   sliced(colour),
                    sliced(many_frames), sliced(localiser)]
 """Folders whose slices differ as much as files of DICOM do."""

@@ -1,9 +1,11 @@
-"""Coverage-guided fuzzing of everything that reads a file: ``python tests/fuzz_readers.py [SECONDS]``, or ``make fuzz``.
+"""Coverage-guided fuzzing of everything that reads a file: ``python tests/fuzz_readers.py [SECONDS]``, or
+``make fuzz``.
 
-libFuzzer changes the bytes of sound and of bad files for some time, and looks for ways through magunet it has not seen. Whatever
-a reader raises but InputError, a reader that ends the process (SimpleITK is C++) and one that hangs are faults: the
-process ends with another status than 0, and the bytes lie in ``crash-*`` or ``timeout-*`` here. Give that file as the
-only argument to see it again. Needs the package atheris, which has wheels for Linux only.
+libFuzzer changes the bytes of sound and of bad files for some time, and looks for ways through magunet it has
+not seen. Whatever a reader raises but InputError, a reader that ends the process (SimpleITK is C++) and one
+that hangs are faults: the process ends with another status than 0, and the bytes lie in ``crash-*`` or
+``timeout-*`` here. Give that file as the only argument to see it again. Needs the package atheris, which has
+wheels for Linux only.
 """
 
 import json
@@ -38,7 +40,8 @@ with atheris.instrument_imports(include=["magunet", "compendium.view", "nibabel"
 SECONDS = 120
 LIMITS = ["-timeout=60", "-rss_limit_mb=4096", "-max_len=400000", "-detect_leaks=0", "-print_final_stats=1"]
 MOST_MEMORY = 2**30
-"""Bytes that all files together may make the process grow by: GDCM asks for the 4 GiB that a DICOM tag says it holds."""
+"""Bytes that all files together may make the process grow by: GDCM asks for the 4 GiB that a DICOM tag says
+it holds."""
 FOLDER = Path(tempfile.mkdtemp(prefix="magunet-fuzz-"))
 
 
@@ -135,7 +138,8 @@ def seed(folder: Path) -> None:
         make(made / f"s{number}")
         add(count, (made / f"s{number}/IM0006.dcm").read_bytes())
     add(count + 1, b"NRRD0004\ntype: uchar\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\n"
-        b"space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: raw\nspace origin: (0,0,0)\n"
+        b"space directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\nencoding: raw\n"
+        b"space origin: (0,0,0)\n"
         b"Segment0_Name:=Sacrum\nSegment0_LabelValue:=1\nSegment0_Layer:=0\n\n" + bytes([0, 1] * 4))
     add(count + 2, yaml.safe_dump(profiles.load("smoke").as_dict() | {"profile": "a"}).encode())
     for name in ("imagesTr/a_0000", "imagesTr/b_0000", "labelsTr/a", "labelsTr/b"):
@@ -147,11 +151,13 @@ def seed(folder: Path) -> None:
     (FOLDER / "run").mkdir()
     state = new_state()
     checkpoint.save(state, FOLDER / "run/checkpoint.safetensors", "settings")
-    record = {"network": NETWORK, "seed": 0, "settings": NARROW.as_dict(), "data_hash": "a", "train": [], "val": []}
+    record = {"network": NETWORK, "seed": 0, "settings": NARROW.as_dict(), "data_hash": "a", "train": [],
+              "val": []}
     SOUND_RUN[RECORD_FILE] = json.dumps(record).encode()
     weights = {name: tensor.contiguous() for name, tensor in state.network.state_dict().items()}
     SOUND_RUN[WEIGHTS_FILE] = safetensors.torch.save(weights)
-    for number, content in enumerate((*SOUND_RUN.values(), (FOLDER / "run/checkpoint.safetensors").read_bytes())):
+    for number, content in enumerate((*SOUND_RUN.values(),
+                                      (FOLDER / "run/checkpoint.safetensors").read_bytes())):
         add(count + 4 + number, content)
 
 

@@ -37,7 +37,8 @@ def test_cbam_gates_channels_then_positions():
     weight, bias = module.spatial.weight.detach().numpy()[0], module.spatial.bias.item()
 
     def naive(x):
-        x = x * sigmoid(mlp(module.mlp, x.mean((1, 2, 3))) + mlp(module.mlp, x.max((1, 2, 3))))[:, None, None, None]
+        both = mlp(module.mlp, x.mean((1, 2, 3))) + mlp(module.mlp, x.max((1, 2, 3)))
+        x = x * sigmoid(both)[:, None, None, None]
         maps = np.pad(np.stack([x.mean(0), x.max(0)]), ((0, 0), (1, 1), (1, 1), (1, 1)))
         gate = np.empty(x.shape[1:])
         for z, y, k in np.ndindex(gate.shape):
@@ -58,7 +59,8 @@ def test_non_local_attends_over_all_positions():
                          for f in (module.theta, module.phi, module.g))
         weights = np.exp(theta.T @ phi)
         y = g @ (weights / weights.sum(1, keepdims=True)).T
-        out = module.out[0].weight.detach().numpy()[:, :, 0, 0, 0] @ y + module.out[0].bias.detach().numpy()[:, None]
+        out = module.out[0].weight.detach().numpy()[:, :, 0, 0,
+                                                    0] @ y + module.out[0].bias.detach().numpy()[:, None]
         out = out / np.sqrt(1 + bn.eps) * bn.weight.detach().numpy()[:, None]
         return (out + a).reshape(x.shape)
 

@@ -204,7 +204,8 @@ def test_scores_under_either_name_of_a_network_count():
 def test_means_count_from_enough_cases_on():
     for cases in (0, claims.LEAST_CASES - 1, claims.LEAST_CASES):
         scores = pd.DataFrame([{"network": "+ECA", "case": f"c{n}", **dict.fromkeys(OVERLAPS, dice)}
-                               for dice in (0.8, 0.6) for n in range(cases)], columns=["network", "case", *OVERLAPS])
+                               for dice in (0.8, 0.6) for n in range(cases)],
+                              columns=["network", "case", *OVERLAPS])
         table = claims.means(scores)
         if cases < claims.LEAST_CASES:
             assert table.empty

@@ -1,4 +1,5 @@
-"""Augmentation against scipy, analytic shapes and statistics: image and mask stay together, millimetres stay millimetres."""
+"""Augmentation against scipy, analytic shapes and statistics: image and mask stay together, millimetres stay
+millimetres."""
 
 import math
 
@@ -34,7 +35,8 @@ def seeded(seed):
 
 def positions(shape=SHAPE, spacing=SPACING):
     """mm (z, y, x) of voxel centres from the window's middle, (3, d, h, w)."""
-    return np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing)], indexing="ij"))
+    return np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing)],
+                                indexing="ij"))
 
 
 def blob(centre=(4.0, -6.0, 5.0), width=14.0):
@@ -56,12 +58,14 @@ def dice(a, b):
 
 # Geometry ---------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("angles", [(0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1), (-1.0, 2.0, 0.1)])
+@pytest.mark.parametrize("angles", [(0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1),
+                                    (-1.0, 2.0, 0.1)])
 def test_rotation_matrix_is_scipys_and_orthonormal(angles):
     ours = rotation_matrix(torch.tensor(angles, dtype=torch.float64)).double().numpy()
     theirs = Rotation.from_euler("xyz", angles).as_matrix()         # small letters: about fixed axes
     assert ours == pytest.approx(theirs, abs=1e-6)
-    assert ours.T @ ours == pytest.approx(np.eye(3), abs=1e-6) and np.linalg.det(ours) == pytest.approx(1, abs=1e-6)
+    assert (ours.T @ ours == pytest.approx(np.eye(3), abs=1e-6) and np.linalg.det(ours)
+            == pytest.approx(1, abs=1e-6))
 
 
 def test_a_random_affine_is_a_similarity_in_millimetres_within_its_ranges():
@@ -166,7 +170,8 @@ def test_a_flip_changes_left_and_right_of_image_and_mask_and_nothing_else(monkey
     image, mask = torch.rand(1, 1, 4, 5, 6), (torch.rand(1, 1, 4, 5, 6) > 0.5).to(torch.uint8)
     only(monkeypatch, True, False, False)
     flipped, flipped_mask = augment(image, mask, SPACING, seeded(0))
-    assert np.array_equal(flipped, image.numpy()[..., ::-1]) and np.array_equal(flipped_mask, mask.numpy()[..., ::-1])
+    assert np.array_equal(flipped, image.numpy()[..., ::-1]) and np.array_equal(flipped_mask,
+                                                                                mask.numpy()[..., ::-1])
 
 
 def test_gamma_keeps_order_range_and_mask(monkeypatch):
@@ -238,7 +243,8 @@ def test_the_same_seed_is_the_same_augmentation_and_input_is_left_alone():
 def test_other_seeds_are_other_augmentations():
     image, mask = blob()
     seen = {augment(image, mask, SPACING, seeded(seed))[0].numpy().tobytes() for seed in range(40)}
-    assert len(seen) > 25                                   # an eighth has no operation, an eighth only a flip
+    # an eighth has no operation, an eighth only a flip
+    assert len(seen) > 25
 
 
 # Grey values ------------------------------------------------------------------------------------------
@@ -250,7 +256,8 @@ def noise(seed=0, shape=(12, 20, 16)):
 @pytest.mark.parametrize("sigma", [0.5, 0.73, 1.0])
 def test_blur_is_scipys_gaussian(sigma):
     image = noise()
-    expected = ndimage.gaussian_filter(image[0, 0].numpy(), sigma, mode="nearest", radius=math.ceil(3 * sigma))
+    expected = ndimage.gaussian_filter(image[0, 0].numpy(), sigma, mode="nearest",
+                                       radius=math.ceil(3 * sigma))
     assert blur(image, sigma)[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
 
 
@@ -290,7 +297,8 @@ def test_each_operation_changes_the_window_and_keeps_it_within_0_and_1(operation
 def test_each_happens_in_a_quarter_of_windows(monkeypatch):
     calls = dict.fromkeys(("change_contrast", "coarsen", "blur"), 0)
     for name in calls:
-        monkeypatch.setattr(module, name, lambda image, *_, name=name: calls.update({name: calls[name] + 1}) or image)
+        monkeypatch.setattr(module, name, lambda image, *_,
+                            name=name: calls.update({name: calls[name] + 1}) or image)
     image, noisy = noise(0, (2, 3, 4)), 0
     for seed in range(800):
         noisy += not torch.equal(vary_appearance(image, seeded(seed)), image)

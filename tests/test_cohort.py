@@ -64,7 +64,8 @@ def test_70_patients_are_split_49_to_21():
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.text(max_size=5), st.integers(0, 12).map(str), min_size=1, max_size=40), st.integers(0, 9))
+@given(st.dictionaries(st.text(max_size=5), st.integers(0, 12).map(str), min_size=1, max_size=40),
+       st.integers(0, 9))
 def test_a_split_is_a_partition_by_patient(patients, seed):
     count = len(set(patients.values()))
     if count < 2:
@@ -86,7 +87,8 @@ def test_a_patient_stays_on_its_side_however_many_scans_there_are(owners, more):
         return
     first = {f"scan_{number}": str(owner) for number, owner in enumerate(owners)}
     second = {f"{owner}_{visit}": str(owner) for owner in owners for visit in range(more)}
-    sides = [[{patients[name] for name in side} for side in split_by_patient(patients)] for patients in (first, second)]
+    sides = [[{patients[name] for name in side} for side in split_by_patient(patients)]
+             for patients in (first, second)]
     assert sides[0] == sides[1]
 
 
@@ -159,9 +161,12 @@ def test_what_a_killed_write_left_behind_is_no_case(root):
     (lambda root: write_dataset(root, file_ending=".nrrd"), ["dataset.json", ".nii.gz", "convert"]),
     (lambda root: write_dataset(root, cases={"a1": "a"}), ["dataset.json"]),
     (lambda root: write_dataset(root, cases=["a1", "a2"]), ["dataset.json"]),
-    (lambda root: (root / "labelsTr/c.nii.gz").unlink(), ["labelsTr/c.nii.gz", "c_0000.nii.gz", "missing", "remove"]),
-    (lambda root: (root / "imagesTr/c_0000.nii.gz").unlink(), ["labelsTr/c.nii.gz", "no image c_0000.nii.gz"]),
-    (lambda root: [p.unlink() for p in (root / "imagesTr").iterdir()], ["no images", "imagesTr/CASE_0000.nii.gz"]),
+    (lambda root: (root / "labelsTr/c.nii.gz").unlink(),
+     ["labelsTr/c.nii.gz", "c_0000.nii.gz", "missing", "remove"]),
+    (lambda root: (root / "imagesTr/c_0000.nii.gz").unlink(),
+     ["labelsTr/c.nii.gz", "no image c_0000.nii.gz"]),
+    (lambda root: [p.unlink() for p in (root / "imagesTr").iterdir()],
+     ["no images", "imagesTr/CASE_0000.nii.gz"]),
 ], ids=["no dataset", "broken dataset", "list for dataset", "no text", "ending", "patient not in a mapping",
         "cases not a mapping", "no mask", "no image", "no images"])
 def test_a_broken_folder_is_explained(root, spoil, words):
@@ -215,7 +220,8 @@ def test_a_case_is_described(root):
 
 def test_a_case_whose_files_cannot_be_read_has_an_empty_row(root):
     row = describe(load_cohort(root).cases["c"], None, None)
-    assert row == {"case": "c", "patient": "c", "slices": None, "matrix": None, "slice_mm": None, "pixel_mm": None,
+    assert row == {"case": "c", "patient": "c", "slices": None, "matrix": None, "slice_mm": None,
+                   "pixel_mm": None,
                    "target_ml": None}
 
 
@@ -230,9 +236,12 @@ EMPTY = np.zeros_like(MASK.array)
     (None, MASK.with_array(MASK.array * 0.5), ["c.nii.gz", "labels [0.0, 0.5]", "0 and 1 only"]),
     (None, MASK.with_array(EMPTY), ["c.nii.gz", "is empty", "remove the case or label it"]),
     (None, MASK.with_array(EMPTY + 1), ["c.nii.gz", "fills the volume", "remove the case or label it"]),
-    (IMAGE.with_array(np.where(MASK.array, np.nan, IMAGE.array)), None, ["c_0000.nii.gz", "NaN", "export it again"]),
-    (IMAGE.with_array(np.where(MASK.array, np.inf, IMAGE.array)), None, ["c_0000.nii.gz", "infinite", "export"]),
-    (IMAGE.with_array((IMAGE.array + 1024).astype(np.int16)), None, ["c_0000.nii.gz", "not HU", "rescale slope"]),
+    (IMAGE.with_array(np.where(MASK.array, np.nan, IMAGE.array)), None,
+     ["c_0000.nii.gz", "NaN", "export it again"]),
+    (IMAGE.with_array(np.where(MASK.array, np.inf, IMAGE.array)), None,
+     ["c_0000.nii.gz", "infinite", "export"]),
+    (IMAGE.with_array((IMAGE.array + 1024).astype(np.int16)), None,
+     ["c_0000.nii.gz", "not HU", "rescale slope"]),
 ], ids=["spacing", "shape", "label 3", "label 0.5", "empty", "full", "NaN", "infinite", "no air"])
 def test_a_case_that_cannot_be_used_is_explained(root, image, label, words):
     add_case(root, "c", image, label)
@@ -277,7 +286,8 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
     assert made == [0] and not (phantom_folder(PHANTOMS) / "dataset.json").exists()
     root = make_phantom_cohort(PHANTOMS, quietly)
     assert made == [0, 1, 2]
-    assert make_phantom_cohort(PHANTOMS, quietly) == root and made == [0, 1, 2]              # nothing left to do
+    # nothing left to do
+    assert make_phantom_cohort(PHANTOMS, quietly) == root and made == [0, 1, 2]
     resumed = contents(root)
 
     root.rename(compendium / "resumed")
@@ -291,8 +301,10 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
     assert dataset["numTraining"] == 3 and dataset["file_ending"] == ".nii.gz"
     for seed, case in enumerate(cohort.cases.values()):
         image = read_volume(case.image)
-        assert image.array.shape[1:] == (32, 32) and 20 <= len(image.array) <= 24 and orientation(image) == "LPS"
-        assert image.to_world(tuple((n - 1) / 2 for n in image.array.shape)) == pytest.approx([0, 0, 0], abs=1e-3)
+        assert image.array.shape[1:] == (32,
+                                         32) and 20 <= len(image.array) <= 24 and orientation(image) == "LPS"
+        assert (image.to_world(tuple((n - 1) / 2 for n in image.array.shape))
+                == pytest.approx([0, 0, 0], abs=1e-3))
         row = describe(case, *read_checked(case.image, case.label))
         assert row["target_ml"] > 0 and case.info["parameters"]["seed"] == seed
 
@@ -305,7 +317,8 @@ def test_a_phantom_as_volumes_is_centred():
 
 
 @pytest.mark.parametrize("change, moves", [
-    ({"cases": 4}, True), ({"cohort_seed": 1}, True), ({"scan_matrix": 40}, True), ({"scan_slices": (20, 25)}, True),
+    ({"cases": 4}, True), ({"cohort_seed": 1}, True), ({"scan_matrix": 40}, True),
+    ({"scan_slices": (20, 25)}, True),
     ({"target_mm": 5.0}, True), ({"profile": "mine"}, True), ({"epochs": 9}, False), ({"size": 48}, False)])
 def test_the_folder_of_phantoms_depends_on_what_makes_them(compendium, change, moves):
     assert (phantom_folder(replace(PHANTOMS, **change)) != phantom_folder(PHANTOMS)) is moves

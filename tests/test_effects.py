@@ -197,7 +197,8 @@ def test_where_mag_unet_fails_by_hand():
 
 
 def test_cases_are_means_over_seeds_before_anything_else():
-    """MAG-UNet 20 and 60 %, missed joints 1 and 0; the others' 60, 50 and 90 %; of all six the median is 70."""
+    """MAG-UNet 20 and 60 %, missed joints 1 and 0; the others' 60, 50 and 90 %; of all six the median is
+    70."""
     dice = {"MAG-UNet": (0.2, 0.6), "+DA": (0.2, 1.0), "+SE": (0.5, 0.5), "+MFF": (0.9, 0.9)}
     scores = pd.DataFrame([row(name, "p0", value, seed, missed=1 - seed) for name, each in dice.items()
                            for seed, value in enumerate(each)])

@@ -50,7 +50,8 @@ def naive_cam(module, a):
 
 
 def per_case(function, module, x):
-    return torch.stack([torch.from_numpy(function(module, case.flatten(1).numpy())).view(case.shape) for case in x])
+    return torch.stack([torch.from_numpy(function(module, case.flatten(1).numpy())).view(case.shape)
+                        for case in x])
 
 
 def with_scale(module, name, value):
@@ -139,7 +140,8 @@ def naive_conv(x, conv):
     for o in range(len(weight)):
         first = (o // per_group) * size
         for z, y, k in np.ndindex(x.shape[1:]):
-            out[o, z, y, k] = (weight[o] * padded[first:first + size, z:z + 3, y:y + 3, k:k + 3]).sum() + bias[o]
+            out[o, z, y, k] = (weight[o] * padded[first:first + size, z:z + 3, y:y + 3,
+                                                  k:k + 3]).sum() + bias[o]
     return out
 
 
@@ -173,7 +175,8 @@ def test_mff_pools_each_branch_of_one_shared_map():
     x = feature_map(1, 2, 4, 4, 6)
     shared = torch.relu(module.shared[1](torch.from_numpy(naive_conv(x[0].numpy(), module.shared[0]))[None]))
     wide = naive_conv(shared[0].detach().numpy(), module.branches[1][0])
-    narrow = np.tensordot(module.branches[0][0].weight.detach().numpy()[:, :, 0, 0, 0], shared[0].detach().numpy(), 1)
+    narrow = np.tensordot(module.branches[0][0].weight.detach().numpy()[:, :, 0, 0, 0],
+                          shared[0].detach().numpy(), 1)
     narrow += module.branches[0][0].bias.detach().numpy()[:, None, None, None]
     pooled = []
     for values, branch in ((narrow, module.branches[0]), (wide, module.branches[1])):

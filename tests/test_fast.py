@@ -1,4 +1,5 @@
-"""`accelerate` changes no weight, no output, no gradient and no prediction of any network; each of its ways, alone."""
+"""`accelerate` changes no weight, no output, no gradient and no prediction of any network; each of its ways,
+alone."""
 
 import copy
 from dataclasses import replace
@@ -31,7 +32,8 @@ def passes(network, x):
     """What a network computes in a training step and in a prediction, and its running statistics between."""
     logits = network.train()(x)
     logits.square().mean().backward()
-    training = [logits.detach(), *(p.grad for p in network.parameters()), *(b.clone() for b in network.buffers())]
+    training = [logits.detach(), *(p.grad for p in network.parameters()),
+                *(b.clone() for b in network.buffers())]
     evaluate_by_input(network)
     with torch.inference_mode():
         return [*training, network(x)]
@@ -47,7 +49,8 @@ def test_a_network_and_its_accelerated_copy_are_the_same_to_the_bit(name):
     weights = plain.state_dict()
     assert list(weights) == list(quick.state_dict())
     assert all(map(torch.equal, weights.values(), quick.state_dict().values()))
-    for network in (plain, quick):                              # scales that start at 0 would hide the attention
+    # scales that start at 0 would hide the attention
+    for network in (plain, quick):
         network.to(memory_format=torch.channels_last_3d)
         for parameter in (p for n, p in network.named_parameters() if n.endswith(("alpha", "beta"))):
             nn.init.constant_(parameter, 0.5)
@@ -71,9 +74,11 @@ def test_no_part_of_a_plain_prediction_overwrites_its_input():
     network, inputs = build("MAG-UNet", 16), []
     evaluate_by_input(network)
     for module in network.modules():
-        if not isinstance(module, nn.ReLU | nn.Sequential | nn.ModuleList):     # ReLU writes over its convolution's map
+        # ReLU writes over its convolution's map
+        if not isinstance(module, nn.ReLU | nn.Sequential | nn.ModuleList):
             module.register_forward_pre_hook(lambda _, x: inputs.append((x[0], x[0].clone())))
-    network.attention.register_forward_hook(lambda *_: checks.append(all(torch.equal(*pair) for pair in inputs)))
+    network.attention.register_forward_hook(lambda *_: checks.append(all(torch.equal(*pair)
+                                                                         for pair in inputs)))
     checks = []
     with torch.inference_mode():
         network(torch.rand(1, 1, 16, 32, 16))
@@ -123,7 +128,8 @@ def test_pooling_in_place_finds_the_same_maxima(size, dtype):
         expected = F.max_pool3d(ordered, 2)
         with torch.no_grad():
             answer = halve_in_place(ordered.clone())
-        assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)) and answer.stride() == expected.stride()
+        assert torch.equal(answer.nan_to_num(7),
+                           expected.nan_to_num(7)) and answer.stride() == expected.stride()
 
 
 def test_a_norm_before_its_convolution_leaves_alone_what_others_read():
@@ -209,7 +215,8 @@ def test_bfloat16_weight_gradients_are_right_on_small_maps(kernel, groups, outpu
     conv = accelerate(conv).to(memory_format=torch.channels_last_3d)
     for depth, side in [(1, 1), (2, 2), (2, 4), (2, 8), (3, 4), (4, 8), (6, 8), (8, 8)]:
         x = torch.randn(1, 64, depth, side, side)
-        full, half = (gradients(conv, x, precision)["weight"] for precision in (torch.float32, torch.bfloat16))
+        full, half = (gradients(conv, x, precision)["weight"]
+                      for precision in (torch.float32, torch.bfloat16))
         assert (full - half).norm() < 0.02 * full.norm(), (depth, side)
 
 

@@ -33,7 +33,8 @@ def test_flipping_and_permuting_a_grid_changes_no_side(code):
     ("left-posterior-superior", (-1, 1, 1)), ("left-posterior-superior", (-1, -1, -1)),
     ("right-anterior-superior", (-1, -1, 1)), ("right-anterior-superior", (1, 1, -1))])
 def test_files_with_negative_spacing(space, sign, tmp_path):
-    """A NRRD file whose axes run against the world's, as other programs write them: steps of negative length."""
+    """A NRRD file whose axes run against the world's, as other programs write them: steps of negative
+    length."""
     to_lps = np.array([1, 1, 1] if space.startswith("left") else [-1, -1, 1])
     on = grid(np.diag(np.multiply(sign, to_lps).astype(float)))
     step = np.diag(np.multiply(sign, on.spacing[::-1]))
@@ -124,7 +125,8 @@ PIECES = {"above and below": [(0, -5, -22), (0, 3, 20)], "side by side": [(-13, 
 def in_pieces(on, sides, pieces):
     """Side -> (d, h, w): a joint in pieces, balls of 6 mm radius at least 12 mm apart."""
     at = world(on)
-    return {side: np.any([np.linalg.norm(at - (CENTRES[side] + piece), axis=-1) < 6 for piece in pieces], axis=0)
+    return {side: np.any([np.linalg.norm(at - (CENTRES[side] + piece), axis=-1) < 6 for piece in pieces],
+                         axis=0)
             for side in sides}
 
 

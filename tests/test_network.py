@@ -46,7 +46,8 @@ def test_the_reading_that_is_built_is_the_default_and_an_unknown_one_is_refused(
 
 def test_paper_size_reaches_the_bottleneck_as_3_16_16():
     network, shapes = build_on_meta("MAG-UNet"), []
-    network.attention.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(inputs[0].shape)))
+    network.attention.register_forward_hook(lambda module, inputs,
+                                            output: shapes.append(tuple(inputs[0].shape)))
     assert network(torch.zeros(1, 1, *paper.INPUT_SIZE, device="meta")).shape == (1, 1, *paper.INPUT_SIZE)
     assert shapes == [(1, 512, 3, 16, 16)]
 
@@ -68,7 +69,8 @@ def test_a_smaller_input_is_refused_with_its_size(size):
 def test_every_row_gives_every_parameter_a_finite_gradient(name):
     torch.manual_seed(1)
     network = build(name, width_divisor=8)
-    for parameter_name, parameter in network.named_parameters():        # scales that start at 0 block gradients
+    # scales that start at 0 block gradients
+    for parameter_name, parameter in network.named_parameters():
         if parameter_name.endswith(("alpha", "beta")) or "attention.out.1.weight" in parameter_name:
             torch.nn.init.constant_(parameter, 0.5)
     x = torch.randn(2, 1, 32, 32, 32)
@@ -76,7 +78,8 @@ def test_every_row_gives_every_parameter_a_finite_gradient(name):
     for parameter_name, parameter in network.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
-        # a bias before batch normalisation, and a key bias before a softmax over keys, cannot change the output
+        # a bias before batch normalisation, and a key bias before a softmax over keys, cannot change the
+        # output
         if not parameter_name.endswith("bias"):
             assert parameter.grad.abs().max() > 0, parameter_name
 
@@ -91,7 +94,8 @@ def test_the_scales_that_start_at_zero_get_a_gradient_at_once():
 def test_switches_combine():
     for attention in ATTENTIONS:
         for gates in (False, True):
-            config = MAGUNetConfig(widths=TINY, attention=attention, lgag=gates, mff_kernels=(3, 5), out_channels=2)
+            config = MAGUNetConfig(widths=TINY, attention=attention, lgag=gates, mff_kernels=(3, 5),
+                                   out_channels=2)
             assert MAGUNet(config)(torch.randn(1, 1, 16, 20, 17)).shape == (1, 2, 16, 20, 17)
 
 
@@ -164,7 +168,8 @@ def test_channels_last_changes_no_value():
     network = MAGUNet(MAGUNetConfig(widths=TINY)).double().eval()
     x = torch.randn(1, 1, 16, 18, 20, dtype=torch.float64)
     plain = network(x)
-    last = network.to(memory_format=torch.channels_last_3d)(x.contiguous(memory_format=torch.channels_last_3d))
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    last = network.to(memory_format=torch.channels_last_3d)(x)
     assert torch.allclose(plain, last, atol=1e-12)
 
 
@@ -199,10 +204,12 @@ def test_evaluation_by_input_does_not_care_how_bright_or_noisy_other_scans_were(
     for _ in range(5):
         net(torch.randn(1, 4, 5, 6, 7) * 100)
     before = net.running_mean.clone()
-    torch.testing.assert_close(net.eval()(x), (x - before.view(-1, 1, 1, 1)) / (net.running_var + net.eps).sqrt().view(
+    torch.testing.assert_close(net.eval()(x),
+                               (x - before.view(-1, 1, 1, 1)) / (net.running_var + net.eps).sqrt().view(
         -1, 1, 1, 1) * net.weight.view(-1, 1, 1, 1) + net.bias.view(-1, 1, 1, 1))       # the usual evaluation
     evaluate_by_input(net)
     torch.testing.assert_close(net(x), expected)
     assert not net.training and torch.equal(net.running_mean, before)
     torch.testing.assert_close(net(x[..., :1, :1, :1]), (x[..., :1, :1, :1] - before.view(-1, 1, 1, 1)) / (
-        net.running_var + net.eps).sqrt().view(-1, 1, 1, 1) * net.weight.view(-1, 1, 1, 1) + net.bias.view(-1, 1, 1, 1))
+        net.running_var + net.eps).sqrt().view(-1, 1, 1, 1) * net.weight.view(-1, 1, 1, 1)
+                               + net.bias.view(-1, 1, 1, 1))

@@ -1,4 +1,5 @@
-"""What the single networks of `magunet.peers.monai` and its neighbours compute, beside independent readings of them."""
+"""What the single networks of `magunet.peers.monai` and its neighbours compute, beside independent readings
+of them."""
 
 from itertools import product
 
@@ -18,13 +19,15 @@ from magunet.studies import build_on_meta
 
 
 def test_unpooling_puts_every_maximum_back_where_it_was():
-    """With the convolutions away, five poolings and unpoolings leave the maximum of each 32^3 block, in its place."""
+    """With the convolutions away, five poolings and unpoolings leave the maximum of each 32^3 block, in its
+    place."""
     network = SegNet(widths=(1,) * 5)
     for stages in (network.encoder, network.decoder):
         for i in range(5):
             stages[i] = nn.Identity()
     network.head = nn.Identity()
-    x = np.random.default_rng(0).random((33, 64, 71), dtype=np.float32)             # odd sides: the rest has no block
+    # odd sides: the rest has no block
+    x = np.random.default_rng(0).random((33, 64, 71), dtype=np.float32)
     expected = np.zeros_like(x)
     for z, y, x_ in product((0,), (0, 32), (0, 32)):
         block = x[z:z + 32, y:y + 32, x_:x_ + 32]
@@ -46,7 +49,8 @@ def test_segnet_is_vgg_16_and_its_mirror_image():
 
 @pytest.mark.parametrize("rate", [1, 3, 6, 9])
 def test_an_atrous_branch_sees_27_voxels_its_rate_apart(rate):
-    branch = ASPP(2, 3, (rate,)).eval().branches[1][:2]                  # without ReLU, which blocks gradients
+    # without ReLU, which blocks gradients
+    branch = ASPP(2, 3, (rate,)).eval().branches[1][:2]
     x = torch.randn(1, 2, 21, 21, 21, requires_grad=True)
     branch(x)[0, :, 10, 10, 10].sum().backward()
     seen = (x.grad[0].abs().sum(0) > 0).nonzero() - 10
@@ -58,7 +62,8 @@ def test_aspp_joins_all_rates_a_voxel_and_the_mean():
     aspp = ASPP(2, 4, (2, 3)).eval()
     assert len(aspp.branches) == 3
     x = torch.randn(1, 2, 9, 9, 9)
-    expected = torch.cat([*(b(x) for b in aspp.branches), aspp.mean(x.mean((2, 3, 4), keepdim=True)) * torch.ones(9, 9, 9)], 1)
+    expected = torch.cat([*(b(x) for b in aspp.branches),
+                          aspp.mean(x.mean((2, 3, 4), keepdim=True)) * torch.ones(9, 9, 9)], 1)
     torch.testing.assert_close(aspp(x), aspp.project(expected))
 
 
@@ -76,7 +81,8 @@ def test_the_encoder_computes_what_resnet_50_does_on_a_grid_twice_as_fine():
 
     torch.manual_seed(0)
     ours = resnet_50(4).eval()
-    theirs = ResNet("bottleneck", [3, 4, 6, 3], [4, 8, 16, 32], n_input_channels=1, conv1_t_stride=2, feed_forward=False,
+    theirs = ResNet("bottleneck", [3, 4, 6, 3], [4, 8, 16, 32], n_input_channels=1, conv1_t_stride=2,
+                    feed_forward=False,
                     bias_downsample=False).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 64, 4, 6, 8)
@@ -118,7 +124,8 @@ def test_unetr_is_monais_with_sine_positions():
     ours = unetr.UNETR(24, 2).eval()
     theirs = UNETR(1, 1, (32, 16, 48), feature_size=2, hidden_size=24, mlp_dim=96,
                    norm_name=("instance", {"affine": True})).eval()
-    weights = {k.removeprefix("network.").replace("patch_embedding.project", "patch_embedding.patch_embeddings"): v
+    weights = {k.removeprefix("network.").replace("patch_embedding.project",
+                                                  "patch_embedding.patch_embeddings"): v
                for k, v in ours.state_dict().items()}
     weights["vit.patch_embedding.position_embeddings"] = sine_positions(torch.empty(1, 24, 2, 1, 3))
     missing, unexpected = theirs.load_state_dict(weights, strict=False)

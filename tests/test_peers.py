@@ -1,4 +1,5 @@
-"""The networks that MAG-UNet is compared with: what they compute, on any grid, in any precision, saved and read back."""
+"""The networks that MAG-UNet is compared with: what they compute, on any grid, in any precision, saved and
+read back."""
 
 import copy
 import json
@@ -40,12 +41,14 @@ LAYERS = {
     "SwinUNETR": {"InstanceNorm3d", "LeakyReLU", "LayerNorm", "GELU"},
     "TransUNet": {"BatchNorm3d", "ReLU", "LayerNorm", "GELU"},
 }
-"""Every normalisation and activation of each network (softmax aside): a default of MONAI's would show here."""
+"""Every normalisation and activation of each network (softmax aside): a default of MONAI's would show
+here."""
 
 
 def dirty_memory():
     """Leave NaN where the next tensors will lie, so that code which reads what it never wrote shows it."""
-    held = [torch.full((n,), float("nan"), dtype=torch.bfloat16) for n in 4 ** np.arange(3, 11) for _ in range(4)]
+    held = [torch.full((n,), float("nan"), dtype=torch.bfloat16) for n in 4 ** np.arange(3, 11)
+            for _ in range(4)]
     del held
 
 
@@ -79,7 +82,8 @@ def test_every_width_builds_and_counts_alike_on_the_meta_device(name):
 def test_normalisation_and_activation_are_those_stated(name):
     kinds = {type(m).__name__ for m in build(name, 8).modules() if not list(m.children())}
     assert {k for k in kinds if "Norm" in k or k.endswith(("LU", "Sigmoid", "Tanh"))} == LAYERS[name]
-    assert not {m for m in build(name, 8).modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0}
+    assert not {m for m in build(name, 8).modules() if isinstance(m, nn.modules.dropout._DropoutNd)
+                and m.p > 0}
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -112,7 +116,8 @@ def test_every_parameter_gets_a_finite_gradient(name, precision):
 @needs_bfloat16
 @pytest.mark.parametrize("name", PEERS)
 def test_bfloat16_weight_gradients_are_right_in_every_convolution(name):
-    """Each beside the float32 gradient of the same convolution from the same input and the same gradient behind it."""
+    """Each beside the float32 gradient of the same convolution from the same input and the same gradient
+    behind it."""
     torch.manual_seed(0)
     network, met = accelerate(build(name, 16)).to(memory_format=torch.channels_last_3d), {}
 
@@ -126,8 +131,10 @@ def test_bfloat16_weight_gradients_are_right_in_every_convolution(name):
     gradients(network, torch.rand(1, 1, 16, 23, 31), torch.bfloat16)
     for conv, (x, behind) in met.items():
         exact, = torch.autograd.grad(conv(x.float()), conv.weight, behind.float())
-        summed, = torch.autograd.grad(conv(x.float().abs()), conv.weight, behind.float().abs())     # may nearly cancel
-        assert (conv.weight.grad - exact).norm() <= 0.02 * exact.norm() + 1e-3 * summed.norm(), (conv, x.shape)
+        # may nearly cancel
+        summed, = torch.autograd.grad(conv(x.float().abs()), conv.weight, behind.float().abs())
+        bound = 0.02 * exact.norm() + 1e-3 * summed.norm()
+        assert (conv.weight.grad - exact).norm() <= bound, (conv, x.shape)
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -138,11 +145,13 @@ def test_memory_layout_changes_nothing_and_bfloat16_no_more_than_noise_of_one_ro
     last = copy.deepcopy(network).to(memory_format=torch.channels_last_3d)
     with torch.inference_mode():
         full, noisy = network(x), network(x + 2**-9 * torch.randn_like(x))
-        torch.testing.assert_close(last(x.contiguous(memory_format=torch.channels_last_3d)), full, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(last(x.contiguous(memory_format=torch.channels_last_3d)), full, atol=1e-3,
+                                   rtol=1e-3)
         if has_bfloat16(CPU):
             with autocast(CPU, torch.bfloat16):
                 half = last(x.contiguous(memory_format=torch.channels_last_3d)).float()
-            error, noise = ((torch.sigmoid(full) - torch.sigmoid(other)).abs().mean() for other in (half, noisy))
+            error, noise = ((torch.sigmoid(full) - torch.sigmoid(other)).abs().mean()
+                            for other in (half, noisy))
             assert error < 3 * noise < 0.2
 
 
@@ -161,7 +170,8 @@ def test_prediction_is_that_of_training_whatever_other_scans_were_like(name):
 def test_weights_are_stored_once_and_read_back(name, tmp_path):
     torch.manual_seed(0)
     first, second = build(name, 32).eval(), build(name, 32).eval()
-    safetensors.torch.save_file(first.state_dict(), tmp_path / "w.safetensors")     # refuses one weight under two names
+    # refuses one weight under two names
+    safetensors.torch.save_file(first.state_dict(), tmp_path / "w.safetensors")
     second.load_state_dict(safetensors.torch.load_file(tmp_path / "w.safetensors"))
     x = torch.rand(1, 1, 16, 24, 32)
     with torch.inference_mode():
@@ -193,7 +203,8 @@ def test_a_trained_peer_predicts_the_same_when_it_is_loaded(name, compendium, mo
 def test_the_hashed_code_of_a_network_is_complete(name):
     """Whatever of magunet a network has is hashed."""
     code = {module.__name__ for module in runs.CODE}
-    kinds = {type(module) for network in (build_on_meta(name), accelerate(build_on_meta(name))) for module in network.modules()}
+    kinds = {type(module) for network in (build_on_meta(name), accelerate(build_on_meta(name)))
+             for module in network.modules()}
     assert {kind.__module__ for kind in kinds if kind.__module__.startswith("magunet")} <= code
     assert runs.run_hash(name, TINY, "data", plain=True) != runs.run_hash(name, TINY, "data")
 
@@ -207,8 +218,10 @@ class Recorder(nn.Module):
         return x
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)     # loading hypothesis is slow on a busy machine
-@given(sides=st.tuples(*[st.integers(16, 70)] * 3), multiple=st.sampled_from([(16, 16, 16), (32, 32, 32), (8, 32, 32)]))
+# loading hypothesis is slow on a busy machine
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(sides=st.tuples(*[st.integers(16, 70)] * 3),
+       multiple=st.sampled_from([(16, 16, 16), (32, 32, 32), (8, 32, 32)]))
 def test_padding_continues_the_input_evenly_and_is_cut_off_again(sides, multiple):
     recorder = Recorder()
     x = torch.randn(1, 1, *sides)
@@ -221,7 +234,8 @@ def test_padding_continues_the_input_evenly_and_is_cut_off_again(sides, multiple
 
 
 def test_sine_positions_are_the_stated_formula_and_do_not_depend_on_the_grid():
-    small, large = (sine_positions(torch.empty(1, 24, *grid))[0].reshape(*grid, 24) for grid in ((2, 3, 4), (3, 4, 5)))
+    small, large = (sine_positions(torch.empty(1, 24, *grid))[0].reshape(*grid, 24)
+                    for grid in ((2, 3, 4), (3, 4, 5)))
     torch.testing.assert_close(small, large[:2, :3, :4])
     for z, y, x in product(range(2), range(3), range(4)):
         angles = [n / 1e4 ** (k / 3) for n in (z, y, x) for k in range(4)]
@@ -232,7 +246,8 @@ def test_sine_positions_are_the_stated_formula_and_do_not_depend_on_the_grid():
 @needs_bfloat16
 def test_bfloat16_gradients_of_grouped_transposed_convolutions_are_right_on_one_voxel():
     torch.manual_seed(0)
-    conv = accelerate(nn.ConvTranspose3d(64, 64, 3, stride=2, padding=1, groups=64)).to(memory_format=torch.channels_last_3d)
+    conv = accelerate(nn.ConvTranspose3d(64, 64, 3, stride=2, padding=1,
+                                         groups=64)).to(memory_format=torch.channels_last_3d)
     for size in ((1, 1, 1), (1, 2, 2), (2, 2, 2)):
         x = torch.randn(1, 64, *size)
         full, half = (gradients(conv, x, p)["weight"].clone() for p in (torch.float32, torch.bfloat16))

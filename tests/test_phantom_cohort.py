@@ -131,7 +131,8 @@ def test_phantoms_are_the_same_from_any_number_of_processes_and_after_a_stop(com
 def test_stopping_the_command_stops_every_process_and_leaves_whole_cases(compendium, sent):
     """Ctrl-C reaches all processes of a terminal; SIGKILL here only the first, and the others end soon."""
     settings = replace(profiles.load("smoke"), profile="mine", cases=120, scan_matrix=256,
-                       scan_slices=(60, 61))                            # 120 phantoms take longer than this test
+                       # 120 phantoms take longer than this test
+                       scan_slices=(60, 61))
     write_json(compendium / "papermill_params" / "mine.yaml", settings.as_dict())             # JSON is YAML
     root = phantom_folder(settings)
     command = [sys.executable, "-c", "import sys; from compendium import cli; from sijphantom import cohort; "

@@ -25,7 +25,8 @@ from magunet.volume import Volume, orientation, read_volume, reorient, same_geom
 SETTINGS = replace(profiles.load("smoke"), size=32, slice_mm=None, margin_mm=0.0)
 TURNED = Rotation.from_euler("xyz", (15, -10, 20), degrees=True).as_matrix()
 DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TURNED,
-              "permuted": np.eye(3)[:, [2, 0, 1]], "oblique PIR": TURNED @ (np.eye(3)[:, [1, 2, 0]] * [1, -1, -1])}
+              "permuted": np.eye(3)[:, [2, 0, 1]],
+              "oblique PIR": TURNED @ (np.eye(3)[:, [1, 2, 0]] * [1, -1, -1])}
 
 
 # Resizing ---------------------------------------------------------------------------------------------
@@ -66,7 +67,8 @@ def test_shrinking_is_a_triangle_filter(shape):
 @pytest.mark.parametrize("shape", [(20, 24, 36), (20, 48, 24), (5, 6, 9), (5, 20, 9), (40, 6, 36)])
 def test_linear_ramps_stay_in_place(shape):
     n = (10, 12, 18)
-    position = np.meshgrid(*[(np.arange(k) + 0.5) / k for k in n], indexing="ij")          # 0..1 from face to face
+    # 0..1 from face to face
+    position = np.meshgrid(*[(np.arange(k) + 0.5) / k for k in n], indexing="ij")
     new = np.meshgrid(*[(np.arange(k) + 0.5) / k for k in shape], indexing="ij")
     inside = tuple(slice(int(np.ceil(max(m / k, 1))), -int(np.ceil(max(m / k, 1)))) for k, m in zip(n, shape))
     for axis in range(3):
@@ -78,7 +80,8 @@ def test_shrinking_keeps_constants_and_the_mean(factor):
     shape = tuple(24 // f for f in factor)
     assert resize(np.full((24, 24, 24), -123.25), shape) == pytest.approx(-123.25, abs=1e-4)
     bump = np.zeros((24, 24, 24))
-    bump[9:14, 9:14, 9:14] = np.random.default_rng(2).uniform(size=(5, 5, 5))             # away from the faces
+    # away from the faces
+    bump[9:14, 9:14, 9:14] = np.random.default_rng(2).uniform(size=(5, 5, 5))
     assert resize(bump, shape).mean() == pytest.approx(bump.mean(), rel=1e-5)
 
 
@@ -99,7 +102,8 @@ def test_the_window_is_scaled_linearly():
     assert scaled == pytest.approx([0, 0, 1 / 1400, 0.25, 0.5, 1, 1, 1], abs=1e-7)
 
 
-@pytest.mark.parametrize("margin, expected", [(0.0, (4, 7)), (1.0, (4, 7)), (2.5, (3, 8)), (5.0, (2, 9)), (99.0, (0, 12))])
+@pytest.mark.parametrize("margin, expected", [(0.0, (4, 7)), (1.0, (4, 7)), (2.5, (3, 8)), (5.0, (2, 9)),
+                                              (99.0, (0, 12))])
 def test_slices_with_the_target_and_a_margin_are_kept(margin, expected):
     mask = np.zeros((12, 5, 5), np.uint8)
     mask[4, 2, 2] = mask[6, 1, 1] = 1
@@ -111,14 +115,17 @@ def test_an_empty_mask_has_no_slices_to_keep():
         target_slices(np.zeros((4, 5, 5)), 1.0, 0.0)
 
 
-@pytest.mark.parametrize("slice_mm, slices", [(None, 40), (3.0, 40), (2.0, 60), (6.0, 20), (7.0, 17), (1000.0, 1)])
+@pytest.mark.parametrize("slice_mm, slices", [(None, 40), (3.0, 40), (2.0, 60), (6.0, 20), (7.0, 17),
+                                              (1000.0, 1)])
 def test_slices_are_spaced_as_asked(slice_mm, slices):
     assert resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm) == (slices, 32, 32)
 
 
 @pytest.mark.parametrize("shape, spacing, inside", [
-    ((2, 5, 9), (3.0, 1.0, 1.0), (slice(2, 7), slice(0, 9))), ((2, 9, 4), (1.0, 1.0, 1.5), (slice(0, 9), slice(1, 5))),
-    ((2, 6, 6), (1.0, 1.0, 1.0), (slice(0, 6), slice(0, 6))), ((2, 4, 8), (1.0, 2.0, 1.0), (slice(0, 4), slice(0, 8)))])
+    ((2, 5, 9), (3.0, 1.0, 1.0), (slice(2, 7), slice(0, 9))),
+    ((2, 9, 4), (1.0, 1.0, 1.5), (slice(0, 9), slice(1, 5))),
+    ((2, 6, 6), (1.0, 1.0, 1.0), (slice(0, 6), slice(0, 6))),
+    ((2, 4, 8), (1.0, 2.0, 1.0), (slice(0, 4), slice(0, 8)))])
 def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
     array = np.ones(shape, np.int16)
     padded, found = pad_to_square(array, spacing, -7)
@@ -129,8 +136,10 @@ def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
 
 # There and back ---------------------------------------------------------------------------------------
 
-def sphere_scan(direction=None, shape=(20, 36, 48), spacing=(3.0, 1.4, 1.1), off=(0.0, 0.0, 0.0), radius=14.0):
-    """A ball of bone in air and its mask; the ball's centre is ``off`` mm from the middle, along the array's axes."""
+def sphere_scan(direction=None, shape=(20, 36, 48), spacing=(3.0, 1.4, 1.1), off=(0.0, 0.0, 0.0),
+                radius=14.0):
+    """A ball of bone in air and its mask; the ball's centre is ``off`` mm from the middle, along the array's
+    axes."""
     direction = np.eye(3) if direction is None else direction
     axes = [(np.arange(n) - (n - 1) / 2) * s - o for n, s, o in zip(shape, spacing, off)]
     z, y, x = np.meshgrid(*axes, indexing="ij")
@@ -156,7 +165,8 @@ def test_a_mask_comes_back_to_its_own_grid_and_place(direction, slice_mm):
     assert same_geometry(scan, back, 1e-9) and back.array.dtype == np.float32
     found = back.array > 0.5
     dice = 2 * (found & (mask.array == 1)).sum() / (found.sum() + mask.array.sum())
-    assert dice > (0.95 if slice_mm is None else 0.92)              # size 32 is coarser than the scan in plane
+    # size 32 is coarser than the scan in plane
+    assert dice > (0.95 if slice_mm is None else 0.92)
     moved = scan.direction.T @ (centroid(back.with_array(found)) - centroid(mask))
     assert (np.abs(moved[::-1]) / scan.spacing < 0.5).all()
 
@@ -176,7 +186,8 @@ def test_nothing_changes_when_the_sizes_already_agree(code):
     lps = Volume(array, (3.0, 1.1, 1.1), (1, 2, 3), TURNED)
     scan = reorient(lps, code)
     prepared, frame = prepare(scan, None, SETTINGS)
-    assert np.array_equal(prepared.image, clip_and_scale(array)) and prepared.spacing == pytest.approx(lps.spacing)
+    assert np.array_equal(prepared.image,
+                          clip_and_scale(array)) and prepared.spacing == pytest.approx(lps.spacing)
     assert restore(resize(array, array.shape), frame).array == pytest.approx(scan.array, abs=1e-3)
 
 
@@ -195,7 +206,8 @@ def test_slices_that_were_not_kept_are_zero_after_restoring():
     scan, mask = sphere_scan(DIRECTIONS["RAS"], radius=8.0)
     prepared, frame = prepare(scan, mask, replace(SETTINGS, margin_mm=3.0))
     holds = np.flatnonzero(mask.array.any((1, 2)))
-    assert frame.slices == (holds[0] - 1, holds[-1] + 2) and len(prepared.image) == frame.slices[1] - frame.slices[0]
+    assert frame.slices == (holds[0] - 1, holds[-1]
+                            + 2) and len(prepared.image) == frame.slices[1] - frame.slices[0]
     back = restore(np.ones_like(prepared.image), frame).array
     assert (back[slice(*frame.slices)] == 1).all() and back.sum() == back[slice(*frame.slices)].size
 
@@ -228,7 +240,8 @@ def test_prepared_voxels_cover_the_extent_of_the_scan(direction, slice_mm):
     lps = reorient(scan, "LPS")
     of_scan = np.multiply(lps.array.shape, lps.spacing)
     assert extent[0] == pytest.approx(of_scan[0])
-    assert extent[1:] == pytest.approx([of_scan[1:].max()] * 2, abs=max(lps.spacing)), "a square of the longer side"
+    assert extent[1:] == pytest.approx([of_scan[1:].max()] * 2,
+                                       abs=max(lps.spacing)), "a square of the longer side"
     if slice_mm:
         assert prepared.spacing[0] == pytest.approx(slice_mm, rel=0.1)
 
@@ -236,7 +249,8 @@ def test_prepared_voxels_cover_the_extent_of_the_scan(direction, slice_mm):
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 def test_the_patients_left_back_and_head_are_at_larger_indices(direction):
     shape, spacing = (40, 44, 48), (1.0, 1.1, 0.9)
-    middle = Volume(np.zeros(shape, np.uint8), spacing, direction=direction).to_world(tuple((n - 1) / 2 for n in shape))
+    middle = Volume(np.zeros(shape, np.uint8), spacing,
+                    direction=direction).to_world(tuple((n - 1) / 2 for n in shape))
     for world, axis in ((0, 2), (1, 1), (2, 0)):                    # LPS x, y, z -> array x, y, z
         offset = np.zeros(3)
         offset[world] = 12.0                                        # mm to the left, back, head of the middle
@@ -247,7 +261,8 @@ def test_the_patients_left_back_and_head_are_at_larger_indices(direction):
         scan = mask.with_array(np.where(mask.array, 1000, -1000).astype(np.int16))
         prepared, _ = prepare(scan, None, SETTINGS)
         place = np.argwhere(prepared.image > 0.5).mean(0) - (np.array(prepared.image.shape) - 1) / 2
-        assert np.argmax(np.abs(place * prepared.spacing)) == axis and place[axis] * prepared.spacing[axis] > 8
+        assert (np.argmax(np.abs(place * prepared.spacing)) == axis
+                and place[axis] * prepared.spacing[axis] > 8)
 
 
 @pytest.mark.parametrize("spoil, words", [
@@ -303,7 +318,8 @@ def test_another_setting_is_another_case(files, monkeypatch, change):
     assert prepare_case("case", *files, SETTINGS)[1] == key             # both are kept
 
 
-@pytest.mark.parametrize("change", [{"epochs": 9}, {"seeds": (3,)}, {"profile": "mine"}, {"learning_rate": 0.5}])
+@pytest.mark.parametrize("change", [{"epochs": 9}, {"seeds": (3,)}, {"profile": "mine"},
+                                    {"learning_rate": 0.5}])
 def test_settings_of_training_do_not_prepare_anew(files, change):
     assert module.cache_key(*files, SETTINGS) == module.cache_key(*files, replace(SETTINGS, **change))
 
@@ -315,7 +331,8 @@ def test_other_voxels_are_another_case(files, which):
     changed, other = prepare_case("case", *files, SETTINGS)
     assert other != key
     fresh, _ = prepare(*map(read_volume, files), SETTINGS)
-    assert np.array_equal(changed.mask, fresh.mask) and changed.image == pytest.approx(fresh.image, abs=2**-11)
+    assert (np.array_equal(changed.mask, fresh.mask) and changed.image
+            == pytest.approx(fresh.image, abs=2**-11))
 
 
 def test_other_code_is_another_case(files, monkeypatch):
@@ -350,4 +367,5 @@ def test_an_interrupted_write_stores_nothing(files, compendium, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prepare_case("case", *files, SETTINGS)
     assert not [p for p in (compendium / "data").rglob("*") if p.is_file()]
-    assert orientation(read_volume(files[0])) == "LPS" and prepare_case("case", *files, SETTINGS)[0].mask.any()
+    assert orientation(read_volume(files[0])) == "LPS" and prepare_case("case", *files,
+                                                                        SETTINGS)[0].mask.any()

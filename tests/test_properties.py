@@ -36,9 +36,11 @@ angles = st.tuples(*[st.floats(-180, 180)] * 3)
 @st.composite
 def volumes(draw, shape=small, dtype=np.int16):
     """Any grid, also left-handed, and voxels of which no two are alike."""
-    turned = Rotation.from_euler("xyz", draw(angles), degrees=True).as_matrix() * draw(st.tuples(*[st.sampled_from((-1, 1))] * 3))
+    turned = Rotation.from_euler("xyz", draw(angles),
+                                 degrees=True).as_matrix() * draw(st.tuples(*[st.sampled_from((-1, 1))] * 3))
     size = draw(shape)
-    array = np.random.default_rng(draw(st.integers(0, 99))).permutation(np.prod(size)).reshape(size).astype(dtype)
+    array = np.random.default_rng(draw(st.integers(0,
+                                                   99))).permutation(np.prod(size)).reshape(size).astype(dtype)
     return Volume(array, draw(spacings), draw(st.tuples(*[st.floats(-2000, 2000)] * 3)), turned)
 
 
@@ -66,9 +68,11 @@ def test_turned_axes_leave_every_voxel_where_it_is(volume, code, data):
 
 
 @settings(BOUNDED, max_examples=25)
-@given(volumes(st.tuples(*[st.integers(20, 26)] * 3), np.float32), st.integers(26, 40), st.sampled_from((None, 1.0, 3.0)))
+@given(volumes(st.tuples(*[st.integers(20, 26)] * 3), np.float32), st.integers(26, 40),
+       st.sampled_from((None, 1.0, 3.0)))
 def test_what_is_prepared_and_restored_stays_in_its_place(grid, size, slice_mm):
-    """A ramp along each axis of the array: linear interpolation keeps it, away from the borders and the padding."""
+    """A ramp along each axis of the array: linear interpolation keeps it, away from the borders and the
+    padding."""
     grid = replace(grid, spacing=tuple(2 + s / 12 for s in grid.spacing))
     axes = np.meshgrid(*[np.linspace(0, 400, n) for n in grid.array.shape], indexing="ij")
     scan = grid.with_array((axes[0] + axes[1] / 2 + axes[2] / 3).astype(np.float32))
@@ -91,15 +95,18 @@ def pairs(draw):
 
 
 @BOUNDED
-@given(arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 2)), arrays(np.int8, (3, 4, 5), elements=st.integers(-1, 1)))
+@given(arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 2)),
+       arrays(np.int8, (3, 4, 5), elements=st.integers(-1, 1)))
 def test_overlaps_are_symmetric_bounded_and_related(x, y):
     ours, swapped = overlap(x, y), overlap(y, x)
-    assert (ours.dice, ours.iou, ours.precision, ours.recall) == (swapped.dice, swapped.iou, swapped.recall, swapped.precision)
+    assert (ours.dice, ours.iou, ours.precision, ours.recall) == (swapped.dice, swapped.iou, swapped.recall,
+                                                                  swapped.precision)
     assert 0 <= ours.iou <= ours.dice <= 1
     assert ours.iou == pytest.approx(ours.dice / (2 - ours.dice))
     assert min(ours.precision, ours.recall) - 1e-12 <= ours.dice <= max(ours.precision, ours.recall) + 1e-12
     assert overlap(x, x).dice == 1 and overlap(x, x == 0).dice == 0
-    assert overlap(np.pad(x, 2), np.pad(y, 2)) == ours                              # air around changes nothing
+    # air around changes nothing
+    assert overlap(np.pad(x, 2), np.pad(y, 2)) == ours
 
 
 @BOUNDED
@@ -120,7 +127,8 @@ def test_surface_scores_are_symmetric_and_bounded(pair):
 @given(pairs(), st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 3))
 def test_masks_may_lie_anywhere_in_the_scan(pair, around):
     x, y, spacing = pair
-    ours, moved = (surface_scores(a, b, spacing, penalty=9) for a, b in ((x, y), (np.pad(x, around), np.pad(y, around))))
+    ours, moved = (surface_scores(a, b, spacing, penalty=9)
+                   for a, b in ((x, y), (np.pad(x, around), np.pad(y, around))))
     assert asdict(moved) == pytest.approx(asdict(ours))
 
 
@@ -144,7 +152,8 @@ def test_distances_grow_with_the_spacing_along_each_axis(pair, factors, order):
     other = surface_scores(x.transpose(order), y.transpose(order), [spacing[axis] for axis in order])
     assert asdict(other) == pytest.approx(asdict(ours))
     if distances := surface_distances(x, y, spacing):
-        whole, stretched = distances.hausdorff(1.0), surface_distances(x, y, np.multiply(spacing, factors)).hausdorff(1.0)
+        whole = distances.hausdorff(1.0)
+        stretched = surface_distances(x, y, np.multiply(spacing, factors)).hausdorff(1.0)
         assert min(factors) * whole - 1e-9 <= stretched <= max(factors) * whole + 1e-9
 
 
@@ -152,15 +161,19 @@ def test_distances_grow_with_the_spacing_along_each_axis(pair, factors, order):
 
 code_hash = provenance.code_hash
 VALUES = {
-    "size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0), "epochs": (1, 2), "cases": (3, 4),
+    "size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0), "epochs": (1, 2),
+    "cases": (3, 4),
     "depth": (16, 32), "cohort_seed": (0, 7), "scan_matrix": (64, 96), "scan_slices": ((36, 48), (36, 40)),
-    "target_mm": (5.0, 6.0), "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4), "schedule": ("constant", "cosine"),
+    "target_mm": (5.0, 6.0), "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4),
+    "schedule": ("constant", "cosine"),
     "augmentation": ("paper", "strong"),
-    "samples_per_case": (1, 20), "width_divisor": (8, 16), "seeds": ((0,), (0, 1)), "profile": ("smoke", "mine"),
+    "samples_per_case": (1, 20), "width_divisor": (8, 16), "seeds": ((0,), (0, 1)),
+    "profile": ("smoke", "mine"),
     "cohort": (None, "data/mine")}
 PREPARES = {"size", "slice_mm", "margin_mm"}
 DRAWS = {"profile", "cases", "cohort_seed", "scan_matrix", "scan_slices", "target_mm"}
-TRAINS = {*PREPARES, "depth", "width_divisor", "epochs", "samples_per_case", "learning_rate", "weight_decay", "augmentation",
+TRAINS = {*PREPARES, "depth", "width_divisor", "epochs", "samples_per_case", "learning_rate", "weight_decay",
+          "augmentation",
           "schedule"}
 some_settings = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}).map(
     lambda values: replace(SMOKE, **values))
@@ -188,7 +201,8 @@ def test_keys_are_others_where_a_setting_that_counts_is(name, one):
         assert (cache_key(*files, one) != cache_key(*files, other)) == (name in PREPARES)
         assert (phantom_folder(one) != phantom_folder(other)) == (name in DRAWS)
         assert (run_hash("+DA", one, "data") != run_hash("+DA", other, "data")) == (name in TRAINS)
-    assert run_hash("+DA", one, "data") == run_hash("+DA", replace(one), "data") != run_hash("+DA", one, "other data")
+    assert run_hash("+DA", one, "data") == run_hash("+DA", replace(one), "data")
+    assert run_hash("+DA", one, "data") != run_hash("+DA", one, "other data")
 
 
 @few
@@ -212,9 +226,11 @@ def test_a_prepared_case_is_another_where_a_file_is(contents):
 
 
 @BOUNDED
-@given(st.tuples(*[st.integers(-99, 99)] * 2), st.tuples(*[st.text(st.characters(categories=("L", "N", "P")), max_size=9)] * 2))
+@given(st.tuples(*[st.integers(-99, 99)] * 2),
+       st.tuples(*[st.text(st.characters(categories=("L", "N", "P")), max_size=9)] * 2))
 def test_code_is_another_where_it_computes_otherwise(numbers, comments):
-    sources = [f"def f(x):\n    # {comment}\n    return x + {number}\n" for number, comment in zip(numbers, comments)]
+    sources = [f"def f(x):\n    # {comment}\n    return x + {number}\n"
+               for number, comment in zip(numbers, comments)]
     keys = []
     with tempfile.TemporaryDirectory() as folder:
         for number, source in enumerate(sources):

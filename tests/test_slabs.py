@@ -63,4 +63,5 @@ def test_distances_are_the_same_up_to_where_they_are_cut_off(seed, monkeypatch):
     monkeypatch.setattr(target, "bounding_box", whole)
     expected = target.mask_distance(mask, (1.5, 1.0, 1.2), 1.0)
     near = np.abs(expected) < target.NEAR
-    assert 0.05 < near.mean() < 1 and np.array_equal(box[near], expected[near]) and (box[~near] >= target.NEAR).all()
+    assert 0.05 < near.mean() < 1 and np.array_equal(box[near],
+                                                     expected[near]) and (box[~near] >= target.NEAR).all()

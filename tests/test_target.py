@@ -36,7 +36,8 @@ def test_band_between_two_slabs_has_the_known_width():
 def test_mask_of_spheres_agrees_with_their_equation(spheres, thickness, overlap):
     mask = sij_mask(*spheres, SPACING, thickness)
     z, y, x = grid(spheres[0].shape)
-    outside = [np.sqrt((z - 29) ** 2 + (y - 24) ** 2 + (x - c) ** 2) - r for c, r in ((60, 18), (94, 14), (26, 14))]
+    outside = [np.sqrt((z - 29) ** 2 + (y - 24) ** 2 + (x - c) ** 2) - r
+               for c, r in ((60, 18), (94, 14), (26, 14))]
     worst = np.minimum(*(np.maximum(outside[0], hip) for hip in outside[1:]))
     assert mask[worst < thickness - 2].all(), "the core of the band is missing"
     assert not mask[worst > thickness + 1].any(), "the mask reaches beyond the band"
@@ -129,4 +130,5 @@ def test_distances_are_the_same_up_to_where_they_are_cut_off(seed, monkeypatch):
     monkeypatch.setattr(target, "bounding_box", whole)
     everywhere = mask_distance(mask, (1.5, 1.0, 1.2), 1.0)
     near = np.abs(everywhere) < 30
-    assert 0.05 < near.mean() < 1 and np.array_equal(boxed[near], everywhere[near]) and (boxed[~near] >= 30).all()
+    assert 0.05 < near.mean() < 1 and np.array_equal(boxed[near],
+                                                     everywhere[near]) and (boxed[~near] >= 30).all()

@@ -11,14 +11,24 @@ from scans import write_scan
 from scipy.spatial.transform import Rotation
 
 from magunet.base.errors import InputError
-from magunet.volume import Volume, bounding_box, corners, orientation, read_volume, reorient, same_geometry, write_volume
+from magunet.volume import (
+    Volume,
+    bounding_box,
+    corners,
+    orientation,
+    read_volume,
+    reorient,
+    same_geometry,
+    write_volume,
+)
 
 sitk = pytest.importorskip("SimpleITK")
 
 SPACING, ORIGIN = (2.5, 0.7, 0.9), (-10.0, 20.0, -300.0)
 TURNED = Rotation.from_euler("xyz", (20, 20, -20), degrees=True).as_matrix()
 DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TURNED,
-              "permuted": np.eye(3)[:, [2, 0, 1]], "oblique coronal": TURNED @ np.diag([-1.0, 1, 1])[:, [0, 2, 1]]}
+              "permuted": np.eye(3)[:, [2, 0, 1]],
+              "oblique coronal": TURNED @ np.diag([-1.0, 1, 1])[:, [0, 2, 1]]}
 CODES = ["".join(letters) for axes in itertools.permutations(("LR", "AP", "IS"))
          for letters in itertools.product(*axes)]
 
@@ -61,7 +71,8 @@ def test_simpleitk_reads_the_same_geometry_from_the_file(tmp_path, ending):
     write_volume(volume, tmp_path / f"scan{ending}")
     image = sitk.ReadImage(str(tmp_path / f"scan{ending}"))
     for z, y, x in [(0, 0, 0), (3, 0, 5), (1, 4, 2)]:
-        assert image.TransformIndexToPhysicalPoint((x, y, z)) == pytest.approx(volume.to_world((z, y, x)), abs=1e-3)
+        assert image.TransformIndexToPhysicalPoint((x, y, z)) == pytest.approx(volume.to_world((z, y, x)),
+                                                                               abs=1e-3)
         assert image[x, y, z] == volume.array[z, y, x]
 
 
@@ -129,7 +140,8 @@ def test_a_truncated_file_is_refused(tmp_path, ending, share):
 def test_a_nii_file_beside_it_is_not_taken_for_the_nii_gz(tmp_path):
     write_volume(some_volume(seed=1), tmp_path / "scan.nii")
     write_volume(some_volume(seed=2), tmp_path / "scan.nii.gz")
-    with contextlib.suppress(InputError):                   # refusing is fine, the other file's voxels are not
+    # refusing is fine, the other file's voxels are not
+    with contextlib.suppress(InputError):
         assert np.array_equal(read_volume(tmp_path / "scan.nii.gz").array, some_volume(seed=2).array)
 
 
@@ -176,7 +188,8 @@ def test_world_positions_are_simpleitks(direction):
     volume = some_volume(direction)
     image = as_sitk(volume)
     for z, y, x in np.ndindex(volume.array.shape):
-        assert volume.to_world((z, y, x)) == pytest.approx(image.TransformIndexToPhysicalPoint((x, y, z)), abs=1e-9)
+        assert volume.to_world((z, y, x)) == pytest.approx(image.TransformIndexToPhysicalPoint((x, y, z)),
+                                                           abs=1e-9)
 
 
 @pytest.mark.parametrize("shift, same", [(0.009, True), (0.011, False)])
@@ -184,7 +197,8 @@ def test_same_geometry_holds_up_to_the_tolerance(shift, same):
     volume = some_volume(TURNED)
     moved = Volume(volume.array, SPACING, tuple(np.add(ORIGIN, TURNED[:, 1] * shift)), TURNED)
     assert same_geometry(volume, moved) is same
-    longer = Volume(volume.array, (SPACING[0] + shift / 3, *SPACING[1:]), ORIGIN, TURNED)   # 4 slices: 3 steps
+    # 4 slices: 3 steps
+    longer = Volume(volume.array, (SPACING[0] + shift / 3, *SPACING[1:]), ORIGIN, TURNED)
     assert same_geometry(volume, longer) is same
     turned = TURNED @ Rotation.from_rotvec([0, 0, 1e-9]).as_matrix()
     assert same_geometry(volume, Volume(volume.array, SPACING, ORIGIN, turned))
@@ -201,10 +215,12 @@ def test_reorient_is_simpleitks_dicom_orient():
     assert len(set(CODES)) == 48
     for code in CODES:
         for seed in range(3):
-            volume = reorient(some_volume(random_rotation(seed), seed=seed), CODES[(CODES.index(code) * 7 + seed) % 48])
+            volume = reorient(some_volume(random_rotation(seed), seed=seed),
+                              CODES[(CODES.index(code) * 7 + seed) % 48])
             ours, theirs = reorient(volume, code), sitk.DICOMOrient(as_sitk(volume), code)
             assert orientation(ours) == code
-            assert np.array_equal(ours.array, sitk.GetArrayFromImage(theirs)) and ours.array.flags.c_contiguous
+            assert np.array_equal(ours.array,
+                                  sitk.GetArrayFromImage(theirs)) and ours.array.flags.c_contiguous
             assert ours.spacing == pytest.approx(theirs.GetSpacing()[::-1])
             assert ours.origin == pytest.approx(theirs.GetOrigin(), abs=1e-9)
             assert ours.direction.ravel() == pytest.approx(theirs.GetDirection(), abs=1e-12)
@@ -213,7 +229,8 @@ def test_reorient_is_simpleitks_dicom_orient():
 def test_orientation_is_simpleitks():
     for code in CODES:
         volume = reorient(some_volume(random_rotation(CODES.index(code))), code)
-        theirs = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(volume.direction.ravel().tolist())
+        direction = volume.direction.ravel().tolist()
+        theirs = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
         assert orientation(volume) == theirs == code
 
 
@@ -270,7 +287,8 @@ def write_slice(path, pixels, position, direction, number, tags):
     image = sitk.GetImageFromArray(pixels)
     image.SetSpacing((SPACING[2], SPACING[1]))
     values = {
-        "0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0018": f"1.2.826.0.1.3680043.2.{number}", "0008|0060": "CT",
+        "0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0018": f"1.2.826.0.1.3680043.2.{number}",
+        "0008|0060": "CT",
         "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0020|0013": str(number), "0018|0050": str(SPACING[0]),
         "0020|0032": "\\".join(f"{v:.6f}" for v in position),
         "0020|0037": "\\".join(f"{v:.8f}" for v in direction[:, :2].T.ravel()),
@@ -283,7 +301,8 @@ def write_slice(path, pixels, position, direction, number, tags):
     writer.SetFileName(str(path.with_name("new.dcm")))      # SimpleITK insists on an ending
     before = locale.setlocale(locale.LC_ALL)
     writer.Execute(image)
-    locale.setlocale(locale.LC_ALL, before)                 # writing DICOM sets "C", and text is ASCII for all later tests
+    # writing DICOM sets "C", and text is ASCII for all later tests
+    locale.setlocale(locale.LC_ALL, before)
     path.with_name("new.dcm").rename(path)
 
 
@@ -412,7 +431,8 @@ def test_a_truncated_slice_is_refused(tmp_path):
 
 def test_corners_are_the_centres_of_the_outermost_voxels():
     volume = Volume(np.zeros((3, 5, 9)), (4.0, 2.0, 1.5), (10.0, 20.0, 30.0))
-    assert sorted(map(tuple, corners(volume))) == [(x, y, z) for x in (10.0, 22.0) for y in (20.0, 28.0) for z in (30.0, 38.0)]
+    assert sorted(map(tuple, corners(volume))) == [(x, y, z) for x in (10.0, 22.0) for y in (20.0, 28.0)
+                                                   for z in (30.0, 38.0)]
 
 
 def test_half_precision_is_written_as_float32_and_compressed(tmp_path):

@@ -58,10 +58,7 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path, texts: dict[str,
 
 
 def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
-    """Put a saved state back into a new one. Raises InputError when the file belongs to other settings.
-
-    A damaged file is announced and removed; the state is then of no use, and the answer is False.
-    """
+    """Put a saved state back into a new one; False when it was damaged, InputError when of other settings."""
     try:
         with safetensors.safe_open(path, "pt") as stored:
             header = json.loads(stored.metadata()["state"])

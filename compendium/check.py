@@ -4,8 +4,7 @@ A problem is a line that says what is wrong, in which file, and what to do: what
 a person should look at, which is odd values, masks at the border, and scans that occur twice.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from magunet.base.errors import InputError
 from magunet.cohort import EXPORT, OFFSET, Case, Cohort, case_problems, holds_air
 from magunet.series import AIR_HU
-from magunet.volume import Volume, orientation, read_volume, reorient
+from magunet.volume import Volume, orientation, read_volume, reorient, touched_faces, voxel_hash
 
 
 def check_cohort(cohort: Cohort, progress: Callable) -> tuple[pd.DataFrame, list[str]]:
@@ -80,22 +79,6 @@ def scale_problems(path: Path, image: Volume) -> Iterator[str]:
     else:
         return
     yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
-
-
-BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
-"""Faces of a volume, in the order of its axes."""
-
-
-def touched_faces(mask: np.ndarray, names: Sequence[str] = BORDERS) -> list[str]:
-    """The faces of a volume (d, h, w) that a mask reaches, where a joint may be cut off."""
-    faces = [np.take(mask, end, axis) for axis in range(3) for end in (0, -1)]
-    return [name for name, face in zip(names, faces) if face.any()]
-
-
-def voxel_hash(volume: Volume) -> str:
-    """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
-    voxels = np.ascontiguousarray(volume.array, "<f4")
-    return hashlib.sha256(str(volume.array.shape).encode() + voxels.tobytes()).hexdigest()
 
 
 def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:

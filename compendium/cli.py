@@ -51,8 +51,8 @@ def _end(number: int, frame: object) -> None:
 def main(command_line: list[str] | None = None) -> int:
     """Run one verb; returns the exit status.
 
-    command_line: None takes this process's; then Ctrl-C and SIGTERM, as schedulers send it, end the
-    verb by an exception, so that nothing is left half-written.
+    command_line: None takes this process's; then Ctrl-C and SIGTERM end the verb by an exception, so that
+    nothing is left half-written.
     """
     if command_line is None:
         command_line = sys.argv[1:]

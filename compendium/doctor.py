@@ -22,9 +22,8 @@ def machine(device: torch.device) -> str:
     """Device, memory and arithmetic in a line."""
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
-    memory = f"{total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f} free"
-    return (f"{provenance.device_name(device)}, {memory}; {precision}; torch {torch.__version__} with "
-            f"{torch.get_num_threads()} threads")
+    return (f"{provenance.device_name(device)}, {total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f}"
+            f" free; {precision}; torch {torch.__version__} with {torch.get_num_threads()} threads")
 
 
 def step_seconds(settings: Settings, device: torch.device) -> float:

@@ -27,8 +27,6 @@ CPU = torch.device("cpu")
 """Where bytes are counted, whatever the device: the shapes are the same."""
 OWN_BYTES = {"cpu": 450e6, "cuda": 600e6}
 """What Python and torch take before the first tensor: resident on the CPU, the context on a GPU."""
-ADAM_BYTES = 8
-"""Of the two moments that Adam keeps of a parameter."""
 AMPLE_BYTES = 50_000
 """Per voxel of the window: more than any network here takes at any width, so that nothing need be counted."""
 
@@ -82,7 +80,8 @@ def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dt
         else:
             losses.dice_ce_loss(logits, torch.zeros_like(image, dtype=torch.uint8)).backward()
 
-    return peak_bytes(work) + (0 if way == "prediction" else ADAM_BYTES * count_parameters(net))
+    moments = 0 if way == "prediction" else 8 * count_parameters(net)       # Adam keeps two of a parameter
+    return peak_bytes(work) + moments
 
 
 def process_bytes(way: str, network: str, settings: Settings, device: torch.device) -> float:
@@ -111,10 +110,7 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
 
 
 def with_room(model: Model) -> Model:
-    """The model with windows shallow enough for what memory is free, halved as often as it takes; says so.
-
-    Counted are the network's tensors; what the scan takes should be read before.
-    """
+    """The model with windows shallow enough for what memory is free once the scan was read; says so."""
     settings, free = model.settings, free_bytes(model.device)
     if AMPLE_BYTES * settings.depth * settings.size**2 < free:
         return model

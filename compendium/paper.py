@@ -53,9 +53,3 @@ VAL_CASES = 21
 """Of them for validation, Sec. 2.1.1."""
 SLICES = (50, 200)
 """Fewest and most slices of a scan, Sec. 2.1.2."""
-EPOCHS = 300
-"""Passes over the training cases, with batch size 1, Sec. 2.1.3."""
-LEARNING_RATE = 1e-4
-"""Adam's, Sec. 2.1.3."""
-WEIGHT_DECAY = 1e-4
-"""Adam's, Sec. 2.1.3."""

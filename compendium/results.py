@@ -20,14 +20,13 @@ from magunet.base import project
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings, from_mapping
 from magunet.base.provenance import read_json, whole_file, write_json
-from magunet.cohort import Cohort, load_cohort
 from magunet.metrics import overlap
 from magunet.predict import RECORD_FILE
 from magunet.runs import data_hash, is_finished, run_folder
 from magunet.studies import NETWORKS
 from magunet.train import LOG_FILE
 from magunet.volume import read_volume
-from sijphantom.cohort import phantom_folder
+from sijphantom.cohort import existing_cohort
 
 CURVES_FILE = "curves.csv"
 """Of stored results: one row an epoch."""
@@ -67,12 +66,6 @@ class Results(NamedTuple):
                 f"epoch{'s'[:chosen.epochs > 1]}, {chosen.samples_per_case} x each case an epoch, "
                 f"seed{'s'[:len(chosen.seeds) > 1]} {seeds}.")
         return [note, f"Predicted on: {'; '.join(devices)}."] if devices else [note]
-
-
-def existing_cohort(settings: Settings) -> Cohort | None:
-    """The profile's cohort; None where the built-in one has not been made. Raises as `load_cohort` does."""
-    folder = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
-    return load_cohort(folder) if settings.cohort or (folder / "dataset.json").exists() else None
 
 
 def finished_runs(settings: Settings, networks: Collection[str] = NETWORKS,
@@ -150,11 +143,10 @@ def read_stored(folder: Path) -> Results:
 
 def overview(results: Results) -> Report:
     """Mean scores of a profile's networks and, unless the results are stored ones, the files it has made."""
-    settings, means, tables = results.settings, summary(results.scores).rename_axis(None), {}
+    settings, means = results.settings, summary(results.scores).rename_axis(None)
     notes = [] if len(means) else [f"no scored run yet: PROFILE={settings.profile} make reproduce"]
-    if len(means):
-        tables["Scores on the validation cases, percent, mean ± SD over cases and seeds, on each scan's own "
-               "grid"] = means
+    tables = {"Scores on the validation cases, percent, mean ± SD over cases and seeds, on each scan's own "
+              "grid": means} if len(means) else {}
     if results.folder is None:
         outputs, sample = project.runs() / settings.profile, sample_paths().mask
         files = dict.fromkeys(finished_runs(settings, scored=True).values(), "scored run")

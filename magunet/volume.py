@@ -1,5 +1,6 @@
 """CT volumes and masks: where their voxels lie in the patient, and the files that hold them."""
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ FILE_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha", ".mhd")
 """Of the files that `read_volume` reads."""
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """World axis x, y, z -> letter of its negative and positive end in LPS coordinates."""
+BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
+"""Faces of a volume, in the order of its axes."""
 
 
 @dataclass(frozen=True)
@@ -164,3 +167,15 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     image.header.set_xyzt_units("mm", "sec")
     with whole_file(path) as part:
         nibabel.save(image, part)
+
+
+def touched_faces(mask: np.ndarray, names: Sequence[str] = BORDERS) -> list[str]:
+    """The faces of a volume (d, h, w) that a mask reaches, where a joint may be cut off."""
+    faces = [np.take(mask, end, axis) for axis in range(3) for end in (0, -1)]
+    return [name for name, face in zip(names, faces) if face.any()]
+
+
+def voxel_hash(volume: Volume) -> str:
+    """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
+    voxels = np.ascontiguousarray(volume.array, "<f4")
+    return hashlib.sha256(str(volume.array.shape).encode() + voxels.tobytes()).hexdigest()

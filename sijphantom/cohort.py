@@ -67,6 +67,12 @@ def cohort_of(settings: Settings, progress: Progress) -> Cohort:
     return load_cohort(make_phantom_cohort(settings, progress))
 
 
+def existing_cohort(settings: Settings) -> Cohort | None:
+    """The profile's cohort; None where the built-in one has not been made. Raises as `load_cohort` does."""
+    folder = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
+    return load_cohort(folder) if settings.cohort or (folder / "dataset.json").exists() else None
+
+
 def make_phantoms_like(model: Cohort, root: Path, count: int, first_seed: int, progress: Progress) -> None:
     """Generate ``count`` phantoms with the grids and noise of a cohort's scans, which come in turn, by name.
 

@@ -18,7 +18,6 @@ from joint_object import DIRECTIONS, both, grid, parts, world
 from scans import write_scan
 from test_cli import call
 
-from compendium.check import voxel_hash
 from compendium.view import FORMATS, dicom_seg
 from compendium.view.export import Exported, _extent, export
 from compendium.view.segments import write_segments
@@ -26,7 +25,7 @@ from magunet import __version__
 from magunet.base.provenance import file_hash
 from magunet.joints import JOINTS, left_and_right
 from magunet.predict import Model
-from magunet.volume import Volume, read_volume, write_volume
+from magunet.volume import Volume, read_volume, voxel_hash, write_volume
 
 ORIGIN = {"run": "MAG-UNet-0123456789-s0", "network": "MAG-UNet", "profile": "smoke", "seed": 0,
           "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789"}

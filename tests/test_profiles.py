@@ -44,7 +44,7 @@ def test_the_paper_profile_is_the_papers():
     settings = load("paper")
     assert (settings.depth, settings.size, settings.size) == paper.INPUT_SIZE
     assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (
-        paper.EPOCHS, paper.LEARNING_RATE, paper.WEIGHT_DECAY)
+        300, 1e-4, 1e-4)        # Sec. 2.1.3
     assert settings.cases == paper.CASES and settings.scan_slices == paper.SLICES
     assert settings.scan_matrix == 512
     assert settings.width_divisor == 1 and settings.slice_mm is None and settings.schedule == "constant"

@@ -13,8 +13,8 @@ LINE = re.compile(r'^    "([\w.-]+)[^"]*",? *(?:# (.*))?$')
 HEAD = """# Third-party packages
 
 What `pyproject.toml` asks for; what these need in turn stands in `requirements.lock`. Nothing of them is part
-of this repository. The GPU libraries in `requirements-gpu.lock` are NVIDIA's, under its own terms. Made by `python
-workflow/licences.py`; a test compares it with the packages that are installed.
+of this repository. The GPU libraries in `requirements-gpu.lock` are NVIDIA's, under its own terms. Made by
+`python workflow/licences.py`; a test compares it with the packages that are installed.
 
 | package | licence | what for |
 |---|---|---|

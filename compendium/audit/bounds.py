@@ -38,9 +38,7 @@ def most_dice(precision: float, recall: float) -> float:
 
 def least_recall(dice: float, precision: float) -> float:
     """The lowest mean recall that mean Dice and precision allow; above 100 where there is none."""
-    if dice == 0:
-        return 0.0
-    return dice * precision / (2 * precision - dice) if 2 * precision > dice else math.inf
+    return dice * precision / (2 * precision - dice) if 2 * precision > dice else math.inf if dice else 0.0
 
 
 def dice_spread(dice: float, iou: float, half: float = HALF) -> tuple[float, float]:

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from compendium.check import touched_faces
 from magunet.base.errors import InputError, require
 from magunet.target import THICKNESS, sij_mask
-from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
+from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry, touched_faces
 
 GRID_TOLERANCE = 0.1
 """mm between voxel centres that are taken for the same point."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 
-from compendium.check import touched_faces, voxel_hash
 from compendium.figures.planes import save_figure, three_planes
 from compendium.view import FORMATS
 from compendium.view.dicom_seg import read_source, write_dicom_seg
@@ -24,7 +23,16 @@ from magunet.base.progress import say
 from magunet.base.provenance import file_hash, write_json
 from magunet.joints import JOINTS, Joint, left_and_right, midline
 from magunet.predict import WEIGHTS_FILE, Model
-from magunet.volume import FILE_ENDINGS, Volume, orientation, reorient, same_geometry, write_volume
+from magunet.volume import (
+    FILE_ENDINGS,
+    Volume,
+    orientation,
+    reorient,
+    same_geometry,
+    touched_faces,
+    voxel_hash,
+    write_volume,
+)
 
 
 class Exported(NamedTuple):

@@ -31,6 +31,13 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="make torture"))
 
 
+@pytest.fixture(autouse=True)
+def no_autocast_left():
+    """A context that a test leaves open would change what every later test computes."""
+    yield
+    assert not torch.is_autocast_enabled("cpu")
+
+
 @pytest.fixture
 def compendium(tmp_path, monkeypatch):
     """An empty compendium to work in: the settings are there, data and runs are not."""

@@ -30,7 +30,7 @@ def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module]) -> 
         for name, module in modules.items():
             hooks.enter_context(module.register_forward_hook(partial(copy, name)))
         probability(model.network, window, model.device, model.precision)
-    return tensors
+    return {name: tensors[name] for name in modules}
 
 
 def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.ndarray],

@@ -11,7 +11,7 @@ SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --s
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
-	@$(RUN) compendium report --profile $(PROFILE)
+	@$(RUN) compendium tables --profile $(PROFILE)
 
 # The notebooks' networks first: the workflow trains two at a time, a notebook one after the other. Both where no network is,
 # if this machine can (Linux): nothing but the sample CT is fetched.

@@ -13,27 +13,27 @@ reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
 	@$(RUN) compendium tables --profile $(PROFILE)
 
-# The notebooks' networks first: the workflow trains two at a time, a notebook one after the other. Both where no network is,
-# if this machine can (Linux): nothing but the sample CT is fetched.
+# Where no network is, if this machine can (Linux): nothing but the sample CT is fetched.
 ISOLATED = $(shell if sh workflow/offline.sh true 2>/dev/null; then echo sh workflow/offline.sh; else \
     echo "this machine cannot take the network away: what follows is tested with it" >&2; fi)
+NBVAL = $(ISOLATED) $(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 --numprocesses 2 --dist loadfile
 
+# Everyday: five minutes. What takes longer is marked slow.
 test: install
-	$(RUN) pytest tests --numprocesses 2
+	$(RUN) pytest tests --numprocesses 2 -m "not slow"
+	$(RUN) compendium sample
+	$(NBVAL) notebooks/0[0-4]_*.ipynb
+
+# The other notebooks, and the networks they compare before them.
+test-notebooks: install
 	$(RUN) compendium sample
 	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz runs/smoke/first_mask/ct_sij.nii.gz
-	$(ISOLATED) $(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 notebooks
+	$(NBVAL) notebooks/0[5-9]_*.ipynb notebooks/1*.ipynb
 
-# Every fault: jobs ended at random moments, disks that fill up, clocks that jump. About half an hour.
-torture: install
-	$(RUN) pytest tests/test_faults.py --torture
-
-# Coverage of all tests by lines and branches, then mutations of metrics, losses, geometry and splits. About an hour.
-quality: install
-	@mkdir -p runs/quality
-	$(RUN) coverage erase && $(RUN) coverage run -m pytest tests && $(RUN) coverage combine --quiet
-	$(RUN) coverage report && $(RUN) coverage json --quiet -o runs/quality/coverage.json && .venv/bin/python workflow/covered.py; \
-	    covered=$$?; sh workflow/mutations.sh && exit $$covered
+# Everything, the everyday tests included: 40 minutes.
+test-all: test test-notebooks test-slurm fuzz
+	$(RUN) pytest tests --numprocesses 2 -m "slow"
+	.venv/bin/python tests/mutants.py
 
 lint: install
 	$(RUN) ruff check .

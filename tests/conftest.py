@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,20 +16,38 @@ from magunet import runs
 from magunet.base import project
 from magunet.base.errors import InputError
 
+pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)      # two stall each other where something else runs
 
 
-def pytest_addoption(parser):
-    parser.addoption("--torture", action="store_true",
-                     help="also the faults that take long; see 'make torture'")
+EVERYDAY_SECONDS = 5
+"""A setup or a call that takes longer belongs to a test that is marked slow."""
 
 
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--torture"):
-        for item in items:
-            if item.get_closest_marker("torture"):
-                item.add_marker(pytest.mark.skip(reason="make torture"))
+@contextlib.contextmanager
+def everyday(item):
+    """Fails an unmarked test that took too long: by the processor, so that a busy machine fails none, or three times
+    as long by the clock, so that waiting is not free."""
+    clock, processor = time.monotonic(), sum(os.times()[:4])
+    yield
+    taken = max(sum(os.times()[:4]) - processor, (time.monotonic() - clock) / 3)
+    if taken > EVERYDAY_SECONDS and not item.get_closest_marker("slow"):
+        pytest.fail(f"took {taken:.0f} s, more than {EVERYDAY_SECONDS}: make it cheaper, or mark it slow", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """The limit holds for fixtures, too."""
+    with everyday(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """The limit holds for the test itself."""
+    with everyday(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,89 @@
+"""Puts each mistake of mutants.toml into a copy of the compendium and asks the everyday tests, one process a copy.
+
+    python tests/mutants.py [AREA ...]
+
+Prints a table of what noticed each; status 1 where more than two go unnoticed, or one no longer fits the code. The
+file of tests that should notice a mistake goes first; where it does not, all everyday tests follow.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import pandas as pd
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIES = ROOT / "runs" / "mutants"
+PROCESSES = 2
+UNNOTICED = 2
+"""So many may go unnoticed."""
+FAILED = re.compile(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", re.MULTILINE)
+
+
+def copied(folder):
+    """The tracked files, in a folder of their own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def verdict(folder, *tests):
+    """The first everyday test that fails in a folder, or None."""
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if ended.returncode == 0:
+        return None
+    found = FAILED.search(ended.stdout)
+    return found[1] if found else f"pytest ended with {ended.returncode}: {ended.stdout[-200:]}"
+
+
+def notice(mutant, folders):
+    """The row of a mistake: what noticed it."""
+    folder = folders.get()
+    path = folder / mutant["file"]
+    text = path.read_text()
+    try:
+        if text.count(mutant["old"]) != 1:
+            noticed = "does not fit the code any more"
+        else:
+            path.write_text(text.replace(mutant["old"], mutant["new"]))
+            noticed = verdict(folder, mutant["first"]) or verdict(folder, "tests")
+    finally:
+        path.write_text(text)
+        folders.put(folder)
+    return {"area": mutant["area"], "fault": mutant["fault"], "noticed by": noticed or "NOTHING"}
+
+
+def main(areas):
+    """Tries the mistakes of some areas, or all; the status."""
+    mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
+    mutants = [mutant for mutant in mutants if not areas or mutant["area"] in areas]
+    folders = SimpleQueue()
+    for number in range(PROCESSES):
+        folders.put(copied(COPIES / str(number)))
+    undisturbed = verdict(COPIES / "0", *sorted({mutant["first"] for mutant in mutants}))
+    if undisturbed:
+        sys.exit(f"mutants: {undisturbed} fails without any mistake; mend it first")
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        rows = list(tqdm(pool.map(lambda mutant: notice(mutant, folders), mutants), total=len(mutants), unit="mutant"))
+    shutil.rmtree(COPIES)
+    table = pd.DataFrame(rows)
+    print(table.to_markdown(index=False))
+    unnoticed, unfit = (int((table["noticed by"] == word).sum()) for word in
+                        ("NOTHING", "does not fit the code any more"))
+    print(f"{len(table) - unnoticed - unfit} of {len(table)} mistakes are noticed by the everyday tests")
+    return int(unnoticed > UNNOTICED or unfit > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

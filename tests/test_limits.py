@@ -1,0 +1,40 @@
+"""The limits that conftest sets to every test are kept by running small tests that break them."""
+
+import pytest
+
+TESTS = """
+import time
+import pytest
+
+def test_quick():
+    pass
+
+@pytest.mark.slow
+def test_marked():
+    time.sleep(1.6)
+
+def test_that_waits():
+    time.sleep(1.6)
+
+def test_that_computes():
+    until = time.process_time() + 0.6
+    while time.process_time() < until:
+        pass
+
+@pytest.fixture
+def preparation():
+    time.sleep(1.6)
+
+def test_with_a_long_setup(preparation):
+    pass
+"""
+
+
+def test_an_unmarked_test_over_the_limit_fails(pytester, request):
+    """Each way of taking long is found, and neither a quick nor a marked test is."""
+    conftest = (request.config.rootpath / "tests" / "conftest.py").read_text()
+    pytester.makeconftest(conftest.replace("EVERYDAY_SECONDS = 5", "EVERYDAY_SECONDS = 0.5"))
+    pytester.makepyfile(TESTS)
+    pytester.makeini(f"[pytest]\nmarkers = slow\npythonpath = {request.config.rootpath / 'tests'}")
+    outcomes = pytester.runpytest_inprocess("-q").parseoutcomes()
+    assert outcomes == {"passed": 2, "failed": 2, "errors": 1}, outcomes

@@ -27,13 +27,14 @@ EVERYDAY_SECONDS = 5
 
 @contextlib.contextmanager
 def everyday(item):
-    """Fails an unmarked test that took too long: by the processor, so that a busy machine fails none, or three times
-    as long by the clock, so that waiting is not free."""
+    """Fails an unmarked test that took too long: by the processor, so that a busy machine fails none, or
+    three times as long by the clock, so that waiting is not free."""
     clock, processor = time.monotonic(), sum(os.times()[:4])
     yield
     taken = max(sum(os.times()[:4]) - processor, (time.monotonic() - clock) / 3)
     if taken > EVERYDAY_SECONDS and not item.get_closest_marker("slow"):
-        pytest.fail(f"took {taken:.0f} s, more than {EVERYDAY_SECONDS}: make it cheaper, or mark it slow", pytrace=False)
+        pytest.fail(f"took {taken:.0f} s, more than {EVERYDAY_SECONDS}: make it cheaper, or mark it slow",
+                    pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

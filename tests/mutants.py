@@ -1,9 +1,9 @@
-"""Puts each mistake of mutants.toml into a copy of the compendium and asks the everyday tests, one process a copy.
+"""Puts each mistake of mutants.toml into a copy of the compendium and asks the everyday tests.
 
     python tests/mutants.py [AREA ...]
 
-Prints a table of what noticed each; status 1 where more than two go unnoticed, or one no longer fits the code. The
-file of tests that should notice a mistake goes first; where it does not, all everyday tests follow.
+Prints a table of what noticed each; status 1 where more than two go unnoticed, or one does not fit the code.
+The file of tests that should notice a mistake goes first; where it does not, all everyday tests follow.
 """
 
 import os
@@ -39,7 +39,7 @@ def copied(folder):
 def verdict(folder, *tests):
     """The first everyday test that fails in a folder, or None."""
     command = [sys.executable, "-m", "pytest", "-m", "not slow", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if ended.returncode == 0:
         return None
@@ -75,7 +75,8 @@ def main(areas):
     if undisturbed:
         sys.exit(f"mutants: {undisturbed} fails without any mistake; mend it first")
     with ThreadPoolExecutor(PROCESSES) as pool:
-        rows = list(tqdm(pool.map(lambda mutant: notice(mutant, folders), mutants), total=len(mutants), unit="mutant"))
+        found = pool.map(lambda mutant: notice(mutant, folders), mutants)
+        rows = list(tqdm(found, total=len(mutants), unit="mutant"))
     shutil.rmtree(COPIES)
     table = pd.DataFrame(rows)
     print(table.to_markdown(index=False))

@@ -1,7 +1,5 @@
 """The limits that conftest sets to every test are kept by running small tests that break them."""
 
-import pytest
-
 TESTS = """
 import time
 import pytest

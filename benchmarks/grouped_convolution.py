@@ -7,6 +7,7 @@ process, medians of 5: float32, bfloat16, and bfloat16 with narrow groups joined
 does.
 """
 
+import argparse
 import copy
 import math
 import statistics
@@ -67,4 +68,5 @@ def joined(layer: nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -8,7 +8,7 @@ sacrum, 3 and 4 left hip, 5 and 6 right hip (HuBMAP CCF 3D Reference Object Libr
 BY 4.0). Writes figures/phantom_beside_visible_human.png. Both kinds of anatomy go through the same renderer.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,9 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("give the folder of the Visible Human label maps")
-    main(Path(sys.argv[1]))
+    words = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    words.add_argument("folder", type=Path, help="of the Visible Human label maps")
+    folder = words.parse_args().folder
+    if not folder.is_dir():
+        words.error(f"{folder}: no such folder; give the one with the Visible Human label maps")
+    main(folder)

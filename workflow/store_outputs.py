@@ -2,13 +2,13 @@
 
     python workflow/store_outputs.py [notebooks/NN_name.ipynb ...]
 
-For whoever changes a notebook on purpose: ``make test`` and ``make test-notebooks`` then hold later changes to
-the stored outputs, and notebooks/README.md shows the picture, the largest of the notebook's.
+For whoever changes a notebook on purpose: ``make test`` and ``make test-notebooks`` then hold later changes
+to the stored outputs, and notebooks/README.md shows the picture, the largest of the notebook's.
 """
 
+import argparse
 import base64
 import io
-import sys
 from pathlib import Path
 
 import nbformat
@@ -45,10 +45,12 @@ def store_thumbnail(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or sorted(map(str, Path("notebooks").glob("*.ipynb"))):
-        source = Path(name)
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    words.add_argument("notebook", nargs="*", type=Path, default=sorted(Path("notebooks").glob("*.ipynb")),
+                       help="all without one")
+    for source in words.parse_args().notebook:
         executed = nbformat.read(source, as_version=4)
         NotebookClient(executed, timeout=600, resources={"metadata": {"path": str(source.parent)}}).execute()
         store_thumbnail(executed, THUMBNAILS / f"{source.stem[:2]}.png")
         store_checks(executed, source)
-        print(name)
+        print(source)

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import map_coordinates
+from conftest import refused
 from scipy.spatial.transform import Rotation
 
 from magunet import prepare as module
 from magunet.base import profiles, provenance
-from magunet.base.errors import InputError
+from magunet.metrics import overlap
 from magunet.prepare import (
+    cache_key,
     clip_and_scale,
     pad_to_square,
     prepare,
@@ -20,7 +21,7 @@ from magunet.prepare import (
     restore,
     target_slices,
 )
-from magunet.volume import Volume, orientation, read_volume, reorient, same_geometry, write_volume
+from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
 
 SETTINGS = replace(profiles.load("smoke"), size=32, slice_mm=None, margin_mm=0.0)
 TURNED = Rotation.from_euler("xyz", (15, -10, 20), degrees=True).as_matrix()
@@ -31,94 +32,52 @@ DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TU
 
 # Resizing ---------------------------------------------------------------------------------------------
 
-def centres(n, m):
-    """Positions of m voxel centres in units of n voxels when both cover the same length."""
-    return (np.arange(m) + 0.5) * n / m - 0.5
-
-
-def enlarged(array, shape):
-    """Linear interpolation by scipy, with the outer faces in place."""
-    where = np.meshgrid(*[centres(n, m) for n, m in zip(array.shape, shape)], indexing="ij")
-    return map_coordinates(array.astype(np.float64), where, order=1, mode="nearest")
-
-
-def shrunk_along(array, m, axis):
-    """Triangle filter as wide as two new voxels, in a plain loop."""
-    n = array.shape[axis]
-    weight = np.array([[max(0, 1 - abs(i - centre) * m / n) for i in range(n)] for centre in centres(n, m)])
-    return np.moveaxis(np.tensordot(weight / weight.sum(1, keepdims=True), array, (1, axis)), 0, axis)
-
-
-@pytest.mark.parametrize("shape", [(5, 6, 7), (10, 12, 14), (7, 11, 13), (5, 9, 7), (8, 6, 7)])
-def test_enlarging_is_linear_interpolation(shape):
-    array = np.random.default_rng(0).normal(size=(5, 6, 7))
-    assert resize(array, shape) == pytest.approx(enlarged(array, shape), abs=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(5, 6, 7), (10, 6, 7), (4, 5, 4), (5, 12, 7)])
-def test_shrinking_is_a_triangle_filter(shape):
-    array = np.random.default_rng(1).normal(size=(10, 12, 14))
-    expected = array
+def resized(array, shape):
+    """Linear interpolation with the outer faces in place, or a triangle filter as wide as two new voxels, in
+    a plain loop along each axis."""
     for axis, m in enumerate(shape):
-        expected = shrunk_along(expected, m, axis)
-    assert resize(array, shape) == pytest.approx(expected, abs=1e-5)
+        n = array.shape[axis]
+        centres = (np.arange(m) + 0.5) * n / m - 0.5
+        weight = np.array([[max(0, 1 - abs(i - at) / max(1, n / m)) for i in range(n)] for at in centres])
+        weight /= weight.sum(1, keepdims=True)
+        array = np.moveaxis(np.tensordot(weight, array, (1, axis)), 0, axis)
+    return array
 
 
-@pytest.mark.parametrize("shape", [(20, 24, 36), (20, 48, 24), (5, 6, 9), (5, 20, 9), (40, 6, 36)])
-def test_linear_ramps_stay_in_place(shape):
-    n = (10, 12, 18)
-    # 0..1 from face to face
-    position = np.meshgrid(*[(np.arange(k) + 0.5) / k for k in n], indexing="ij")
-    new = np.meshgrid(*[(np.arange(k) + 0.5) / k for k in shape], indexing="ij")
-    inside = tuple(slice(int(np.ceil(max(m / k, 1))), -int(np.ceil(max(m / k, 1)))) for k, m in zip(n, shape))
-    for axis in range(3):
-        assert resize(position[axis], shape)[inside] == pytest.approx(new[axis][inside], abs=1e-5)
-
-
-@pytest.mark.parametrize("factor", [(2, 1, 1), (1, 2, 2), (3, 2, 4)])
-def test_shrinking_keeps_constants_and_the_mean(factor):
-    shape = tuple(24 // f for f in factor)
-    assert resize(np.full((24, 24, 24), -123.25), shape) == pytest.approx(-123.25, abs=1e-4)
-    bump = np.zeros((24, 24, 24))
-    # away from the faces
-    bump[9:14, 9:14, 9:14] = np.random.default_rng(2).uniform(size=(5, 5, 5))
-    assert resize(bump, shape).mean() == pytest.approx(bump.mean(), rel=1e-5)
+@pytest.mark.parametrize("old, shapes", [
+    ((5, 6, 7), [(5, 6, 7), (10, 12, 14), (7, 11, 13), (5, 9, 7), (8, 6, 7)]),
+    ((10, 12, 14), [(5, 6, 7), (10, 6, 7), (4, 5, 4), (5, 12, 7), (20, 24, 36), (5, 20, 9), (40, 6, 36)]),
+    ((24, 24, 24), [(12, 24, 24), (24, 12, 12), (8, 12, 6), (1, 30, 24)])])
+def test_resizing_is_linear_interpolation_and_a_triangle_filter_where_it_shrinks(old, shapes):
+    array = np.random.default_rng(0).normal(size=old)
+    for shape in shapes:
+        assert resize(array, shape) == pytest.approx(resized(array, shape), abs=1e-5), shape
 
 
 def test_resizing_is_float32_and_leaves_its_input_alone():
     array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)[:, ::-1]
-    before = array.copy()
-    assert resize(array, (3, 4, 5)).dtype == np.float32 and np.array_equal(resize(array, (3, 4, 5)), before)
-    resize(array, (3, 4, 5))[:] = 0
+    before, same = array.copy(), resize(array, (3, 4, 5))
+    assert same.dtype == np.float32 and np.array_equal(same, before)
+    same[:] = 0
     assert np.array_equal(array, before)
 
 
 # Steps ------------------------------------------------------------------------------------------------
 
 def test_the_window_is_scaled_linearly():
-    hu = np.array([-3000, -200, -199, 150, 500, 1200, 1201, 3000], np.int16)
-    scaled = clip_and_scale(hu)
+    scaled = clip_and_scale(np.array([-3000, -200, -199, 150, 500, 1200, 1201, 3000], np.int16))
     assert scaled.dtype == np.float32
     assert scaled == pytest.approx([0, 0, 1 / 1400, 0.25, 0.5, 1, 1, 1], abs=1e-7)
 
 
-@pytest.mark.parametrize("margin, expected", [(0.0, (4, 7)), (1.0, (4, 7)), (2.5, (3, 8)), (5.0, (2, 9)),
-                                              (99.0, (0, 12))])
-def test_slices_with_the_target_and_a_margin_are_kept(margin, expected):
+def test_slices_with_the_target_and_a_margin_are_kept_and_spaced_as_asked():
     mask = np.zeros((12, 5, 5), np.uint8)
     mask[4, 2, 2] = mask[6, 1, 1] = 1
-    assert target_slices(mask, 2.5, margin) == expected
-
-
-def test_an_empty_mask_has_no_slices_to_keep():
-    with pytest.raises(InputError, match=r"empty.*remove the case or label it"):
-        target_slices(np.zeros((4, 5, 5)), 1.0, 0.0)
-
-
-@pytest.mark.parametrize("slice_mm, slices", [(None, 40), (3.0, 40), (2.0, 60), (6.0, 20), (7.0, 17),
-                                              (1000.0, 1)])
-def test_slices_are_spaced_as_asked(slice_mm, slices):
-    assert resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm) == (slices, 32, 32)
+    for margin, kept in {0.0: (4, 7), 1.0: (4, 7), 2.5: (3, 8), 5.0: (2, 9), 99.0: (0, 12)}.items():
+        assert target_slices(mask, 2.5, margin) == kept, margin
+    refused(lambda: target_slices(mask * 0, 1.0, 0.0), "empty", "remove the case or label it")
+    for slice_mm, slices in {None: 40, 3.0: 40, 2.0: 60, 6.0: 20, 7.0: 17, 1000.0: 1}.items():
+        assert resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm) == (slices, 32, 32), slice_mm
 
 
 @pytest.mark.parametrize("shape, spacing, inside", [
@@ -136,48 +95,37 @@ def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
 
 # There and back ---------------------------------------------------------------------------------------
 
-def sphere_scan(direction=None, shape=(20, 36, 48), spacing=(3.0, 1.4, 1.1), off=(0.0, 0.0, 0.0),
-                radius=14.0):
-    """A ball of bone in air and its mask; the ball's centre is ``off`` mm from the middle, along the array's
-    axes."""
-    direction = np.eye(3) if direction is None else direction
-    axes = [(np.arange(n) - (n - 1) / 2) * s - o for n, s, o in zip(shape, spacing, off)]
-    z, y, x = np.meshgrid(*axes, indexing="ij")
-    mask = (z**2 + y**2 + x**2 < radius**2).astype(np.uint8)
-    origin = (12.0, -34.0, 56.0)
-    return (Volume(np.where(mask, 800, -1000).astype(np.int16), spacing, origin, direction),
-            Volume(mask, spacing, origin, direction))
+def ball_scan(direction=DIRECTIONS["LPS"], off=(0.0, 0.0, 0.0), radius=14.0):
+    """A ball of bone in air and its mask, ``off`` mm from the middle along the array's (z, y, x)."""
+    shape, spacing = (20, 36, 48), (3.0, 1.4, 1.1)
+    lines = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing)]
+    away = np.stack(np.meshgrid(*lines, indexing="ij"), -1) - off
+    mask = Volume((np.linalg.norm(away, axis=-1) < radius).astype(np.uint8), spacing, (12.0, -34.0, 56.0),
+                  direction)
+    return mask.with_array(np.where(mask.array, 800, -1000).astype(np.int16)), mask
 
 
 def centroid(volume):
     """LPS mm of the centre of mass of the voxels."""
-    index = np.argwhere(volume.array > 0)
-    weight = volume.array[tuple(index.T)].astype(float)
-    return volume.to_world(tuple((index * weight[:, None]).sum(0) / weight.sum()))
+    return volume.to_world(tuple(np.argwhere(volume.array).mean(0)))
 
 
-@pytest.mark.parametrize("slice_mm", [None, 2.0, 4.0])
-@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
-def test_a_mask_comes_back_to_its_own_grid_and_place(direction, slice_mm):
-    scan, mask = sphere_scan(direction, off=(-6.0, 3.0, 8.0))
-    prepared, frame = prepare(scan, mask, replace(SETTINGS, slice_mm=slice_mm))
-    back = restore(prepared.mask, frame)
-    assert same_geometry(scan, back, 1e-9) and back.array.dtype == np.float32
-    found = back.array > 0.5
-    dice = 2 * (found & (mask.array == 1)).sum() / (found.sum() + mask.array.sum())
-    # size 32 is coarser than the scan in plane
-    assert dice > (0.95 if slice_mm is None else 0.92)
-    moved = scan.direction.T @ (centroid(back.with_array(found)) - centroid(mask))
-    assert (np.abs(moved[::-1]) / scan.spacing < 0.5).all()
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
-def test_a_finer_grid_loses_next_to_nothing(direction):
-    scan, mask = sphere_scan(direction)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_mask_comes_back_to_its_own_grid_and_place(direction):
+    """Size 32 is coarser in plane than the scan; on a grid that is finer next to nothing is lost."""
+    scan, mask = ball_scan(DIRECTIONS[direction], off=(-6.0, 3.0, 8.0))
+    for slice_mm, dice in ((None, 0.95), (2.0, 0.92), (4.0, 0.92)):
+        prepared, frame = prepare(scan, mask, replace(SETTINGS, slice_mm=slice_mm))
+        back = restore(prepared.mask, frame)
+        assert same_geometry(scan, back, 1e-9) and back.array.dtype == np.float32
+        found = back.with_array(back.array > 0.5)
+        assert overlap(found.array, mask.array).dice > dice, slice_mm
+        moved = scan.direction.T @ (centroid(found) - centroid(mask))
+        assert (np.abs(moved[::-1]) / scan.spacing < 0.5).all(), slice_mm
     _, frame = prepare(scan, None, replace(SETTINGS, size=64, slice_mm=1.5))
-    square, _ = pad_to_square(reorient(mask, "LPS").array, reorient(mask, "LPS").spacing)
-    found = restore(resize(square, frame.resized_shape), frame).array > 0.5
-    assert 2 * (found & (mask.array == 1)).sum() / (found.sum() + mask.array.sum()) > 0.98
+    lps = reorient(mask, "LPS")
+    back = restore(resize(pad_to_square(lps.array, lps.spacing)[0], frame.resized_shape), frame)
+    assert overlap(back.array > 0.5, mask.array).dice > 0.98
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "SPL", "AIR"])
@@ -186,8 +134,8 @@ def test_nothing_changes_when_the_sizes_already_agree(code):
     lps = Volume(array, (3.0, 1.1, 1.1), (1, 2, 3), TURNED)
     scan = reorient(lps, code)
     prepared, frame = prepare(scan, None, SETTINGS)
-    assert np.array_equal(prepared.image,
-                          clip_and_scale(array)) and prepared.spacing == pytest.approx(lps.spacing)
+    assert np.array_equal(prepared.image, clip_and_scale(array)) and prepared.mask is None
+    assert prepared.spacing == pytest.approx(lps.spacing) and frame.slices == (0, 9)
     assert restore(resize(array, array.shape), frame).array == pytest.approx(scan.array, abs=1e-3)
 
 
@@ -198,16 +146,14 @@ def test_a_mask_by_slabs_is_the_restored_probability_cut_at_the_threshold(slice_
     prepared, frame = prepare(reorient(scan, "SAR"), None, replace(SETTINGS, slice_mm=slice_mm))
     whole, mask = restore(prepared.image, frame), restore(prepared.image, frame, 0.2)
     assert mask.array.dtype == np.uint8 and same_geometry(mask, whole)
-    np.testing.assert_array_equal(mask.array, whole.array > 0.2)
-    assert 0 < mask.array.mean() < 1
+    assert np.array_equal(mask.array, whole.array > 0.2) and 0 < mask.array.mean() < 1
 
 
 def test_slices_that_were_not_kept_are_zero_after_restoring():
-    scan, mask = sphere_scan(DIRECTIONS["RAS"], radius=8.0)
+    scan, mask = ball_scan(DIRECTIONS["RAS"], radius=8.0)
     prepared, frame = prepare(scan, mask, replace(SETTINGS, margin_mm=3.0))
     holds = np.flatnonzero(mask.array.any((1, 2)))
-    assert frame.slices == (holds[0] - 1, holds[-1]
-                            + 2) and len(prepared.image) == frame.slices[1] - frame.slices[0]
+    assert frame.slices == (holds[0] - 1, holds[-1] + 2)
     back = restore(np.ones_like(prepared.image), frame).array
     assert (back[slice(*frame.slices)] == 1).all() and back.sum() == back[slice(*frame.slices)].size
 
@@ -225,56 +171,36 @@ def test_slices_that_are_kept_are_what_they_are_in_the_whole_scan(slice_mm):
     np.testing.assert_allclose(part.image, whole.image[slice(*frame.slices)], atol=1e-6)
 
 
-def test_without_a_mask_every_slice_is_kept():
-    scan, _ = sphere_scan()
-    prepared, frame = prepare(scan, None, SETTINGS)
-    assert prepared.mask is None and prepared.image.shape == (20, 32, 32) and frame.slices == (0, 20)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_the_patients_left_back_and_head_are_at_larger_indices_of_a_square_of_the_scans_extent(direction):
+    for slice_mm in (None, 2.0, 7.0):
+        for world, axis in ((0, 2), (1, 1), (2, 0)):                    # LPS x, y, z -> array x, y, z
+            off = 12 * DIRECTIONS[direction][world, ::-1]               # mm to the left, back, head
+            scan, _ = ball_scan(DIRECTIONS[direction], off, 5.0)
+            lps = reorient(scan, "LPS")
+            prepared, _ = prepare(scan, None, replace(SETTINGS, slice_mm=slice_mm))
+            extent, old = (np.multiply(a.shape, s) for a, s in ((prepared.image, prepared.spacing),
+                                                                (lps.array, lps.spacing)))
+            assert extent[0] == pytest.approx(old[0]) and prepared.image.shape[1:] == (32, 32)
+            assert extent[1:] == pytest.approx([old[1:].max()] * 2, abs=max(lps.spacing)), "the longer side"
+            assert slice_mm is None or prepared.spacing[0] == pytest.approx(slice_mm, rel=0.1)
+            place = np.average(np.indices(prepared.image.shape).reshape(3, -1), 1, prepared.image.ravel())
+            moved = (place - (np.array(prepared.image.shape) - 1) / 2) * prepared.spacing
+            assert moved[axis] > 8 and np.argmax(np.abs(moved)) == axis, (slice_mm, world)
 
 
-@pytest.mark.parametrize("slice_mm", [None, 2.0, 7.0])
-@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
-def test_prepared_voxels_cover_the_extent_of_the_scan(direction, slice_mm):
-    scan, _ = sphere_scan(direction)
-    prepared, _ = prepare(scan, None, replace(SETTINGS, slice_mm=slice_mm))
-    extent = np.multiply(prepared.image.shape, prepared.spacing)
-    lps = reorient(scan, "LPS")
-    of_scan = np.multiply(lps.array.shape, lps.spacing)
-    assert extent[0] == pytest.approx(of_scan[0])
-    assert extent[1:] == pytest.approx([of_scan[1:].max()] * 2,
-                                       abs=max(lps.spacing)), "a square of the longer side"
-    if slice_mm:
-        assert prepared.spacing[0] == pytest.approx(slice_mm, rel=0.1)
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
-def test_the_patients_left_back_and_head_are_at_larger_indices(direction):
-    shape, spacing = (40, 44, 48), (1.0, 1.1, 0.9)
-    middle = Volume(np.zeros(shape, np.uint8), spacing,
-                    direction=direction).to_world(tuple((n - 1) / 2 for n in shape))
-    for world, axis in ((0, 2), (1, 1), (2, 0)):                    # LPS x, y, z -> array x, y, z
-        offset = np.zeros(3)
-        offset[world] = 12.0                                        # mm to the left, back, head of the middle
-        empty = Volume(np.zeros(shape, np.uint8), spacing, tuple(-middle), direction)
-        index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-        places = (index[..., ::-1] * spacing[::-1]) @ empty.direction.T + empty.origin
-        mask = empty.with_array((np.linalg.norm(places - offset, axis=-1) < 5).astype(np.uint8))
-        scan = mask.with_array(np.where(mask.array, 1000, -1000).astype(np.int16))
-        prepared, _ = prepare(scan, None, SETTINGS)
-        place = np.argwhere(prepared.image > 0.5).mean(0) - (np.array(prepared.image.shape) - 1) / 2
-        assert (np.argmax(np.abs(place * prepared.spacing)) == axis
-                and place[axis] * prepared.spacing[axis] > 8)
-
-
-@pytest.mark.parametrize("spoil, words", [
-    (lambda s, m: (s, Volume(m.array, m.spacing, (12.0, -34.0, 57.0))), "different grids.*resample the mask"),
-    (lambda s, m: (s, Volume(m.array[:-1], m.spacing, m.origin)), "different grids.*resample the mask"),
-    (lambda s, m: (s, m.with_array(np.zeros_like(m.array))), "empty"),
-    (lambda s, m: (s.with_array(np.where(m.array, np.nan, s.array)), m), "NaN"),
-    (lambda s, m: (s.with_array(np.where(m.array, np.inf, s.array)), None), "infinite"),
-], ids=["shifted mask", "shorter mask", "empty mask", "NaN", "infinite"])
-def test_what_cannot_be_prepared_is_refused(spoil, words):
-    with pytest.raises(InputError, match=words):
-        prepare(*spoil(*sphere_scan()), SETTINGS)
+def test_what_cannot_be_prepared_is_refused():
+    s, m = ball_scan()
+    speck = np.zeros_like(m.array)
+    speck[9, 9, 9] = 1
+    for scan, mask, *words in (
+            (s, Volume(m.array, m.spacing, (12.0, -34.0, 57.0)), "different grids", "resample the mask"),
+            (s, Volume(m.array[:-1], m.spacing, m.origin), "different grids", "resample the mask"),
+            (s, m.with_array(m.array * 0), "empty"),
+            (s, m.with_array(speck), "the target vanishes when resized to", "raise size"),
+            (s.with_array(np.where(m.array, np.nan, s.array)), m, "NaN"),
+            (s.with_array(np.where(m.array, np.inf, s.array)), None, "infinite")):
+        refused(lambda pair=(scan, mask): prepare(*pair, SETTINGS), *words)
 
 
 # Cache ------------------------------------------------------------------------------------------------
@@ -283,80 +209,44 @@ def test_what_cannot_be_prepared_is_refused(spoil, words):
 def files(compendium):
     """Paths of a scan and its mask in a compendium."""
     paths = compendium / "case_0000.nii.gz", compendium / "case.nii.gz"
-    for volume, path in zip(sphere_scan(), paths):
+    for volume, path in zip(ball_scan(), paths):
         write_volume(volume, path)
     return paths
 
 
-def cannot(*_):
-    raise AssertionError("computed again")
-
-
-def test_a_case_is_prepared_once(files, monkeypatch):
-    first, key = prepare_case("case", *files, SETTINGS)
-    monkeypatch.setattr(module, "prepare", cannot)
-    again, same_key = prepare_case("case", *files, SETTINGS)
-    assert key == same_key and first.spacing == again.spacing
-    assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
-
-
-def test_the_stored_case_is_what_prepare_returns(files):
-    stored, _ = prepare_case("case", *files, SETTINGS)
-    fresh, _ = prepare(*map(read_volume, files), SETTINGS)
+def check_stored(files, settings):
+    """The stored case is what `prepare` returns, in half precision; returns its key."""
+    stored, key = prepare_case("case", *files, settings)
+    fresh, _ = prepare(*map(read_volume, files), settings)
     assert stored.image.dtype == np.float16 and stored.image == pytest.approx(fresh.image, abs=2**-11)
     assert stored.mask.dtype == np.uint8 and np.array_equal(stored.mask, fresh.mask)
     assert stored.spacing == pytest.approx(fresh.spacing)
+    return key
 
 
-@pytest.mark.parametrize("change", [{"size": 48}, {"slice_mm": 2.0}, {"margin_mm": 9.0}])
-def test_another_setting_is_another_case(files, monkeypatch, change):
-    _, key = prepare_case("case", *files, SETTINGS)
-    changed, other = prepare_case("case", *files, replace(SETTINGS, **change))
-    fresh, _ = prepare(*map(read_volume, files), replace(SETTINGS, **change))
-    assert other != key and changed.image.shape == fresh.image.shape
-    monkeypatch.setattr(module, "prepare", cannot)
-    assert prepare_case("case", *files, SETTINGS)[1] == key             # both are kept
+def test_a_case_is_prepared_once_and_anew_with_another_setting_or_file(files, monkeypatch):
+    keys = [check_stored(files, replace(SETTINGS, **change)) for change in (
+        {}, {"size": 48}, {"slice_mm": 2.0}, {"margin_mm": 9.0})]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "prepare", lambda *_: pytest.fail("prepared again"))
+        for change in ({}, {"epochs": 9}, {"seeds": (3,)}, {"profile": "mine"}, {"learning_rate": 0.5}):
+            assert prepare_case("case", *files, replace(SETTINGS, **change))[1] == keys[0], change
+    for path, volume in zip(files, ball_scan(radius=10.0)):
+        write_volume(volume, path)
+        keys.append(check_stored(files, SETTINGS))
+    assert len(set(keys)) == 6
 
 
-@pytest.mark.parametrize("change", [{"epochs": 9}, {"seeds": (3,)}, {"profile": "mine"},
-                                    {"learning_rate": 0.5}])
-def test_settings_of_training_do_not_prepare_anew(files, change):
-    assert module.cache_key(*files, SETTINGS) == module.cache_key(*files, replace(SETTINGS, **change))
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_other_voxels_are_another_case(files, which):
-    _, key = prepare_case("case", *files, SETTINGS)
-    write_volume(sphere_scan(radius=10.0)[which], files[which])
-    changed, other = prepare_case("case", *files, SETTINGS)
-    assert other != key
-    fresh, _ = prepare(*map(read_volume, files), SETTINGS)
-    assert (np.array_equal(changed.mask, fresh.mask) and changed.image
-            == pytest.approx(fresh.image, abs=2**-11))
-
-
-def test_other_code_is_another_case(files, monkeypatch):
-    key = module.cache_key(*files, SETTINGS)
-    original = provenance.code_hash
-    monkeypatch.setattr(provenance, "code_hash", lambda *modules: original(*modules) + "changed")
-    assert module.cache_key(*files, SETTINGS) != key
-
-
-def test_another_hu_window_is_another_case(files, monkeypatch):
-    key = module.cache_key(*files, SETTINGS)
+def test_other_code_or_another_hu_window_is_another_case(files, monkeypatch):
+    keys, original = [cache_key(*files, SETTINGS)], provenance.code_hash
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance, "code_hash", lambda *modules: original(*modules) + "changed")
+        keys.append(cache_key(*files, SETTINGS))
     monkeypatch.setattr(module, "HU_WINDOW", (-100.0, 1000.0))
-    assert module.cache_key(*files, SETTINGS) != key
+    assert len({*keys, cache_key(*files, SETTINGS)}) == 3
 
 
-def test_an_error_names_the_file_and_stores_nothing(files, compendium):
-    _, mask = sphere_scan()
-    write_volume(mask.with_array(np.zeros_like(mask.array)), files[1])
-    with pytest.raises(InputError, match=r"case\.nii\.gz: the mask is empty"):
-        prepare_case("case", *files, SETTINGS)
-    assert not list((compendium / "data").rglob("*.safetensors"))
-
-
-def test_an_interrupted_write_stores_nothing(files, compendium, monkeypatch):
+def test_an_error_and_an_interrupted_write_store_nothing(files, compendium, monkeypatch):
     def killed(part, content):
         with part.open("wb") as stream:
             stream.write(content[:9])
@@ -366,6 +256,7 @@ def test_an_interrupted_write_stores_nothing(files, compendium, monkeypatch):
         patched.setattr(module.Path, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare_case("case", *files, SETTINGS)
-    assert not [p for p in (compendium / "data").rglob("*") if p.is_file()]
-    assert orientation(read_volume(files[0])) == "LPS" and prepare_case("case", *files,
-                                                                        SETTINGS)[0].mask.any()
+    _, mask = ball_scan()
+    write_volume(mask.with_array(mask.array * 0), files[1])
+    refused(lambda: prepare_case("case", *files, SETTINGS), "case.nii.gz: the mask is empty")
+    assert not [path for path in (compendium / "data").rglob("*") if path.is_file()]

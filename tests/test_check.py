@@ -168,7 +168,7 @@ KINDS = {
     "mask": (change_label, ["labelsTr/ben.nii.gz: "]),
     "mask file": (lambda root, spoil: spoil(label_path(root)), ["labelsTr/ben.nii.gz: "]),
     "face": (lambda root, place: change_label(root, at(place, 1)),
-             ["labelsTr/ben.nii.gz: the mask touches the ", ", so the joint may be cut off", "or remove the"]),
+             ["labelsTr/ben.nii.gz: the mask touches ", ", so the joint may be cut off", "remove the case"]),
     "grid": (lambda root, change: write_volume(change(read_volume(label_path(root))), label_path(root)),
              ["labelsTr/ben.nii.gz: lies on another grid than ben_0000.nii.gz (", "resample the mask"]),
     "copy": (copy, ["same voxels as", "ana_0000.nii.gz", "ben_0000.nii.gz", "remove ben or ana"])}

@@ -8,7 +8,7 @@ apart by a part of a voxel's diagonal, and the tolerances below are in these: la
 corner, too).
 """
 
-import warnings
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -27,6 +27,8 @@ from test_surfaces import SPACINGS, blob
 from magunet.metrics import overlap
 from magunet.surfaces import surface_distances, surface_scores
 
+# MONAI warns of itself, and of empty masks.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 SHAPE = (10, 14, 13)
 RANDOM, DEGENERATE = (0.25, 0.4, 0.2), (0.6, 0.4, 0.7)
 """Tolerances, in diagonals of a voxel."""
@@ -55,10 +57,9 @@ def test_overlap_is_that_of_simpleitk_and_monai(name):
     prediction, truth = PAIRS[name]
     ours, theirs = overlap(prediction, truth), SimpleITK.LabelOverlapMeasuresImageFilter()
     theirs.Execute(*(SimpleITK.GetImageFromArray(mask.astype(np.uint8)) for mask in (prediction, truth)))
-    assert ours.dice == pytest.approx(theirs.GetDiceCoefficient(), abs=1e-12)
-    assert ours.iou == pytest.approx(theirs.GetJaccardCoefficient(), abs=1e-12)
-    assert ours.precision == pytest.approx(1 - theirs.GetFalseDiscoveryRate(), abs=1e-12)
-    assert ours.recall == pytest.approx(1 - theirs.GetFalseNegativeError(), abs=1e-12)
+    assert (ours.dice, ours.iou, ours.precision, ours.recall) == pytest.approx(
+        (theirs.GetDiceCoefficient(), theirs.GetJaccardCoefficient(), 1 - theirs.GetFalseDiscoveryRate(),
+         1 - theirs.GetFalseNegativeError()), abs=1e-12)
     pair = tensors(prediction, truth)
     assert ours.dice == pytest.approx(compute_dice(*pair).item(), abs=1e-6)
     assert ours.iou == pytest.approx(compute_iou(*pair).item(), abs=1e-6)
@@ -70,13 +71,12 @@ def test_overlap_is_that_of_simpleitk_and_monai(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_distances_are_those_of_simpleitk_and_monai_within_a_voxel(name, spacing):
     """Padded, since MONAI sees no surface where the volume ends; SimpleITK is given the borders, since it
-    measures to masks."""
-    prediction, truth = PAIRS[name]
-    distances, scores = surface_distances(prediction, truth,
-                                          spacing), surface_scores(prediction, truth, spacing)
-    padded, diagonal = [np.pad(mask, 1) for mask in (prediction, truth)], np.linalg.norm(spacing)
-    largest, percentile, mean = (part * diagonal
-                                 for part in (RANDOM if name.startswith("blobs") else DEGENERATE))
+    measures to masks. Surface Dice is compared where its tolerance spans one or two voxels."""
+    distances = surface_distances(*PAIRS[name], spacing)
+    hd95, assd = distances.hausdorff(0.95), distances.assd()
+    padded, diagonal = [np.pad(mask, 1) for mask in PAIRS[name]], np.linalg.norm(spacing)
+    random = name.startswith("blobs")
+    largest, percentile, mean = (part * diagonal for part in (RANDOM if random else DEGENERATE))
     borders, theirs = [], SimpleITK.HausdorffDistanceImageFilter()
     for mask in padded:
         borders.append(SimpleITK.LabelContour(SimpleITK.GetImageFromArray(mask.astype(np.uint8)),
@@ -84,53 +84,31 @@ def test_distances_are_those_of_simpleitk_and_monai_within_a_voxel(name, spacing
         borders[-1].SetSpacing([float(s) for s in spacing[::-1]])
     theirs.Execute(*borders)
     assert distances.hausdorff(1.0) == pytest.approx(theirs.GetHausdorffDistance(), abs=largest)
-    assert scores.assd == pytest.approx(theirs.GetAverageHausdorffDistance(), abs=2 * mean)
-    options = {"include_background": True, "spacing": spacing}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)                  # of one part of MONAI about another
-        pair = tensors(*padded)
-        assert distances.hausdorff(1.0) == pytest.approx(compute_hausdorff_distance(*pair, **options).item(),
-                                                         abs=largest)
-        theirs = compute_hausdorff_distance(*pair, percentile=95, **options).item()
-        assert scores.hd95 == pytest.approx(theirs, abs=percentile)
-        assert scores.assd == pytest.approx(
-            compute_average_surface_distance(*pair, symmetric=True, **options).item(), abs=mean)
-
-
-@pytest.mark.parametrize("spacing", [*SPACINGS, (0.4, 2.0, 5.0)])
-@pytest.mark.parametrize("name", PAIRS)
-def test_surface_dice_is_that_of_monai_where_the_tolerance_spans_voxels(name, spacing):
-    """Tolerance in diagonals of a voxel -> how far the shares of surface may lie apart."""
-    prediction, truth = PAIRS[name]
-    distances, pair = surface_distances(prediction, truth,
-                                        spacing), tensors(*(np.pad(mask, 1) for mask in (prediction, truth)))
-    random = name.startswith("blobs")
+    assert assd == pytest.approx(theirs.GetAverageHausdorffDistance(), abs=2 * mean)
+    pair, options = tensors(*padded), {"include_background": True, "spacing": spacing}
+    for ours, call, more, slack in (
+            (distances.hausdorff(1.0), compute_hausdorff_distance, {}, largest),
+            (hd95, compute_hausdorff_distance, {"percentile": 95}, percentile),
+            (assd, compute_average_surface_distance, {"symmetric": True}, mean)):
+        assert ours == pytest.approx(call(*pair, **options, **more).item(), abs=slack), (call, more)
     for diagonals, apart in ({1: 0.1, 2: 0.02} if random else {2: 0.12}).items():
-        tolerance = diagonals * np.linalg.norm(spacing)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            theirs = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing,
-                                          use_subvoxels=not random)
-        assert distances.nsd(tolerance) == pytest.approx(theirs.item(), abs=apart)
+        tolerance = diagonals * diagonal
+        theirs = compute_surface_dice(*pair, [tolerance], **options, use_subvoxels=not random).item()
+        assert distances.nsd(tolerance) == pytest.approx(theirs, abs=apart), diagonals
 
 
-@pytest.mark.parametrize("empty", ["prediction", "truth", "both"])
-def test_empty_masks_score_as_in_monai_but_never_nan_or_infinite(empty):
+def test_empty_masks_score_as_in_monai_but_never_nan_or_infinite():
     """MONAI leaves distances undefined; here the longest distance in the scan counts, or 0 where both are
     right about nothing."""
     voxel, nothing = PAIRS["two voxels"][0], np.zeros(SHAPE, bool)
-    pair = {"prediction": (nothing, voxel), "truth": (voxel, nothing), "both": (nothing, nothing)}[empty]
-    ours, distances, theirs = overlap(*pair), surface_scores(*pair, (1.0, 1.0, 1.0)), tensors(*pair)
-    assert ours.dice == compute_dice(*theirs, ignore_empty=False).item()
-    assert ours.iou == compute_iou(*theirs, ignore_empty=False).item()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        hausdorff = compute_hausdorff_distance(*theirs, include_background=True).item()
-        surface = compute_surface_dice(*theirs, [1.0], include_background=True).item()
-    if empty == "both":
-        assert np.isnan([hausdorff, surface]).all() and (distances.hd95, distances.nsd,
-                                                         distances.undefined) == (0, 1, False)
-    else:
-        assert hausdorff == np.inf and surface == distances.nsd == 0
-        assert (distances.hd95 == distances.assd == pytest.approx(np.linalg.norm(SHAPE))
-                and distances.undefined)
+    longest = np.linalg.norm(SHAPE)
+    for pair, monai, expected in (((nothing, voxel), (np.inf, 0), (longest, longest, 0, True)),
+                                  ((voxel, nothing), (np.inf, 0), (longest, longest, 0, True)),
+                                  ((nothing, nothing), (np.nan, np.nan), (0, 0, 1, False))):
+        ours, theirs = overlap(*pair), tensors(*pair)
+        assert ours.dice == compute_dice(*theirs, ignore_empty=False).item(), monai
+        assert ours.iou == compute_iou(*theirs, ignore_empty=False).item(), monai
+        found = (compute_hausdorff_distance(*theirs, include_background=True).item(),
+                 compute_surface_dice(*theirs, [1.0], include_background=True).item())
+        assert found == pytest.approx(monai, nan_ok=True)
+        assert astuple(surface_scores(*pair, (1.0, 1.0, 1.0))) == pytest.approx(expected)

@@ -39,18 +39,18 @@ def scored(prediction, truth, code="LPS"):
     return whole, {joint["side"]: joint for joint in joints}
 
 
-@pytest.mark.parametrize("code", ["LPS", "RAS", "SPL", "AIR"])
-def test_left_is_the_patients_left_in_any_orientation(code):
-    whole, joints = scored(volume(LEFT), volume(LEFT, RIGHT), code)
-    left, right = joints["left"], joints["right"]
-    assert (left["grade"], right["grade"]) == (3, 0)
-    assert (left["dice"], left["hd95"], left["nsd"], left["missed"], left["undefined"]) == (1, 0, 1, 0, 0)
-    assert (right["dice"], right["nsd"], right["missed"], right["undefined"]) == (0, 0, 1, 1)
-    assert right["hd95"] == right["assd"] == pytest.approx(DIAGONAL)
-    assert right["truth_ml"] == pytest.approx(4 * 7 * 8 * 3 / 1000) and right["predicted_ml"] == 0
-    assert (whole["missed"], whole["undefined"]) == (1, 0)
-    assert whole["recall"] == pytest.approx(10 / 18) and whole["precision"] == 1
-    assert (whole["grade_left"], whole["grade_right"], whole["patient"]) == (3, 0, "p1")
+def test_left_is_the_patients_left_in_any_orientation():
+    """The left joint is found exactly, the right one is missed."""
+    for code in ("LPS", "RAS", "SPL", "AIR"):
+        whole, joints = scored(volume(LEFT), volume(LEFT, RIGHT), code)
+        assert (joints["left"]["grade"], joints["right"]["grade"]) == (3, 0), code
+        assert (whole["grade_left"], whole["grade_right"], whole["patient"]) == (3, 0, "p1"), code
+        for row, expected in (
+                (joints["left"], dict(dice=1, hd95=0, nsd=1, missed=0, undefined=0)),
+                (joints["right"], dict(dice=0, nsd=0, missed=1, undefined=1, hd95=DIAGONAL, assd=DIAGONAL,
+                                       truth_ml=4 * 7 * 8 * 3 / 1000, predicted_ml=0)),
+                (whole, dict(missed=1, undefined=0, recall=10 / 18, precision=1))):
+            assert {name: row[name] for name in expected} == pytest.approx(expected), code
 
 
 def test_a_joint_beside_which_something_else_was_found_is_missed_too():
@@ -69,35 +69,25 @@ def test_a_side_without_a_joint_is_no_missed_one_but_undefined_when_something_is
     assert (joints["right"]["dice"], joints["right"]["hd95"], joints["right"]["undefined"]) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("prediction, truth, expected", [
-    (volume(), volume(), dict(dice=1, hd95=0, nsd=1, undefined=0, missed=0)),
-    (volume(), volume(LEFT, RIGHT), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=2)),
-    (volume(LEFT, RIGHT), volume(), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=0))])
-def test_empty_cases_count_and_are_never_not_a_number(prediction, truth, expected):
-    whole, joints = scored(prediction, truth)
-    assert {name: whole[name] for name in expected} == pytest.approx(expected)
-    assert (
-        not pd.DataFrame([whole, *joints.values()])
-        .drop(columns=["case", "patient", "side", "grade", "grade_left", "grade_right"])
-        .isna()
-        .any()
-        .any()
-    )
+def test_empty_cases_count_and_are_never_not_a_number():
+    for prediction, truth, expected in (
+            ((), (), dict(dice=1, hd95=0, nsd=1, undefined=0, missed=0)),
+            ((), (LEFT, RIGHT), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=2)),
+            ((LEFT, RIGHT), (), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=0))):
+        whole, joints = scored(volume(*prediction), volume(*truth))
+        assert {name: whole[name] for name in expected} == pytest.approx(expected), (prediction, truth)
+        for row in (whole, *joints.values()):
+            assert not any(pd.isna(value) for value in row.values()), row
 
 
-@pytest.mark.parametrize("boxes, pixel, left", [
-    ([RIGHT, LEFT], 1.5, 10), ([(0, 5), (50, 60)], 1.5, 10),
-    ([(30, 34), (37, 45)], 1.5, 12), ([(8, 20)], 1.5, 0), ([(40, 50)], 1.5, 10), ([], 1.5, 0),
-    ([(30, 34), (44, 52)], 1.5, 12),                # 15 mm apart: pieces of one joint
-    ([(25, 45)], 1.5, 20), ([(15, 34)], 1.5, 0)])   # the middle would cut the joint
-def test_the_midline_parts_joints_and_cuts_none(boxes, pixel, left):
-    truth = volume(*boxes)
-    truth = Volume(truth.array, (2.0, 1.0, pixel))
-    _, (on_the_left, on_the_right) = score_case(CASE, truth, truth)
-    columns = np.array([side["truth_ml"] for side in (on_the_left, on_the_right)]) / (
-        4 * 7 * 2 * pixel / 1000
-    )
-    assert columns == pytest.approx([left, sum(end - first for first, end in boxes) - left])
+def test_the_midline_parts_joints_and_cuts_none():
+    for boxes, left in (([RIGHT, LEFT], 10), ([(0, 5), (50, 60)], 10), ([(30, 34), (37, 45)], 12),
+                        ([(8, 20)], 0), ([(40, 50)], 10), ([], 0),
+                        ([(30, 34), (44, 52)], 12),             # 15 mm apart: pieces of one joint
+                        ([(25, 45)], 20), ([(15, 34)], 0)):     # the middle would cut the joint
+        _, joints = scored(volume(*boxes), volume(*boxes))
+        columns = [joints[side]["truth_ml"] / (4 * 7 * 3 / 1000) for side in ("left", "right")]
+        assert columns == pytest.approx([left, sum(end - first for first, end in boxes) - left]), boxes
 
 
 @dataclass
@@ -110,14 +100,15 @@ class Stub:
     segmented = 0
 
     def segment(self, scan):
-        Stub.segmented += 1
+        self.segmented += 1
         return scan.with_array((scan.array > -200).astype(np.uint8))
 
 
 @pytest.fixture
-def run(compendium, monkeypatch):
+def stubbed(compendium, monkeypatch):
+    """A run's folder, its stub and its cohort, of two patients with two scans each, from 000 and 001."""
     cohort = write_cohort(compendium / "data" / "boxes")
-    names = {f"box_{i}": {"patient": f"00{i // 3}", "grade_left": i} for i in range(4)}
+    names = {f"box_{i}": {"patient": f"00{i // 2}", "grade_left": i} for i in range(4)}
     dataset = json.loads((cohort.root / "dataset.json").read_text())
     write_json(cohort.root / "dataset.json", dataset | {"cases": names})
     (cohort.root / "splits.json").unlink()
@@ -127,44 +118,33 @@ def run(compendium, monkeypatch):
     (folder / "weights.safetensors").write_bytes(b"weights")
     stub = Stub({"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)})
     monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: stub)
-    monkeypatch.setattr(Stub, "segmented", 0)
-    return folder, cohort
+    return folder, stub, cohort
 
 
-def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(run):
-    folder, cohort = run
-    table = score_run(folder, cohort)
-    assert (
-        table["case"].tolist() == list(cohort.val)
-        and set(table["network"]) == {"[1]"}
-        and set(table["seed"]) == {4}
-    )
-    assert table["patient"].tolist() == [cohort.cases[name].patient for name in cohort.val]  # 000, not 0
-    assert (
-        (table["dice"] == 1).all() and (table["peak_memory_mb"] > 50).all() and (table["seconds"] >= 0).all()
-    )
-    sides = read_scores(folder, SIDES_FILE)
+def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(stubbed):
+    folder, _, cohort = stubbed
+    table, sides = score_run(folder, cohort), read_scores(folder, SIDES_FILE)
+    assert table[["network", "seed", "case", "patient"]].to_numpy().tolist() == [
+        ["[1]", 4, name, cohort.cases[name].patient] for name in cohort.val]            # 000, not 0
+    assert (table["dice"] == 1).all()
+    assert (table["peak_memory_mb"] > 50).all() and (table["seconds"] >= 0).all()
     assert sides.groupby("case")["side"].apply(sorted).tolist() == [["left", "right"]] * len(cohort.val)
-    truth = [
-        np.count_nonzero(read_volume(cohort.cases[name].label).array) * 12 / 1000
-        for name in sorted(cohort.val)
-    ]
+    truth = [np.count_nonzero(read_volume(cohort.cases[name].label).array) * 12 / 1000
+             for name in sorted(cohort.val)]
     assert sides.groupby("case")["truth_ml"].sum().tolist() == pytest.approx(truth)
     assert sides.loc[sides["side"] == "right", "grade"].isna().all()
     assert "processor" in scored_with(folder)["device"]
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda folder: (folder / SIDES_FILE).unlink(),
-    lambda folder: (folder / "scores.csv").unlink(),
-    lambda folder: (folder / "scores.json").write_text('{"key": "of earlier code"}'),
-    lambda folder: (folder / "weights.safetensors").write_bytes(b"others")])
-def test_scores_are_made_once_and_anew_when_anything_is_missing_or_changed(spoil, run):
-    folder, cohort = run
+def test_scores_are_made_once_and_anew_when_anything_is_missing_or_changed(stubbed):
+    folder, stub, cohort = stubbed
     first = score_run(folder, cohort)
-    pd.testing.assert_frame_equal(score_run(folder, cohort), first)
-    assert Stub.segmented == len(cohort.val)
-    spoil(folder)
-    columns = [c for c in first if c not in ("seconds", "peak_memory_mb")]
-    pd.testing.assert_frame_equal(score_run(folder, cohort)[columns], first[columns])
-    assert Stub.segmented == 2 * len(cohort.val)
+    columns = [name for name in first if name not in ("seconds", "peak_memory_mb")]
+    for times, (spoilt, text) in enumerate([
+            (SIDES_FILE, None), ("scores.csv", None), ("weights.safetensors", "others"),
+            ("scores.json", '{"key": "of earlier code"}')], start=1):
+        score_run(folder, cohort)
+        assert stub.segmented == times * len(cohort.val), f"before {spoilt}"
+        (folder / spoilt).unlink() if text is None else (folder / spoilt).write_text(text)
+        pd.testing.assert_frame_equal(score_run(folder, cohort)[columns], first[columns])
+        assert stub.segmented == (times + 1) * len(cohort.val), f"after {spoilt}"

@@ -25,38 +25,29 @@ def means(cases, weights=None):
     return [100 * np.average([getattr(case, m) for case in cases], weights=weights) for m in MEASURES]
 
 
-def test_no_patients_with_any_weights_violate_the_bounds():
+def test_no_patients_with_any_weights_violate_the_bounds_and_what_they_print_is_never_called_impossible():
     for seed in SEEDS:
-        cases, _, weights = patients(seed)
+        cases, counts, weights = patients(seed)
         d, i, p, r = means(cases, weights)
         assert bounds.least_iou(d) <= i + 1e-9 and i <= d + 1e-9, seed
         assert max(0, p + r - 100) - 1e-9 <= d <= bounds.most_dice(p, r) + 1e-9, seed
         assert r >= bounds.least_recall(d, p) - 1e-9, seed
         assert bounds.needed_rounding(d, i, p, r) < 1e-9, seed
-
-
-def test_what_patients_print_is_never_called_impossible():
-    for seed in SEEDS:
-        cases, counts, _ = patients(seed)
         d, i, p, r = np.round(means(cases), 1)
         assert bounds.needed_rounding(d, i, p, r) <= bounds.HALF + 1e-9, seed
         low, high = bounds.dice_spread(d, i)
         assert low - 1e-9 <= 100 * np.std([case.dice for case in cases]) <= high + 1e-9, seed
-        pooled = Overlap(*counts.sum(0))
-        assert bounds.could_be_pooled(*(round(100 * getattr(pooled, m), 1) for m in MEASURES)), seed
+        assert bounds.could_be_pooled(*np.round(means([Overlap(*counts.sum(0))]), 1)), seed
 
 
 def test_the_bounds_are_reached():
-    alike = [Overlap(900, 60, 130)] * 7
-    d, i, p, r = means(alike)
-    assert i == pytest.approx(bounds.least_iou(d)) and d == pytest.approx(bounds.most_dice(p, r))
-    assert bounds.least_recall(d, p) == pytest.approx(r)
-    perfect_or_lost = [Overlap(1000, 0, 0)] * 3 + [Overlap(0, 10, 10)]
-    d, i, p, r = means(perfect_or_lost)
+    d, i, p, r = means([Overlap(900, 60, 130)] * 7)                     # alike
+    limits = bounds.least_iou(d), bounds.most_dice(p, r), bounds.least_recall(d, p)
+    assert limits == pytest.approx((i, d, r))
+    d, i, *_ = means([Overlap(1000, 0, 0)] * 3 + [Overlap(0, 10, 10)])  # perfect or lost
     assert i == pytest.approx(d)
-    all_or_hardly_anything = [Overlap(10**6, 0, 0)] * 5 + [Overlap(1, 10**6, 0)] * 2 + [Overlap(1, 0, 10**6)]
-    d, i, p, r = means(all_or_hardly_anything)
-    assert d == pytest.approx(p + r - 100, abs=1e-3)
+    d, _, p, r = means([Overlap(10**6, 0, 0)] * 5 + [Overlap(1, 10**6, 0)] * 2 + [Overlap(1, 0, 10**6)])
+    assert d == pytest.approx(p + r - 100, abs=1e-3)                    # all or hardly anything
 
 
 def test_scores_of_single_cases_cannot_pass_for_pooled_ones_of_different_patients():

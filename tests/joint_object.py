@@ -29,8 +29,8 @@ def world(volume: Volume) -> np.ndarray:
 def grid(direction, shape=SHAPE, spacing=SPACING, centre=(0.0, 0.0, 0.0)) -> Volume:
     """An empty grid whose middle lies at ``centre``."""
     middle = (np.array(shape[::-1]) - 1) / 2 * spacing[::-1]
-    return Volume(np.zeros(shape, np.uint8), spacing,
-                  tuple(np.asarray(centre) - np.asarray(direction) @ middle), direction)
+    origin = tuple(np.asarray(centre) - np.asarray(direction) @ middle)
+    return Volume(np.zeros(shape, np.uint8), spacing, origin, direction)
 
 
 def parts(on: Volume) -> dict[str, np.ndarray]:
@@ -42,6 +42,16 @@ def parts(on: Volume) -> dict[str, np.ndarray]:
     block = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1]) < 12) & (np.abs(right[..., 2]) < 14)
     step = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1] - 10) < 10) & (np.abs(right[..., 2] - 6) < 6)
     return {"left": ellipsoid | spur, "right": block | step}
+
+
+def places(on: Volume, inside: np.ndarray) -> np.ndarray:
+    """LPS coordinates (n, 3) of the voxels inside, in order."""
+    return in_order(world(on)[inside])
+
+
+def in_order(at: np.ndarray) -> np.ndarray:
+    """Points (n, 3) sorted by their coordinates, whatever order a file has them in."""
+    return at[np.lexsort(np.round(at, 3).T)]
 
 
 def both(on: Volume) -> Volume:

@@ -4,14 +4,12 @@ known."""
 import numpy as np
 import pytest
 from conftest import refused
+from joint_object import DIRECTIONS
 from scipy.spatial import KDTree
-from scipy.spatial.transform import Rotation
 
 from compendium.view.meshes import surface_mesh
 from compendium.view.surface_map import VIEWS, joint_maps, surface_figure, surface_map
 from magunet.volume import Volume, reorient
-
-OBLIQUE = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
 
 
 def sphere(radius: float, spacing=(1.0, 1.0, 1.0), direction=None, centre=(0.0, 0.0, 0.0)) -> Volume:
@@ -22,25 +20,23 @@ def sphere(radius: float, spacing=(1.0, 1.0, 1.0), direction=None, centre=(0.0, 
     return Volume(inside.astype(np.uint8), spacing, (-100.0, 40.0, 7.0), direction)
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 0.8, 0.8)])
-@pytest.mark.parametrize("direction", [np.eye(3), OBLIQUE, np.diag([-1.0, 1, 1])])
-def test_concentric_spheres_are_as_far_apart_as_their_radii(spacing, direction):
-    truth = sphere(15, spacing, direction)
-    for radius in (19.0, 12.0):
-        found = surface_map(truth, sphere(radius, spacing, direction)).distance
-        assert np.median(found) == pytest.approx(radius - 15,
-                                                 abs=0.4), "positive outside the truth, negative inside"
-        assert np.abs(found - (radius - 15)).max() < spacing[0]
+def test_concentric_spheres_are_as_far_apart_as_their_radii():
+    """Positive outside the truth, negative inside."""
+    for name, spacing in (("LPS", (1.0, 1.0, 1.0)), ("oblique", (2.0, 0.8, 0.8)),
+                          ("mirrored rows", (2.0, 0.8, 0.8))):
+        truth = sphere(15, spacing, DIRECTIONS[name])
+        for radius in (19.0, 12.0):
+            found = surface_map(truth, sphere(radius, spacing, DIRECTIONS[name])).distance - (radius - 15)
+            assert abs(np.median(found)) < 0.4 and np.abs(found).max() < spacing[0], (name, radius)
 
 
 def test_a_shift_is_positive_ahead_and_negative_behind():
     """A ball moved 3 mm to the patient's left: +3 mm at its left pole, -3 mm at its right one, -0.3 in
     between."""
-    truth = sphere(15)
-    found = surface_map(truth, sphere(15, centre=(3, 0, 0)))
+    found = surface_map(sphere(15), sphere(15, centre=(3, 0, 0)))
     offset = found.mesh.points - found.mesh.points.mean(axis=0)
-    wanted = 15 - np.linalg.norm(offset - (3, 0, 0), axis=1)
-    assert np.abs(found.distance - wanted).mean() < 0.4 and np.abs(found.distance - wanted).max() < 1
+    error = np.abs(found.distance - (15 - np.linalg.norm(offset - (3, 0, 0), axis=1)))
+    assert error.mean() < 0.4 and error.max() < 1
 
 
 def test_distances_are_those_to_the_mesh_to_a_fifth_of_a_voxel():
@@ -52,31 +48,26 @@ def test_distances_are_those_to_the_mesh_to_a_fifth_of_a_voxel():
     samples = np.einsum("wc,tcx->twx", weights, surface_mesh(prediction).corners()).reshape(-1, 3)
     naive = KDTree(samples).query(result.mesh.points)[0]
     assert np.abs(np.abs(result.distance) - naive).max() < 0.4
+    assert np.abs(surface_map(prediction, prediction).distance).max() < 1e-9
 
 
-def test_the_same_mask_lies_nowhere_off():
-    assert np.abs(surface_map(sphere(8, (3.0, 1.0, 1.0)), sphere(8, (3.0, 1.0, 1.0))).distance).max() < 1e-9
-
-
-@pytest.mark.parametrize("code", ["RAS", "SLA"])
-def test_orientation_changes_nothing(code):
-    truth, prediction = sphere(15), sphere(13, centre=(2, 1, -3))
-    first, turned = (surface_map(a, b) for a,
-                     b in ((truth, prediction), (reorient(truth, code), reorient(prediction, code))))
-
-    def order(found):
-        return np.lexsort(found.mesh.points.round(3).T)
-
-    assert np.allclose(first.mesh.points[order(first)], turned.mesh.points[order(turned)], atol=1e-4)
-    apart = np.abs(first.distance[order(first)] - turned.distance[order(turned)])
-    assert apart.mean() < 0.03 and apart.max() < 0.5    # by which way squares are halved
+def test_orientation_changes_nothing():
+    masks = sphere(15), sphere(13, centre=(2, 1, -3))
+    first, *others = (surface_map(*(reorient(mask, code) for mask in masks))
+                      for code in ("LPS", "RAS", "SLA"))
+    order = np.lexsort(first.mesh.points.round(3).T)
+    for turned in others:
+        same = np.lexsort(turned.mesh.points.round(3).T)
+        np.testing.assert_allclose(turned.mesh.points[same], first.mesh.points[order], atol=1e-4)
+        apart = np.abs(first.distance[order] - turned.distance[same])
+        assert apart.mean() < 0.03 and apart.max() < 0.5    # by which way squares are halved
 
 
 def test_what_has_no_surface_is_refused():
-    empty = sphere(0)
-    refused(lambda: surface_map(sphere(5), empty), "empty")
-    refused(lambda: surface_map(empty, sphere(5)), "empty")
-    refused(lambda: surface_map(sphere(5), sphere(5, (2.0, 1.0, 1.0))), "different grids")
+    ball, empty = sphere(5), sphere(0)
+    refused(lambda: surface_map(ball, empty), "empty")
+    refused(lambda: surface_map(empty, ball), "empty")
+    refused(lambda: surface_map(ball, sphere(5, (2.0, 1.0, 1.0))), "different grids")
 
 
 def two_joints(shift: int = 0) -> Volume:
@@ -85,56 +76,46 @@ def two_joints(shift: int = 0) -> Volume:
     return Volume(array, (1.0, 1.0, 1.0))
 
 
-def orange(axes) -> float:
-    """Mean of red less blue over the triangles of a panel: above 0 where the prediction reaches too far."""
-    (surface,) = axes.collections
-    colours = surface.get_facecolors()
-    return float((colours[:, 0] - colours[:, 2]).mean())
+def panels_of(figure):
+    return {axes.get_title().replace("\n", " "): axes for axes in figure.axes if axes.get_title()}
 
 
 def test_each_side_of_each_joint_has_its_panel():
-    """Prediction 2 mm to the patient's left: all faces that look left reach too far, those that look right
-    fall short."""
-    figure = surface_figure(two_joints(), two_joints(shift=2))
-    panels = {axes.get_title().replace("\n", " "): axes for axes in figure.axes if axes.get_title()}
+    """Prediction 2 mm to the patient's left: faces that look left reach too far and are orange, more red than
+    blue; those that look right fall short."""
+    panels = panels_of(surface_figure(two_joints(), two_joints(shift=2)))
     assert list(panels) == ["both joints from the front", "right joint, iliac side from the right",
                             "right joint, sacral side from the left",
                             "left joint, sacral side from the right",
                             "left joint, iliac side from the left"]
+    heights = {}
     for title, axes in panels.items():
-        if "from the left" in title:
-            assert orange(axes) > 0.1, title
-        if "from the right" in title:
-            assert orange(axes) < -0.1, title
-    heights = {title: np.ptp(np.concatenate([p.vertices[:, 1] for p in axes.collections[0].get_paths()]))
-               for title, axes in panels.items()}
+        (surface,) = axes.collections
+        red, _, blue = surface.get_facecolors()[:, :3].mean(axis=0)
+        assert red - blue > 0.1 or "from the left" not in title, title
+        assert red - blue < -0.1 or "from the right" not in title, title
+        heights[title] = np.ptp(np.concatenate([path.vertices[:, 1] for path in surface.get_paths()]))
     assert heights["right joint, iliac side from the right"] == pytest.approx(20, abs=0.1)
     assert heights["left joint, iliac side from the left"] == pytest.approx(14, abs=0.1)
 
 
 def test_views_are_seen_from_where_they_say():
-    for name, (across, _) in VIEWS.items():
-        towards = np.cross(across, (0, 0, 1))
-        assert {"from the front": (0, -1, 0), "from the left": (1, 0, 0),
-                "from the right": (-1, 0, 0)}[name] == tuple(towards)
+    towards = {name: tuple(np.cross(across, (0, 0, 1))) for name, (across, _) in VIEWS.items()}
+    assert towards == {"from the front": (0, -1, 0), "from the left": (1, 0, 0), "from the right": (-1, 0, 0)}
 
 
-def test_a_single_joint_leaves_a_panel_empty():
+def test_a_single_joint_leaves_a_panel_empty_and_is_drawn_wherever_it_lies():
+    """Also where it ends in the middle of the scan, so that nothing of it lies on the other side."""
     single = two_joints()
     single.array[..., :40] = 0
     figure = surface_figure(single, two_joints(shift=1))
-    words = [[text.get_text() for text in axes.texts] for axes in figure.axes if axes.get_title()]
+    words = [[text.get_text() for text in axes.texts] for axes in panels_of(figure).values()]
     assert words[1] == words[2] == ["no joint"] and "A" in words[3]
-
-
-@pytest.mark.parametrize("first, last", [(6, 16), (10, 20), (14, 24), (16, 26), (2, 8)])
-def test_a_single_joint_anywhere_is_drawn(first, last):
-    """Also where it ends in the middle of the scan, so that nothing of it lies on the other side."""
-    array = np.zeros((20, 32, 32), np.uint8)
-    array[5:14, 8:18, first:last] = 1
-    joint = Volume(array, (3.0, 2.0, 2.0))
-    titles = [axes.get_title() for axes in surface_figure(joint, joint).axes]
-    assert len([title for title in titles if title]) == 5
+    for first in (6, 10, 14, 16, 2):
+        array = np.zeros((20, 32, 32), np.uint8)
+        array[5:14, 8:18, first:first + 10] = 1
+        joint = Volume(array, (3.0, 2.0, 2.0))
+        assert len(panels_of(surface_figure(joint, joint))) == 5, first
 
 
 def test_a_joint_that_was_not_predicted_is_grey_and_leaves_the_scale_alone():
@@ -143,9 +124,7 @@ def test_a_joint_that_was_not_predicted_is_grey_and_leaves_the_scale_alone():
     maps = joint_maps(truth, prediction)
     assert np.isnan(maps["left"].distance).all() and np.abs(maps["right"].distance).max() < 3
     figure = surface_figure(truth, prediction)
-    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    (missed,) = [axes for title, axes in panels.items() if title.startswith("left joint, iliac")]
-    assert missed.get_title().endswith("not predicted")
+    missed = panels_of(figure)["left joint, iliac side from the left not predicted"]
     colours = missed.collections[0].get_facecolors()[:, :3]
     assert np.ptp(colours, axis=1).max() < 1e-6
     (bar,) = [axes for axes in figure.axes if axes.get_xlabel()]

@@ -199,21 +199,20 @@ def test_papermill_runs_from_the_root_and_from_notebooks_and_takes_a_profile(pro
     assert printed.split()[:2] == ["cpu", str(profiles.load("cpu").epochs)]
 
 
-@pytest.mark.parametrize("words, says", [
-    (("-p", "epohcs", "3"), "unknown parameter 'epohcs'; did you mean 'epochs'?"),
-    (("-p", "epochs", "three"), "parameter 'epochs' must be a valid integer; got 'three'"),
-])
-def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe, words, says):
-    done = papermill(probe, probe / "notebooks" / "p.ipynb", *words)
+def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe):
+    done = papermill(probe, probe / "notebooks" / "p.ipynb", "-p", "epohcs", "3")
     assert done.returncode != 0
-    assert says in done.stderr
+    assert "unknown parameter 'epohcs'; did you mean 'epochs'?" in done.stderr
 
 
+NETWORKS = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} | {"+MFF+LGAG"}
+
+
+@pytest.mark.slow
 def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_unknown_profile():
     def dry_run(profile, *words):
         command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run",
-                   "--forceall",
-                   "--printshellcmds", "--config", f"profile={profile}", "--nolock", *words]
+                   "--forceall", "--printshellcmds", "--config", f"profile={profile}", "--nolock", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     for profile, *words in (("smoke", "--cores", "2"), ("gpu", "--cores", "8", "--resources", "gpu=4"),
@@ -223,19 +222,17 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
         plan = done.stdout + done.stderr
         for path in NOTEBOOKS:
             assert f"notebooks/{path.name}" in plan
-        named = {row.network for table in paper.TABLES for row in table} | {"+MFF+LGAG"}
-        named |= set(BEYOND[1]) if profile == "gpu" else set()
+        named = NETWORKS | (set(BEYOND[1]) if profile == "gpu" else set())
         trainings = set(re.findall(r"compendium train '(.+?)' --profile \w+ --seed (\d+)", plan))
-        seeds = map(str, profiles.load(profile).seeds)
-        assert trainings == set(itertools.product({ALIASES.get(name, name) for name in named}, seeds))
+        assert trainings == set(itertools.product(named, map(str, profiles.load(profile).seeds)))
     assert dry_run("smok", "--cores", "2").returncode != 0
     beyond = dry_run("smoke", "--cores", "2", "--config", "profile=smoke", "beyond=true").stdout
     assert all(f"compendium train '{name}' --profile smoke" in beyond for name in (*BEYOND[1], "MAG-UNet"))
 
 
-def copy_workflow(compendium, **settings):
-    """The workflow and the smoke profile with other settings in a compendium; returns the folder of its
-    receipts."""
+def copy_workflow(compendium, *left, **settings):
+    """The workflow and the smoke profile with other settings in a compendium, where all networks but those
+    left have their receipts, in the order in which the workflow makes them; returns the receipts' folder."""
     shutil.copytree(ROOT / "workflow", compendium / "workflow")
     text = (ROOT / "papermill_params" / "smoke.yaml").read_text()
     for name, value in settings.items():
@@ -243,6 +240,10 @@ def copy_workflow(compendium, **settings):
     (compendium / "papermill_params" / "smoke.yaml").write_text(text)
     receipts = compendium / "runs" / "smoke" / "receipts"
     receipts.mkdir(parents=True)
+    (receipts / "cohort.txt").touch()
+    files = ["-".join(re.findall(r"\w+", network)) for network in NETWORKS - set(left)]
+    for step, file, seed in itertools.product(("train", "evaluate"), files, (0, 1)):
+        (receipts / f"{step}-{file}-s{seed}.txt").touch()
     return receipts
 
 
@@ -253,22 +254,15 @@ def snakemake(compendium, *words, path="", **variables):
                           env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} | variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained, says", [(False, "failed: SegNet, seed 0\n"),
                                            (True, "failed: SegNet, seed 0, when it was scored\n")])
 def test_a_network_that_fails_is_named_at_the_end_and_tried_again(trained, says, compendium):
-    receipts = copy_workflow(compendium, cohort="data/nowhere")         # without data, any training fails
-    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES
-              for row in table} - {"SegNet"} | {"+MFF+LGAG"}
-    files = ["-".join(re.findall(r"\w+", name)) for name in others]
-    for name in ["cohort", *(f"train-{name}-s0" for name in files),
-                 *(f"evaluate-{name}-s0" for name in files)]:
-        # in the order in which the workflow makes them
-        (receipts / f"{name}.txt").touch()
+    receipts = copy_workflow(compendium, "SegNet", cohort="data/nowhere")    # without data, it fails
     if trained:
         (receipts / "train-SegNet-s0.txt").write_text("runs/nowhere\n")
     done = snakemake(compendium, "--cores", "1", "--keep-going", "--allowed-rules", "train", "evaluate",
-                     "grid",
-                     "--", "runs/smoke/receipts/grid.txt")
+                     "grid", "--", "runs/smoke/receipts/grid.txt")
     assert done.returncode != 0
     assert ("runs/nowhere" if trained else "data/nowhere") in done.stderr
     assert done.stderr.count(says) == 1 and "not finished:" not in done.stderr
@@ -276,18 +270,11 @@ def test_a_network_that_fails_is_named_at_the_end_and_tried_again(trained, says,
     assert not (receipts / "grid.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_off_grid_has_one_seed_of_everything_first(compendium):
-    receipts = copy_workflow(compendium, cohort="data/nowhere", seeds="[0,1]")
-    left = ("SegNet", "3D U-Net", "+SE", "MAG-UNet")
-    others = {ALIASES.get(row.network, row.network) for table in paper.TABLES
-              for row in table} - set(left) | {"+MFF+LGAG"}
-    files = ["-".join(re.findall(r"\w+", name)) for name in others]
-    for name in ["cohort", *(f"{step}-{name}-s{seed}" for step in ("train", "evaluate") for name in files
-                             for seed in (0, 1))]:
-        (receipts / f"{name}.txt").touch()
+    copy_workflow(compendium, "SegNet", "3D U-Net", "+SE", "MAG-UNet", cohort="data/nowhere", seeds="[0,1]")
     done = snakemake(compendium, "--cores", "1", "--scheduler", "greedy", "--keep-going", "--printshellcmds",
-                     "--allowed-rules",
-                     "train", "evaluate", "grid", "--", "runs/smoke/receipts/grid.txt")
+                     "--allowed-rules", "train", "evaluate", "grid", "--", "runs/smoke/receipts/grid.txt")
     order = re.findall(r"compendium (?:train '(.+?)' --profile smoke --seed (\d)|evaluate .*\n)", done.stderr)
     trained = [step for step in order if step[0]]
     assert {*trained[:2]} == {("3D U-Net", "0"), ("MAG-UNet", "0")}
@@ -344,6 +331,7 @@ def test_no_machine_path_or_registry_host_is_committed():
             assert not forbidden.search(path.read_text(errors="ignore")), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])
 def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(compendium, source, succeeds):
     receipts = copy_workflow(compendium)
@@ -351,12 +339,10 @@ def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(comp
     python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=python)
     nbformat.write(notebook, compendium / "notebooks" / "one.ipynb")
-    for name in ("sample", "evaluate-3D-U-Net-s0", "evaluate-MAG-UNet-s0"):
-        (receipts / f"{name}.txt").touch()
+    (receipts / "sample.txt").touch()
     target = "runs/smoke/notebooks/one.html"
     done = snakemake(compendium, "--cores", "1", "--allowed-rules", "notebook", "--quiet", "host", "progress",
-                     "reason", "rules",
-                     "--", target)
+                     "reason", "rules", "--", target)
     assert (done.returncode == 0) == succeeds, done.stderr
     assert (compendium / target).exists() == succeeds
     executed = nbformat.read(compendium / "runs/smoke/notebooks/one.ipynb", as_version=4)

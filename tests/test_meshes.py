@@ -1,4 +1,5 @@
-"""Meshes: closed, turned outwards, where the mask is, and read back by other programs."""
+"""Meshes: closed, turned outwards, where the mask is, and read back by other programs; and maps of signed
+distances on them, against spheres and shifted boxes whose distances are known."""
 
 import numpy as np
 import pytest
@@ -6,17 +7,20 @@ import SimpleITK
 import trimesh
 from conftest import refused
 from joint_object import DIRECTIONS, both, grid, parts, world
+from scipy.spatial import KDTree
 
 from compendium.view.meshes import STL_HEADER, surface_mesh, write_stl
-from magunet.volume import Volume
+from compendium.view.surface_map import VIEWS, joint_maps, surface_figure, surface_map
+from magunet.volume import Volume, reorient
 
+MIDDLE = (31.0, -12.0, 7.0)
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 
 
-def ball(direction=DIRECTIONS["LPS"], radius=20.0, spacing=(1.5, 0.8, 1.0), centre=(31.0, -12.0, 7.0)):
-    shape = tuple(int(2 * radius / s) + 6 for s in spacing)
-    on = grid(direction, shape, spacing, centre)
-    return on.with_array((np.linalg.norm(world(on) - centre, axis=-1) < radius).astype(np.uint8))
+def ball(radius, spacing=(1.0, 1.0, 1.0), direction=DIRECTIONS["LPS"], shift=(0, 0, 0)):
+    """A ball beside the middle of a grid, all in mm along the world's axes."""
+    on = grid(direction, tuple(round(60 / step) for step in spacing), spacing, MIDDLE)
+    return on.with_array((np.linalg.norm(world(on) - MIDDLE - shift, axis=-1) < radius).astype(np.uint8))
 
 
 def as_trimesh(mesh):
@@ -25,15 +29,14 @@ def as_trimesh(mesh):
 
 @every_direction
 def test_a_mesh_is_closed_turned_outwards_and_in_its_place(direction):
-    mesh = surface_mesh(ball(direction))
+    mesh = surface_mesh(ball(20, (1.5, 0.8, 1.0), direction))
     theirs = as_trimesh(mesh)
     assert theirs.is_watertight and theirs.is_winding_consistent
     assert theirs.volume / 1000 == pytest.approx(4 / 3 * np.pi * 8, rel=0.02)
-    np.testing.assert_allclose(theirs.center_mass, (31, -12, 7), atol=0.05)
+    np.testing.assert_allclose(theirs.center_mass, MIDDLE, atol=0.05)
     np.testing.assert_allclose(mesh.normals(), theirs.face_normals, atol=1e-6)
-    outwards = np.einsum("ij,ij->i", mesh.normals(), mesh.corners().mean(axis=1) - (31, -12, 7))
-    assert (outwards > 0).all()
-    assert np.linalg.norm(mesh.points - (31, -12, 7), axis=1) == pytest.approx(20, abs=0.8)     # half a voxel
+    assert (np.einsum("ij,ij->i", mesh.normals(), mesh.corners().mean(axis=1) - MIDDLE) > 0).all()
+    assert np.linalg.norm(mesh.points - MIDDLE, axis=1) == pytest.approx(20, abs=0.8)     # half a voxel
 
 
 @every_direction
@@ -45,37 +48,35 @@ def test_every_point_lies_halfway_between_a_voxel_inside_and_one_outside(directi
     image.SetSpacing(mask.spacing[::-1])
     image.SetOrigin(mask.origin)
     image.SetDirection(mask.direction.ravel().tolist())
-    index = np.array([image.TransformPhysicalPointToContinuousIndex(p)
-                      for p in surface_mesh(mask).points.tolist()])
+    points = surface_mesh(mask).points.tolist()
+    index = np.array([image.TransformPhysicalPointToContinuousIndex(point) for point in points])
     halves = np.abs(index - np.round(index)) > 0.4
     on_edge = halves.sum(axis=1) == 1
     assert on_edge.mean() > 0.995
     index, halves = index[on_edge], halves[on_edge]
     assert np.abs(np.where(halves, 0, index - np.round(index))).max() < 1e-6
     inside = np.pad(mask.array, 1) != 0
-    low, high = (tuple((np.round(index + sign * 0.5 * halves)).astype(int)[:, ::-1].T + 1)
-                 for sign in (-1, 1))
+    low, high = (tuple(np.round(index + sign * 0.5 * halves).astype(int)[:, ::-1].T + 1) for sign in (-1, 1))
     assert (inside[low] != inside[high]).all()
 
 
 def test_masks_at_the_border_and_single_voxels_have_a_closed_surface_and_empty_ones_none():
-    mesh = surface_mesh(Volume(np.ones((3, 4, 5), np.uint8), (2.0, 1.0, 1.5), (10, 20, 30)))
-    assert as_trimesh(mesh).is_watertight
+    full = Volume(np.ones((3, 4, 5), np.uint8), (2.0, 1.0, 1.5), (10, 20, 30))
+    mesh = surface_mesh(full)
     np.testing.assert_allclose(mesh.points.min(axis=0), (10 - 0.75, 20 - 0.5, 30 - 1))
     np.testing.assert_allclose(mesh.points.max(axis=0), (10 + 6 + 0.75, 20 + 3 + 0.5, 30 + 4 + 1))
-    single = np.zeros((3, 3, 3))
+    assert as_trimesh(mesh).is_watertight
+    single = np.zeros((3, 4, 5))
     single[1, 1, 1] = 5
-    mesh = as_trimesh(surface_mesh(Volume(single, (1, 1, 1))))
-    assert mesh.is_watertight and mesh.volume > 0
-    for kind in (np.uint8, bool):
-        empty = Volume(np.zeros((4, 5, 6), kind), (1, 1, 1))
-        refused(lambda empty=empty: surface_mesh(empty), "the mask is empty", "no surface")
+    voxel = as_trimesh(surface_mesh(full.with_array(single)))
+    assert voxel.is_watertight and voxel.volume > 0
+    refused(lambda: surface_mesh(full.with_array(0 * single)), "the mask is empty", "no surface")
 
 
 def test_hollows_and_pieces_count_as_they_should():
-    mask = ball()
+    mask = ball(20, (1.5, 0.8, 1.0))
     hollow = mask.array.copy()
-    hollow[10:14, 22:30, 18:26] = 0
+    hollow[18:22, 34:42, 26:34] = 0
     mesh = as_trimesh(surface_mesh(mask.with_array(hollow)))
     removed = as_trimesh(surface_mesh(mask)).volume - mesh.volume
     assert removed == pytest.approx(4 * 8 * 8 * np.prod(mask.spacing), rel=0.12)
@@ -91,3 +92,109 @@ def test_stl_is_read_back_by_trimesh(tmp_path):
     assert back.is_watertight and back.volume == pytest.approx(as_trimesh(mesh).volume, rel=1e-4)
     header = (tmp_path / "left.stl").read_bytes()[:80]
     assert header == STL_HEADER and b"SPACE=LPS" in header and not header.startswith(b"solid")
+
+
+# Signed distances -------------------------------------------------------------------------------------
+
+def test_concentric_spheres_are_as_far_apart_as_their_radii():
+    """Positive outside the truth, negative inside."""
+    for name, spacing in (("LPS", (1, 1, 1)), ("oblique", (2, 0.8, 0.8)), ("mirrored rows", (2, 0.8, 0.8))):
+        truth = ball(15, spacing, DIRECTIONS[name])
+        for radius in (19, 12):
+            error = surface_map(truth, ball(radius, spacing, DIRECTIONS[name])).distance - (radius - 15)
+            assert abs(np.median(error)) < 0.4 and np.abs(error).max() < spacing[0], (name, radius)
+
+
+def test_a_shift_is_positive_ahead_and_negative_behind():
+    """A ball moved 3 mm to the patient's left: +3 mm at its left pole, -3 mm at its right one, -0.3 in
+    between."""
+    found = surface_map(ball(15), ball(15, shift=(3, 0, 0)))
+    error = np.abs(found.distance - (15 - np.linalg.norm(found.mesh.points - MIDDLE - (3, 0, 0), axis=1)))
+    assert error.mean() < 0.4 and error.max() < 1
+
+
+def test_distances_are_those_to_the_mesh_to_a_fifth_of_a_voxel():
+    """Against every triangle of the prediction's mesh, each sampled densely."""
+    prediction = ball(6, (2.0, 1.0, 1.5))
+    result = surface_map(ball(8, (2.0, 1.0, 1.5), shift=(1, 0, 2)), prediction)
+    u, v = np.meshgrid(np.linspace(0, 1, 25), np.linspace(0, 1, 25))
+    weights = np.stack([u, v, 1 - u - v], axis=-1)[u + v <= 1]
+    samples = np.einsum("wc,tcx->twx", weights, surface_mesh(prediction).corners()).reshape(-1, 3)
+    naive = KDTree(samples).query(result.mesh.points)[0]
+    assert np.abs(np.abs(result.distance) - naive).max() < 0.4
+    assert np.abs(surface_map(prediction, prediction).distance).max() < 1e-9
+
+
+def test_orientation_changes_nothing():
+    masks = ball(15), ball(13, shift=(2, 1, -3))
+    first, *others = (surface_map(*(reorient(mask, code) for mask in masks))
+                      for code in ("LPS", "RAS", "SLA"))
+    order = np.lexsort(first.mesh.points.round(3).T)
+    for turned in others:
+        same = np.lexsort(turned.mesh.points.round(3).T)
+        np.testing.assert_allclose(turned.mesh.points[same], first.mesh.points[order], atol=1e-4)
+        apart = np.abs(first.distance[order] - turned.distance[same])
+        assert apart.mean() < 0.03 and apart.max() < 0.5    # by which way squares are halved
+
+
+def test_what_has_no_surface_is_refused():
+    some, none = ball(5), ball(0)
+    for truth, prediction, word in ((some, none, "empty"), (none, some, "empty"),
+                                    (some, ball(5, (2.0, 1.0, 1.0)), "different grids")):
+        refused(lambda truth=truth, prediction=prediction: surface_map(truth, prediction), word)
+
+
+def two_joints(shift: int = 0) -> Volume:
+    array = np.zeros((30, 40, 80), np.uint8)
+    array[5:25, 10:30, 8 + shift:14 + shift] = array[8:22, 10:30, 66 + shift:72 + shift] = 1
+    return Volume(array, (1.0, 1.0, 1.0))
+
+
+def panels_of(figure):
+    return {axes.get_title().replace("\n", " "): axes for axes in figure.axes if axes.get_title()}
+
+
+def test_each_side_of_each_joint_has_its_panel_seen_from_where_it_says():
+    """Prediction 2 mm to the patient's left: faces that look left reach too far and are orange, more red than
+    blue; those that look right fall short."""
+    panels = panels_of(surface_figure(two_joints(), two_joints(shift=2)))
+    assert list(panels) == ["both joints from the front", "right joint, iliac side from the right",
+                            "right joint, sacral side from the left",
+                            "left joint, sacral side from the right",
+                            "left joint, iliac side from the left"]
+    heights = []
+    for title, axes in panels.items():
+        (surface,) = axes.collections
+        red, _, blue = surface.get_facecolors()[:, :3].mean(axis=0)
+        assert red - blue > 0.1 or "from the left" not in title, title
+        assert red - blue < -0.1 or "from the right" not in title, title
+        heights.append(np.ptp(np.concatenate([path.vertices[:, 1] for path in surface.get_paths()])))
+    assert heights == pytest.approx([20, 20, 20, 14, 14], abs=0.1)
+    towards = {name: tuple(np.cross(across, (0, 0, 1))) for name, (across, _) in VIEWS.items()}
+    assert towards == {"from the front": (0, -1, 0), "from the left": (1, 0, 0), "from the right": (-1, 0, 0)}
+
+
+def test_a_single_joint_leaves_a_panel_empty_and_is_drawn_wherever_it_lies():
+    """Also where it ends in the middle of the scan, so that nothing of it lies on the other side."""
+    single = two_joints()
+    single.array[..., :40] = 0
+    figure = surface_figure(single, two_joints(shift=1))
+    words = [[text.get_text() for text in axes.texts] for axes in panels_of(figure).values()]
+    assert words[1] == words[2] == ["no joint"] and "A" in words[3]
+    for first in (6, 10, 14, 16, 2):
+        array = np.zeros((20, 32, 32), np.uint8)
+        array[5:14, 8:18, first:first + 10] = 1
+        joint = Volume(array, (3.0, 2.0, 2.0))
+        assert len(panels_of(surface_figure(joint, joint))) == 5, first
+
+
+def test_a_joint_that_was_not_predicted_is_grey_and_leaves_the_scale_alone():
+    truth, prediction = two_joints(), two_joints(shift=1)
+    prediction.array[..., 40:] = 0
+    maps = joint_maps(truth, prediction)
+    assert np.isnan(maps["left"].distance).all() and np.abs(maps["right"].distance).max() < 3
+    figure = surface_figure(truth, prediction)
+    missed = panels_of(figure)["left joint, iliac side from the left not predicted"]
+    assert np.ptp(missed.collections[0].get_facecolors()[:, :3], axis=1).max() < 1e-6
+    (bar,) = [axes for axes in figure.axes if axes.get_xlabel()]
+    assert bar.get_xlim()[1] < 3

@@ -8,30 +8,25 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-STANDARD = {"PatientName": "Musterfrau^Erika", "PatientID": "PID-4711-X", "PatientBirthDate": "19561224",
-            "PatientSex": "F",
-            "StudyDate": "20310405", "StudyTime": "101112.345", "ReferringPhysicianName": "Ueberweiser^Anton",
-            "StudyID": "STUDY-0815", "AccessionNumber": "ACC-99881"}
+STANDARD = {
+    "PatientName": "Musterfrau^Erika", "PatientID": "PID-4711-X", "PatientBirthDate": "19561224",
+    "PatientSex": "F", "StudyDate": "20310405", "StudyTime": "101112.345", "StudyID": "STUDY-0815",
+    "ReferringPhysicianName": "Ueberweiser^Anton", "AccessionNumber": "ACC-99881"}
 """What the standard wants in every object of the study."""
-BEYOND = {"InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 7 Dreiburgen",
-          "StationName": "CTSTATION7",
-          "InstitutionalDepartmentName": "Roentgenabteilung", "PerformingPhysicianName": "Operateur^Olaf",
-          "OperatorsName": "Technikerin^Tina", "PhysiciansOfRecord": "Hausarzt^Heinz",
-          "OtherPatientIDs": "OTHER-31337",
-          "PatientAddress": "Lindenallee 5 Neustadt", "PatientTelephoneNumbers": "0123-4567890",
-          "PatientAge": "074Y",
-          "PatientWeight": "61.537", "PatientSize": "1.6342",
-          "PatientMotherBirthName": "Geborene^Maedchenname",
-          "PatientComments": "Nachbarin von Zimmer 12", "EthnicGroup": "Testgruppe",
-          "Occupation": "Bergsteigerin",
-          "AdditionalPatientHistory": "Sturz im Garten", "StudyDescription": "Becken der Erkrankten",
-          "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9",
-          "DeviceSerialNumber": "SERIAL-77123",
-          "SeriesDate": "20310406", "AcquisitionDate": "20310407", "ContentDate": "20310408",
-          "ImageComments": "Bildkommentar",
-          "RequestingPhysician": "Anforderer^Axel", "AdmissionID": "AUFNAHME-5",
-          "InstitutionCodeSequence": None,
-          "Manufacturer": "Scannerbauer GmbH", "ManufacturerModelName": "Scan-o-mat 9"}
+BEYOND = {
+    "InstitutionName": "Klinik Dreiburgen", "InstitutionAddress": "Seeweg 7 Dreiburgen",
+    "StationName": "CTSTATION7", "InstitutionalDepartmentName": "Roentgenabteilung",
+    "PerformingPhysicianName": "Operateur^Olaf", "OperatorsName": "Technikerin^Tina",
+    "PhysiciansOfRecord": "Hausarzt^Heinz", "OtherPatientIDs": "OTHER-31337", "PatientAge": "074Y",
+    "PatientAddress": "Lindenallee 5 Neustadt", "PatientTelephoneNumbers": "0123-4567890",
+    "PatientWeight": "61.537", "PatientSize": "1.6342", "PatientMotherBirthName": "Geborene^Maedchenname",
+    "PatientComments": "Nachbarin von Zimmer 12", "EthnicGroup": "Testgruppe", "Occupation": "Bergsteigerin",
+    "AdditionalPatientHistory": "Sturz im Garten", "StudyDescription": "Becken der Erkrankten",
+    "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9",
+    "DeviceSerialNumber": "SERIAL-77123", "SeriesDate": "20310406", "AcquisitionDate": "20310407",
+    "ContentDate": "20310408", "ImageComments": "Bildkommentar", "RequestingPhysician": "Anforderer^Axel",
+    "AdmissionID": "AUFNAHME-5", "InstitutionCodeSequence": None, "Manufacturer": "Scannerbauer GmbH",
+    "ManufacturerModelName": "Scan-o-mat 9"}
 PATIENT = "Musterfrau_Erika_PID-4711-X"
 """The folder that a hospital's system exports a series to."""
 
@@ -44,8 +39,7 @@ def planted(names=None) -> list[bytes]:
 
 
 def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *, reverse=False, tags=None,
-                 drop=(),
-                 private=True, preamble=True) -> Path:
+                 drop=(), preamble=True) -> Path:
     """A CT series, one file a slice: array (d, h, w) in HU on a grid as in `Volume`, right-handed or not.
 
     The files' names, instance numbers and times run against the normal when ``reverse``. Returns the folder.
@@ -74,16 +68,12 @@ def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *,
         header.RescaleIntercept, header.RescaleSlope = 0, 1
         header.PixelData = array[k].astype("<i2").tobytes()
         for name, value in (STANDARD | BEYOND | (tags or {})).items():
-            if (value is not None or name in (tags or {})) and name not in drop:
+            if value is not None or name in (tags or {}):
                 setattr(header, name, value)
-        if private:
-            block = header.private_block(0x0029, "HERSTELLER PRIVAT", create=True)
-            block.add_new(0x10, "LO", "PrivateGeheimnis")
+        header.private_block(0x0029, "HERSTELLER PRIVAT", create=True).add_new(0x10, "LO", "PrivateGeheimnis")
         for name in drop:
-            if name in header:
-                del header[name]
-        if not preamble:
-            header.preamble = None
+            delattr(header, name)
+        header.preamble = header.preamble if preamble else None
         header.save_as(folder / f"IM{number:04d}.dcm", enforce_file_format=preamble)
     return folder
 

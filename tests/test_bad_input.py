@@ -184,7 +184,7 @@ CORPUS = {
     **{f"profile: {content[:40]}": (holding("a.yaml", content), f"{command} --profile a.yaml", says)
        for content, command, says in [
            (b"", "train MAG-UNet", "a.yaml ... 'name: value' a line"), (b"\xff\xfe\0", "tables", NOT_YAML),
-           ("!!python/object/apply:os.system [exit]", "tables", NOT_YAML), ("[" * 10**4, "cohort", NOT_YAML)]},
+           ("!!python/object/apply:os.system [a]", "tables", NOT_YAML), ("[" * 10**4, "cohort", NOT_YAML)]},
     **{f"epochs: {value[:50]}": (reworded(OWN, b'"epochs": 6', b'"epochs": ' + value.encode()), TRAIN, says)
        for value, says in {
            "!!python/object/apply:os.system ['touch a']": NOT_YAML, "!!python/name:os.system": NOT_YAML,

@@ -1,46 +1,42 @@
-"""Diagrams show shapes, counts and data flow of the network, and can be read at the printed width."""
+"""Diagrams show shapes, counts and data flow of the network, and can be read at the printed width; maps of
+its modules are what computing them by hand gives."""
 
+import functools
 import itertools
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from matplotlib.text import Annotation
 from printed import assert_readable, texts, words
 from torch import nn
 
-from compendium.figures.diagrams import (
-    PICTURES,
-    description,
-    network_diagrams,
-    network_shapes,
-    shape_text,
-)
+from compendium.figures.diagrams import PICTURES, description, network_diagrams, network_shapes, shape_text
+from compendium.figures.inside import map_figure, maps
 from magunet.base import profiles
 from magunet.blocks import MFF
+from magunet.fast import evaluate_by_input
 from magunet.model import count_parameters
+from magunet.predict import Model
 from magunet.studies import build, build_on_meta
 
-PROFILES = sorted(path.stem for path in (ROOT / "papermill_params").glob("*.yaml"))
 PATHS = {name: picture["module"] for name, picture in PICTURES.items()}
 
 
-@pytest.fixture(scope="module", params=PROFILES)
+@functools.cache
+def figures_of(profile):
+    return network_diagrams(profiles.load(profile))
+
+
+@pytest.fixture(scope="module", params=["paper", "smoke", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("cpu", "gpu", "transfer", "weights"))])
 def diagrams(request):
-    """Settings, and the figures of each profile, drawn once."""
-    settings = profiles.load(request.param)
-    figures = network_diagrams(settings)
-    for figure in figures.values():
+    """The figures of each profile, in which every text can be read, and its name."""
+    for figure in figures_of(request.param).values():
         assert_readable(figure)
-    return settings, figures
-
-
-def boxes_of(figure):
-    """Box and text in pixels of everything that is written in a box, or stands where one would."""
-    return [(text.get_bbox_patch().get_window_extent(), text.get_window_extent())
-            for text in texts(figure) if text.get_bbox_patch()]
+    return figures_of(request.param), request.param
 
 
 def arrows_of(figure):
@@ -52,21 +48,22 @@ def arrows_of(figure):
 
 
 def test_boxes_lie_on_the_page_and_apart_and_no_arrow_runs_through_one(diagrams):
-    for name, figure in diagrams[1].items():
-        boxes = [box for box, text in boxes_of(figure)]
-        for box, text in boxes_of(figure):
-            assert box.x0 <= text.x0 and text.x1 <= box.x1 and box.y0 <= text.y0 and text.y1 <= box.y1
+    """Frames, and texts that stand where one would."""
+    for name, figure in diagrams[0].items():
+        boxes = []
+        for written in (text for text in texts(figure) if text.get_bbox_patch()):
+            box, text = written.get_bbox_patch().get_window_extent(), written.get_window_extent()
+            assert box.x0 <= text.x0 and text.x1 <= box.x1 and box.y0 <= text.y0 and text.y1 <= box.y1, name
             assert figure.bbox.x0 < box.x0 and box.x1 < figure.bbox.x1 and box.y1 < figure.bbox.y1, name
-        for one, other in itertools.combinations(boxes, 2):
-            assert not one.overlaps(other), name
-        for points in arrows_of(figure):
-            for box in boxes:
-                inner = box.padded(-2)
-                assert not ((points > inner.min) & (points < inner.max)).all(axis=1).any(), name
+            assert not any(box.overlaps(other) for other in boxes), name
+            boxes.append(box)
+        for points, box in itertools.product(arrows_of(figure), boxes):
+            inner = box.padded(-2)
+            assert not ((points > inner.min) & (points < inner.max)).all(axis=1).any(), name
 
 
 def test_no_two_lines_of_the_network_meet_on_the_way(diagrams):
-    lines = list(arrows_of(diagrams[1]["fig01_network"]))
+    lines = list(arrows_of(diagrams[0]["fig01_network"]))
     assert len(lines) == 1 + 4 * 8 + 1 + 2
     for one, other in itertools.combinations(lines, 2):
         if min(np.linalg.norm(one[i] - other[i]) for i in (0, -1)) > 3:
@@ -74,23 +71,24 @@ def test_no_two_lines_of_the_network_meet_on_the_way(diagrams):
 
 
 def test_the_counts_of_the_boxes_add_up_to_those_of_the_network(diagrams):
-    settings, figures = diagrams
-    network = build_on_meta("MAG-UNet", settings.width_divisor)
+    figures, profile = diagrams
+    network = build_on_meta("MAG-UNet", profiles.load(profile).width_divisor)
     assert list(figures) == list(PATHS)
     for name, figure in figures.items():
         numbers = [re.search(r"([\d,]+) parameters?$", text) for text in words(figure)]
         caption = re.search(r": ([\d,]+) parameters?\.", " ".join(words(figure)))
+        counts = [int(match[1].replace(",", "")) for match in (caption, *filter(None, numbers))]
         total = count_parameters(network.get_submodule(PATHS[name]))
-        assert sum(int(match[1].replace(",", "")) for match in numbers if match) == total
-        assert int(caption[1].replace(",", "")) == total
+        assert counts[0] == sum(counts[1:]) == total, name
 
 
 def test_the_paper_profile_shows_the_papers_shapes():
-    figures = network_diagrams(profiles.load("paper"))
+    figures = figures_of("paper")
     lines = "\n".join(words(figures["fig01_network"])).split("\n")
     assert "512 × 3 × 16²" in lines and lines.count("1 × 50 × 256²") == 2       # bottleneck; input and head
     assert "10,619,904 parameters" in lines
     assert "768 × 768 positions," in "\n".join(words(figures["fig04_pam"])).split("\n")
+    assert shape_text((32, 50, 256, 200)) == "32 × 50 × 256 × 200"
 
 
 def run_with_hooks(network, size):
@@ -104,10 +102,10 @@ def run_with_hooks(network, size):
 
 
 def test_shapes_are_those_of_real_tensors():
-    size, tensors = (25, 50, 33), run_with_hooks(build("MAG-UNet", 16), (25, 50, 33))
-    shapes = network_shapes(build_on_meta("MAG-UNet", 16), size)
-    assert shapes == {path: (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))
-                      for path, (inputs, output) in tensors.items()}
+    size = 25, 50, 33
+    assert network_shapes(build_on_meta("MAG-UNet", 16), size) == {
+        path: (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))
+        for path, (inputs, output) in run_with_hooks(build("MAG-UNet", 16), size).items()}
 
 
 def test_arrows_follow_the_data():
@@ -126,16 +124,47 @@ def test_arrows_follow_the_data():
                     assert any(torch.equal(output[1], x) for x in inputs[0]), (source, target)
 
 
-@pytest.mark.parametrize("module, lines", [
-    (nn.Sequential(*(nn.Sequential(nn.Conv3d(n, 2 * n, 3), nn.BatchNorm3d(2), nn.ReLU()) for n in (1, 2))),
-     ["2 × (conv 3³, BN, ReLU)", "1 → 2 → 4"]),
-    (nn.Sequential(nn.Conv3d(2, 4, 5, groups=2), nn.BatchNorm3d(4)), ["conv 5³ in 2 groups, BN", "2 → 4"]),
-    (nn.Sequential(nn.ConvTranspose3d(4, 2, 3, stride=2)), ["transposed conv 3³", "4 → 2"]),
-    (nn.MaxPool3d(2), ["max pool 2³"]), (nn.Conv3d(2, 1, 1), ["conv 1³", "2 → 1"]), (MFF(2, 4), ["MFF"])])
-def test_descriptions_come_from_the_attributes(module, lines):
-    assert description(module) == lines
+def test_descriptions_come_from_the_attributes():
+    twice = (nn.Sequential(nn.Conv3d(n, 2 * n, 3), nn.BatchNorm3d(2), nn.ReLU()) for n in (1, 2))
+    for module, lines in (
+            (nn.Sequential(*twice), ["2 × (conv 3³, BN, ReLU)", "1 → 2 → 4"]),
+            (nn.Sequential(nn.Conv3d(2, 4, 5, groups=2), nn.BatchNorm3d(4)),
+             ["conv 5³ in 2 groups, BN", "2 → 4"]),
+            (nn.Sequential(nn.ConvTranspose3d(4, 2, 3, stride=2)), ["transposed conv 3³", "4 → 2"]),
+            (nn.MaxPool3d(2), ["max pool 2³"]), (nn.Conv3d(2, 1, 1), ["conv 1³", "2 → 1"]),
+            (MFF(2, 4), ["MFF"])):
+        assert description(module) == lines
 
 
-def test_shapes_as_text():
-    assert shape_text((32, 50, 256, 256)) == "32 × 50 × 256²"
-    assert shape_text((32, 50, 256, 200)) == "32 × 50 × 256 × 200"
+# What modules do with a window ------------------------------------------------------------------------
+
+def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
+    torch.manual_seed(0)
+    model = Model(build("MAG-UNet", 32), profiles.load("smoke"), {}, torch.device("cpu"), torch.float32)
+    window = np.random.default_rng(0).random((16, 16, 32), np.float32)
+    net = model.network
+    tensors = maps(model, window, {"first": net.encoder[0], "pam": net.attention.pam})
+    evaluate_by_input(net)
+    with torch.no_grad():
+        x = torch.from_numpy(window)[None, None]
+        torch.testing.assert_close(tensors["first"][0], x)
+        torch.testing.assert_close(tensors["first"][1], net.encoder[0](x))
+        torch.testing.assert_close(tensors["pam"][1], net.attention.pam(tensors["pam"][0]))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one():
+    image, joints = np.zeros((8, 8)), np.eye(8)
+    grids = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
+    for limits in ((None, None), (0, 2)):
+        figure = map_figure(image, joints, grids, (2.0, 3.0), limits)
+        images = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.get_title()}
+        assert list(images) == ["CT and true joints", *grids]
+        for title, values in grids.items():
+            shown = images[title]
+            np.testing.assert_array_equal(shown.get_array(), values)
+            assert shown.get_clim() == ((0, 2) if any(limits) else (values.min(), values.max()))
+            assert shown.get_extent() == [0, 24, 16, 0]                  # mm, whatever the map's own size
+        window = images["CT and true joints"].get_clim()
+        assert window == pytest.approx((0, 1200 / 1400))                 # -200 to 1000 HU
+        plt.close(figure)

@@ -40,7 +40,7 @@ lint: install
 
 # Two minutes, or FUZZ_SECONDS=600. On Linux only.
 fuzz: install
-	@sh workflow/quality_tools.sh
+	@sh workflow/tools.sh quality
 	mkdir -p runs/fuzz && cd runs/fuzz && PYTHONPATH=../quality/tools ../../.venv/bin/python ../../tests/fuzz_readers.py $(FUZZ_SECONDS)
 
 # JupyterLab itself asks public hosts for updates and news; not here.

@@ -5,8 +5,8 @@ files.
 
 Versions stay as they are locked, but for the packages named, and for what their new versions need.
 requirements-gpu.lock has the GPU libraries that torch from the package index needs on Linux,
-requirements-quality.lock what mutation testing and fuzzing need beside the rest. requirements-cpu.lock, torch
-without GPU libraries, is by hand.
+requirements-quality.lock and requirements-docs.lock what mutation testing and fuzzing, and the site of the
+pages, need beside the rest. requirements-cpu.lock, torch without GPU libraries, is by hand.
 """
 
 import itertools
@@ -19,16 +19,20 @@ from pathlib import Path
 
 from magunet.base.provenance import whole_file
 
-LOCK, GPU_LOCK, QUALITY_LOCK = (Path(f"requirements{part}.lock") for part in ("", "-gpu", "-quality"))
+LOCK, GPU_LOCK, QUALITY_LOCK, DOCS_LOCK = (Path(f"requirements{part}.lock")
+                                           for part in ("", "-gpu", "-quality", "-docs"))
 GPU = re.compile(r"(nvidia|cuda)-|triton==")
-QUALITY = "mutmut==3.8.1\natheris==3.0.0; sys_platform == 'linux' and platform_machine == 'x86_64'\n"
+BESIDE = {
+    QUALITY_LOCK: "mutmut==3.8.1\natheris==3.0.0; sys_platform == 'linux' and platform_machine == 'x86_64'\n",
+    DOCS_LOCK: "sphinx==9.0.4\nmyst-nb==1.4.0\nfuro==2025.12.19\nziamath==0.13\n"}
 HEADS = {
     LOCK: "# Every package, exactly, with the hashes of its files: "
           "pip install --require-hashes --no-deps -r requirements.lock\n",
     GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. "
               "Not needed for the CPU, and not by torch's CPU-only builds.\n",
     QUALITY_LOCK: "# What `make quality` and `make fuzz` need beside requirements.lock; "
-                  "in runs/quality/tools.\n"}
+                  "in runs/quality/tools.\n",
+    DOCS_LOCK: "# What `make docs` needs beside requirements.lock; in runs/docs/tools.\n"}
 
 
 def packages(text: str) -> list[str]:
@@ -70,11 +74,10 @@ def main() -> None:
     for path in (LOCK, GPU_LOCK):
         write(path, [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)])
     names = {package.split("==")[0] for package in found}
-    locked = without_hashes(QUALITY_LOCK.read_text()) if QUALITY_LOCK.exists() else ""
-    write(QUALITY_LOCK, [package for package in packages(compiled(QUALITY, locked,
-                                                                  without_hashes("".join(found)),
-                                                                  *sys.argv[1:]))
-                         if package.split("==")[0] not in names])
+    for path, requirements in BESIDE.items():
+        locked = without_hashes(path.read_text()) if path.exists() else ""
+        needed = packages(compiled(requirements, locked, without_hashes("".join(found)), *sys.argv[1:]))
+        write(path, [package for package in needed if package.split("==")[0] not in names])
 
 
 if __name__ == "__main__":

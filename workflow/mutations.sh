@@ -3,7 +3,7 @@
 # workflow/survivors.md says which of them are no mistakes, and why; a function that is not in it fails.
 set -eu
 python=$PWD/.venv/bin/python
-sh workflow/quality_tools.sh
+sh workflow/tools.sh quality
 rm -rf runs/quality/copy && mkdir -p runs/quality/copy
 git ls-files -z | xargs -0 cp --parents --target-directory=runs/quality/copy
 PYTHONPATH=$PWD/runs/quality/tools

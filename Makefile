@@ -7,7 +7,7 @@ RUN := .venv/bin/python -m
 SNAKEMAKE = $(RUN) snakemake --snakefile workflow/Snakefile --cores $(CORES) --scheduler greedy --keep-going \
     --rerun-incomplete --nolock --quiet host progress reason rules --config
 
-.PHONY: reproduce test torture lint fuzz lab offline quality install clean
+.PHONY: reproduce test torture lint fuzz lab offline quality install clean docs
 
 reproduce: install
 	@$(SNAKEMAKE) profile=$(PROFILE)
@@ -50,6 +50,12 @@ lab: install
 	@.venv/bin/python workflow/viewer $$(command -v npm >/dev/null && echo install || echo check) || \
 	    echo "JupyterLab starts all the same; notebook 10 takes the next viewer, and says what to do for itkwidgets" >&2
 	$(RUN) jupyter lab --notebook-dir=. --ip=127.0.0.1 $(QUIET_LAB) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+
+# The pages and the notebooks of the PROFILE, run where they have not been, as a site that asks no host for anything.
+docs: install
+	@$(SNAKEMAKE) profile=$(PROFILE) -- $(patsubst %.ipynb,runs/$(PROFILE)/%.html,$(wildcard notebooks/*.ipynb))
+	@sh workflow/site.sh runs/$(PROFILE)/notebooks runs/docs/site
+	@echo "open $(CURDIR)/runs/docs/site/index.html"
 
 # The whole smoke workflow in a copy of this folder, where no network is (Linux).
 offline: install

@@ -4,6 +4,7 @@ alone."""
 import copy
 from dataclasses import replace
 
+import monai.networks.nets  # noqa: F401 - takes seconds, which belong to no test
 import numpy as np
 import pytest
 import torch
@@ -19,13 +20,26 @@ from magunet.metrics import overlap
 from magunet.model import DecoderStep
 from magunet.predict import load_model
 from magunet.prepare import Prepared
-from magunet.studies import NETWORKS, build
+from magunet.studies import NETWORKS, PEERS, build
 from magunet.volume import read_volume
 
-CPU = torch.device("cpu")
+CPU, LAST = torch.device("cpu"), torch.channels_last_3d
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16 arithmetic")
-SIZE = {"MAG-UNet": (34, 40, 24)}
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name == "SwinUNETR")) for name in NETWORKS]
+"""SwinUNETR is slow and has no other blocks of MONAI's than UNETR where layers are swapped."""
+FLOORED = {"MAG-UNet": (34, 40, 24)}
 """Floor pooling and padding at every level; the others get a smaller input."""
+SCALES = "alpha", "beta", "attention.out.1.weight"
+"""Ends of the names of parameters that start at 0, which hides the attention behind them."""
+
+
+def network_of(name, divisor=16):
+    """The same weights at each call, and no scale of an attention is 0."""
+    torch.manual_seed(0)
+    network = build(name, divisor)
+    for parameter in (p for n, p in network.named_parameters() if n.endswith(SCALES)):
+        nn.init.constant_(parameter, 0.5)
+    return network
 
 
 def passes(network, x):
@@ -39,51 +53,89 @@ def passes(network, x):
         return [*training, network(x)]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_network_and_its_accelerated_copy_are_the_same_to_the_bit(name):
-    """In bfloat16: to 0.01 of the probability and three times the effect of rounding the input to it."""
-    torch.manual_seed(0)
-    plain = build(name, 16)
-    torch.manual_seed(0)
-    quick = accelerate(build(name, 16))
+    """In another memory layout to rounding, in bfloat16 to three times the effect of rounding the input to
+    it, in MAG-UNets to 0.01 of the probability more."""
+    divisor, allowed, size = (8, 0, (16, 20, 33)) if name in PEERS else (16, 0.01, (17, 32, 24))
+    plain, quick = network_of(name, divisor), accelerate(network_of(name, divisor))
     weights = plain.state_dict()
     assert list(weights) == list(quick.state_dict())
     assert all(map(torch.equal, weights.values(), quick.state_dict().values()))
-    # scales that start at 0 would hide the attention
     for network in (plain, quick):
-        network.to(memory_format=torch.channels_last_3d)
-        for parameter in (p for n, p in network.named_parameters() if n.endswith(("alpha", "beta"))):
-            nn.init.constant_(parameter, 0.5)
-    x = torch.rand(1, 1, *SIZE.get(name, (17, 32, 24))).contiguous(memory_format=torch.channels_last_3d)
+        network.to(memory_format=LAST)
+    x = torch.rand(1, 1, *FLOORED.get(name, size)).contiguous(memory_format=LAST)
     before = x.clone()
-    for ours, expected in zip(passes(quick, x), passes(plain, x), strict=True):
-        assert torch.equal(ours, expected)
-    assert torch.equal(x, before)
+    expected = passes(plain, x)
+    assert all(torch.equal(*pair) for pair in zip(passes(quick, x), expected, strict=True))
     assert not any(type(module).__module__ == "magunet.fast" for module in plain.modules())
-    if has_bfloat16(CPU):
-        with torch.inference_mode():
-            exact, noisy = (torch.sigmoid(plain(y)) for y in (x, x + 2**-9 * torch.randn_like(x)))
-            with autocast(CPU, torch.bfloat16):
-                rounded = torch.sigmoid(quick(x).float())
-        error, noise = ((exact - other).abs().mean() for other in (rounded, noisy))
-        assert error < 3 * noise + 0.01 < 0.2 and torch.equal(x, before)
+    with torch.inference_mode():
+        exact, noisy = expected[-1], plain(x + 2**-9 * torch.randn_like(x))
+        other = plain.to(memory_format=torch.contiguous_format)(x.contiguous())
+        torch.testing.assert_close(other, exact, atol=1e-3, rtol=1e-3)
+        with autocast(CPU, torch.bfloat16):
+            rounded = quick(x).float()
+    error, noise = ((torch.sigmoid(exact) - torch.sigmoid(y)).abs().mean() for y in (rounded, noisy))
+    assert torch.equal(x, before)
+    assert not has_bfloat16(CPU) or error < 3 * noise + allowed < 0.2
+
+
+def gradients(network, x, precision):
+    """Of every parameter; NaN lie where the next tensors will, so that code which reads what it never wrote
+    shows it."""
+    network.zero_grad()
+    held = [torch.full([n], torch.nan).bfloat16() for n in 4 ** np.arange(3, 11) for _ in range(4)]
+    del held
+    with autocast(CPU, precision):
+        out = network(x.contiguous(memory_format=LAST))
+    out.float().square().mean().backward()
+    return {name: p.grad for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_parameter_gets_a_finite_gradient_also_in_bfloat16_and_there_the_right_one(name):
+    """At a width that does not divide the paper's. In bfloat16 each convolution's weight gets the float32
+    gradient of the same convolution from the same input and the same gradient behind it."""
+    network, met = accelerate(network_of(name, 11)).to(memory_format=LAST), {}
+
+    def note(conv, inputs, out):
+        call = [inputs[0].detach()]
+        met.setdefault(conv, []).append(call)
+        out.register_hook(call.append)
+
+    # a bottleneck of 2 x 1 x 2 positions: over a single one no softmax has a gradient
+    x = torch.rand(1, 1, 33, 23, 32)
+    for precision in (torch.float32, torch.bfloat16)[:1 + has_bfloat16(CPU)]:
+        for module in network.modules():
+            if precision == torch.bfloat16 and isinstance(module, fast.Conv3d | fast.ConvTranspose3d):
+                module.register_forward_hook(note)
+        for parameter, gradient in gradients(network, x, precision).items():
+            assert gradient is not None and gradient.isfinite().all(), (parameter, precision)
+            if not parameter.endswith("bias"):      # one before a normalisation cannot change the output
+                assert gradient.abs().max() > 0, (parameter, precision)
+    for conv, calls in met.items():
+        exact, summed = (                                                   # may nearly cancel
+            sum(torch.autograd.grad(conv.forward(sign(x.float())), conv.weight, sign(behind.float()))[0]
+                for x, behind in calls) for sign in (torch.positive, torch.abs))
+        bound = 0.02 * exact.norm() + 1e-3 * summed.norm()
+        assert (conv.weight.grad - exact).norm() <= bound, (conv, calls[0][0].shape)
 
 
 def test_no_part_of_a_plain_prediction_overwrites_its_input():
-    torch.manual_seed(0)
-    network, inputs = build("MAG-UNet", 16), []
+    network, inputs, checks = network_of("MAG-UNet"), [], []
     evaluate_by_input(network)
     for module in network.modules():
         # ReLU writes over its convolution's map
         if not isinstance(module, nn.ReLU | nn.Sequential | nn.ModuleList):
             module.register_forward_pre_hook(lambda _, x: inputs.append((x[0], x[0].clone())))
-    network.attention.register_forward_hook(lambda *_: checks.append(all(torch.equal(*pair)
-                                                                         for pair in inputs)))
-    checks = []
+    network.attention.register_forward_hook(
+        lambda *_: checks.append(all(torch.equal(*pair) for pair in inputs)))
     with torch.inference_mode():
         network(torch.rand(1, 1, 16, 32, 16))
     assert len(inputs) > 60 and checks == [True]
 
+
+# Runs ---------------------------------------------------------------------------------------------------
 
 def test_a_plain_step_and_a_plain_prediction_are_those_of_float32(compendium):
     cohort = write_cohort(compendium / "data" / "boxes", 3)
@@ -115,21 +167,58 @@ def test_training_in_the_default_precision_stays_close_to_plain_training():
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-# Each way, alone
+@pytest.mark.parametrize("quick, precision", [(False, torch.float32), (True, torch.float32),
+                                              (True, torch.bfloat16)])
+def test_computing_maps_again_changes_neither_gradients_nor_statistics(quick, precision):
+    answers, x = [], torch.rand(1, 1, 25, 32, 48)
+    for again in (False, True):
+        network = network_of("MAG-UNet").train()
+        if quick:
+            accelerate(network)
+        if again:
+            fast.recompute(network)
+            network = copy.deepcopy(network)
+        with autocast(CPU, precision):
+            logits = network(x)
+        logits.float().square().mean().backward()
+        answers.append([p.grad for p in network.parameters()] + list(network.buffers()))
+        assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, BatchNorm3d))
+    assert all(map(torch.equal, *answers))
 
 
-@pytest.mark.parametrize("size", [(2, 3, 5, 4, 7), (1, 3, 4, 2, 6), (1, 4, 8, 9, 6)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pooling_in_place_finds_the_same_maxima(size, dtype):
-    x = torch.randn(size).to(dtype)
-    x[0, 0, 0, 0, 0], x[0, 1] = torch.nan, -torch.inf
-    for layout in (torch.contiguous_format, torch.channels_last_3d):
-        ordered = x.contiguous(memory_format=layout)
-        expected = F.max_pool3d(ordered, 2)
-        with torch.no_grad():
-            answer = halve_in_place(ordered.clone())
-        assert torch.equal(answer.nan_to_num(7),
-                           expected.nan_to_num(7)) and answer.stride() == expected.stride()
+# Each way, alone ----------------------------------------------------------------------------------------
+
+def test_pooling_in_place_finds_the_same_maxima():
+    for size in ((2, 3, 5, 4, 7), (1, 3, 4, 2, 6), (1, 4, 8, 9, 6)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(size).to(dtype)
+            x[0, 0, 0, 0, 0], x[0, 1] = torch.nan, -torch.inf
+            for layout in (torch.contiguous_format, LAST):
+                ordered, case = x.contiguous(memory_format=layout), (size, dtype, layout)
+                expected = F.max_pool3d(ordered, 2)
+                with torch.no_grad():
+                    answer = halve_in_place(ordered.clone())
+                assert torch.equal(answer.nan_to_num(7), expected.nan_to_num(7)), case
+                assert answer.stride() == expected.stride(), case
+
+
+def test_pooling_under_autocast_is_max_pooling_in_the_maps_own_precision():
+    for precision in (torch.float32, torch.bfloat16):
+        x = torch.randn(1, 3, 7, 8, 9).to(precision)
+        with autocast(CPU, torch.bfloat16):
+            pooled = accelerate(nn.MaxPool3d(2))(x)
+        assert pooled.dtype == precision
+        assert torch.equal(pooled, F.max_pool3d(x.float(), 2).to(precision)), precision
+
+
+def test_padding_under_autocast_repeats_the_outermost_values_in_the_maps_own_precision():
+    torch.manual_seed(0)
+    step = accelerate(DecoderStep(32, 16, lgag=False)).eval()
+    x, skip = torch.randn(1, 32, 2, 2, 2).bfloat16(), torch.zeros(1, 16, 5, 4, 5).bfloat16()
+    with autocast(CPU, torch.bfloat16), torch.no_grad():
+        g, up = step.pair(x, skip)[1], step.up(x)
+    assert g.dtype == torch.bfloat16
+    assert torch.equal(g.float(), F.pad(up.float(), (0, 1, 0, 0, 0, 1), mode="replicate"))
 
 
 def test_a_norm_before_its_convolution_leaves_alone_what_others_read():
@@ -143,18 +232,19 @@ def test_a_norm_before_its_convolution_leaves_alone_what_others_read():
     assert torch.equal(*answers) and accelerate(conv_bn_relu(4, 4))[1].in_place
 
 
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-@pytest.mark.parametrize("size", [(6, 7, 5), (2, 4, 2)])
-def test_a_convolution_of_maps_apart_is_that_of_the_joined_map(kernel, size, monkeypatch):
+def test_a_convolution_of_maps_apart_is_that_of_the_joined_map(monkeypatch):
     torch.manual_seed(0)
-    stage = accelerate(conv_bn_relu(6, 4, kernel)).double().eval()
-    maps = [torch.randn(2, c, *size).double() for c in (1, 3, 2)]           # autocast leaves float64 alone
-    with torch.no_grad():
-        monkeypatch.setattr(torch, "cat", lambda *_: pytest.fail("joined"))
-        with torch.autocast("cpu", torch.bfloat16):
-            apart = through_joined(stage, iter(maps))
-        monkeypatch.undo()
-        torch.testing.assert_close(apart, stage(torch.cat(maps, dim=1)), rtol=1e-12, atol=1e-12)
+    for kernel in (1, 3, 5):
+        for size in ((6, 7, 5), (2, 4, 2)):
+            stage = accelerate(conv_bn_relu(6, 4, kernel)).double().eval()
+            maps = [torch.randn(2, c, *size).double() for c in (1, 3, 2)]   # autocast leaves float64 alone
+            with torch.no_grad():
+                monkeypatch.setattr(torch, "cat", lambda *_: pytest.fail("joined"))
+                with torch.autocast("cpu", torch.bfloat16):
+                    apart = through_joined(stage, iter(maps))
+                monkeypatch.undo()
+                torch.testing.assert_close(apart, stage(torch.cat(maps, dim=1)), rtol=1e-12, atol=1e-12,
+                                           msg=f"kernel {kernel}, map {size}")
 
 
 @needs_bfloat16
@@ -176,82 +266,31 @@ def test_under_autocast_maps_are_not_joined_and_the_answer_is_as_exact(name, mon
     assert errors[0] != errors[1] and errors[0] <= 1.2 * errors[1] and errors[0] < 0.2 * exact.std()
 
 
-@pytest.mark.parametrize("channels, outputs, groups, left",
-                         [(8, 8, 8, 1), (32, 32, 16, 4), (64, 128, 16, 8), (12, 12, 6, 3), (128, 64, 16, 16)])
-def test_joined_groups_compute_the_same(channels, outputs, groups, left):
+def test_joined_groups_compute_the_same():
     torch.manual_seed(0)
-    conv, x = nn.Conv3d(channels, outputs, 3, padding=1, groups=groups), torch.randn(2, channels, 5, 6, 7)
-    weight, joined = merge_groups(conv.weight, groups)
-    assert joined == left and weight.shape == (outputs, channels // left, 3, 3, 3)
-    same = F.conv3d(x, weight, conv.bias, padding=1, groups=joined)
-    torch.testing.assert_close(same, conv(x), rtol=1e-5, atol=1e-5)
-    gradients = [torch.autograd.grad((y * x[:, :1]).sum(), conv.weight)[0] for y in (same, conv(x))]
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_pooling_under_autocast_is_max_pooling_in_the_maps_own_precision(precision):
-    x = torch.randn(1, 3, 7, 8, 9).to(precision)
-    with autocast(CPU, torch.bfloat16):
-        pooled = accelerate(nn.MaxPool3d(2))(x)
-    assert pooled.dtype == precision and torch.equal(pooled, F.max_pool3d(x.float(), 2).to(precision))
-
-
-def test_padding_under_autocast_repeats_the_outermost_values_in_the_maps_own_precision():
-    torch.manual_seed(0)
-    step = accelerate(DecoderStep(32, 16, lgag=False)).eval()
-    x, skip = torch.randn(1, 32, 2, 2, 2).bfloat16(), torch.zeros(1, 16, 5, 4, 5).bfloat16()
-    with autocast(CPU, torch.bfloat16), torch.no_grad():
-        g, up = step.pair(x, skip)[1], step.up(x)
-    assert g.dtype == torch.bfloat16
-    assert torch.equal(g.float(), F.pad(up.float(), (0, 1, 0, 0, 0, 1), mode="replicate"))
+    for channels, outputs, groups, left in ((8, 8, 8, 1), (32, 32, 16, 4), (64, 128, 16, 8), (12, 12, 6, 3),
+                                            (128, 64, 16, 16)):
+        conv = nn.Conv3d(channels, outputs, 3, padding=1, groups=groups)
+        x = torch.randn(2, channels, 5, 6, 7)
+        weight, joined = merge_groups(conv.weight, groups)
+        assert joined == left and weight.shape == (outputs, channels // left, 3, 3, 3), conv
+        same = F.conv3d(x, weight, conv.bias, padding=1, groups=joined)
+        torch.testing.assert_close(same, conv(x), rtol=1e-5, atol=1e-5)
+        found = [torch.autograd.grad((y * x[:, :1]).sum(), conv.weight)[0] for y in (same, conv(x))]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("kernel, groups, outputs", [(3, 1, 64), (3, 16, 64), (5, 1, 64), (7, 1, 1)])
-def test_bfloat16_weight_gradients_are_right_on_small_maps(kernel, groups, outputs):
+@pytest.mark.parametrize("conv, sizes", [
+    *((nn.Conv3d(64, outputs, kernel, padding=kernel // 2, groups=groups),
+       [(1, 1, 1), (2, 2, 2), (2, 4, 4), (2, 8, 8), (3, 4, 4), (4, 8, 8), (6, 8, 8), (8, 8, 8)])
+      for kernel, groups, outputs in ((3, 1, 64), (3, 16, 64), (5, 1, 64), (7, 1, 1))),
+    (nn.ConvTranspose3d(64, 64, 3, stride=2, padding=1, groups=64), [(1, 1, 1), (1, 2, 2), (2, 2, 2)])])
+def test_bfloat16_weight_gradients_are_right_on_small_maps(conv, sizes):
     torch.manual_seed(0)
-    conv = nn.Conv3d(64, outputs, kernel, padding=kernel // 2, groups=groups)
-    conv = accelerate(conv).to(memory_format=torch.channels_last_3d)
-    for depth, side in [(1, 1), (2, 2), (2, 4), (2, 8), (3, 4), (4, 8), (6, 8), (8, 8)]:
-        x = torch.randn(1, 64, depth, side, side)
-        full, half = (gradients(conv, x, precision)["weight"]
-                      for precision in (torch.float32, torch.bfloat16))
-        assert (full - half).norm() < 0.02 * full.norm(), (depth, side)
-
-
-@needs_bfloat16
-@pytest.mark.parametrize("name", ["3D U-Net", "MAG-UNet", "+CBAM"])
-def test_bfloat16_gradients_follow_float32_in_the_whole_network(name):
-    torch.manual_seed(0)
-    network = accelerate(build(name, width_divisor=8)).to(memory_format=torch.channels_last_3d)
-    x = torch.rand(1, 1, 32, 64, 64)                        # bottleneck 2 x 4 x 4
-    full, half = (gradients(network, x, precision) for precision in (torch.float32, torch.bfloat16))
-    for parameter, exact in full.items():
-        if parameter.endswith("0.weight") and exact.norm() > 1e-4:
-            cosine = F.cosine_similarity(exact.flatten(), half[parameter].flatten(), dim=0)
-            assert cosine > 0.3, f"{parameter}: {cosine:.3f}"                   # garbage would be near 0
-            assert 0.5 < half[parameter].norm() / exact.norm() < 2, parameter   # or of any size
-
-
-def gradients(network, x, precision):
-    network.zero_grad()
-    with autocast(CPU, precision):
-        out = network(x.to(memory_format=torch.channels_last_3d))
-    out.float().square().mean().backward()
-    return {name: p.grad.clone() for name, p in network.named_parameters()}
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_computing_maps_again_changes_neither_gradients_nor_statistics(plain):
-    answers = []
-    for again in (False, True):
-        torch.manual_seed(0)
-        network = build("MAG-UNet", 16) if plain else accelerate(build("MAG-UNet", 16))
-        if again:
-            fast.recompute(network)
-            network = copy.deepcopy(network)
-        network.train()(torch.rand(1, 1, 25, 32, 48)).square().mean().backward()
-        answers.append([p.grad for p in network.parameters()] + list(network.buffers()))
-        assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, BatchNorm3d))
-    assert all(map(torch.equal, *answers))
+    conv.reset_parameters()
+    conv = accelerate(conv).to(memory_format=LAST)
+    for size in sizes:
+        x = torch.randn(1, 64, *size)
+        full, half = (gradients(conv, x, p)["weight"].clone() for p in (torch.float32, torch.bfloat16))
+        assert (full - half).norm() < 0.02 * full.norm(), size

@@ -4,9 +4,11 @@ of them."""
 from itertools import product
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
+from monai.networks.nets.resnet import ResNet
+from monai.networks.nets.unetr import UNETR
+from monai.networks.nets.vnet import VNet
 from torch import nn
 
 from magunet.peers import monai, transunet, unetr
@@ -15,12 +17,10 @@ from magunet.peers.deeplab import ASPP, DeepLabV3Plus, SeparableConv3d, resnet_5
 from magunet.peers.segnet import SegNet
 from magunet.studies import build_on_meta
 
-# SegNet
-
 
 def test_unpooling_puts_every_maximum_back_where_it_was():
-    """With the convolutions away, five poolings and unpoolings leave the maximum of each 32^3 block, in its
-    place."""
+    """With the convolutions of SegNet away, five poolings and unpoolings leave the maximum of each 32^3
+    block, in its place."""
     network = SegNet(widths=(1,) * 5)
     for stages in (network.encoder, network.decoder):
         for i in range(5):
@@ -44,17 +44,15 @@ def test_segnet_is_vgg_16_and_its_mirror_image():
     assert through[13:] == [(o, i) for i, o in through[12::-1]]
 
 
-# DeepLabv3+
+# DeepLabv3+ ---------------------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("rate", [1, 3, 6, 9])
-def test_an_atrous_branch_sees_27_voxels_its_rate_apart(rate):
-    # without ReLU, which blocks gradients
-    branch = ASPP(2, 3, (rate,)).eval().branches[1][:2]
-    x = torch.randn(1, 2, 21, 21, 21, requires_grad=True)
-    branch(x)[0, :, 10, 10, 10].sum().backward()
-    seen = (x.grad[0].abs().sum(0) > 0).nonzero() - 10
-    assert {tuple(v) for v in seen.tolist()} == set(product((-rate, 0, rate), repeat=3))
+def test_an_atrous_branch_sees_27_voxels_its_rate_apart():
+    for rate in (1, 3, 6, 9):
+        branch = ASPP(2, 3, (rate,)).eval().branches[1][:2]         # without ReLU, which blocks gradients
+        x = torch.randn(1, 2, 21, 21, 21, requires_grad=True)
+        branch(x)[0, :, 10, 10, 10].sum().backward()
+        seen = (x.grad[0].abs().sum(0) > 0).nonzero() - 10
+        assert {tuple(v) for v in seen.tolist()} == set(product((-rate, 0, rate), repeat=3)), rate
 
 
 def test_aspp_joins_all_rates_a_voxel_and_the_mean():
@@ -67,23 +65,20 @@ def test_aspp_joins_all_rates_a_voxel_and_the_mean():
     torch.testing.assert_close(aspp(x), aspp.project(expected))
 
 
-@pytest.mark.parametrize("rate", [1, 3])
-def test_a_separable_convolution_is_a_dense_one_of_composed_kernels(rate):
+def test_a_separable_convolution_is_a_dense_one_of_composed_kernels():
     torch.manual_seed(0)
-    depth, point = conv = SeparableConv3d(3, 5, rate).double()
-    x = torch.randn(2, 3, 8, 9, 10, dtype=torch.float64)
-    kernel = torch.einsum("oi,idhw->oidhw", point.weight[:, :, 0, 0, 0], depth.weight[:, 0])
-    torch.testing.assert_close(conv(x), F.conv3d(x, kernel, padding=rate, dilation=rate))
+    for rate in (1, 3):
+        depth, point = conv = SeparableConv3d(3, 5, rate).double()
+        x = torch.randn(2, 3, 8, 9, 10, dtype=torch.float64)
+        kernel = torch.einsum("oi,idhw->oidhw", point.weight[:, :, 0, 0, 0], depth.weight[:, 0])
+        torch.testing.assert_close(conv(x), F.conv3d(x, kernel, padding=rate, dilation=rate))
 
 
 def test_the_encoder_computes_what_resnet_50_does_on_a_grid_twice_as_fine():
-    from monai.networks.nets.resnet import ResNet
-
     torch.manual_seed(0)
     ours = resnet_50(4).eval()
     theirs = ResNet("bottleneck", [3, 4, 6, 3], [4, 8, 16, 32], n_input_channels=1, conv1_t_stride=2,
-                    feed_forward=False,
-                    bias_downsample=False).eval()
+                    feed_forward=False, bias_downsample=False).eval()
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 64, 4, 6, 8)
     fine, coarse = ours.layer4(x), theirs.layer4(x)
@@ -92,34 +87,32 @@ def test_the_encoder_computes_what_resnet_50_does_on_a_grid_twice_as_fine():
 
 
 def test_deeplab_has_its_pyramid_at_a_sixteenth_and_its_decoder_at_a_quarter():
+    seen = []
     with torch.device("meta"):
         network = DeepLabV3Plus()
-        seen = []
         for module in (network.aspp, network.decoder):
             module.register_forward_hook(lambda m, inputs, out: seen.append(tuple(inputs[0].shape)))
         network(torch.zeros(1, 1, 64, 256, 256))
     assert seen == [(1, 2048, 4, 16, 16), (1, 304, 16, 64, 64)]
 
 
-# MONAI's networks
+# MONAI's networks ---------------------------------------------------------------------------------------
 
-
-def test_v_net_is_monais_at_its_width():
-    from monai.networks.nets.vnet import VNet
-
-    torch.manual_seed(0)
-    ours = monai.VNet(16).eval()
-    theirs = VNet(act="prelu", dropout_prob_down=None, dropout_prob_up=(None, 0.0)).eval()
-    weights = ours.state_dict()
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), weights.values(), strict=True)))
-    x = torch.randn(1, 1, 16, 16, 32)
+def assert_same(ours, theirs, *size):
+    x = torch.randn(1, 1, *size)
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), theirs(x))
 
 
-def test_unetr_is_monais_with_sine_positions():
-    from monai.networks.nets.unetr import UNETR
+def test_v_net_is_monais_at_its_width():
+    torch.manual_seed(0)
+    ours = monai.VNet(16).eval()
+    theirs = VNet(act="prelu", dropout_prob_down=None, dropout_prob_up=(None, 0.0)).eval()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    assert_same(ours, theirs, 16, 16, 32)
 
+
+def test_unetr_is_monais_with_sine_positions():
     torch.manual_seed(0)
     ours = unetr.UNETR(24, 2).eval()
     theirs = UNETR(1, 1, (32, 16, 48), feature_size=2, hidden_size=24, mlp_dim=96,
@@ -130,9 +123,7 @@ def test_unetr_is_monais_with_sine_positions():
     weights["vit.patch_embedding.position_embeddings"] = sine_positions(torch.empty(1, 24, 2, 1, 3))
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert not unexpected and all("norm_cross_attn" in name for name in missing)
-    x = torch.randn(1, 1, 32, 16, 48)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(x), theirs(x))
+    assert_same(ours, theirs, 32, 16, 48)
 
 
 def test_transunets_tokens_return_to_their_places(monkeypatch):

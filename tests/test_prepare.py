@@ -10,17 +10,7 @@ from scipy.spatial.transform import Rotation
 from magunet import prepare as module
 from magunet.base import profiles, provenance
 from magunet.metrics import overlap
-from magunet.prepare import (
-    cache_key,
-    clip_and_scale,
-    pad_to_square,
-    prepare,
-    prepare_case,
-    resize,
-    resized_shape,
-    restore,
-    target_slices,
-)
+from magunet.prepare import clip_and_scale, pad_to_square, prepare, prepare_case, resize, restore
 from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
 
 SETTINGS = replace(profiles.load("smoke"), size=32, slice_mm=None, margin_mm=0.0)
@@ -55,11 +45,11 @@ def test_resizing_is_linear_interpolation_and_a_triangle_filter_where_it_shrinks
 
 
 def test_resizing_is_float32_and_leaves_its_input_alone():
-    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)[:, ::-1]
-    before, same = array.copy(), resize(array, (3, 4, 5))
-    assert same.dtype == np.float32 and np.array_equal(same, before)
+    array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    same = resize(array, (3, 4, 5))
+    assert resize(array.astype(np.int16)[:, ::-1], (3, 4, 5)).dtype == same.dtype == np.float32
     same[:] = 0
-    assert np.array_equal(array, before)
+    assert np.array_equal(array, np.arange(60).reshape(3, 4, 5))
 
 
 # Steps ------------------------------------------------------------------------------------------------
@@ -74,10 +64,11 @@ def test_slices_with_the_target_and_a_margin_are_kept_and_spaced_as_asked():
     mask = np.zeros((12, 5, 5), np.uint8)
     mask[4, 2, 2] = mask[6, 1, 1] = 1
     for margin, kept in {0.0: (4, 7), 1.0: (4, 7), 2.5: (3, 8), 5.0: (2, 9), 99.0: (0, 12)}.items():
-        assert target_slices(mask, 2.5, margin) == kept, margin
-    refused(lambda: target_slices(mask * 0, 1.0, 0.0), "empty", "remove the case or label it")
+        assert module.target_slices(mask, 2.5, margin) == kept, margin
+    refused(lambda: module.target_slices(mask * 0, 1.0, 0.0), "empty", "remove the case or label it")
     for slice_mm, slices in {None: 40, 3.0: 40, 2.0: 60, 6.0: 20, 7.0: 17, 1000.0: 1}.items():
-        assert resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm) == (slices, 32, 32), slice_mm
+        shape = module.resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm)
+        assert shape == (slices, 32, 32), slice_mm
 
 
 @pytest.mark.parametrize("shape, spacing, inside", [
@@ -118,7 +109,8 @@ def test_a_mask_comes_back_to_its_own_grid_and_place(direction):
         prepared, frame = prepare(scan, mask, replace(SETTINGS, slice_mm=slice_mm))
         back = restore(prepared.mask, frame)
         assert same_geometry(scan, back, 1e-9) and back.array.dtype == np.float32
-        found = back.with_array(back.array > 0.5)
+        found = restore(prepared.mask, frame, 0.5)
+        assert found.array.dtype == np.uint8 and np.array_equal(found.array, back.array > 0.5), slice_mm
         assert overlap(found.array, mask.array).dice > dice, slice_mm
         moved = scan.direction.T @ (centroid(found) - centroid(mask))
         assert (np.abs(moved[::-1]) / scan.spacing < 0.5).all(), slice_mm
@@ -140,35 +132,19 @@ def test_nothing_changes_when_the_sizes_already_agree(code):
 
 
 @pytest.mark.parametrize("slice_mm", [None, 2.0])
-def test_a_mask_by_slabs_is_the_restored_probability_cut_at_the_threshold(slice_mm):
-    rng = np.random.default_rng(0)
-    scan = Volume(rng.normal(0, 300, (37, 50, 44)).astype(np.float32), (3.0, 1.5, 1.5))
-    prepared, frame = prepare(reorient(scan, "SAR"), None, replace(SETTINGS, slice_mm=slice_mm))
-    whole, mask = restore(prepared.image, frame), restore(prepared.image, frame, 0.2)
-    assert mask.array.dtype == np.uint8 and same_geometry(mask, whole)
-    assert np.array_equal(mask.array, whole.array > 0.2) and 0 < mask.array.mean() < 1
-
-
-def test_slices_that_were_not_kept_are_zero_after_restoring():
-    scan, mask = ball_scan(DIRECTIONS["RAS"], radius=8.0)
-    prepared, frame = prepare(scan, mask, replace(SETTINGS, margin_mm=3.0))
-    holds = np.flatnonzero(mask.array.any((1, 2)))
-    assert frame.slices == (holds[0] - 1, holds[-1] + 2)
-    back = restore(np.ones_like(prepared.image), frame).array
-    assert (back[slice(*frame.slices)] == 1).all() and back.sum() == back[slice(*frame.slices)].size
-
-
-@pytest.mark.parametrize("slice_mm", [None, 2.0])
-def test_slices_that_are_kept_are_what_they_are_in_the_whole_scan(slice_mm):
+def test_only_slices_around_the_target_are_kept_as_they_are_in_the_whole_scan(slice_mm):
     """Only they are resized where slices stay what they are; in `prepare` of the whole scan, all are."""
-    rng, settings = np.random.default_rng(0), replace(SETTINGS, slice_mm=slice_mm)
+    rng, settings = np.random.default_rng(0), replace(SETTINGS, slice_mm=slice_mm, margin_mm=3.0)
     mask = np.zeros((20, 40, 48), np.uint8)
     mask[8:12, 15:25, 10:20] = 1
     scan = Volume(rng.normal(300, 300, mask.shape).astype(np.float32), (3.0, 1.0, 1.2))
     part, frame = prepare(scan, scan.with_array(mask), settings)
     whole, _ = prepare(scan, None, settings)
-    assert frame.slices[0] > 0 and frame.slices[1] < len(whole.image)
+    assert frame.slices == ((7, 13) if slice_mm is None else (10, 20))
     np.testing.assert_allclose(part.image, whole.image[slice(*frame.slices)], atol=1e-6)
+    back = restore(np.ones_like(part.image), frame).array
+    assert (back[7:13] == 1).all() and not back[:6].any() and not back[14:].any()
+    assert slice_mm or back.sum() == back[7:13].size
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -238,12 +214,12 @@ def test_a_case_is_prepared_once_and_anew_with_another_setting_or_file(files, mo
 
 
 def test_other_code_or_another_hu_window_is_another_case(files, monkeypatch):
-    keys, original = [cache_key(*files, SETTINGS)], provenance.code_hash
+    keys, original = [module.cache_key(*files, SETTINGS)], provenance.code_hash
     with monkeypatch.context() as patched:
         patched.setattr(provenance, "code_hash", lambda *modules: original(*modules) + "changed")
-        keys.append(cache_key(*files, SETTINGS))
+        keys.append(module.cache_key(*files, SETTINGS))
     monkeypatch.setattr(module, "HU_WINDOW", (-100.0, 1000.0))
-    assert len({*keys, cache_key(*files, SETTINGS)}) == 3
+    assert len({*keys, module.cache_key(*files, SETTINGS)}) == 3
 
 
 def test_an_error_and_an_interrupted_write_store_nothing(files, compendium, monkeypatch):

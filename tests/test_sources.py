@@ -245,15 +245,6 @@ def test_every_layout_becomes_the_cohort_that_its_geometry_says(
             if not path.is_relative_to(out)} == before, "something was written outside the cohort's folder"
 
 
-def test_where_s1_has_no_mask_the_joint_ends_below_it_as_in_version_1_of_totalsegmentator(tmp_path):
-    ct = scan()
-    totalsegmentator(tmp_path / "src", ct)
-    (tmp_path / "src/s0001/segmentations/vertebrae_S1.nii.gz").unlink()
-    assert run("totalsegmentator", tmp_path / "src", "--out", tmp_path / "out") == 0
-    lower = read_volume(tmp_path / "out/labelsTr/s0001.nii.gz").array > 0
-    assert not lower[points(ct)[..., 2] > 12].any() and lower.any()
-
-
 def test_shells_are_filled_even_with_a_gap_but_a_canal_stays_open():
     block = np.zeros((24, 26, 28), bool)
     block[3:21, 3:23, 3:25] = True
@@ -287,8 +278,20 @@ def test_a_segmentation_is_cut_and_padded_by_whole_voxels_and_never_resampled():
 
 # What is left out, and says so ---------------------------------------------------------------------
 
-LOW = (-35, -30, -57), (-24, 24, -45)
-"""Its upper edge is in view, far below the joint."""
+def test_a_pelvis_that_is_not_wholly_in_view_is_refused():
+    low = (-35, -30, -57), (-24, 24, -45)               # its upper edge is in view, far below the joint
+    for ct, sacrum, left, right, words in (
+            (scan(), EMPTY, LEFT, RIGHT, "no sacrum in view"),
+            (scan(), SACRUM, EMPTY, RIGHT, "no left hip in view"),
+            (scan(), SACRUM, LEFT, EMPTY, "no right hip in view"),
+            (scan(), SACRUM, LEFT, low, "no right sacroiliac joint in view"),
+            (scan(), SACRUM, LEFT, FEMUR, "both hips lie on one side of the sacrum; check the label numbers"),
+            (scan(shape=(24, 33, 51), shift=(0, 0, 34.5)), SACRUM, LEFT, RIGHT, "cut off by the first slice"),
+            (scan(shape=(24, 33, 51), shift=(0, 0, -34.5)), SACRUM, LEFT, RIGHT, "cut off by the last slice"),
+            (scan(shape=(39, 20, 51), shift=(0, 30, 0)), SACRUM, LEFT, RIGHT, "cut off by the first row"),
+            (scan(shape=(39, 20, 51), shift=(0, -30, 0)), SACRUM, LEFT, RIGHT, "cut off by the last row")):
+        labels = labelled(ct, (25, sacrum), (77, left), (78, right))
+        refused(lambda labels=labels: derive_pelvis(labels, BoneNumbers()), words)
 
 
 def write_on_another_grid(src):
@@ -305,24 +308,8 @@ def changed(change):
     return lambda src: ctpelvic1k(src, scan().with_array(change(scan().array).astype(np.int16)))
 
 
-def boxes(**boxes):
-    return lambda src: totalsegmentator(src, scan(), **boxes)
-
-
-def view(shape, shift):
-    return lambda src: totalsegmentator(src, scan(shape=shape, shift=shift))
-
-
 @pytest.mark.parametrize("source, write, reason", [
-    ("totalsegmentator", boxes(sacrum=EMPTY), "no sacrum in view"),
-    ("totalsegmentator", boxes(left=EMPTY), "no left hip in view"),
-    ("totalsegmentator", boxes(right=EMPTY), "no right hip in view"),
-    ("totalsegmentator", boxes(right=LOW), "no right sacroiliac joint in view"),
-    ("totalsegmentator", boxes(right=FEMUR), "hips lie on one side of the sacrum; check the label"),
-    ("totalsegmentator", view((24, 33, 51), (0, 0, 34.5)), "cut off by the first slice"),
-    ("totalsegmentator", view((24, 33, 51), (0, 0, -34.5)), "cut off by the last slice"),
-    ("totalsegmentator", view((39, 20, 51), (0, 30, 0)), "cut off by the first row"),
-    ("totalsegmentator", view((39, 20, 51), (0, -30, 0)), "cut off by the last row"),
+    ("totalsegmentator", lambda src: totalsegmentator(src, scan(), right=EMPTY), "no right hip in view"),
     ("ctpelvic1k", changed(lambda hu: (hu + 1024).clip(0)), "not HU"),
     ("ctpelvic1k", changed(lambda hu: np.where(hu > 300, 40, hu)), "do not lie on bone"),
     ("ctpelvic1k", write_without_ct, "no CT for dataset2_1.3.6.1_3_325_mask_4label.nii.gz"),
@@ -364,13 +351,17 @@ def test_a_ct_and_its_segmentation_become_a_case(direction, code, numbers, words
     check_imported(tmp_path / "out", "scan", ct)
 
 
-def test_totalsegmentators_output_of_a_mask_a_file_works_too(tmp_path):
-    ct = scan(DIRECTIONS["RAS"])
+def test_masks_of_single_bones_will_do_and_without_one_of_s1_the_joint_ends_below_it(tmp_path):
+    """As TotalSegmentator writes them, and wrote them in version 1."""
+    ct, folder = scan(DIRECTIONS["RAS"]), tmp_path / "s0001"
     totalsegmentator(tmp_path, ct)
-    folder = tmp_path / "s0001"
-    assert run("labelmap", folder / "ct.nii.gz", "--labels", folder / "segmentations", "--patient", "p1",
-               "--out", tmp_path / "out") == 0
+    words = (folder / "ct.nii.gz", "--labels", folder / "segmentations", "--patient", "p1", "--out")
+    assert run("labelmap", *words, tmp_path / "out") == 0
     check_imported(tmp_path / "out", "p1", ct)
+    (folder / "segmentations/vertebrae_S1.nii.gz").unlink()
+    assert run("labelmap", *words, tmp_path / "without") == 0
+    lower = read_volume(tmp_path / "without/labelsTr/p1.nii.gz").array > 0
+    assert not lower[points(ct)[..., 2] > 12].any() and lower.any()
 
 
 def test_folders_are_paired_by_name_and_an_nnunet_folder_needs_no_labels(tmp_path, capsys):
@@ -390,28 +381,23 @@ def test_folders_are_paired_by_name_and_an_nnunet_folder_needs_no_labels(tmp_pat
     assert set(load_cohort(tmp_path / "two").cases) == {"a", "b"}
 
 
-def test_scans_of_a_patient_stay_together_and_its_name_cannot_lead_out_of_the_folder(tmp_path):
+def test_scans_of_a_patient_stay_together_never_replace_each_other_and_cannot_lead_out(tmp_path, capsys):
+    def imported(index, name, patient, numbers=TOTALSEGMENTATOR):
+        image, labels = own(tmp_path / f"scan{index}", scan(shift=(0, 0, 6.0 * index)), name, numbers)
+        return run("labelmap", image, "--labels", labels, "--patient", patient, "--out", out)
+
     out = tmp_path / "deep/out"
+    mask, smaller = out / "labelsTr/A_visit1.nii.gz", (*TOTALSEGMENTATOR[:3], (78, (RIGHT[0], (-24, 24, 12))))
     for index, patient in enumerate(("A", "A", "../../up & away")):
-        image, labels = own(tmp_path / f"scan{index}", scan(shift=(0, 0, 6.0 * index)), f"visit{index}")
-        assert run("labelmap", image, "--labels", labels, "--patient", patient, "--out", out) == 0
+        assert imported(index, f"visit{index}", patient) == 0
     patients = {name: case.patient for name, case in load_cohort(out).cases.items()}
     assert patients == {"A_visit0": "A", "A_visit1": "A", "_.._up_away_visit2": "../../up & away"}
     assert {path.name for path in tmp_path.iterdir()} == {"deep", "scan0", "scan1", "scan2"}
-
-
-def test_another_scan_of_the_same_name_never_replaces_the_first(tmp_path, capsys):
-    out, mask = tmp_path / "out", tmp_path / "out/labelsTr/ct.nii.gz"
-    smaller = (*TOTALSEGMENTATOR[:3], (78, (RIGHT[0], (-24, 24, 12))))
-    first, second = own(tmp_path / "p1", scan()), own(tmp_path / "p2", scan(), numbers=smaller)
-    assert run("labelmap", first[0], "--labels", first[1], "--out", out) == 0
     before = mask.read_bytes()
-    assert run("labelmap", second[0], "--labels", second[1], "--out", out) == 2
-    assert "is there already" in capsys.readouterr().err and mask.read_bytes() == before
-    assert len(records(out)) == 1
-    (out / "imagesTr/ct_0000.nii.gz").unlink()                                              # as it says
-    assert run("labelmap", second[0], "--labels", second[1], "--out", out) == 0
-    assert mask.read_bytes() != before
+    assert imported(3, "visit1", "A", smaller) == 2 and "is there already" in capsys.readouterr().err
+    assert mask.read_bytes() == before and len(records(out)) == 3
+    (out / "imagesTr/A_visit1_0000.nii.gz").unlink()                                        # as it says
+    assert imported(3, "visit1", "A", smaller) == 0 and mask.read_bytes() != before
 
 
 # The folder it goes into ---------------------------------------------------------------------------

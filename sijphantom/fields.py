@@ -1,6 +1,7 @@
 """Functions of space on a scan grid: smooth fields from a coarse lattice."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
@@ -36,11 +37,12 @@ class SmoothField:
         return cls(nodes, np.array([a[0] for a in places]), float(places[0][1] - places[0][0]))
 
     def at(self, axes: Axes) -> Array:
-        """Values on the grid of axes (z, y, x) in mm."""
+        """Values on the grid of axes (z, y, x) in mm; by torch, whose threads a phantom limits."""
         offsets = [(axis - start) / self.pitch for axis, start in zip(axes, self.start)]
         weights = [_spline_weights(offset, count) for offset, count in zip(offsets, self.nodes.shape)]
-        out = np.tensordot(weights[0], self.nodes, 1)
-        return (weights[1] @ out) @ weights[2].T
+        depth, height, width = map(torch.from_numpy, weights)
+        planes = torch.tensordot(depth, torch.from_numpy(self.nodes), 1)
+        return ((height @ planes) @ width.T).numpy()
 
 
 def _spline_weights(position: NDArray, count: int) -> Array:

@@ -1,4 +1,5 @@
-"""Tables 1 to 4 from scores: every row of the paper, numbers checked by hand, forms that can be read."""
+"""Tables 1 to 4 from scores: every row of the paper, numbers checked by hand, forms that can be read; and the
+figure of a table."""
 
 import io
 import re
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import refused
 
+from compendium.figures.forest import forest
 from compendium.formats import FORMATS, study_blocks, study_notes, study_report
 from compendium.paper import TABLES
 from compendium.statistics import holm
@@ -17,36 +19,18 @@ NONE = pd.DataFrame(columns=["network"])
 
 
 def row(network, patient, dice, seed=0, **more):
-    return {
-        "network": network,
-        "seed": seed,
-        "case": f"case of {patient}",
-        "patient": patient,
-        "dice": dice,
-        "iou": dice / 2,
-        "precision": dice,
-        "recall": dice,
-        "hd95": 10 * (1 - dice),
-        "assd": 1 - dice,
-        "nsd": dice,
-        "undefined": 0,
-        "truth_ml": 20.0,
-        "predicted_ml": 18.0,
-        "missed": 0,
-        "seconds": 2.0,
-        "peak_memory_mb": 900.0,
-    } | more
+    return {"network": network, "seed": seed, "case": f"case of {patient}", "patient": patient, "dice": dice,
+            "iou": dice / 2, "precision": dice, "recall": dice, "hd95": 10 * (1 - dice), "assd": 1 - dice,
+            "nsd": dice, "undefined": 0, "truth_ml": 20.0, "predicted_ml": 18.0, "missed": 0, "seconds": 2.0,
+            "peak_memory_mb": 900.0} | more
 
 
 def scored(**networks):
     """Scores of networks from lists of Dice, one a patient, and sides that equal their case."""
     names = {"unet": "3D U-Net", "full": "MAG-UNet", "da": "+DA", "mff": "+MFF"}
-    cases = [
-        row(names[key], f"p{i}", dice) for key, values in networks.items() for i, dice in enumerate(values)
-    ]
-    sides = [
-        case | {"side": side, "grade": grade} for case in cases for side, grade in (("left", 2), ("right", 0))
-    ]
+    cases = [row(names[key], f"p{i}", dice) for key, own in networks.items() for i, dice in enumerate(own)]
+    sides = [case | {"side": side, "grade": grade} for case in cases for side, grade in
+             (("left", 2), ("right", 0))]
     return pd.DataFrame(cases), pd.DataFrame(sides)
 
 
@@ -57,21 +41,16 @@ def number(table, name, measure, group="all"):
 
 
 @pytest.mark.parametrize("table", [1, 2, 3, 4])
-def test_rows_are_the_papers_whether_trained_or_not(table):
-    numbers = study_table(table, NONE, NONE)
-    rows = list(dict.fromkeys(numbers["row"]))
-    assert rows[:len(TABLES[table - 1])] == [r.name for r in TABLES[table - 1]]
-    for r in TABLES[table - 1]:
-        assert number(numbers, r.name, "Dice")["status"] == NOT_TRAINED
-        for measure, paper in (
-            ("Dice", r.dice),
-            ("IoU", r.iou),
-            ("precision", r.precision),
-            ("recall", r.recall),
-            ("parameters", r.params_mi),
-        ):
-            assert number(numbers, r.name, measure)["paper"] == pytest.approx(paper or np.nan, nan_ok=True)
+def test_rows_and_numbers_are_the_papers_where_nothing_is_trained(table):
+    numbers, rows = study_table(table, NONE, NONE), TABLES[table - 1]
+    assert list(numbers["row"].unique()) == [r.name for r in rows] + ["+MFF+LGAG"] * (table == 4)   # left out
+    assert set(numbers["status"]) == {NOT_TRAINED}
     assert numbers.loc[numbers["measure"] == "Dice", "value"].isna().all()
+    for r in rows:
+        shown = [number(numbers, r.name, measure)["paper"]
+                 for measure in ("Dice", "IoU", "precision", "recall", "parameters")]
+        wanted = [value or np.nan for value in (r.dice, r.iou, r.precision, r.recall, r.params_mi)]
+        assert shown == pytest.approx(wanted, nan_ok=True), r.name
 
 
 def test_another_table_is_refused():
@@ -81,9 +60,9 @@ def test_another_table_is_refused():
 def test_numbers_by_hand():
     table = study_table(4, *scored(unet=(0.5, 0.7), full=(0.8, 0.9)))
     dice, hd95 = number(table, "base", "Dice"), number(table, "base", "HD95")
-    assert (dice["value"], dice["paper"], dice["difference"]) == pytest.approx((60, 90.4, -30.4))
-    assert (dice["low"], dice["high"], dice["patients"], dice["seeds"]) == pytest.approx((50, 70, 2, 1))
-    assert np.isnan(dice["sd_seeds"]) and dice["status"] == TRAINED
+    columns = ["value", "paper", "difference", "low", "high", "patients", "seeds", "sd_seeds"]
+    assert list(dice[columns]) == pytest.approx([60, 90.4, -30.4, 50, 70, 2, 1, np.nan], nan_ok=True)
+    assert dice["status"] == TRAINED
     assert (hd95["value"], hd95["unit"]) == (pytest.approx(4), "mm") and np.isnan(hd95["paper"])
     assert number(table, "all", "Dice")["value"] == pytest.approx(85)
     assert number(table, "base", "parameters")["difference"] == pytest.approx(22.448 - 22.45, abs=0.001)
@@ -95,62 +74,36 @@ def test_every_network_is_tested_against_mag_unet_and_adjusted_within_its_measur
     """Six patients, all better with MAG-UNet than without: p 2/64; one of six worse: ranks 1 against 20."""
     full = np.linspace(0.80, 0.85, 6)
     steps = np.arange(1, 7) / 100
-    table = study_table(
-        4, *scored(full=full, unet=full - steps, da=full - steps * (-1, 1, 1, 1, 1, 1), mff=full)
-    )
-    unet, da, mff = (number(table, name, "Dice") for name in ("base", "+DA", "+MFF"))
-    assert (unet["p"], da["p"], mff["p"]) == pytest.approx((2 / 64, 4 / 64, 1))
-    assert (unet["effect"], da["effect"], mff["effect"]) == pytest.approx((-1, -19 / 21, 0))
-    assert (unet["p_holm"], da["p_holm"], mff["p_holm"]) == pytest.approx(holm([2 / 64, 4 / 64, 1]))
+    scores, sides = scored(full=full, unet=full - steps, da=full - steps * (-1, 1, 1, 1, 1, 1), mff=full)
+    table = study_table(4, scores, sides)
+    tests = pd.DataFrame({name: number(table, name, "Dice") for name in ("base", "+DA", "+MFF")})
+    assert list(tests.loc["p"]) == pytest.approx([2 / 64, 4 / 64, 1])
+    assert list(tests.loc["effect"]) == pytest.approx([-1, -19 / 21, 0])
+    assert list(tests.loc["p_holm"]) == pytest.approx(holm([2 / 64, 4 / 64, 1]))
     assert number(table, "base", "HD95")["effect"] == pytest.approx(1)           # farther than MAG-UNet
     assert np.isnan(number(table, "all", "Dice")["p"]) and np.isnan(number(table, "+LGAG", "Dice")["p"])
+    refused(lambda: study_table(4, scores[1:], sides),
+            "3D U-Net and MAG-UNet were scored on different patients")
 
 
 def test_tables_without_a_row_for_mag_unet_are_tested_against_it_too():
-    assert number(study_table(2, *scored(full=(0.9, 0.8), da=(0.7, 0.6))), "+DA", "Dice")[
-        "p"
-    ] == pytest.approx(0.5)
+    table = study_table(2, *scored(full=(0.9, 0.8), da=(0.7, 0.6)))
+    assert number(table, "+DA", "Dice")["p"] == pytest.approx(0.5)
     assert study_table(2, *scored(da=(0.7, 0.6)))["p"].isna().all()
 
 
-def test_the_row_1_3_5_is_the_network_of_mff():
-    table = study_table(3, *scored(mff=(0.7, 0.6)))
-    assert number(table, "[1,3,5]", "Dice")["value"] == pytest.approx(65)
-    assert number(table, "[3]", "Dice")["status"] == NOT_TRAINED
-
-
-def test_different_patients_are_not_compared():
-    scores, sides = scored(full=(0.8, 0.9), unet=(0.5, 0.7))
-    refused(
-        lambda: study_table(4, scores[1:], sides), "3D U-Net and MAG-UNet were scored on different patients"
-    )
-
-
 def test_failures_stay_in_the_mean_and_are_counted():
-    cases = pd.DataFrame(
-        [
-            row("+DA", "p1", 0.9),
-            row("+DA", "p2", 0.0, hd95=300.0, undefined=1, predicted_ml=0.0, missed=2),
-            row("+DA", "p3", 1.0, truth_ml=0.0, predicted_ml=0.0),
-        ]
-    )
-    sides = pd.DataFrame([case | {"side": side, "grade": np.nan, "missed": case["missed"] // 2}
-                          for case in cases.to_dict("records") for side in ("left", "right")])
+    cases = pd.DataFrame([row("+DA", "p1", 0.9),
+                          row("+DA", "p2", 0.0, hd95=300.0, undefined=1, predicted_ml=0.0, missed=2),
+                          row("+DA", "p3", 1.0, truth_ml=0.0, predicted_ml=0.0)])
+    sides = pd.concat([cases.assign(side=side, grade=np.nan, missed=cases["missed"] // 2)
+                       for side in ("left", "right")], ignore_index=True)
     sides.loc[sides["patient"] == "p3", "predicted_ml"] = (0.0, 4.0)
     table = study_table(2, cases, sides)
     assert number(table, "+DA", "Dice")["value"] == pytest.approx(100 * 1.9 / 3)
     assert number(table, "+DA", "HD95")["value"] == pytest.approx(301 / 3)
-    counts = {
-        "scans": 3,
-        "predictions": 3,
-        "empty predictions": 2,
-        "empty truths": 1,
-        "undefined distances": 1,
-        "joints": 4,
-        "missed joints": 2,
-        "empty sides": 2,
-        "false joints": 1,
-    }
+    counts = {"scans": 3, "predictions": 3, "empty predictions": 2, "empty truths": 1,
+              "undefined distances": 1, "joints": 4, "missed joints": 2, "empty sides": 2, "false joints": 1}
     assert {name: number(table, "+DA", name)["value"] for name in counts} == counts
     unknown = number(table, "+DA", "Dice", "grade unknown")
     assert (unknown["value"], unknown["patients"]) == (pytest.approx(45), 2)
@@ -158,14 +111,9 @@ def test_failures_stay_in_the_mean_and_are_counted():
 
 def test_joints_are_grouped_by_side_and_by_grade():
     """Two patients; grades 1 and 4 left, 4 and 4 right: grade 4 is 30 and the mean of 50 and 70."""
-    dice = {
-        ("p1", "left"): (1, 0.9),
-        ("p1", "right"): (4, 0.3),
-        ("p2", "left"): (4, 0.5),
-        ("p2", "right"): (4, 0.7),
-    }
-    sides = pd.DataFrame([row("+DA", patient, value) | {"side": side, "grade": grade}
-                          for (patient, side), (grade, value) in dice.items()])
+    joints = ("p1", "left", 1, 0.9), ("p1", "right", 4, 0.3), ("p2", "left", 4, 0.5), ("p2", "right", 4, 0.7)
+    sides = pd.DataFrame([row("+DA", patient, dice, side=side, grade=grade)
+                          for patient, side, grade, dice in joints])
     table = study_table(2, pd.DataFrame([row("+DA", p, 0.5) for p in ("p1", "p2")]), sides)
     values = {g: number(table, "+DA", "Dice", g)["value"] for g in ("left", "right", "grade 1", "grade 4")}
     assert values == pytest.approx({"left": 70, "right": 50, "grade 1": 90, "grade 4": (30 + 60) / 2})
@@ -177,65 +125,56 @@ def test_seeds_have_a_spread_and_count_once_a_patient():
     cases = pd.DataFrame([row("+DA", patient, dice, seed) for patient, seed, dice in
                           (("p1", 0, 0.6), ("p1", 1, 0.8), ("p2", 0, 0.4), ("p2", 1, 0.8))])
     dice = number(study_table(2, cases, cases.assign(side="left", grade=1)), "+DA", "Dice")
-    assert (dice["value"], dice["low"], dice["high"]) == pytest.approx((65, 60, 70))
-    assert (
-        dice["sd_seeds"] == pytest.approx(np.std([50, 80], ddof=1))
-        and dice["seeds"] == 2
-        and dice["patients"] == 2
-    )
+    found = list(dice[["value", "low", "high", "sd_seeds", "seeds", "patients"]])
+    assert found == pytest.approx([65, 60, 70, np.std([50, 80], ddof=1), 2, 2])
 
 
 @pytest.fixture(scope="module")
 def kernels():
-    scores, sides = scored(mff=(0.7, 0.6, 0.8), full=(0.8, 0.9, 0.7))
-    return study_table(3, scores, sides)
+    """Table 3, whose row [1,3,5] is the network +MFF."""
+    return study_table(3, *scored(mff=(0.7, 0.6, 0.8), full=(0.8, 0.9, 0.7)))
 
 
 def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
     shown = study_blocks(kernels)
     assert all(table.index.tolist() == [r.name for r in TABLES[2]] for table in shown.values())
-    assert shown["Overlap with the truth"].loc["[1,3,5]", "Dice"] == "70.0 [60.0, 80.0]"
-    assert shown["Overlap with the truth"].loc["[3]", "Dice"] == "not trained"
-    assert shown["Surfaces"].loc["[1,3,5]", "HD95"] == "3.00 [2.00, 4.00]"
-    beside = shown["Ours minus the paper's number, which is in brackets"]
-    assert beside.loc["[1,3,5]", "IoU"] == "-48.2 (83.2)" and beside.loc["[3]", "IoU"] == "(82.6)"
-    assert shown["Missed of all joints"].loc["[1,3,5]", "grade 2"] == "0 of 3"
+    for block, name, column, cell in (
+            ("Overlap with the truth", "[1,3,5]", "Dice", "70.0 [60.0, 80.0]"),
+            ("Overlap with the truth", "[3]", "Dice", "not trained"),
+            ("Surfaces", "[1,3,5]", "HD95", "3.00 [2.00, 4.00]"),
+            ("Ours minus the paper's number, which is in brackets", "[1,3,5]", "IoU", "-48.2 (83.2)"),
+            ("Ours minus the paper's number, which is in brackets", "[3]", "IoU", "(82.6)"),
+            ("Missed of all joints", "[1,3,5]", "grade 2", "0 of 3")):
+        assert shown[block].loc[name, column] == cell, (block, name)
     text = study_report(kernels, ["Profile x."]).text()
     assert text.startswith("Table 3: kernel sizes") and text.endswith("Profile x.")
     assert max(map(len, text.splitlines())) <= 130
+    assert all("not trained" in form(study_report(study_table(1, NONE, NONE))) for form in FORMATS.values())
 
 
 def test_what_too_few_patients_cannot_show_is_said(kernels):
-    assert "3 patients cannot give a p below 0.25, nor after Holm one below 0.25" in " ".join(
-        study_notes(kernels)
-    )
     many = study_table(4, *scored(full=np.linspace(0.7, 0.8, 8), unet=np.linspace(0.6, 0.8, 8)))
-    assert "cannot" not in " ".join(study_notes(many))
-    assert "No tests: MAG-UNet" in " ".join(study_notes(study_table(2, *scored(da=(0.7, 0.6)))))
+    few, enough, none = (" ".join(study_notes(table)) for table in (
+        kernels, many, study_table(2, *scored(da=(0.7, 0.6)))))
+    assert "3 patients cannot give a p below 0.25, nor after Holm one below 0.25" in few
+    assert "cannot" not in enough and "No tests: MAG-UNet" in none
 
 
-def test_csv_holds_every_number(kernels):
-    read = pd.read_csv(io.StringIO(study_report(kernels).csv()))
-    assert list(read.columns) == list(kernels.columns) and len(read) == len(kernels)
-    np.testing.assert_allclose(read["value"], kernels["value"], rtol=1e-5)
-    np.testing.assert_allclose(read["p_holm"], kernels["p_holm"], rtol=1e-5)
-
-
-def test_markdown_is_whole(kernels):
-    tables = re.findall(r"(?:^\|.*\|\n?)+", study_report(kernels).markdown(), re.M)
-    assert len(tables) == len(study_blocks(kernels))
-    for table in tables:
-        lines = table.splitlines()
-        assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) <= set("|- ")
-        assert len(lines) == 2 + 8
-
-
-def test_a_saved_table_is_what_is_printed(kernels, tmp_path):
+def test_a_saved_table_is_what_is_printed_with_every_number_and_whole_markdown(kernels, tmp_path):
     report = study_report(kernels, ["A note."])
     saved = report.save(tmp_path / "table3")
     assert saved == [tmp_path / "table3.csv", tmp_path / "table3.md"]
     for file, form in zip(saved, ("csv", "md")):
         assert file.read_text() == FORMATS[form](report) + "\n"
+    read = pd.read_csv(io.StringIO(report.csv()))
+    assert list(read.columns) == list(kernels.columns) and len(read) == len(kernels)
+    for column in ("value", "p_holm"):
+        np.testing.assert_allclose(read[column], kernels[column], rtol=1e-5)
+    markdown = re.findall(r"(?:^\|.*\|\n?)+", report.markdown(), re.M)
+    assert len(markdown) == len(study_blocks(kernels))
+    for lines in map(str.splitlines, markdown):
+        assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) <= set("|- ")
+        assert len(lines) == 2 + 8
 
 
 def test_latex_is_escaped_and_no_row_begins_with_a_bracket(kernels):
@@ -244,11 +183,17 @@ def test_latex_is_escaped_and_no_row_begins_with_a_bracket(kernels):
     body = [line for line in latex.splitlines() if not line.startswith("%")]
     assert latex.count("\\begin{table}") == latex.count("\\end{table}") == len(study_blocks(kernels))
     assert not any(line.lstrip().startswith("[") for line in body)
-    assert "{[1,3,5]} & 70.0 [60.0, 80.0]" in latex
+    assert "{[1,3,5]} & 70.0 [60.0, 80.0]" in latex and "single joints, \\%" in latex
     assert not re.search(r"(?<!\\)[%#_±]", "\n".join(body))
-    assert "single joints, \\%" in latex
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_table_of_which_nothing_is_trained_can_be_printed(form):
-    assert "not trained" in FORMATS[form](study_report(study_table(1, NONE, NONE)))
+def test_the_figure_has_the_first_row_on_top_means_with_intervals_and_says_what_is_not_trained(kernels):
+    axes = forest(kernels.assign(low=kernels["value"] - 3, high=kernels["value"] + 1)).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [r.name for r in TABLES[2]][::-1]
+    means, (low, high), _ = axes.containers[0]
+    place = names.index("[1,3,5]")
+    assert means.get_ydata()[place] == place
+    assert [marks.get_xdata()[place] for marks in (means, low, high)] == pytest.approx([70, 67, 71])
+    missing = [text.get_position()[1] for text in axes.texts if text.get_text() == "not trained"]
+    assert sorted([*missing, place]) == list(range(len(names)))

@@ -25,17 +25,15 @@ BEYOND = {
     "SeriesDescription": "Knochen 47er Serie", "ProtocolName": "BeckenProtokoll9",
     "DeviceSerialNumber": "SERIAL-77123", "SeriesDate": "20310406", "AcquisitionDate": "20310407",
     "ContentDate": "20310408", "ImageComments": "Bildkommentar", "RequestingPhysician": "Anforderer^Axel",
-    "AdmissionID": "AUFNAHME-5", "InstitutionCodeSequence": None, "Manufacturer": "Scannerbauer GmbH",
-    "ManufacturerModelName": "Scan-o-mat 9"}
+    "AdmissionID": "AUFNAHME-5", "Manufacturer": "Scannerbauer GmbH", "ManufacturerModelName": "Scan-o-mat 9"}
 PATIENT = "Musterfrau_Erika_PID-4711-X"
 """The folder that a hospital's system exports a series to."""
 
 
 def planted(names=None) -> list[bytes]:
     """Every word of the planted tags that gives somebody away, longer than three letters."""
-    values = [v for k, v in (STANDARD | BEYOND).items() if v and (names is None or k in names)]
-    words = {word for value in values for word in value.replace("^", " ").split() if len(word) > 3}
-    return sorted(word.encode() for word in words)
+    values = " ".join(v for k, v in (STANDARD | BEYOND).items() if names is None or k in names)
+    return sorted({word.encode() for word in values.replace("^", " ").split() if len(word) > 3})
 
 
 def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *, reverse=False, tags=None,
@@ -49,12 +47,12 @@ def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *,
     step = np.asarray(direction) * np.asarray(spacing[::-1])
     order = range(len(array))[::-1] if reverse else range(len(array))
     for number, k in enumerate(order, 1):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta, uid = FileMetaDataset(), generate_uid()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, uid
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         header = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
         header.SpecificCharacterSet = "ISO_IR 100"
-        header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, uid
         header.StudyInstanceUID, header.SeriesInstanceUID, header.FrameOfReferenceUID = study, series, frame
         header.Modality, header.SeriesNumber, header.InstanceNumber = "CT", 3, number
         header.ImageType, header.PatientPosition = ["ORIGINAL", "PRIMARY", "AXIAL"], "HFS"
@@ -68,8 +66,7 @@ def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *,
         header.RescaleIntercept, header.RescaleSlope = 0, 1
         header.PixelData = array[k].astype("<i2").tobytes()
         for name, value in (STANDARD | BEYOND | (tags or {})).items():
-            if value is not None or name in (tags or {}):
-                setattr(header, name, value)
+            setattr(header, name, value)
         header.private_block(0x0029, "HERSTELLER PRIVAT", create=True).add_new(0x10, "LO", "PrivateGeheimnis")
         for name in drop:
             delattr(header, name)

@@ -20,14 +20,12 @@ def words(figure):
 def assert_readable(figure):
     """At the printed width no text is smaller than 7 pt, none leaves the figure, and no two overlap."""
     FigureCanvasAgg(figure).draw()
-    shrink = PRINT_WIDTH / (figure.get_figwidth() * INCH)
-    boxes = [(t.get_text(), t.get_window_extent()) for t in texts(figure)]
-    for text in texts(figure):
-        assert text.get_fontsize() * shrink >= SMALLEST_FONT - 1e-6, text
+    shrink, (left, low, right, high) = PRINT_WIDTH / (figure.get_figwidth() * INCH), figure.bbox.extents
+    boxes = [(t, t.get_window_extent()) for t in texts(figure)]
     for text, box in boxes:
-        assert box.x0 >= figure.bbox.x0 - 0.5 and box.x1 <= figure.bbox.x1 + 0.5, text
-        assert box.y0 >= figure.bbox.y0 - 0.5 and box.y1 <= figure.bbox.y1 + 0.5, text
-    for (a, one), (b, other) in itertools.combinations(boxes, 2):
-        across = min(one.x1, other.x1) - max(one.x0, other.x0)
-        along = min(one.y1, other.y1) - max(one.y0, other.y0)
-        assert across < 0.5 or along < 0.5, (a, b)
+        assert text.get_fontsize() * shrink >= SMALLEST_FONT - 1e-6, text
+        assert box.x0 >= left - 0.5 and box.x1 <= right + 0.5, text
+        assert box.y0 >= low - 0.5 and box.y1 <= high + 0.5, text
+    for (text, a), (other, b) in itertools.combinations(boxes, 2):
+        across, along = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert across < 0.5 or along < 0.5, (text, other)

@@ -5,25 +5,26 @@ Every entry of the corpus goes through the command itself, in a compendium with 
 run of it. What only looks odd must work: the second half.
 """
 
+import itertools
 import json
 import pickle
 import re
 import shlex
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import safetensors.torch
-import torch
 from bad_files import DAMAGED, SCAN, SCANS, SERIES, UNSTATED, WORKS, metal, series, sound, text
 from boxes import TINY
 from conftest import ROOT, refused
-from scans import write_scan
 from test_check import pelvis
-from test_sources import EMPTY, own, pengwin, scan, totalsegmentator, vsd
+from test_cli import call
+from test_sources import EMPTY, own, scan, totalsegmentator, vsd, write_on_another_grid
 
 from compendium import cli
 from magunet.base import profiles
@@ -73,14 +74,11 @@ def revoxelled(change: Callable[[np.ndarray], np.ndarray], *paths: Path, z: floa
     return spoil
 
 
-def weights(network: str, divisor: int) -> Callable[[], None]:
-    return lambda: safetensors.torch.save_file(build(network, divisor).state_dict(), WEIGHTS)
-
-
-def poisoned_weights() -> None:
-    state = safetensors.torch.load(WEIGHTS.read_bytes())
-    safetensors.torch.save_file({k: v * torch.nan if v.is_floating_point() else v for k, v in state.items()},
-                                WEIGHTS)
+def weights(network="3D U-Net", divisor=16, times=1.0) -> Callable[[], None]:
+    """Weights of another network, or NaN."""
+    return lambda: safetensors.torch.save_file({
+        name: tensor * times if tensor.is_floating_point() else tensor
+        for name, tensor in build(network, divisor).state_dict().items()}, WEIGHTS)
 
 
 def segmentation(old: bytes, new: bytes) -> Callable[[], None]:
@@ -93,20 +91,12 @@ def mine(change: Callable[[Path, Path], object] = lambda ct, labels: None) -> Ca
     return lambda: change(*own(Path("mine"), scan()))
 
 
-def bones_on_another_grid() -> None:
-    pengwin(Path("src"), scan())
-    write_scan(scan(shift=(1, 0, 0)), next(Path("src").glob("*labels/*.mha")))
-
-
-def predicting(path: str) -> str:
-    return f"predict {path} --model runs/run --out out"
-
-
-PREDICT, EVALUATE, EXPORT = predicting("scan.mha"), "evaluate runs/run", "export runs/run box_1"
+WITH = "--model runs/run --out out"
+PREDICT, EVALUATE, EXPORT = f"predict scan.mha {WITH}", "evaluate runs/run", "export runs/run box_1"
 TRAIN, CHECK = "train '3D U-Net' --profile own", "check data/boxes"
 TABLE, TABLES = "tables 4 --profile own", "tables --profile own"
 LIKE = "cohort --like data/boxes --out out"
-VSD, PENGWIN = "import vsd src --out out", "import pengwin src --out out"
+SRC, VSD, PENGWIN = "src --out out", "import vsd src --out out", "import pengwin src --out out"
 IMPORT = "import labelmap mine/ct.nii.gz --labels mine/ct_seg.nii.gz --out out"
 NO_JSON, NOT_YAML = "json ... not valid JSON ... restore it", ".yaml ... not valid YAML"
 NO_NUMBER = "own.yaml ... parameter 'epochs' must be a valid integer"
@@ -116,11 +106,10 @@ NO_SEGMENT = ".seg.nrrd ... does not say which voxels are Sacrum ... save it aga
 NO_FOLDER = "is a file ... give a folder"
 LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}], " for n in range(1, 10))
 CORPUS = {
-    **{f"scan: {name}": (lambda f=file, m=make: m(Path(f)), predicting(file), f"{file} ... {says}")
+    **{f"scan: {name}": (lambda f=file, m=make: m(Path(f)), f"predict {file} {WITH}", f"{file} ... {says}")
        for name, (file, make, says) in SCANS.items()},
-    **{f"series: {name}": (lambda m=make: m(Path("series")), predicting("series"), f"series ... {says}")
+    **{f"series: {name}": (lambda m=make: m(Path("series")), f"predict series {WITH}", f"series ... {says}")
        for name, (make, says) in SERIES.items()},
-
     # Cohorts: their lists, and a case of them that training, checking, exporting meet
     "list of no bytes": (holding(LIST, b""), CHECK, f"dataset.{NO_JSON}"),
     "list cut": (holding(LIST, '{"labels": {'), TRAIN, f"dataset.{NO_JSON}"),
@@ -136,10 +125,8 @@ CORPUS = {
     "no image": (SCAN_1.unlink, CHECK, "box_1.nii.gz ... has no image box_1_0000.nii.gz"),
     "image of no bytes": (holding(SCAN_1, b""), TRAIN, f"box_1_0000.nii.gz ... {DAMAGED}"),
     "image cut": (holding(SCAN_1, b"\x1f\x8b\x08"), EXPORT, f"box_1_0000.nii.gz ... {DAMAGED}"),
-    "images of one slice": (revoxelled(lambda a: a[8:9], SCAN_1, MASK_1), EXPORT,
-                            "box_1_0000.nii.gz ... at least 2 of each"),
-    "mask on another grid": (revoxelled(lambda a: a, MASK_1, z=5), TRAIN,
-                             "box_1.nii.gz ... another grid ... resample the mask"),
+    "one slice": (revoxelled(lambda a: a[8:9], SCAN_1, MASK_1), EXPORT, "box_1_0000.nii.gz ... at least 2"),
+    "moved": (revoxelled(lambda a: a, MASK_1, z=5), TRAIN, "box_1.nii.gz ... another grid ... resample the"),
     **{f"voxels: {says}": (revoxelled(change, path), command, says) for path, change, command, says in [
         (SCAN_1, lambda a: a + 1024, TRAIN, "box_1_0000.nii.gz ... not HU ... Export the CT again"),
         (SCAN_1, lambda a: a * 1e300, EXPORT, "box_1_0000.nii.gz ... beyond ... export it again"),
@@ -150,14 +137,13 @@ CORPUS = {
         (MASK_1, lambda a: np.where(a, np.nan, 0.0), TRAIN, "box_1.nii.gz ... NaN ... export it again"),
         (MASK_1, lambda a: a * 0, TRAIN, "box_1.nii.gz ... is empty ... remove the case or label it"),
         (MASK_1, lambda a: a * 0 + 1, CHECK, "box_1.nii.gz ... fills the volume ... remove the case")]},
-
     # Runs
     "weights of no bytes": (holding(WEIGHTS, b""), PREDICT, NOT_A_RUN),
     "weights pickled": (holding(WEIGHTS, pickle.dumps({"a": 1})), EXPORT, NOT_A_RUN),
     "weights cut": (lambda: WEIGHTS.write_bytes(WEIGHTS.read_bytes()[:-9]), EVALUATE, NOT_A_RUN),
-    "weights of another network": (weights("MAG-UNet", 16), PREDICT, f"for MAGUNet ... {NOT_A_RUN}"),
-    "weights of another width": (weights("3D U-Net", 8), PREDICT, f"size mismatch ... {NOT_A_RUN}"),
-    "weights NaN": (poisoned_weights, PREDICT, f"NaN ... {NOT_A_RUN}"),
+    "weights of another network": (weights("MAG-UNet"), PREDICT, f"for MAGUNet ... {NOT_A_RUN}"),
+    "weights of another width": (weights(divisor=8), PREDICT, f"size mismatch ... {NOT_A_RUN}"),
+    "weights NaN": (weights(times=np.nan), PREDICT, f"NaN ... {NOT_A_RUN}"),
     "record of another network": (changed(RECORD, network="+SE"), EVALUATE, NOT_A_RUN),
     "record of no network": (changed(RECORD, network="V-Net 3"), EXPORT, f"'V-Net 3' ... {NOT_A_RUN}"),
     "record of no bytes": (holding(RECORD, b""), PREDICT, NOT_A_RUN),
@@ -174,11 +160,9 @@ CORPUS = {
            ("scores_by_side.csv", "network,seed,ca", TABLE, "score the run again"),
            ("metrics.jsonl", '{"epoch": 1, "lo', f"{TABLES} --out stored", "train the run again")]},
     "results into a file": (holding("out.csv", b""), f"{TABLES} --out out.csv", f"out.csv ... {NO_FOLDER}"),
-    "stored results of nothing": (holding("stored/runs.json", "{}"), "tables 4 --scores stored",
-                                  "stored ... no results ... 'magunet tables --out'"),
+    "no scores": (holding("a/runs.json", "{}"), "tables 4 --scores a", "a: holds no results ... --out"),
     "mask of the real CT damaged": (lambda: [text(b"")(Path(path)) for path in (
         "runs/own/sample/ct_sij.nii.gz", "data/sample/sij.nii.gz")], TABLES, f"ct_sij.nii.gz ... {DAMAGED}"),
-
     # Settings
     "profile a folder": (Path("a.yaml").mkdir, "cohort --profile a.yaml", "a.yaml ... no such settings"),
     **{f"profile: {content[:40]}": (holding("a.yaml", content), f"{command} --profile a.yaml", says)
@@ -201,7 +185,6 @@ CORPUS = {
            ({"size": 10**9}, TRAIN, OWN, "'size' must be less than or equal to 2048"),
            ({"width_divisor": 33}, TRAIN, OWN, "less than or equal to 32"),
            ({"cohort": "data/none"}, TABLE, "data/none", "missing ... nnU-Net raw layout")]},
-
     # What other verbs are given
     "damaged example": (holding(BOXES / "imagesTr/box_0_0000.nii.gz", b""), LIKE, f"box_0_0 ... {DAMAGED}"),
     "out not empty": (holding("out/mine.txt", "mine"), LIKE, "out ... is not empty ... give another --out"),
@@ -214,17 +197,16 @@ CORPUS = {
     "no bones": (mine(lambda ct, labels: revoxelled(lambda a: a * 0, labels)()), IMPORT, NO_SACRUM),
     "halves of bones": (mine(lambda ct, labels: revoxelled(lambda a: a * 1.5, labels)()), IMPORT, NO_SACRUM),
     "bones with other labels": (mine(), f"{IMPORT} --sacrum 7", f"{NO_SACRUM} (label 7)"),
-    "no right hip": (lambda: totalsegmentator(Path("src"), scan(), right=EMPTY),
-                     "import totalsegmentator src --out out", "src ... no right hip in view"),
-    "bones on another grid": (bones_on_another_grid, PENGWIN, "src ... none of 1 scans"),
+    "no hip": (lambda: totalsegmentator(Path("src"), scan(), right=EMPTY), f"import totalsegmentator {SRC}",
+               "src ... no right hip in view"),
+    "bones on another grid": (lambda: write_on_another_grid(Path("src")), PENGWIN, "src ... none of 1 scans"),
     "segment without a number": (segmentation(b"_LabelValue:=5", b"_LabelValue:=x"), VSD, NO_SEGMENT),
     "segment without a label": (segmentation(b"_LabelValue:=5", b"_Label:=5"), VSD, NO_SEGMENT),
     "segment whose name is no text": (segmentation(b"_Name:=Sacrum", b"\xff_Name:=Sacrum"), VSD, NO_SEGMENT),
     "segment in no layer": (segmentation(b"_Layer:=0", b"_Layer:=7"), VSD, NO_SEGMENT),
     "no spacing": (segmentation(b"space directions", b"directions"), VSD, f".seg.nrrd ... {UNSTATED}"),
-    "list of an import": (lambda: (mine()(), holding("out/import.json", "[" * 10**5)()), IMPORT,
-                          "out/import.json ... damaged ... import again"),
-
+    "import's list": (lambda: (mine()(), text("[" * 10**5)(Path("out/import.json"))), IMPORT,
+                      "out/import.json ... damaged ... import again"),
     # The command itself
     **{command: (lambda: None, command, says) for command, says in {
         "check nowhere": "nowhere/dataset.json ... missing ... make one with 'magunet cohort'",
@@ -289,19 +271,8 @@ def place(world, tmp_path, monkeypatch):
     return tmp_path / "place"
 
 
-def call(capfd, command: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of one command, also of the C libraries in it."""
-    capfd.readouterr()
-    try:
-        status = cli.main(shlex.split(command))
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capfd.readouterr()
-
-
 def files(root: Path) -> dict[str, bytes | None]:
-    """Path -> bytes, None for a folder. Empty folders do not count: a run's is made before its cases are
-    prepared."""
+    """Path -> bytes, None for a folder that is not empty: a run's is made before its cases are prepared."""
     return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
             for path in root.rglob("*") if path.is_file() or any(path.iterdir())}
 
@@ -311,7 +282,8 @@ def test_it_is_one_line_and_leaves_nothing(bad, place, capfd):
     spoil, command, says = CORPUS[bad]
     spoil()
     before = files(place)
-    status, out, error = call(capfd, command)
+    capfd.readouterr()
+    status, out, error = call(capfd, *shlex.split(command))
     lines = [line for line in error.splitlines() if not PROGRESS.fullmatch(line)]
     assert status == 2 and len(lines) == 1 and lines[0].startswith("magunet") and len(lines[0]) < 1000, error
     # check's lines about each file are its result
@@ -326,13 +298,12 @@ def test_it_is_one_line_and_leaves_nothing(bad, place, capfd):
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WRONG = {name: [-1, 10**7, [1.5]] for name in (
-    "cases", "scan_matrix", "target_mm", "depth", "size", "margin_mm", "epochs", "samples_per_case",
-    "learning_rate", "weight_decay")}
-WRONG |= {"slice_mm": [-1, 10**7, "own"], "cohort_seed": [-1, 2**63, [1.5]],
-          "scan_slices": [[15, 40], [40, 36], [36, 10**5], "36"], "seeds": [[], [-1], [2**63], 0],
-          "width_divisor": [0, -1, 33, [1.5]], "schedule": ["step", "", 1], "augmentation": ["Strong", "", 2],
-          "precision": ["float16", True], "profile": ["", "..", "a/b", "../../up", "a\\b", 3],
-          "cohort": ["", " ", 3]}
+    "cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs", "learning_rate",
+    "samples_per_case", "weight_decay")} | {
+        "cohort_seed": [-1, 2**63, [1.5]], "scan_slices": [[15, 40], [40, 36], [36, 10**5], "36"],
+        "seeds": [[], [-1], [2**63], 0], "width_divisor": [0, -1, 33, [1.5]], "schedule": ["step", "", 1],
+        "augmentation": ["Strong", "", 2], "precision": ["float16", True], "cohort": ["", " ", 3],
+        "profile": ["", "..", "a/b", "../../up", "a\\b", 3]}
 
 
 def parameters(injected: str, path: Path = NOTEBOOKS[0]) -> profiles.Settings:
@@ -345,19 +316,12 @@ def parameters(injected: str, path: Path = NOTEBOOKS[0]) -> profiles.Settings:
     return profiles.from_notebook(namespace)
 
 
-def test_a_notebook_names_the_parameter_that_is_wrong():
+def test_a_notebook_names_the_parameter_that_is_wrong_and_one_that_it_does_not_know():
     assert set(WRONG) == set(profiles.load("smoke").as_dict())
-    for name, values in WRONG.items():
-        for value in values:
-            refused(lambda name=name, value=value: parameters(f"{name} = {value!r}"), "notebook parameters",
-                    name, "must", "got")
-
-
-def test_every_notebook_refuses_a_parameter_it_does_not_know():
-    for path in NOTEBOOKS:
-        for name in ("learning_rte", "seed", "Epochs", "network"):
-            refused(lambda name=name, path=path: parameters(f"{name} = 1", path), "notebook parameters",
-                    f"unknown parameter {name!r}")
+    for name, value in ((name, value) for name, values in WRONG.items() for value in values):
+        refused(partial(parameters, f"{name} = {value!r}"), "notebook parameters", name, "must", "got")
+    for path, name in itertools.product(NOTEBOOKS, ("learning_rte", "seed", "Epochs", "network")):
+        refused(partial(parameters, f"{name} = 1", path), f"notebook parameters: unknown parameter {name!r}")
 
 
 # What only looks odd ------------------------------------------------------------------------------------
@@ -367,7 +331,8 @@ def test_what_only_looks_odd_is_segmented(name, place, capfd):
     path, make = WORKS[name]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     make(Path(path))
-    status, out, error = call(capfd, f"predict '{path}' --model runs/run --out 'Ergebnis 骶' --formats nifti")
+    words = ("predict", path, "--model", RUN, "--out", "Ergebnis 骶", "--formats", "nifti")
+    status, out, error = call(capfd, *words)
     assert status == 0, error
     read, mask = read_volume(path), read_volume(out.strip())
     assert same_geometry(read, mask)
@@ -379,7 +344,7 @@ def test_one_joint_alone_is_segmented(place, capfd, monkeypatch):
     one = np.zeros(SCAN.array.shape, np.uint8)
     one[2:4, 8:12, 2:6] = 1
     monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(one))
-    status, out, error = call(capfd, f"{PREDICT} --formats nifti,stl")
+    status, out, error = call(capfd, *PREDICT.split(), "--formats", "nifti,stl")
     assert status == 0
     assert [Path(line).name for line in out.split()] == ["scan_sij.nii.gz", "scan_sij_right.stl"]
     assert "scan_sij_left.stl is not written: the mask has no left sacroiliac joint" in error
@@ -393,5 +358,5 @@ def test_a_cohort_of_single_joints_with_metal_is_sound(place, capfd):
         write_volume(image.with_array(metal(image.array)), folder / f"imagesTr/p{seed}_0000.nii.gz")
         write_volume(mask.with_array(left), folder / f"labelsTr/p{seed}.nii.gz")
     write_json(folder / "dataset.json", {"labels": {"background": 0, "SIJ": 1}})
-    status, out, error = call(capfd, f"check '{folder}'")
+    status, out, error = call(capfd, "check", folder)
     assert status == 0, out + error

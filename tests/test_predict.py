@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from magunet.base import profiles
 from magunet.predict import Model, gaussian_weights, predict_windows, window_starts
@@ -51,9 +52,8 @@ def model_of(network):
 
 def test_the_mask_lies_on_the_scans_own_grid_in_any_orientation():
     """A ball of 1000 HU in air, off centre, on an oblique grid."""
-    tilt = np.deg2rad(12)
-    rotation = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
-    grid = Volume(np.zeros((40, 64, 64), np.int16), (2.5, 1.5, 1.5), (11.0, -7.0, 30.0), rotation)
+    oblique = Rotation.from_euler("z", 12, degrees=True).as_matrix()
+    grid = Volume(np.zeros((40, 64, 64), np.int16), (2.5, 1.5, 1.5), (11.0, -7.0, 30.0), oblique)
     away = (np.indices(grid.array.shape).T - (22, 36, 25)) * grid.spacing               # (w, h, d, 3), mm
     ball = (np.linalg.norm(away, axis=-1) < 20).T
     for code in ("LPS", "RAS", "SPL", "AIR"):
@@ -69,8 +69,7 @@ def test_a_mirrored_scan_gets_the_mirrored_answer():
     torch.manual_seed(0)
     network = torch.nn.Conv3d(1, 1, 3, padding=1)
     image = np.random.default_rng(0).random((40, 64, 64), np.float32)
-    model = model_of(network)
-    answer, mirrored = model.probability(image), model.probability(image[..., ::-1])
+    answer, mirrored = (model_of(network).probability(x) for x in (image, image[..., ::-1]))
     np.testing.assert_allclose(mirrored, answer[..., ::-1], atol=1e-6)
     with torch.inference_mode():
         both = [torch.sigmoid(network(torch.from_numpy(x[:32].copy())[None, None]))[0, 0].numpy()

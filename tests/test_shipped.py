@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT, refused
+from test_cli import call
 
 from benchmarks import transfer
-from compendium import cli
 from magunet.base import project
 from magunet.base.provenance import file_hash, read_json
 from magunet.metrics import overlap
@@ -23,8 +23,6 @@ from workflow.weights import card, ship
 
 WEIGHTS = ROOT / "data" / "weights"
 
-
-# Halving ----------------------------------------------------------------------------------------------
 
 def test_weights_are_halved_and_answer_alike(run, tmp_path):
     ship(run, tmp_path)
@@ -51,21 +49,19 @@ def test_a_weight_beyond_half_precision_is_refused_and_nothing_written(run, tmp_
     assert not (tmp_path / "weights").exists()
 
 
-# Without --model ----------------------------------------------------------------------------------------
-
 def test_predict_takes_them_when_no_model_is_named_and_says_so(run, compendium, capsys):
     weights, scan = compendium / "data" / "weights", np.full((24, 36, 36), -1000, np.int16)
     ship(run, weights)
     scan[6:15, 12:22, 10:20] = 700
     write_volume(Volume(scan, (3.0, 2.0, 2.0)), compendium / "ct.nii.gz")
-    command = ["predict", "ct.nii.gz", "--out", "out", "--formats", "nifti,json"]
-    status, (out, said) = cli.main(command), capsys.readouterr()
-    assert status == 0 and "no --model given" in said
-    assert CARD_FILE in said and "trained on phantoms only" in said
+    command = "predict", "ct.nii.gz", "--out", "out", "--formats", "nifti,json"
+    status, out, said = call(capsys, *command)
+    assert status == 0
+    assert "no --model given" in said and CARD_FILE in said and "trained on phantoms only" in said
     mask, report = map(Path, out.split())
     first, model = mask.read_bytes(), read_json(report)["model"]
     assert model["sha256_of_weights"] == file_hash(weights / WEIGHTS_FILE)
-    status, (_, said) = cli.main([*command, "--model", str(weights)]), capsys.readouterr()
+    status, _, said = call(capsys, *command, "--model", weights)
     assert status == 0 and "no --model given" not in said and mask.read_bytes() == first
 
 
@@ -102,8 +98,6 @@ def test_they_find_the_joints_of_a_phantom_that_nobody_has_seen():
     scan, truth = phantom_scan(make_phantom(123_456, matrix=64, slices=(20, 24)))
     assert overlap(load_model(WEIGHTS).segment(scan).array, truth.array).dice > 0.6
 
-
-# Scores of unseen scans ---------------------------------------------------------------------------------
 
 def test_a_scan_is_scored_as_a_whole_and_by_side(tmp_path):
     truth, found = np.zeros((2, 10, 20, 40), np.uint8)

@@ -1,14 +1,15 @@
 """Writes requirements.lock and those beside it anew: every package of every platform, with the hashes of its
 files.
 
-    pip install uv && python workflow/lock.py [--upgrade-package NAME ...]
+    pip install uv && python workflow/lock.py [--upgrade-package NAME]...
 
 Versions stay as they are locked, but for the packages named, and for what their new versions need.
 requirements-gpu.lock has the GPU libraries that torch from the package index needs on Linux,
-requirements-quality.lock and requirements-docs.lock what mutation testing and fuzzing, and the site of the
-pages, need beside the rest. requirements-cpu.lock, torch without GPU libraries, is by hand.
+requirements-fuzz.lock and requirements-docs.lock what fuzzing and the site of the pages need beside the rest.
+requirements-cpu.lock, torch without GPU libraries, is by hand.
 """
 
+import argparse
 import itertools
 import re
 import subprocess
@@ -19,19 +20,18 @@ from pathlib import Path
 
 from magunet.base.provenance import whole_file
 
-LOCK, GPU_LOCK, QUALITY_LOCK, DOCS_LOCK = (Path(f"requirements{part}.lock")
-                                           for part in ("", "-gpu", "-quality", "-docs"))
+LOCK, GPU_LOCK, FUZZ_LOCK, DOCS_LOCK = (Path(f"requirements{part}.lock")
+                                        for part in ("", "-gpu", "-fuzz", "-docs"))
 GPU = re.compile(r"(nvidia|cuda)-|triton==")
 BESIDE = {
-    QUALITY_LOCK: "mutmut==3.8.1\natheris==3.0.0; sys_platform == 'linux' and platform_machine == 'x86_64'\n",
+    FUZZ_LOCK: "atheris==3.0.0; sys_platform == 'linux' and platform_machine == 'x86_64'\n",
     DOCS_LOCK: "sphinx==9.0.4\nmyst-nb==1.4.0\nfuro==2025.12.19\nziamath==0.13\n"}
 HEADS = {
     LOCK: "# Every package, exactly, with the hashes of its files: "
           "pip install --require-hashes --no-deps -r requirements.lock\n",
     GPU_LOCK: "# What torch needs beside it for NVIDIA's GPUs. "
               "Not needed for the CPU, and not by torch's CPU-only builds.\n",
-    QUALITY_LOCK: "# What `make quality` and `make fuzz` need beside requirements.lock; "
-                  "in runs/quality/tools.\n",
+    FUZZ_LOCK: "# What `make fuzz` needs beside requirements.lock; in runs/fuzz/tools.\n",
     DOCS_LOCK: "# What `make docs` needs beside requirements.lock; in runs/docs/tools.\n"}
 
 
@@ -67,16 +67,21 @@ def write(path: Path, kept: list[str]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME",
+                        help="take the newest version of this one")
+    words = parser.parse_args()
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     locked = without_hashes(LOCK.read_text() + GPU_LOCK.read_text())
-    found = packages(compiled("\n".join(wanted), locked, "", *sys.argv[1:]))
+    upgrades = [f"--upgrade-package={name}" for name in words.upgrade_package]
+    found = packages(compiled("\n".join(wanted), locked, "", *upgrades))
     for path in (LOCK, GPU_LOCK):
         write(path, [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)])
     names = {package.split("==")[0] for package in found}
     for path, requirements in BESIDE.items():
         locked = without_hashes(path.read_text()) if path.exists() else ""
-        needed = packages(compiled(requirements, locked, without_hashes("".join(found)), *sys.argv[1:]))
+        needed = packages(compiled(requirements, locked, without_hashes("".join(found)), *upgrades))
         write(path, [package for package in needed if package.split("==")[0] not in names])
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Puts what a make command needs beside the environment, by its lock, each file with its hash:
-#     sh workflow/tools.sh quality (mutation testing and fuzzing) or docs (the site of the pages)
+#     sh workflow/tools.sh fuzz (damaged files) or docs (the site of the pages)
 set -eu
 lock=requirements-$1.lock tools=runs/$1/tools
 cmp -s "$lock" "$tools/lock" && exit

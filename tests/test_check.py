@@ -107,17 +107,11 @@ def cropped(array):
     return at(np.s_[5, 20, 5:7], -850)(np.where(array < -500, -100, array))
 
 
-def wide(array):
-    """A thin patient in a large field of view."""
-    large = np.full((14, 110, 110), -1000)
-    large[:, 30:70, 30:74] = array
-    return large
-
-
 SOUND = {
     "padded -2000": padded(-2000), "padded -3024": padded(-3024), "padded -32768": padded(-32768),
     "metal": metal, "padding and metal": lambda a: metal(padded(-3024)(a)), "little air": cropped,
-    "thin patient": wide, "12 bit": lambda a: a.clip(-1024, 3071),
+    "thin patient": lambda a: np.pad(a, ((0, 0), (30, 40), (30, 36)), constant_values=-1000),
+    "12 bit": lambda a: a.clip(-1024, 3071),
     "noise": lambda a: a + np.random.default_rng(5).normal(0, 60, a.shape).astype(int)}
 
 
@@ -163,6 +157,7 @@ def moved(**grid):
 
 KINDS = {
     "image": (change_image, ["imagesTr/ben_0000.nii.gz: ", "; the intensities are not HU"]),
+    "image values": (change_image, ["imagesTr/ben_0000.nii.gz: "]),
     "image file": (lambda root, spoil: spoil(image_path(root)), ["imagesTr/ben_0000.nii.gz: "]),
     "mask": (change_label, ["labelsTr/ben.nii.gz: "]),
     "mask file": (lambda root, spoil: spoil(label_path(root)), ["labelsTr/ben.nii.gz: "]),
@@ -185,6 +180,8 @@ PROBLEMS = {
     "offset twice, clipped": ("image", lambda a: (a - 1024).clip(-1024), "no voxel above 200 HU", "no bone"),
     "0 to 1 and padding": ("image", lambda a: padded(-1024)((a + 1200) / 2000), "no voxel above 200 HU"),
     "truncated": ("image file", lambda path: path.write_bytes(path.read_bytes()[:500]), "export it again"),
+    "NaN": ("image values", lambda a: np.where(a > 500, np.nan, a), "NaN", "export it again"),
+    "infinite": ("image values", lambda a: np.where(a > 500, np.inf, a), "infinite"),
     "sheared": ("image file", shear, "not perpendicular", "resample it to a rectangular grid"),
     "sheared, with a qform": ("image file", lambda path: shear(path, 1), "not perpendicular"),
     "barely sheared": ("image file", lambda path: shear(path, lean=1e-2), "not perpendicular"),
@@ -192,6 +189,7 @@ PROBLEMS = {
     "empty": ("mask", lambda a: a * 0, "is empty", "remove the case or label it"),
     "full": ("mask", lambda a: a * 0 + 1, "fills the volume", "remove the case or label it"),
     "labels": ("mask", lambda a: a * 2, "labels [0, 2]", "0 and 1 only"),
+    "fractions": ("mask", lambda a: a * 0.5, "labels [0.0, 0.5]", "0 and 1 only"),
     **{name: ("face", place, name) for name, place in {
         "first slice": (0, 20, 20), "first row": (5, 0, 20), "first column": (5, 20, 0),
         "last slice": (-1, 20, 20), "last row": (5, -1, 20), "last column": (5, 20, -1)}.items()},

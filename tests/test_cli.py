@@ -1,6 +1,5 @@
 """The command: results on stdout, one line on stderr and status 2 where anything is wrong."""
 
-import contextlib
 import functools
 import io
 import os
@@ -23,7 +22,7 @@ from compendium import cli
 from magunet.base import profiles, provenance
 from magunet.base.provenance import read_json, write_json
 from magunet.cohort import load_cohort
-from magunet.metrics import Overlap, overlap
+from magunet.metrics import overlap
 from magunet.predict import Model
 from magunet.volume import Volume, read_volume, reorient, same_geometry
 from sijphantom.cohort import phantom_folder
@@ -63,8 +62,6 @@ def own_profile(compendium, **changes):
                TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own"} | changes)
 
 
-# The way from phantoms to files for other programs ----------------------------------------------------
-
 def test_from_phantom_to_export(compendium, said):
     """Every command takes what the one before has printed. A score is that of the files that are exported,
     and a prediction does not depend on the way a scan is stored."""
@@ -103,43 +100,13 @@ def test_predict_says_where_there_is_no_air_and_where_no_joint(run, tmp_path, ca
         assert status == 0 and says in error and error.count("note: ") == 1, error
 
 
-# Tables ------------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A compendium with a cohort of boxes and three finished runs of profile own, none of them scored."""
-    root = tmp_path_factory.mktemp("finished")
-    shutil.copytree(ROOT / "papermill_params", root / "papermill_params")
-    write_cohort(root / "data" / "boxes", 2)
-    own_profile(root, seeds=[0, 1])
-    with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()):
-        for words in (("MAG-UNet",), ("[1,3,5]",), ("[1,3,5]", "--seed", "1")):
-            assert cli.main(["train", *words, "--profile", "own"]) == 0
-    return root
-
-
 @pytest.fixture
-def trained(finished, tmp_path, monkeypatch):
-    """A copy of it to work in."""
-    root = shutil.copytree(finished, tmp_path / "trained")
-    monkeypatch.chdir(root)
-    return root
-
-
-def test_a_run_is_scored_and_scored_anew_when_its_scores_are_gone(trained, said, monkeypatch):
-    run = next(trained.glob("runs/MAG-UNet*"))
-    assert "dice" in said("evaluate", run)
-    overview = said("tables", "--profile", "own")
-    assert re.search(rf"{run.name} +scored run", overview)
-    row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))
-    assert row.split()[1] == "1" and len(row.split()) == 6                  # one validation case, scored once
-    (run / "scores.json").unlink()
-    monkeypatch.setattr("magunet.metrics.overlap", lambda *_: Overlap(1, 0, 0))
-    assert said("evaluate", run).splitlines()[1].split()[4] == "1.0"
-    own_profile(trained, learning_rate=0.5)                                 # of which nothing is trained
-    for form in ("text", "csv", "md", "latex"):
-        overview = said("tables", "--profile", "own", "--format", form)
-        assert form == "csv" or "no scored run yet" in overview, form
+def trained(compendium, said):
+    """Three finished runs of profile own, none of them scored."""
+    write_cohort(compendium / "data" / "boxes", 2)
+    own_profile(compendium, seeds=[0, 1])
+    for words in (("MAG-UNet",), ("[1,3,5]",), ("[1,3,5]", "--seed", "1")):
+        said("train", *words, "--profile", "own")
 
 
 def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_stored(
@@ -153,19 +120,22 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     assert ours.loc["predictions", "value"] == 2 and ours.loc["HD95", "value"] >= 0
     assert "MAG-UNet, seed 1: not trained" in error and "[5], seed 0: not trained" in error
     assert "[1,3,5], seed" not in error
-    folder = next(trained.glob("runs/MAG-UNet*"))
-    rows = [len(pd.read_csv(folder / file)) for file in ("scores.csv", "scores_by_side.csv")]
-    assert rows == [1, 2]
+    overview, run = said("tables", "--profile", "own"), next(Path("runs").glob("MAG-UNet*"))
+    assert re.search(rf"{run.name} +scored run", overview)
+    row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))
+    assert row.split()[1] == "1" and len(row.split()) == 6                  # one validation case, scored once
+    assert [len(pd.read_csv(run / file)) for file in ("scores.csv", "scores_by_side.csv")] == [1, 2]
     printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("3", "claims", "effects")}
     note = "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, seeds 0, 1."
     assert note in printed["3"][1]
 
-    drawn = []
-    monkeypatch.setattr("compendium.redraw.redraw", lambda *given: drawn.append(given) or ["drawn.png"])
+    redraw = Mock(return_value=["drawn.png"])
+    monkeypatch.setattr("compendium.redraw.redraw", redraw)
     files = said("tables", "--profile", "own", "--out", "stored").split("\n")
     assert files == [f"stored/{name}" for name in ("scores.csv", "scores_by_side.csv", "curves.csv",
                                                    "runs.json")] + ["drawn.png"]
-    assert len(drawn) == 1 and drawn[0][0].folder == drawn[0][1] == Path("stored")
+    (results, folder), _ = redraw.call_args
+    assert results.folder == folder == Path("stored")
     curves, runs = pd.read_csv("stored/curves.csv"), read_json(Path("stored/runs.json"))["runs"]
     assert list(curves["epoch"]) == [1, 1, 1] and curves["loss"].notna().all()
     assert [(run["network"], run["seed"], run["epochs"]) for run in runs] == [
@@ -191,13 +161,14 @@ def test_stored_scores_and_the_paper_alone_give_tables_and_nothing_is_made(compe
     assert out.startswith("Table 4: ablation") and "not trained" in out and "(92.4)" in out
     assert "there are no scores yet" in call(capsys, "tables", "effects")[2]
     assert said("tables", "claims")
+    for form in ("text", "csv", "md", "latex"):
+        overview = said("tables", "--format", form)
+        assert form == "csv" or "no scored run yet" in overview, form
     parameters = said("tables", "parameters")
     assert "25,156,241" in parameters and "101,624,993" in parameters
     assert len(parameters.splitlines()) == 4 + 8 + 6 + 8 + 7
     assert snapshot(compendium) == before
 
-
-# What is wrong, and what ends a command early ---------------------------------------------------------
 
 def test_a_users_mistake_is_one_line_and_status_2(compendium, capsys):
     before = snapshot(compendium)

@@ -47,8 +47,8 @@ def executed(tmp_path_factory):
         for number, cell in enumerate(cells, 1):
             cell["execution_count"] = number
         if path.stem == "03_network":
-            notebook["metadata"]["widgets"] = {
-                "application/vnd.jupyter.widget-state+json": VERSION | {"state": {}}}
+            state = VERSION | {"state": {"0": {"model_name": "LabelModel"}}}
+            notebook["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": state}
             cells[-1]["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": data}
                                     for data in RESULTS]
         (folder / path.name).write_text(json.dumps(notebook), encoding="utf-8")

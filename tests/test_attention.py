@@ -1,7 +1,6 @@
 """SE, CBAM, non-local and ECA against their papers' formulas in NumPy."""
 
 import numpy as np
-import pytest
 import torch
 
 from magunet.attention import CBAM, ECA, SE, NonLocal
@@ -14,11 +13,13 @@ def sigmoid(v):
 
 
 def dense(conv, v):
-    return conv.weight.detach().numpy()[:, :, 0, 0, 0] @ v + conv.bias.detach().numpy()
+    """A 1^3 convolution as a matrix product. v: (c, n)."""
+    return conv.weight.detach().numpy()[:, :, 0, 0, 0] @ v + conv.bias.detach().numpy()[:, None]
 
 
 def mlp(module, v):
-    return dense(module[2], np.maximum(dense(module[0], v), 0))
+    """v: (c,) -> (c,)."""
+    return dense(module[2], np.maximum(dense(module[0], v[:, None]), 0))[:, 0]
 
 
 def check(module, naive):
@@ -48,30 +49,25 @@ def test_cbam_gates_channels_then_positions():
     check(module, naive)
 
 
-def test_non_local_attends_over_all_positions():
+def test_non_local_starts_as_the_identity_and_attends_over_all_positions():
     module = NonLocal(16).double().eval()
-    torch.nn.init.normal_(module.out[1].weight)
-    bn = module.out[1]
+    assert torch.equal(module(X), X)
+    conv, norm = module.out
+    torch.nn.init.normal_(norm.weight)
 
     def naive(x):
         a = x.reshape(16, -1)
-        theta, phi, g = (f.weight.detach().numpy()[:, :, 0, 0, 0] @ a + f.bias.detach().numpy()[:, None]
-                         for f in (module.theta, module.phi, module.g))
+        theta, phi, g = (dense(f, a) for f in (module.theta, module.phi, module.g))
         weights = np.exp(theta.T @ phi)
-        y = g @ (weights / weights.sum(1, keepdims=True)).T
-        out = module.out[0].weight.detach().numpy()[:, :, 0, 0,
-                                                    0] @ y + module.out[0].bias.detach().numpy()[:, None]
-        out = out / np.sqrt(1 + bn.eps) * bn.weight.detach().numpy()[:, None]
-        return (out + a).reshape(x.shape)
+        y = dense(conv, g @ (weights / weights.sum(1, keepdims=True)).T)
+        return (y / np.sqrt(1 + norm.eps) * norm.weight.detach().numpy()[:, None] + a).reshape(x.shape)
 
     check(module, naive)
 
 
-def test_non_local_starts_as_the_identity():
-    assert torch.equal(NonLocal(16).double()(X), X)
-
-
-def test_eca_gates_channels_by_their_neighbours():
+def test_eca_gates_channels_by_as_many_neighbours_as_the_published_rule_says():
+    for channels, kernel in ((16, 3), (64, 3), (128, 5), (256, 5), (512, 5)):       # their Eq. 12
+        assert ECA(channels).conv.kernel_size == (kernel,), channels
     module = ECA(16).double()
     weight = module.conv.weight.detach().numpy()[0, 0]
     half = len(weight) // 2
@@ -82,9 +78,3 @@ def test_eca_gates_channels_by_their_neighbours():
         return x * sigmoid(gate)[:, None, None, None]
 
     check(module, naive)
-
-
-@pytest.mark.parametrize("channels, kernel", [(16, 3), (64, 3), (128, 5), (256, 5), (512, 5)])
-def test_eca_kernel_follows_the_published_rule(channels, kernel):
-    """k = |log2(C)/2 + 1/2| rounded to odd, their Eq. 12."""
-    assert ECA(channels).conv.kernel_size == (kernel,)

@@ -3,68 +3,62 @@
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from magunet.base import device
 
-current = []
 HOLD = """
-import sys, tempfile
-tempfile.tempdir = sys.argv[1]
-from magunet.base.device import take
-print(take(sys.argv[2]), flush=True)
+import sys, filelock
+lock = filelock.FileLock(sys.argv[1])
+lock.acquire(blocking=False)
+print("held", flush=True)
 sys.stdin.read()
 """
+"""A process that takes a lock and waits."""
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Two GPUs as torch would show them, and locks in a folder of the test's own."""
+    """Two GPUs as torch would show them, and locks in a folder of the test's own; the GPUs that were set."""
+    current = []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties",
-                        lambda i: type("Properties", (), {"uuid": f"gpu-{i}"}))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen))
+    for name, fake in {"is_available": lambda: True, "device_count": lambda: 2, "set_device": current.append,
+                       "get_device_properties": lambda i: SimpleNamespace(uuid=f"gpu-{i}")}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(device, "_locks", [])
-    current.clear()
     device.choose_device.cache_clear()
-    yield tmp_path
+    yield current
     for lock in device._locks:
         lock.release()
     device.choose_device.cache_clear()
 
 
-def held_by_another(folder, name):
-    """A process that has taken a GPU and waits."""
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), name], stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE,
-                             text=True)
-    assert other.stdout.readline().strip() == "True"
+def held_by_another(number):
+    """Another process of ours that has taken a GPU; closing its input ends it."""
+    other = subprocess.Popen([sys.executable, "-c", HOLD, f"{tempfile.tempdir}/magunet-gpu-{number}.lock"],
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
     return other
 
 
 def test_a_free_gpu_is_taken_and_kept(machine):
-    assert device.choose_device() == torch.device("cuda", 0)
-    assert device.choose_device() == torch.device("cuda", 0)
-    assert current == [torch.device("cuda", 0)]
+    first = torch.device("cuda", 0)
+    assert [device.choose_device(), device.choose_device()] == [first, first] and machine == [first]
 
 
-def test_a_gpu_of_another_process_is_left_to_it_until_it_ends(machine):
-    with held_by_another(machine, "gpu-0"):
+def test_a_gpu_of_another_process_is_left_to_it_until_it_ends_and_with_all_taken_the_first_is_shared(machine):
+    with held_by_another(0):
         assert device.choose_device() == torch.device("cuda", 1)
+        device.choose_device.cache_clear()
+        device._locks.pop().release()
+        with held_by_another(1):
+            assert device.choose_device() == torch.device("cuda", 0)
     assert device.take("gpu-0")
 
 
-def test_with_all_taken_the_first_is_shared(machine):
-    with held_by_another(machine, "gpu-0"), held_by_another(machine, "gpu-1"):
-        assert device.choose_device() == torch.device("cuda", 0)
-
-
-def test_without_a_gpu_it_is_the_cpu(monkeypatch):
+def test_without_a_gpu_it_is_the_cpu(machine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    device.choose_device.cache_clear()
     assert device.choose_device() == torch.device("cpu")
-    device.choose_device.cache_clear()

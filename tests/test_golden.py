@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 from boxes import TINY, write_cohort
 
-from compendium.scores import score_run
+from compendium.scores import score_run, summary
 from magunet import runs
+from magunet.volume import read_volume, same_geometry
 
 GOLDEN = {
     "MAG-UNet": dict(
@@ -37,6 +38,13 @@ def test_a_seeded_training_gives_the_golden_losses_and_scores(network, compendiu
     golden = GOLDEN[network]
     assert [entry["loss"] for entry in log] == pytest.approx(golden["losses"], abs=LOSS)
     assert [entry["val_dice"] for entry in log] == pytest.approx(golden["curve"], abs=SHARE)
-    (row,) = score_run(run, cohort).to_dict("records")
+    table = score_run(run, cohort)
+    (row,) = table.to_dict("records")
     for name, value in golden["scores"].items():
         assert row[name] == pytest.approx(value, abs=MILLIMETRES if name in ("hd95", "assd") else SHARE), name
+    assert [row["case"]] == list(cohort.val) and summary(table).loc[network, "cases"] == 1
+    files = run / f"masks/{row['case']}.nii.gz", cohort.cases[row["case"]].label
+    volumes = [read_volume(file) for file in files]
+    mask, truth = (volume.array > 0 for volume in volumes)
+    assert same_geometry(*volumes)
+    assert row["dice"] == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))

@@ -1,11 +1,12 @@
 """Settings are read strictly, wherever they come from; hashes change with what matters; files are whole."""
 
-import importlib.util
+import itertools
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pydantic
 import pytest
@@ -18,166 +19,105 @@ from magunet.base.profiles import Settings, from_mapping, from_notebook, load
 
 FOLDER = project.root() / "papermill_params"
 PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def smoke(**changes):
-    return yaml.safe_load((FOLDER / "smoke.yaml").read_text()) | changes
+SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
 
 
 # Profiles ---------------------------------------------------------------------------------------------
 
-def test_the_profiles_are_there():
-    assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
-
-
 def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
+    assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
     for name in PROFILES:
         settings = load(name)
         assert settings.profile == name and settings.cohort is None
         assert settings == load(str(FOLDER / f"{name}.yaml"))
         for there_and_back in (lambda d: json.loads(json.dumps(d)),
                                lambda d: yaml.safe_load(yaml.safe_dump(d))):
-            assert from_mapping(there_and_back(settings.as_dict()), "test") == settings
+            assert from_mapping(there_and_back(settings.as_dict()), "test") == settings, name
 
 
 def test_the_paper_profile_is_the_papers():
     settings = load("paper")
     assert (settings.depth, settings.size, settings.size) == paper.INPUT_SIZE
-    assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (
-        300, 1e-4, 1e-4)        # Sec. 2.1.3
-    assert settings.cases == paper.CASES and settings.scan_slices == paper.SLICES
-    assert settings.scan_matrix == 512
-    assert settings.width_divisor == 1 and settings.slice_mm is None and settings.schedule == "constant"
-    assert settings.augmentation == "paper"
-    # windows of batch size 1
-    assert settings.samples_per_case * paper.TRAIN_CASES * settings.epochs == 49 * 300
+    assert (settings.cases, settings.scan_slices, settings.scan_matrix) == (paper.CASES, paper.SLICES, 512)
+    assert (settings.width_divisor, settings.slice_mm, settings.augmentation) == (1, None, "paper")
+    # Sec. 2.1.3, with windows of batch size 1
+    assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (300, 1e-4, 1e-4)
+    assert settings.schedule == "constant" and settings.samples_per_case * paper.TRAIN_CASES == 49
 
 
-def test_a_profile_may_lie_anywhere(tmp_path):
-    (tmp_path / "mein Profil ä.yml").write_text(yaml.safe_dump(smoke(profile="mein Profil ä", epochs=7)))
-    settings = load(str(tmp_path / "mein Profil ä.yml"))
-    assert settings.profile == "mein Profil ä" and settings.epochs == 7
-
-
-def test_a_profile_has_its_files_name_so_that_folders_agree(tmp_path):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(smoke(profile="other")))
-    refused(lambda: load(str(tmp_path / "mine.yaml")),
-            "mine.yaml: profile must be 'mine', the file's name; got 'other'")
-
-
-def test_profiles_are_found_from_a_folder_below(compendium, monkeypatch):
+def test_a_profile_may_lie_anywhere_and_is_found_by_name_from_a_folder_below(compendium, monkeypatch):
+    (compendium / "mein Profil ä.yml").write_text(yaml.safe_dump(SMOKE | {"profile": "mein Profil ä"}))
+    assert load(str(compendium / "mein Profil ä.yml")).profile == "mein Profil ä"
     (compendium / "notebooks").mkdir()
     monkeypatch.chdir(compendium / "notebooks")
-    (compendium / "papermill_params/mine.yaml").write_text(yaml.safe_dump(smoke(profile="mine")))
-    assert load("mine").profile == "mine"
+    # YAML reads 1e-4 as text
+    text = (FOLDER / "smoke.yaml").read_text().replace("profile: smoke", "profile: mine")
+    text = text.replace("learning_rate: 0.003", "learning_rate: 1e-4")
+    (compendium / "papermill_params/mine.yaml").write_text(text)
+    assert yaml.safe_load(text)["learning_rate"] == "1e-4" and load("mine").learning_rate == 1e-4
 
 
-def test_an_unknown_profile_lists_the_known_ones(compendium):
+def test_a_missing_or_broken_profile_is_named(compendium):
     refused(lambda: load("papr"), "papr.yaml", "no such settings", "cpu, gpu, paper, smoke")
     refused(lambda: load("elsewhere/mine.yaml"), "elsewhere/mine.yaml", "no such settings")
-
-
-@pytest.mark.parametrize("text, words", [
-    ("profile: [smoke", ["not valid YAML"]),
-    ("profile: smoke\n\tcases: 3", ["not valid YAML"]),
-    ("", ["name: value"]), ("- 1\n- 2", ["name: value"]), ("smoke", ["name: value"]),
-    ("epochs: 3\nepochs: 4", ["'epochs' is given twice"]),
-    ("epochs: 3", ["is missing", "smoke.yaml"]),
-])
-def test_a_broken_profile_is_named(tmp_path, text, words):
-    (tmp_path / "broken.yaml").write_text(text)
-    refused(lambda: load(str(tmp_path / "broken.yaml")), "broken.yaml", *words)
-
-
-def test_a_profile_that_is_no_text_is_named(tmp_path):
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
-    refused(lambda: load(str(tmp_path / "binary.yaml")), "binary.yaml", "not valid YAML")
+    for content, *words in ((b"profile: [smoke", "not valid YAML"),
+                            (b"profile: smoke\n\tcases: 3", "not valid YAML"),
+                            (b"\xff\xfe\x00\x81", "not valid YAML"),
+                            (b"", "name: value"), (b"- 1\n- 2", "name: value"), (b"smoke", "name: value"),
+                            (b"epochs: 3\nepochs: 4", "'epochs' is given twice"),
+                            (b"epochs: 3", "is missing", "smoke.yaml"),
+                            (yaml.safe_dump(SMOKE | {"epoch": 1}).encode(), "did you mean 'epochs'?"),
+                            (yaml.safe_dump(SMOKE).encode(),        # so that folders agree
+                             "mine.yaml: profile must be 'mine', the file's name; got 'smoke'")):
+        (compendium / "mine.yaml").write_bytes(content)
+        refused(lambda: load("mine.yaml"), "mine.yaml", *words)
 
 
 # Values -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("wrong, meant",
-                         [("learning_rte", "learning_rate"), ("epoch", "epochs"), ("seed", "seeds")])
-def test_an_unknown_name_gets_the_nearest_one_and_its_file(tmp_path, wrong, meant):
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(smoke(**{wrong: 1})))
-    refused(lambda: load(str(tmp_path / "mine.yaml")), "mine.yaml", f"{wrong!r}", f"did you mean {meant!r}?")
-
-
-def test_a_name_like_no_other_is_unknown_without_a_guess():
-    refused(lambda: from_mapping(smoke(xyzzy=1), "here"), "here: unknown parameter 'xyzzy'")
-    refused(lambda: from_mapping(smoke() | {3: 1}, "here"), "here: unknown parameter '3'")
-
-
-def test_every_setting_must_be_there_and_says_what_it_means():
+def test_an_unknown_name_gets_the_nearest_one_and_every_setting_must_be_there_and_says_what_it_means():
+    for wrong, hint in (("learning_rte", "did you mean 'learning_rate'?"), ("seed", "did you mean 'seeds'?"),
+                        ("xyzzy", "papermill_params/smoke.yaml has all there are"), (3, "papermill_params")):
+        refused(lambda wrong=wrong: from_mapping(SMOKE | {wrong: 1}, "here"),
+                f"here: unknown parameter {str(wrong)!r}; {hint}")
     for name, field in Settings.__pydantic_fields__.items():
-        values = smoke()
-        del values[name]
-        refused(lambda values=values: from_mapping(values, "here"), "here", f"{name!r} is missing",
-                "smoke.yaml")
-        refused(lambda name=name: from_mapping(smoke(**{name: {}}), "here"), f"{name!r} must be",
+        refused(lambda name=name: from_mapping({k: v for k, v in SMOKE.items() if k != name}, "here"),
+                "here", f"{name!r} is missing", "smoke.yaml")
+        refused(lambda name=name: from_mapping(SMOKE | {name: {}}, "here"), f"{name!r} must be",
                 field.description)
 
 
-WRONG_TYPES = {
-    "integer": [("epochs", value) for value in (True, 2.0, "2", None, [2])]
-               + [("scan_slices", [16, 20.5]), ("seeds", [0, True]), ("seeds", ["0"]),
-                  ("cohort_seed", False)],
-    "number": [("learning_rate", value) for value in (True, "fast", None, [0.1])]
-    + [("slice_mm", False), ("slice_mm", "own")],
-    "string": [("profile", 3), ("profile", None), ("cohort", 3)],
-    "list": [("scan_slices", 16), ("scan_slices", "16"), ("seeds", 0)],
-    "'auto', 'float32' or 'bfloat16'": [("precision", "float16"), ("precision", True),
-                                        ("precision", ["auto"])],
-    "finite number": [(name, value)
-                      for name in ("target_mm", "slice_mm", "margin_mm", "learning_rate", "weight_decay")
-                      for value in (float("inf"), float("nan"), "inf", "nan")],
+WRONG = {
+    "cases": [(2, "3"), (True, "integer"), ("6", "integer")], "depth": [(15, "16")],
+    "size": [(15, "16"), (2049, "2048")], "scan_matrix": [(31, "32")],
+    "scan_slices": [([15, 20], "16"), ([30, 20], "a pair, fewest and most"), ([16], "2 items"),
+                    ([16, 20, 24], "2 items"), ([16, 20.5], "integer"), (16, "list"), ("16", "list")],
+    "epochs": [(0, "1"), (2.0, "integer"), (None, "integer")], "samples_per_case": [(0, "1")],
+    "width_divisor": [(0, "1"), (33, "32")], "target_mm": [(-1.0, "0.1"), (float("nan"), "finite number")],
+    "learning_rate": [(0.0, "0.000000000001"), (True, "number"), ("fast", "number"), ("inf", "finite")],
+    "margin_mm": [(-0.1, "0"), (float("inf"), "finite number")],
+    "weight_decay": [(-1e-9, "0"), ("nan", "finite number")],
+    "slice_mm": [(0, "0.1"), ("own", "number"), (float("inf"), "finite number")],
+    "schedule": [("step", "'constant' or 'cosine'")], "augmentation": [("most", "'paper' or 'strong'")],
+    "precision": [("float16", "'auto', 'float32' or 'bfloat16'"), (True, "'auto', 'float32' or 'bfloat16'")],
+    "seeds": [([], "1 item"), ([2**63], str(2**63 - 1)), ([0, True], "integer"), (["0"], "integer"),
+              (0, "list")],
+    "profile": [("..", "a name for folders"), ("a/b", "a name for folders"), (3, "string")],
+    "cohort": [(" ", "phantoms"), (3, "string")], "cohort_seed": [(-1, "0"), (False, "integer")],
 }
 
 
-@pytest.mark.parametrize("kind", WRONG_TYPES)
-def test_a_value_of_the_wrong_type_is_refused(kind):
-    for name, value in WRONG_TYPES[kind]:
-        refused(lambda name=name, value=value: from_mapping(smoke(**{name: value}), "here"),
-                f"here: parameter {name!r} must be", kind, "; got")
-
-
-def test_a_value_out_of_range_is_refused_with_its_rule():
-    for name, value, rule in [
-            ("cases", 2, "3"), ("depth", 15, "16"), ("size", 2049, "2048"), ("scan_matrix", 31, "32"),
-            ("scan_slices", [15, 20], "16"),
-            ("scan_slices", [30, 20], "a pair, fewest and most"), ("scan_slices", [16], "2 items"),
-            ("scan_slices", [16, 20, 24], "2 items"), ("epochs", 0, "1"), ("samples_per_case", 0, "1"),
-            ("width_divisor", 0, "1"), ("target_mm", -1.0, "0.1"), ("learning_rate", 0.0, "0.000000000001"),
-            ("margin_mm", -0.1, "0"),
-            ("weight_decay", -1e-9, "0"), ("slice_mm", 0, "0.1"),
-            ("schedule", "step", "'constant' or 'cosine'"),
-            ("augmentation", "most", "'paper' or 'strong'"), ("seeds", [], "1 item"),
-            ("seeds", [2**63], str(2**63 - 1)),
-            ("profile", "..", "a name for folders"), ("profile", "a/b", "a name for folders"),
-            ("cohort", " ", "phantoms")]:
-        refused(lambda name=name, value=value: from_mapping(smoke(**{name: value}), "here"),
+def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken():
+    assert set(WRONG) == set(SMOKE)
+    for name, (value, rule) in ((name, case) for name, cases in WRONG.items() for case in cases):
+        refused(lambda name=name, value=value: from_mapping(SMOKE | {name: value}, "here"),
                 f"here: parameter {name!r} must", rule, f"; got {value!r}")
-
-
-def test_values_on_the_edge_are_taken():
-    edges = dict(cases=3, depth=16, size=16, scan_matrix=32, epochs=1, scan_slices=[16, 16], margin_mm=0,
-                 weight_decay=0,
-                 slice_mm=None, cohort="Daten ä/骶", seeds=[7, 2**63 - 1])
-    assert from_mapping(smoke(**edges), "here").as_dict() == smoke(**edges)
-
-
-def test_numbers_may_be_written_as_yaml_does_not_read_them():
-    for text, number in [("1e-4", 1e-4), ("1E-4", 1e-4), ("2", 2.0), (2, 2.0), (0.5, 0.5)]:
-        rate = from_mapping(smoke(learning_rate=text), "here").learning_rate
-        assert rate == number and type(rate) is float
-
-
-def test_1e_4_is_a_number_in_a_file(tmp_path):
-    text = (FOLDER / "smoke.yaml").read_text().replace("profile: smoke", "profile: mine")
-    text = text.replace("learning_rate: 0.003", "learning_rate: 1e-4")
-    assert isinstance(yaml.safe_load(text)["learning_rate"], str)
-    (tmp_path / "mine.yaml").write_text(text)
-    assert load(str(tmp_path / "mine.yaml")).learning_rate == 1e-4
+    edges = SMOKE | dict(cases=3, depth=16, size=16, scan_matrix=32, epochs=1, scan_slices=[16, 16],
+                         margin_mm=0, weight_decay=0, slice_mm=None, cohort="Daten ä/骶", seeds=[2**63 - 1])
+    assert from_mapping(edges, "here").as_dict() == edges
+    for text, number in (("1e-4", 1e-4), ("1E-4", 1e-4), ("2", 2.0), (2, 2.0), (0.5, 0.5)):
+        rate = from_mapping(SMOKE | {"learning_rate": text}, "here").learning_rate
+        assert rate == number and type(rate) is float, text
 
 
 def test_settings_cannot_be_changed_and_a_changed_copy_is_checked():
@@ -189,91 +129,61 @@ def test_settings_cannot_be_changed_and_a_changed_copy_is_checked():
 
 # Notebooks --------------------------------------------------------------------------------------------
 
-CELL = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in smoke().items())
+CELL = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in SMOKE.items())
 
 
-def run_notebook(*cells):
-    """The globals of a notebook after these cells."""
-    namespace = {"In": [""]}
+def run_notebook(*cells, namespace=None):
+    """The globals of a notebook after these cells. As IPython: a cell goes into the history first, then it
+    is executed; an error stays in its cell."""
+    namespace = namespace or {"In": [""]}
     for cell in cells:
-        run_cell(namespace, cell)
+        namespace["In"].append(cell)
+        try:
+            exec(cell, namespace)
+        except SyntaxError:
+            continue
     return namespace
 
 
-def run_cell(namespace, cell):
-    """As IPython: into the history first, then executed; an error stays in its cell."""
-    namespace["In"].append(cell)
-    try:
-        exec(cell, namespace)
-    except SyntaxError:
-        return
-
-
-def test_a_parameters_cell_gives_the_settings():
-    assert from_notebook(run_notebook("import math", CELL, "answer = 42")) == load("smoke")
-
-
-def test_the_cell_that_papermill_adds_overrides():
-    settings = from_notebook(run_notebook(CELL,
-                                          "# Parameters\nprofile = \"mine\"\nepochs = 9\nseeds = [1, 2]\n"))
+def test_parameters_cells_give_the_settings_and_papermills_overrides():
+    other_cells = "import math", "answer = 42", "epoch = 9\n# Parameters"
+    assert from_notebook(run_notebook(CELL, *other_cells)) == load("smoke")
+    papermills = "# Parameters\nprofile = \"mine\"\nepochs: int = 9\nseeds = [1, 2]\n"
+    settings = from_notebook(run_notebook(CELL, papermills))
     assert (settings.profile, settings.epochs, settings.seeds, settings.cases) == ("mine", 9, (1, 2), 6)
 
 
-def test_annotated_parameters_count():
-    settings = from_notebook(run_notebook(CELL, "# Parameters\nepochs: int = 9"))
-    assert settings.epochs == 9
-
-
-def test_a_misspelt_parameter_stops_the_notebook_until_corrected():
-    namespace = run_notebook(CELL, "# Parameters\nepoch = 9")
-    refused(lambda: from_notebook(namespace), "notebook parameters", "'epoch'", "did you mean 'epochs'?")
-    assert "epoch" not in namespace
-    run_cell(namespace, "# Parameters\nepochs = 9")
+def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
+    for cells, words in (
+            ((CELL, "# Parameters\nepoch = 9"), "parameter 'epoch'; did you mean 'epochs'?"),
+            ((CELL, "# Parameters\nepochs, epoch = 9, 9"), "parameter 'epoch'; did you mean 'epochs'?"),
+            ((CELL, "# Parameters\nepochs = 'many'"), "'epochs' must be a valid integer"),
+            ((CELL.replace("epochs = ", "# epochs = "),), "'epochs' is missing")):
+        namespace = run_notebook(*cells)
+        refused(lambda namespace=namespace: from_notebook(namespace), "notebook parameters", words)
+        assert "epoch" not in namespace
+        run_notebook("# Parameters\nepochs = 9", namespace=namespace)
+        assert from_notebook(namespace).epochs == 9, words
+    namespace = run_notebook(CELL, "# Parameters\nepochs = = 9", "# Parameters\nepochs = 9")
     assert from_notebook(namespace).epochs == 9
-
-
-def test_a_parameters_cell_with_a_syntax_error_can_be_corrected():
-    namespace = run_notebook(CELL, "# Parameters\nepochs = = 9")
-    run_cell(namespace, "# Parameters\nepochs = 9")
-    assert from_notebook(namespace).epochs == 9
-
-
-def test_a_misspelt_name_among_several_is_found():
-    refused(lambda: from_notebook(run_notebook(CELL, "# Parameters\nepochs, epoch = 9, 9")), "'epoch'")
-
-
-def test_names_of_other_cells_do_not_matter():
-    assert from_notebook(run_notebook(CELL, "epoch = 9\n# Parameters")) == load("smoke")
-
-
-def test_a_missing_parameter_and_a_wrong_value_stop_the_notebook():
-    refused(lambda: from_notebook(run_notebook(CELL.replace("epochs = ", "# epochs = "))),
-            "'epochs' is missing")
-    refused(lambda: from_notebook(run_notebook(CELL, "# Parameters\nepochs = 'many'")),
-            "'epochs' must be a valid integer")
 
 
 # Provenance -------------------------------------------------------------------------------------------
 
-def test_a_whole_file_replaces_the_old_one(tmp_path):
+def test_a_whole_file_replaces_the_old_one_and_an_interrupted_one_leaves_it(tmp_path):
     path = tmp_path / "new" / "Ordner ä" / "result.txt"
-    for text in ("first", "second"):
-        with provenance.whole_file(path) as part:
-            part.write_text(text)
-            assert part.parent == path.parent and part != path and part.suffix == ".txt"
-        assert path.read_text() == text and list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("old", [None, "old"])
-def test_an_interrupted_write_leaves_what_was_there(tmp_path, error, old):
-    path = tmp_path / "result.txt"
-    if old:
-        path.write_text(old)
-    with pytest.raises(error), provenance.whole_file(path) as part:
-        part.write_text("half")
-        raise error
-    assert [p.read_text() for p in tmp_path.iterdir()] == ([old] if old else [])
+    for old, error in itertools.product((None, "old"), (RuntimeError, KeyboardInterrupt)):
+        if old:
+            with provenance.whole_file(path) as part:
+                part.write_text(old)
+                assert part.parent == path.parent and part != path and part.suffix == ".txt"
+        with pytest.raises(error), provenance.whole_file(path) as part:
+            part.write_text("half")
+            raise error
+        assert [p.read_text() for p in path.parent.iterdir()] == ([old] if old else []), error
+    with provenance.whole_file(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
 
 
 def test_what_a_killed_process_left_of_a_file_goes_and_what_others_write_stays(tmp_path):
@@ -300,45 +210,26 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": "ä", "b": [1, 2]}
 
 
-def test_content_hash_differs_for_different_content():
+def test_hashes_are_those_of_contents_and_bytes(tmp_path):
     contents = [(), (1,), (1.5,), ("1",), ("",), (None,), (True,), (1, 2), ([1, 2],), ({"a": 1},),
-                ({"a": 2},),
-                ({"b": 1},)]
+                ({"a": 2},), ({"b": 1},)]
     hashes = [provenance.content_hash(*content) for content in contents]
-    assert len(set(hashes)) == len(contents)
-    assert all(len(h) == 10 for h in hashes)
+    assert len(set(hashes)) == len(contents) and {len(h) for h in hashes} == {10}
     assert provenance.content_hash({"a": 1, "b": 2}) == provenance.content_hash({"b": 2, "a": 1})
-
-
-def test_file_hash_is_that_of_the_bytes(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert provenance.file_hash(tmp_path / "abc") == (      # FIPS 180-2's own example
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
-CODE = 'def double(x):\n    return 2 * x\n\n\nclass Box:\n    size = 3\n'
-SAME = '# a comment\ndef double(\n        x):\n    return 2*x  # fast\nclass Box:\n    size = 3\n'
-
-
-def code_hash_of(folder, source):
-    path = folder / f"module_{len(list(folder.iterdir()))}.py"
-    path.write_text(source)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    return provenance.code_hash(importlib.util.module_from_spec(spec))
-
-
-def test_comments_and_layout_do_not_change_the_hash_of_code(tmp_path):
-    assert code_hash_of(tmp_path, CODE) == code_hash_of(tmp_path, SAME)
-
-
-@pytest.mark.parametrize("old, new", [
-    ("2 * x", "3 * x"), ("2 * x", "x * 2"), ("2 * x", "2.0 * x"), ("size = 3", "size = 4"),
-    ("double", "twice"),
-    ("(x)", "(x, y=0)"), ("class Box:", "@frozen\nclass Box:")])
-def test_code_changes_the_hash_of_code(tmp_path, old, new):
-    assert old in CODE and code_hash_of(tmp_path, CODE) != code_hash_of(tmp_path, CODE.replace(old, new))
-
-
-def test_the_hash_of_code_is_of_all_modules_in_order():
-    hashes = {provenance.code_hash(*m) for m in ((paper,), (profiles,), (paper, profiles), (profiles, paper))}
-    assert len(hashes) == 4
+def test_the_hash_of_code_is_of_what_it_computes_in_all_modules_in_order(tmp_path):
+    code = "def double(x):\n    return 2 * x\n\n\nclass Box:\n    size = 3\n"
+    same = "# a comment\ndef double(\n        x):\n    return 2*x  # fast\nclass Box:\n    size = 3\n"
+    changes = (("2 * x", "3 * x"), ("2 * x", "x * 2"), ("2 * x", "2.0 * x"), ("size = 3", "size = 4"),
+               ("double", "twice"), ("(x)", "(x, y=0)"), ("class Box:", "@frozen\nclass Box:"))
+    hashes = []
+    for text in (code, same, *(code.replace(*change) for change in changes)):
+        (tmp_path / "module.py").write_text(text)
+        hashes.append(provenance.code_hash(SimpleNamespace(__file__=tmp_path / "module.py")))
+    assert hashes[0] == hashes[1] and len(set(hashes)) == len(changes) + 1
+    orders = ((paper,), (profiles,), (paper, profiles), (profiles, paper))
+    assert len({provenance.code_hash(*modules) for modules in orders}) == 4

@@ -1,31 +1,19 @@
 """Progress is plain lines where nobody watches, and never on stdout of a command."""
 
-import pytest
-
 from magunet.base import progress
 
 
-@pytest.fixture(autouse=True)
-def nobody_watches(monkeypatch):
+def test_a_line_an_item_on_stderr_and_inner_loops_are_silent(capsys, monkeypatch):
     monkeypatch.setattr(progress, "watched", lambda: False)
-
-
-def test_a_line_an_item_on_stderr(capsys):
     assert list(progress.track("ab", "letters")) == ["a", "b"]
-    out, error = capsys.readouterr()
-    assert out == "" and error == "letters 1/2\nletters 2/2\n"
-
-
-def test_inner_loops_are_silent(capsys):
+    assert capsys.readouterr() == ("", "letters 1/2\nletters 2/2\n")
     assert list(progress.track([1, 2], "windows", lines=False)) == [1, 2]
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_watched_loop_draws_a_bar(capsys, monkeypatch):
+def test_a_watched_loop_draws_a_bar_and_no_lines(capsys, monkeypatch):
+    assert not progress.in_notebook()
     monkeypatch.setattr(progress, "watched", lambda: True)
     assert list(progress.track([1, 2], "windows")) == [1, 2]
-    assert "windows" in capsys.readouterr().err
-
-
-def test_this_process_is_no_notebook():
-    assert not progress.in_notebook()
+    out, error = capsys.readouterr()
+    assert out == "" and "windows" in error and "windows 1/2\n" not in error

@@ -8,6 +8,8 @@ from magunet.volume import Volume
 CENTRES = {"left": np.array([45.0, 10.0, 5.0]), "right": np.array([-38.0, -6.0, -4.0])}
 """LPS mm."""
 SHAPE, SPACING = (44, 48, 56), (3.0, 2.5, 2.2)
+COARSE = (22, 24, 28), (6.0, 5.0, 4.4)
+"""As wide, in fewer slices, for the time."""
 TILT = Rotation.from_euler("xyz", (14, -17, 20), degrees=True).as_matrix()
 DIRECTIONS = {
     "LPS": np.eye(3), "RAS": np.diag([-1.0, -1, 1]), "upside down": np.diag([-1.0, 1, -1]),

@@ -1,22 +1,29 @@
-"""Exports of a run: every format read back by another program, and nothing of the patient in any file."""
+"""Exports of a run: every format read back by another program, DICOM SEG by pydicom, highdicom and dciodvfy,
+for every orientation. That nothing else of a header reaches any file is shown by test_privacy.py."""
 
+import itertools
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import highdicom
 import nrrd
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 import slicerio
 import trimesh
 from conftest import refused
 from dicom_series import PATIENT, STANDARD, planted, write_series
-from joint_object import DIRECTIONS, both, grid, parts, world
+from joint_object import COARSE, DIRECTIONS, both, grid, in_order, parts, places, world
 from scans import write_scan
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg
+from compendium.view.dicom_seg import read_source, write_dicom_seg
 from compendium.view.export import Exported, _extent, export
 from magunet import __version__
 from magunet.base.provenance import file_hash
@@ -27,47 +34,41 @@ from magunet.volume import Volume, read_volume, voxel_hash, write_volume
 ORIGIN = {"run": "MAG-UNet-0123456789-s0", "network": "MAG-UNet", "profile": "smoke", "seed": 0,
           "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789"}
 ALL = ",".join(FORMATS)
+RIGHT_HANDED = [name for name, d in DIRECTIONS.items() if np.linalg.det(d) > 0]
+"""DICOM has no others: mirrored rows turn the normal around."""
 
 
-@pytest.fixture
-def finds_the_object(monkeypatch):
-    """The network stands aside: every scan's mask is the test object where it lies in the patient."""
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(both(scan).array))
-
-
-@pytest.fixture
-def predict(run, capsys):
-    """Calls the command: (scan, folder, further words) -> status, stdout and stderr."""
-    return lambda path, out, *words: call(capsys, "predict", path, "--model", run, "--out", out, *words)
-
-
-def scan_of(direction="LPS"):
-    on = grid(DIRECTIONS[direction])
+def scan_of(direction="LPS", *size):
+    on = grid(DIRECTIONS[direction], *size)
     hu = np.where(both(on).array != 0, 700, -1000).astype(np.int16)
     return Volume(hu, on.spacing, on.origin, on.direction)
 
 
-def dicom_folder(tmp_path, **options):
-    scan = scan_of("oblique")
-    return write_series(tmp_path / PATIENT, scan.array, scan.spacing, scan.origin, scan.direction,
-                        reverse=True, **options)
+def series_of(folder, direction="oblique", **options):
+    """The object as a DICOM series in a folder; its mask as read."""
+    scan = scan_of(direction, *COARSE)
+    write_series(folder, scan.array, scan.spacing, scan.origin, scan.direction, **options)
+    return both(read_volume(folder))
 
 
-def exported(out, direction="LPS", mask=None, formats=FORMATS, source=None):
+def exported(out, scan, mask=None, formats=FORMATS, source=None):
     """The object's files by their kind and ending, such as "sij_left.stl"."""
-    scan = scan_of(direction)
     mask = both(scan) if mask is None else scan.with_array(mask)
     files = export(Exported("case", scan, mask, source=source), ORIGIN, out, formats)
     return {path.name.removeprefix("case_"): path for path in files}
 
 
-# Round trips ------------------------------------------------------------------------------------------
+def report_of(files):
+    return json.loads(files["sij.json"].read_text())
+
+
+# Files in their place -----------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module", params=DIRECTIONS)
 def files(request, tmp_path_factory):
     """A scan of each direction, and the files of its two joints."""
-    out = tmp_path_factory.mktemp("exports")
-    return scan_of(request.param), exported(out, request.param, formats=("nifti", "seg.nrrd", "stl"))
+    scan = scan_of(request.param)
+    return scan, exported(tmp_path_factory.mktemp("out"), scan, formats=("nifti", "seg.nrrd", "stl"))
 
 
 def test_nifti_and_segments_have_the_masks_voxels_on_the_scans_grid_by_simpleitk(files):
@@ -94,8 +95,8 @@ def test_meshes_lie_around_their_joint_by_trimesh(files):
 def test_segments_are_named_coloured_and_coded_by_slicerio(files):
     scan, files = files
     read = slicerio.read_segmentation(str(files["sij.seg.nrrd"]))
-    assert [s["name"] for s in read["segments"]] == ["left sacroiliac joint", "right sacroiliac joint"]
-    for segment, joint in zip(read["segments"], JOINTS):
+    for segment, joint in zip(read["segments"], JOINTS, strict=True):
+        assert segment["name"] == f"{joint.side} sacroiliac joint"
         assert (read["voxels"] == segment["labelValue"]).sum() == parts(scan)[joint.side].sum()
         assert np.allclose(segment["color"], joint.colour)
         assert segment["terminology"]["category"] == ["SCT", "123037004", "Anatomical Structure"]
@@ -103,14 +104,9 @@ def test_segments_are_named_coloured_and_coded_by_slicerio(files):
         assert segment["terminology"]["typeModifier"] == ["SCT", *joint.laterality]
 
 
-# What the report says ---------------------------------------------------------------------------------
-
-def report_of(files):
-    return json.loads(files["sij.json"].read_text())
-
-
 def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
-    files, scan = exported(tmp_path, "oblique"), scan_of("oblique")
+    scan = scan_of("oblique")
+    files = exported(tmp_path, scan)
     report = report_of(files)
     found = report["masks"]["sij"]
     for side, own in parts(scan).items():
@@ -119,21 +115,21 @@ def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
         assert joint["touches_border"] is False and joint["touched_faces"] == []
     assert found["volume_ml"] == pytest.approx(both(scan).array.sum() * 16.5 / 1000, abs=1e-3)
     assert found["left_and_right_parted_at"]["which_is"] == "halfway between the two joints"
-    assert report["model"] == ORIGIN
-    assert report["magunet"] == __version__ and report["scan"]["sha256_of_voxels"] == voxel_hash(scan)
+    assert report["model"] == ORIGIN and report["magunet"] == __version__
+    assert report["scan"]["sha256_of_voxels"] == voxel_hash(scan)
     others = {path.name: file_hash(path) for path in files.values() if path.suffix != ".json"}
     assert report["sha256_of_files"] == others
 
 
-def test_the_same_voxels_have_the_same_hash_in_any_format(tmp_path):
-    scan = scan_of("oblique")
+def test_the_same_voxels_have_the_same_hash_in_any_format_and_others_another(tmp_path):
+    scan = scan_of("oblique", *COARSE)
     for ending in (".nii.gz", ".nrrd", ".mha"):
         write_scan(scan, tmp_path / f"scan{ending}")
         assert voxel_hash(read_volume(tmp_path / f"scan{ending}")) == voxel_hash(scan), ending
     changed = scan.array.copy()
     changed[3, 4, 5] += 1
-    assert voxel_hash(scan.with_array(changed)) != voxel_hash(scan)
-    assert voxel_hash(Volume(scan.array.reshape(48, 44, 56), scan.spacing)) != voxel_hash(scan)
+    for array in (changed, scan.array.reshape(24, 22, 28)):
+        assert voxel_hash(Volume(array, scan.spacing, scan.origin, scan.direction)) != voxel_hash(scan)
 
 
 def test_touched_faces_are_sides_of_the_patient():
@@ -148,14 +144,12 @@ def test_touched_faces_are_sides_of_the_patient():
                 assert _extent(on.with_array(mask))["touched_faces"] == [name], direction
 
 
-# Masks that are no two joints -------------------------------------------------------------------------
-
 def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_says_so(tmp_path, capsys):
-    formats = ("nifti", "stl", "seg.nrrd", "json")
-    exported(tmp_path, formats=formats)                                    # of an earlier, better network
+    scan = scan_of()
+    exported(tmp_path, scan)                                               # of an earlier, better network
     for present in ((), ("left",), ("right",)):
-        own = {side: part & (side in present) for side, part in parts(scan_of()).items()}
-        files = exported(tmp_path, mask=own["left"] | own["right"], formats=formats)
+        own = {side: part & (side in present) for side, part in parts(scan).items()}
+        files = exported(tmp_path, scan, own["left"] | own["right"], ("nifti", "stl", "seg.nrrd", "json"))
         report, said = report_of(files)["masks"]["sij"], capsys.readouterr().err
         for joint in JOINTS:
             note = f"case_sij_{joint.side}.stl is not written: the mask has no {joint.name}"
@@ -164,6 +158,7 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
             assert found == (joint.side in present,) * 3, (joint.side, present)
             assert report["joints"][joint.side]["touched_faces"] == []
         assert report["left_and_right_parted_at"]["which_is"].startswith("middle of the scan")
+        assert "perhaps of another prediction, are still: case_sij.png\n" in said
         np.testing.assert_array_equal(read_volume(files["sij.nii.gz"]).array, own["left"] | own["right"])
         header = nrrd.read_header(str(files["sij.seg.nrrd"]))
         assert header["Segment0_Name"] == "left sacroiliac joint" and header["Segment1_LabelValue"] == "2"
@@ -171,17 +166,17 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
 
 
 def test_a_mask_on_another_grid_is_refused(tmp_path):
-    scan = scan_of()
-    refused(lambda: export(Exported("case", scan, grid(DIRECTIONS["RAS"])), ORIGIN, tmp_path / "out"),
-            "'sij'", "another grid")
+    case = Exported("case", scan_of(), grid(DIRECTIONS["RAS"]))
+    refused(lambda: export(case, ORIGIN, tmp_path / "out"), "'sij'", "another grid")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_disk_that_is_full_leaves_no_half_file(tmp_path, monkeypatch):
     """Each format is written beside the old file first."""
-    scan, out = scan_of("oblique"), tmp_path / "out"
-    source = dicom_seg.read_source(dicom_folder(tmp_path), scan)
-    exported(out, "oblique", source=source)
+    series_of(tmp_path / "series")
+    scan, out = read_volume(tmp_path / "series"), tmp_path / "out"
+    source = read_source(tmp_path / "series", scan)
+    exported(out, scan, source=source)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def full_disk(part, path):
@@ -190,11 +185,180 @@ def test_a_disk_that_is_full_leaves_no_half_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full_disk)
     for name in FORMATS:
         with pytest.raises(OSError, match="No space left"):
-            exported(out, "oblique", parts(scan)["left"], (name,), source)
+            exported(out, scan, parts(scan)["left"], (name,), source)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before, name
 
 
+# DICOM SEG ----------------------------------------------------------------------------------------------
+
+def segmented(folder, mask, anonymise=False):
+    """The DICOM SEG of a mask on the slices of a folder, beside it."""
+    path = folder.with_name("anonymous.dcm" if anonymise else "made.dcm")
+    source = read_source(folder, mask)
+    write_dicom_seg(left_and_right(mask), source, "MAG-UNet", ORIGIN["run"], anonymise, path)
+    return path
+
+
+@pytest.fixture
+def series(tmp_path):
+    """The folder of a series, and its mask."""
+    return tmp_path / "series", series_of(tmp_path / "series")
+
+
+def places_by_pydicom(path, number):
+    """World coordinates of a segment's pixels, from each frame's own position and orientation: PS3.3,
+    C.7.6.2.1.1."""
+    made = pydicom.dcmread(path)
+    shared = made.SharedFunctionalGroupsSequence[0]
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    column, row = orientation.reshape(2, 3)
+    between_rows, between_columns = (float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing)
+    found = []
+    for frame, pixels in zip(made.PerFrameFunctionalGroupsSequence, made.pixel_array):
+        # shared where there is one only
+        segment = frame if "SegmentIdentificationSequence" in frame else shared
+        if segment.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+            start = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+            j, i = np.nonzero(pixels)
+            found.append(start + np.outer(i * between_columns, column) + np.outer(j * between_rows, row))
+    return in_order(np.concatenate(found))
+
+
+def places_by_highdicom(path, number):
+    volume = highdicom.seg.segread(path).get_volume(combine_segments=True)
+    index = np.argwhere(volume.array == number)
+    return in_order((volume.affine @ np.column_stack([index, np.ones(len(index))]).T).T[:, :3])
+
+
+def errors_by_dciodvfy(path):
+    """The lines in which dciodvfy tells of an error; none where it is not installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).splitlines()
+    errors = [line for line in lines if "Error" in line]
+    assert any("Segmentation" in line for line in lines) and (errors or done.returncode == 0), lines
+    return errors
+
+
+@pytest.mark.parametrize("direction, reverse", itertools.product(RIGHT_HANDED, (False, True)))
+def test_a_dicom_seg_is_valid_and_lies_where_the_joints_are(direction, reverse, tmp_path):
+    """Whether the names of the slices follow their places or run against them."""
+    folder = tmp_path / "series"
+    mask = series_of(folder, direction, reverse=reverse)
+    for anonymise in (False, True):
+        path = segmented(folder, mask, anonymise)
+        assert not errors_by_dciodvfy(path), path.name
+    for joint, reader in itertools.product(JOINTS, (places_by_pydicom, places_by_highdicom)):
+        np.testing.assert_allclose(reader(path, joint.label), places(mask, parts(mask)[joint.side]),
+                                   atol=2e-3, err_msg=reader.__name__)
+
+
+def test_segments_are_coded_with_their_side_and_dciodvfy_misses_a_label(series):
+    path = segmented(*series)
+    read = pydicom.dcmread(path)
+    assert (read.SegmentationType, read.Modality, read.SegmentsOverlap) == ("BINARY", "SEG", "NO")
+    for segment, joint, code in zip(read.SegmentSequence, JOINTS, ("7771000", "24028007")):
+        (category,), (kind,) = (segment.SegmentedPropertyCategoryCodeSequence,
+                                segment.SegmentedPropertyTypeCodeSequence)
+        coded = [(one.CodeValue, one.CodingSchemeDesignator, one.CodeMeaning) for one in (
+            category, kind, *kind.SegmentedPropertyTypeModifierCodeSequence)]
+        assert coded == [("91723000", "SCT", "Anatomical Structure"), ("39723000", "SCT", "Sacroiliac joint"),
+                         (code, "SCT", joint.side.title())]
+        assert segment.SegmentLabel == f"{joint.side} sacroiliac joint"
+        assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("AUTOMATIC", "MAG-UNet")
+        assert len(segment.RecommendedDisplayCIELabValue) == 3
+    assert read.DeviceSerialNumber == ORIGIN["run"]
+    del read.SegmentSequence[0].SegmentLabel
+    read.save_as(path)
+    assert errors_by_dciodvfy(path) or not shutil.which("dciodvfy")
+
+
+def test_one_joint_is_one_segment_numbered_1(series):
+    folder, mask = series
+    for side, own in parts(mask).items():
+        path = segmented(folder, mask.with_array(own))
+        (segment,) = pydicom.dcmread(path).SegmentSequence
+        assert (segment.SegmentNumber, segment.SegmentLabel) == (1, f"{side} sacroiliac joint")
+        np.testing.assert_allclose(places_by_pydicom(path, 1), places(mask, own), atol=2e-3)
+
+
+def test_patient_study_and_uids_are_kept_or_anonymised_alike_in_every_export(series):
+    folder, mask = series
+    source = pydicom.dcmread(min(folder.iterdir()))
+    kept, anonymous, again = (pydicom.dcmread(segmented(folder, mask, hidden))
+                              for hidden in (False, True, True))
+    named = {"PatientName": "anonymous^", "PatientID": "anonymous"}
+    for name, value in STANDARD.items():
+        assert (kept[name].value, anonymous[name].value) == (value, named.get(name, "")), name
+    assert anonymous.PatientIdentityRemoved == "YES" and "PatientIdentityRemoved" not in kept
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        assert kept[name].value == source[name].value != anonymous[name].value == again[name].value
+    (referenced,) = kept.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == source.SeriesInstanceUID != kept.SeriesInstanceUID
+    assert anonymous.ReferencedSeriesSequence == again.ReferencedSeriesSequence
+    assert anonymous.SOPInstanceUID != again.SOPInstanceUID
+
+
+@pytest.mark.parametrize("tags, drop", [
+    ({}, tuple(STANDARD)),                                                  # older scanners leave them out
+    ({"PatientSex": "W", "PatientName": "Nur Ein Name"}, ()),
+    ({"SpecificCharacterSet": "ISO_IR 192", "PatientName": "王^小东=王^小东"}, ()),
+    ({"SpacingBetweenSlices": "-3"}, ()),
+    ({"SliceThickness": None}, ()),                                         # present and empty: type 2 in CT
+    ({}, ("SliceThickness",)),
+    ({"PatientBirthDate": "00000000", "StudyTime": "25:61"}, ()),
+    ({"PatientBirthDate": "24/12/1956", "StudyDate": "2031.04.05"}, ()),
+    ({"PatientBirthDate": "195612"}, ()),
+    ({"SpecificCharacterSet": "ISO_IR 6"}, ()),
+    ({"SpecificCharacterSet": ["", "ISO 2022 IR 100"]}, ()),
+    ({"PatientID": ["PID-4711-X", "another"]}, ()),
+])
+@pytest.mark.filterwarnings("ignore::UserWarning")                          # pydicom's, of odd values
+def test_odd_headers_still_make_one(tags, drop, tmp_path):
+    """Also slices without a preamble, among other files."""
+    folder = tmp_path / "series"
+    mask = series_of(folder, tags=tags, drop=drop, preamble=False)
+    (folder / "README").write_text("no slice")
+    (folder / "deeper").mkdir()
+    path = segmented(folder, mask)
+    read = pydicom.dcmread(path)
+    assert not errors_by_dciodvfy(path)
+    assert str(read.PatientBirthDate) in ("", STANDARD["PatientBirthDate"])
+    assert {name for name in STANDARD if name in read} == set(STANDARD)
+    assert read.PatientSex in ("F", "")
+    np.testing.assert_allclose(places_by_pydicom(path, 1), places(mask, parts(mask)["left"]), atol=2e-3)
+    if "PatientName" in tags and "SpecificCharacterSet" in tags:
+        assert read.PatientName == tags["PatientName"]
+
+
+def test_a_series_that_cannot_be_referred_to_or_is_another_scans_is_refused(series, tmp_path):
+    for name in ("FrameOfReferenceUID", "StudyInstanceUID"):
+        mask = series_of(tmp_path / name, drop=(name,))
+        refused(lambda name=name, mask=mask: read_source(tmp_path / name, mask), name, str(tmp_path / name),
+                "other formats")
+    folder, mask = series
+    (d, h, w), spacing = COARSE
+    for other in (grid(mask.direction, *COARSE, centre=(0, 0, 9)),
+                  grid(mask.direction, (d, h, w + 1), spacing)):
+        refused(lambda other=other: read_source(folder, other), "do not lie where the scan does")
+    max(folder.iterdir()).unlink()
+    refused(lambda: read_source(folder, mask), "do not lie where the scan does")
+
+
 # The command ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def finds_the_object(monkeypatch):
+    """The network stands aside: every scan's mask is the test object where it lies in the patient."""
+    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(both(scan).array))
+
+
+@pytest.fixture
+def predict(run, capsys):
+    """Calls the command: (scan, folder, further words) -> status, stdout and stderr."""
+    return lambda path, out, *words: call(capsys, "predict", path, "--model", run, "--out", out, *words)
+
 
 def test_files_are_named_after_the_scan_or_neutrally_and_only_those_asked_for_are_written(
         run, predict, finds_the_object, tmp_path):
@@ -223,7 +387,8 @@ def quoting(source, *words, **named):
     ((), quoting, "no DICOM SEG can be made of this series (an odd series: 'PatientID' of PatientName born")])
 def test_a_series_of_which_no_dicom_seg_can_be_made_gets_the_rest_and_a_note_without_the_patient(
         dropped, maker, reason, predict, finds_the_object, tmp_path, monkeypatch):
-    folder = dicom_folder(tmp_path, drop=dropped)
+    folder = tmp_path / PATIENT
+    series_of(folder, drop=dropped)
     monkeypatch.setattr(dicom_seg, "Segmentation", maker)
     for name, words, expected in (("all", (), 0), ("only", ("--formats", "dicom-seg"), 2)):
         status, printed, said = predict(folder, tmp_path / name, *words)
@@ -235,10 +400,11 @@ def test_a_series_of_which_no_dicom_seg_can_be_made_gets_the_rest_and_a_note_wit
     assert {".nrrd", ".stl", ".json"} <= {path.suffix for path in (tmp_path / "all").iterdir()}
 
 
-def test_an_empty_mask_has_no_dicom_seg_and_a_series_files_do_not_bear_its_folders_name(
+def test_an_empty_mask_has_no_dicom_seg_and_files_do_not_bear_the_name_of_a_series_folder(
         predict, tmp_path, monkeypatch):
     monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(0 * scan.array))
-    status, printed, said = predict(dicom_folder(tmp_path), tmp_path / "out")
+    series_of(tmp_path / PATIENT)
+    status, printed, said = predict(tmp_path / PATIENT, tmp_path / "out")
     assert status == 0 and ".dcm" not in printed and ".stl" not in printed
     assert all(Path(line).name.startswith("ct-") for line in printed.splitlines())
     assert "a DICOM SEG must hold a frame" in said and "found no joint" in said
@@ -291,20 +457,10 @@ def test_bad_arguments_of_predict_and_export_are_one_line(in_its_compendium, tmp
         assert not out.exists(), says
 
 
-def test_what_an_earlier_export_left_is_said(tmp_path, capsys):
-    exported(tmp_path)
-    capsys.readouterr()
-    exported(tmp_path, formats=("stl", "json"))
-    said = capsys.readouterr().err
-    assert "note: of an earlier export" in said and "case_sij.nii.gz" in said and "case_sij.png" in said
-    assert "case_sij.json" not in said and (tmp_path / "case_sij.nii.gz").exists()
-
-
-def test_a_folder_of_results_is_checked_before_anything_is_computed(predict, tmp_path, monkeypatch):
+def test_a_folder_of_results_is_checked_before_anything_is_computed(predict, series, tmp_path, monkeypatch):
     """It is not the series' own, and can be written."""
     monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
-    folder = dicom_folder(tmp_path)
-    before = sorted(folder.iterdir())
+    folder, before = series[0], sorted(series[0].iterdir())
     status, _, said = predict(folder, folder)
     assert status == 2 and "is the folder of the series" in said and sorted(folder.iterdir()) == before
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)

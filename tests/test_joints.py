@@ -6,7 +6,7 @@ from pathlib import Path
 import nrrd
 import numpy as np
 import pytest
-from joint_object import CENTRES, DIRECTIONS, both, grid, parts, places, world
+from joint_object import CENTRES, COARSE, DIRECTIONS, both, grid, parts, places, world
 
 from compendium.scores import score_case
 from magunet.cohort import Case
@@ -53,13 +53,6 @@ def test_a_single_joint_that_the_middle_of_the_scan_cuts_stays_whole():
     for shift, label in ((3, 2), (-3, 1)):
         on = grid(LPS, centre=(CENTRES["left"][0] + shift, 0, 0))
         assert labels_in(on.with_array(parts(on)["left"])) == {0, label}
-
-
-def test_two_joints_are_found_wherever_the_scan_lies():
-    on = grid(LPS, shape=(44, 48, 90), centre=(60.0, 0.0, 0.0))
-    labels = left_and_right(both(on))
-    assert midline(labels).between_joints
-    np.testing.assert_array_equal(labels.array == 1, parts(on)["left"])
 
 
 def test_a_joint_and_a_piece_of_the_hip_beside_it_are_not_called_left_and_right():
@@ -115,7 +108,7 @@ PIECES = {"above and below": [(0, -5, -22), (0, 3, 20)], "side by side": [(-13, 
 def test_a_joint_in_pieces_has_one_side_in_exports_and_in_scores(sides):
     """Whatever the grid: scores by side and exports once disagreed on it."""
     for code, (name, pieces) in itertools.product(("LPS", "RAS", "SPL"), PIECES.items()):
-        on = reorient(grid(DIRECTIONS["oblique"], (22, 24, 28), (6.0, 5.0, 4.4)), code)
+        on = reorient(grid(DIRECTIONS["oblique"], *COARSE), code)
         at, own = world(on), dict.fromkeys(SIDES, np.zeros(on.array.shape, bool))
         for side in sides:
             centres = CENTRES[side] + np.array(pieces)
@@ -129,9 +122,11 @@ def test_a_joint_in_pieces_has_one_side_in_exports_and_in_scores(sides):
             assert found == (joint.side, ml, ml, 0), (name, code)
 
 
-def test_the_truth_decides_where_a_prediction_is_parted():
+def test_two_joints_are_found_wherever_the_scan_lies_and_a_prediction_is_parted_where_the_truth_is():
     """The prediction holds one joint only, off the middle; the truth's two joints are parted right of it."""
     on = grid(LPS, shape=(44, 48, 90), centre=(60.0, 0.0, 0.0))
+    assert midline(both(on)).between_joints
+    np.testing.assert_array_equal(left_and_right(both(on)).array == 1, parts(on)["left"])
     left, right = by_side(both(on), on.with_array(parts(on)["left"]))
     assert (left["missed"], right["missed"]) == (0, 1)
     assert left["dice"] == 1 and right["predicted_ml"] == 0

@@ -22,7 +22,7 @@ include_patterns = ["*.md", "*/README.md", "docs/*.md", "data/weights/*.md", "fi
 exclude_patterns = [".*", "runs"]
 CONTENTS = {
     "Pages": ["docs/install", "docs/commands", "docs/data", "docs/*",
-              *(path.stem for path in Path(__file__).parents[1].glob("README.*.md"))],
+              *(f"中文 <{path.stem}>" for path in Path(__file__).parents[1].glob("README.zh.md"))],
     "Notebooks": ["notebooks/README", "notebooks/*"],
     "Results and records": ["figures/cpu/README", "figures/cpu/*", "benchmarks/*", "data/*", "data/*/*",
                             "[!R]*"]}
@@ -41,7 +41,7 @@ html_theme = "furo"
 html_favicon = "icon.svg"
 html_math_renderer = "mathml"
 highlight_language = "text"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 html_css_files = ["site.css"]
 html_static_path = ["site.css", str(files("ziamath.fonts") / "STIXTwoMath-Regular.ttf")]
 # Excerpts of what was found are fetched from the pages, which browsers refuse of local files.
@@ -66,17 +66,20 @@ def read(app, name, source):
             if {"parameters", "injected-parameters"} & {*cell["metadata"].get("tags", [])}:
                 cell["metadata"]["tags"].append("hide-input")
         source[0] = json.dumps(notebook)
+    # Lines of Chinese are joined without a space.
+    source[0] = re.sub(r"(?<=[\u3000-\u9fff])\n(?=[\u3000-\u9fff])", "", source[0])
     # JupyterLab's anchors keep capitals, those of pages do not.
     anchor = r"(\]\((?!\w+:)[^()\s#]*)(#[^()\s]+)"
     source[0] = re.sub(anchor, lambda link: link[1] + link[2].lower(), source[0])
 
 
 class Search(SearchEnglish):
-    """English, and every two Chinese characters that stand together, which no space parts from the others."""
+    """English, and every two to four Chinese characters in a row, since no space parts their words."""
 
     def split(self, input):
         words = super().split(input)
-        return words + [word[i:i + 2] for word in words if word[0] > "\u3000" for i in range(len(word) - 1)]
+        return words + [word[i:i + size] for word in words if word[0] > "\u3000"
+                        for size in (2, 3, 4) for i in range(len(word) - size + 1)]
 
 
 def mathml(self, node):

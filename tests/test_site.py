@@ -114,7 +114,7 @@ def test_search_leads_to_what_a_notebook_printed(site, browser):
                 browser.goto(start)
                 browser.get_by_placeholder("Search").first.fill(word)
                 browser.keyboard.press("Enter")
-                browser.locator("#search-results li a").click()             # there is one result
+                browser.locator("#search-results li a", has_text="03 · The network").click()
                 browser.wait_for_url("**/notebooks/03_network.html**")
         server.shutdown()
 

@@ -1,8 +1,8 @@
 """Scores by case and by side: left is left, a missed joint is counted, and nothing is dropped."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,6 @@ from magunet.runs import data_hash
 from magunet.volume import Volume, read_volume, reorient
 
 CASE = Case("c1", Path("image"), Path("label"), "p1", {"patient": "p1", "grade_left": 3, "grade_right": 0})
-SPACING = (2.0, 1.0, 1.5)
 
 
 def volume(*boxes):
@@ -26,58 +25,47 @@ def volume(*boxes):
     array = np.zeros((10, 20, 60), np.uint8)
     for first, end in boxes:
         array[3:7, 5:12, first:end] = 1
-    return Volume(array, SPACING, (-40.0, 12.0, 7.0))
+    return Volume(array, (2.0, 1.0, 1.5), (-40.0, 12.0, 7.0))
 
 
 RIGHT, LEFT = (8, 16), (40, 50)
 """Columns; x grows to the patient's left."""
 DIAGONAL = np.sqrt(20**2 + 20**2 + 90**2)
+EQUAL = dict(dice=1, hd95=0, nsd=1, missed=0, undefined=0)
+LOST = dict(dice=0, hd95=DIAGONAL, assd=DIAGONAL, nsd=0, undefined=1)
+"""One of the masks is empty."""
+SCORED = {
+    "the right joint is missed": ([LEFT], [LEFT, RIGHT], {
+        "left": EQUAL | dict(grade=3),
+        "right": LOST | dict(grade=0, missed=1, truth_ml=4 * 7 * 8 * 3 / 1000, predicted_ml=0),
+        "whole": dict(missed=1, undefined=0, recall=10 / 18, precision=1, grade_left=3, grade_right=0)}),
+    # Its distances are defined, so nothing else would tell.
+    "something else was found beside the right joint": ([(20, 26), LEFT], [RIGHT, LEFT], {
+        "right": dict(missed=1, undefined=0, hd95=12 * 1.5), "whole": dict(missed=1)}),
+    "something was found where no joint is": ([RIGHT, LEFT], [LEFT], {
+        "right": LOST | dict(missed=0), "whole": dict(missed=0)}),
+    "a side without a joint": ([LEFT], [LEFT], {"right": EQUAL, "whole": EQUAL}),
+    "nothing at all": ([], [], {"whole": EQUAL}),
+    "nothing was found": ([], [LEFT, RIGHT], {"whole": LOST | dict(missed=2)}),
+    "no truth": ([LEFT, RIGHT], [], {"whole": LOST | dict(missed=0)})}
+"""What happened -> boxes predicted and true, and scores by hand of sides and whole."""
 
 
 def scored(prediction, truth, code="LPS"):
-    whole, joints = score_case(CASE, reorient(prediction, code), reorient(truth, code))
-    return whole, {joint["side"]: joint for joint in joints}
+    """The rows of a case, each by its name."""
+    whole, joints = score_case(CASE, *(reorient(volume(*boxes), code) for boxes in (prediction, truth)))
+    return {"whole": whole} | {joint["side"]: joint for joint in joints}
 
 
-def test_left_is_the_patients_left_in_any_orientation():
-    """The left joint is found exactly, the right one is missed."""
-    for code in ("LPS", "RAS", "SPL", "AIR"):
-        whole, joints = scored(volume(LEFT), volume(LEFT, RIGHT), code)
-        assert (joints["left"]["grade"], joints["right"]["grade"]) == (3, 0), code
-        assert (whole["grade_left"], whole["grade_right"], whole["patient"]) == (3, 0, "p1"), code
-        for row, expected in (
-                (joints["left"], dict(dice=1, hd95=0, nsd=1, missed=0, undefined=0)),
-                (joints["right"], dict(dice=0, nsd=0, missed=1, undefined=1, hd95=DIAGONAL, assd=DIAGONAL,
-                                       truth_ml=4 * 7 * 8 * 3 / 1000, predicted_ml=0)),
-                (whole, dict(missed=1, undefined=0, recall=10 / 18, precision=1))):
-            assert {name: row[name] for name in expected} == pytest.approx(expected), code
-
-
-def test_a_joint_beside_which_something_else_was_found_is_missed_too():
-    """Its distances are defined, so nothing else would tell."""
-    whole, joints = scored(volume((20, 26), LEFT), volume(RIGHT, LEFT))
-    assert joints["right"]["missed"] == 1 and joints["right"]["undefined"] == 0
-    assert 0 < joints["right"]["hd95"] < DIAGONAL
-    assert whole["missed"] == 1
-
-
-def test_a_side_without_a_joint_is_no_missed_one_but_undefined_when_something_is_found_there():
-    whole, joints = scored(volume(RIGHT, LEFT), volume(LEFT))
-    assert (joints["right"]["missed"], joints["right"]["undefined"], joints["right"]["dice"]) == (0, 1, 0)
-    assert whole["missed"] == 0
-    _, joints = scored(volume(LEFT), volume(LEFT))
-    assert (joints["right"]["dice"], joints["right"]["hd95"], joints["right"]["undefined"]) == (1, 0, 0)
-
-
-def test_empty_cases_count_and_are_never_not_a_number():
-    for prediction, truth, expected in (
-            ((), (), dict(dice=1, hd95=0, nsd=1, undefined=0, missed=0)),
-            ((), (LEFT, RIGHT), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=2)),
-            ((LEFT, RIGHT), (), dict(dice=0, hd95=DIAGONAL, nsd=0, undefined=1, missed=0))):
-        whole, joints = scored(volume(*prediction), volume(*truth))
-        assert {name: whole[name] for name in expected} == pytest.approx(expected), (prediction, truth)
-        for row in (whole, *joints.values()):
-            assert not any(pd.isna(value) for value in row.values()), row
+def test_cases_and_sides_score_as_by_hand_in_any_orientation_and_are_never_not_a_number():
+    for what, (prediction, truth, expected) in SCORED.items():
+        for code in ("LPS", "RAS", "SPL", "AIR"):
+            rows = scored(prediction, truth, code)
+            for name, scores_by_hand in expected.items():
+                for measure, value in scores_by_hand.items():
+                    assert rows[name][measure] == pytest.approx(value), (what, code, name, measure)
+            assert rows["whole"]["patient"] == "p1" and not pd.DataFrame(rows.values())[
+                ["dice", "iou", "precision", "recall", "hd95", "assd", "nsd"]].isna().any(axis=None), what
 
 
 def test_the_midline_parts_joints_and_cuts_none():
@@ -85,44 +73,37 @@ def test_the_midline_parts_joints_and_cuts_none():
                         ([(8, 20)], 0), ([(40, 50)], 10), ([], 0),
                         ([(30, 34), (44, 52)], 12),             # 15 mm apart: pieces of one joint
                         ([(25, 45)], 20), ([(15, 34)], 0)):     # the middle would cut the joint
-        _, joints = scored(volume(*boxes), volume(*boxes))
-        columns = [joints[side]["truth_ml"] / (4 * 7 * 3 / 1000) for side in ("left", "right")]
+        rows = scored(boxes, boxes)
+        columns = [rows[side]["truth_ml"] / (4 * 7 * 3 / 1000) for side in ("left", "right")]
         assert columns == pytest.approx([left, sum(end - first for first, end in boxes) - left]), boxes
-
-
-@dataclass
-class Stub:
-    """Stands in for a trained run: finds all that is brighter than air."""
-
-    record: dict
-    settings = TINY
-    device = torch.device("cpu")
-    segmented = 0
-
-    def segment(self, scan):
-        self.segmented += 1
-        return scan.with_array((scan.array > -200).astype(np.uint8))
 
 
 @pytest.fixture
 def stubbed(compendium, monkeypatch):
-    """A run's folder, its stub and its cohort, of two patients with two scans each, from 000 and 001."""
-    cohort = write_cohort(compendium / "data" / "boxes")
+    """The folder of a run that finds all that is brighter than air, its cohort of the patients 000 and 001,
+    and the scans that it has segmented."""
+    cohort, segmented = write_cohort(compendium / "data" / "boxes"), []
     names = {f"box_{i}": {"patient": f"00{i // 2}", "grade_left": i} for i in range(4)}
     dataset = json.loads((cohort.root / "dataset.json").read_text())
     write_json(cohort.root / "dataset.json", dataset | {"cases": names})
     (cohort.root / "splits.json").unlink()
     cohort = load_cohort(cohort.root)
+
+    def segment(scan):
+        segmented.append(scan)
+        return scan.with_array((scan.array > -200).astype(np.uint8))
+
     folder = compendium / "runs" / "stub"
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"weights")
-    stub = Stub({"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)})
-    monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: stub)
-    return folder, stub, cohort
+    record = {"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)}
+    model = SimpleNamespace(record=record, settings=TINY, device=torch.device("cpu"), segment=segment)
+    monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: model)
+    return folder, cohort, segmented
 
 
 def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(stubbed):
-    folder, _, cohort = stubbed
+    folder, cohort, _ = stubbed
     table, sides = score_run(folder, cohort), read_scores(folder, SIDES_FILE)
     assert table[["network", "seed", "case", "patient"]].to_numpy().tolist() == [
         ["[1]", 4, name, cohort.cases[name].patient] for name in cohort.val]            # 000, not 0
@@ -137,14 +118,14 @@ def test_a_run_keeps_a_row_a_case_and_a_row_a_side_and_what_they_cost(stubbed):
 
 
 def test_scores_are_made_once_and_anew_when_anything_is_missing_or_changed(stubbed):
-    folder, stub, cohort = stubbed
+    folder, cohort, segmented = stubbed
     first = score_run(folder, cohort)
     columns = [name for name in first if name not in ("seconds", "peak_memory_mb")]
     for times, (spoilt, text) in enumerate([
             (SIDES_FILE, None), ("scores.csv", None), ("weights.safetensors", "others"),
             ("scores.json", '{"key": "of earlier code"}')], start=1):
         score_run(folder, cohort)
-        assert stub.segmented == times * len(cohort.val), f"before {spoilt}"
+        assert len(segmented) == times * len(cohort.val), f"before {spoilt}"
         (folder / spoilt).unlink() if text is None else (folder / spoilt).write_text(text)
         pd.testing.assert_frame_equal(score_run(folder, cohort)[columns], first[columns])
-        assert stub.segmented == (times + 1) * len(cohort.val), f"after {spoilt}"
+        assert len(segmented) == (times + 1) * len(cohort.val), f"after {spoilt}"

@@ -1,15 +1,12 @@
 """Effects of modules that were planted, worst cases, and what of both is printed."""
 
-import csv
-
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, refused
+from conftest import refused
 from scipy import stats
 
 from compendium.effects import COMPARISONS, effects_report, module_effects, worst_cases
-from compendium.scores import read_scores
 from compendium.statistics import bootstrap_interval, holm
 
 MAIN, FIRST, LAST = COMPARISONS
@@ -31,15 +28,12 @@ def factorial(points, patients=6, seeds=(0,)):
 
 
 def effect(scores, module, comparison):
-    table = module_effects(scores)
-    lines = table[(table["module"] == module) & (table["comparison"] == comparison)]
-    assert len(lines) == 1
-    return lines.iloc[0]
+    return module_effects(scores).set_index(["module", "comparison"]).loc[(module, comparison)]
 
 
-def noisy(seeds=(0, 1)):
+def noisy():
     noise = np.random.default_rng(5)
-    return factorial(lambda letters, i, seed: len(letters) + noise.normal(0, 3), 7, seeds)
+    return factorial(lambda letters, i, seed: len(letters) + noise.normal(0, 3), 7, (0, 1))
 
 
 def test_effects_are_found_exactly_in_the_surroundings_that_have_them():
@@ -136,13 +130,17 @@ def row_of(report, name):
     return line.removesuffix(" |").split(" | ")[1:]
 
 
-def test_where_mag_unet_fails_by_hand():
+def test_where_mag_unet_fails_by_hand_without_what_is_missing():
     """Dice, HD95, missed joints, grades, the median of the others: of 20, 32 and 40 % in the first case."""
-    report = effects_report(failing())
-    *_, worst = report.tables.values()
-    expected = {"c0": ["10", "90", "0", "0", "4", "32"], "c1": ["20", "80", "1", "2", "-", "42"],
-                "c5": ["30", "70", "5", "0", "0", "62"]}
-    assert [(name, row_of(report, name)) for name in worst.index] == list(expected.items())
+    scores, expected = failing(), {"c0": ["10", "90", "0", "0", "4", "32"],
+                                   "c1": ["20", "80", "1", "2", "-", "42"],
+                                   "c5": ["30", "70", "5", "0", "0", "62"]}
+    report, is_full = effects_report(scores), scores["network"] == "MAG-UNet"
+    effects, worst = report.tables
+    assert [(name, row_of(report, name)) for name in report.tables[worst].index] == list(expected.items())
+    assert "grade" not in effects_report(scores.drop(columns=["grade_left", "grade_right"])).markdown()
+    assert list(effects_report(scores[~is_full]).tables) == [effects]
+    assert row_of(effects_report(scores[is_full]), "c0") == [*expected["c0"][:-1], "-"]
 
 
 def test_cases_are_means_over_seeds_before_anything_else():
@@ -153,33 +151,9 @@ def test_cases_are_means_over_seeds_before_anything_else():
     assert row_of(effects_report(scores), "case of p0") == ["40", "60", "0.5", "0", "1", "60"]
 
 
-def test_what_is_missing_is_left_out():
-    scores = failing()
-    assert "grade" not in effects_report(scores.drop(columns=["grade_left", "grade_right"])).markdown()
-    without = effects_report(scores[scores["network"] != "MAG-UNet"])
-    assert list(without.tables) == ["Dice with the module minus without it, points"]
-    alone = effects_report(scores[scores["network"] == "MAG-UNet"])
-    assert row_of(alone, "c0") == ["10", "90", "0", "0", "4", "-"]
-
-
 def test_scores_of_other_patients_are_refused():
     scores = noisy()
     cut = scores[(scores["network"] != "+DA") | (scores["seed"] != 1) | (scores["patient"] != "p3")]
     for call in (module_effects, effects_report):
         refused(lambda call=call: call(cut), "+DA, seed 1, has no score of p3")
         refused(lambda call=call: call(scores[:0]), "no scores yet")
-
-
-def test_the_stored_scores_say_what_their_file_says():
-    """Read without the project's code: LGAG's main effect, and MAG-UNet's worst case."""
-    dice = {}
-    for line in csv.DictReader((ROOT / "figures" / "cpu" / "scores.csv").read_text().splitlines()):
-        dice.setdefault(line["network"], {})[line["case"]] = float(line["dice"])
-    mean = {name: sum(values.values()) / len(values) for name, values in dice.items()}
-    lgag = 25 * (mean["+LGAG"] + mean["+DA+LGAG"] + mean["+MFF+LGAG"] + mean["MAG-UNet"]
-                 - mean["3D U-Net"] - mean["+DA"] - mean["+MFF"] - mean["+DA+MFF"])
-    worst = min(dice["MAG-UNet"], key=dice["MAG-UNet"].get)
-    scores = read_scores(ROOT / "figures" / "cpu")
-    assert effect(scores, "LGAG", MAIN)["points"] == pytest.approx(lgag)
-    assert worst_cases(scores, "MAG-UNet")[0] == worst
-    assert f"LGAG,{MAIN},{lgag:.6g}," in (ROOT / "figures" / "cpu" / "effects.csv").read_text()

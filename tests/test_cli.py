@@ -17,10 +17,10 @@ import pytest
 from boxes import TINY, write_cohort
 from conftest import ROOT
 from scans import write_scan
+from test_sources import snapshot
 
 from compendium import cli
 from magunet.base import profiles, provenance
-from magunet.base.provenance import read_json, write_json
 from magunet.cohort import load_cohort
 from magunet.metrics import overlap
 from magunet.predict import Model
@@ -52,13 +52,9 @@ def code_is_read_once(monkeypatch):
     monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))
 
 
-def snapshot(folder):
-    return sorted((p.relative_to(folder), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
-
-
 def own_profile(compendium, **changes):
     """A profile of a cohort of boxes, named own."""
-    write_json(compendium / "papermill_params" / "own.yaml",               # JSON is YAML
+    provenance.write_json(compendium / "papermill_params" / "own.yaml",               # JSON is YAML
                TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own"} | changes)
 
 
@@ -70,7 +66,7 @@ def test_from_phantom_to_export(compendium, said):
     assert cohort.root == phantom_folder(profiles.load("own"))
     assert "3 cases: 2 to train on, 1 to score" in said("check", cohort.root)
     run = said("train", "MAG-UNet", "--profile", "own")
-    (case,) = (cohort.cases[name] for name in read_json(Path(run) / "run.json")["val"])
+    (case,) = (cohort.cases[name] for name in provenance.read_json(Path(run) / "run.json")["val"])
     header, row = (line.split() for line in said("evaluate", run).splitlines())
     scores = dict(zip(header, row))
     prediction, truth = map(read_volume, said("export", run, case.name, "--out", "out", "--formats",
@@ -136,7 +132,7 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
                                                    "runs.json")] + ["drawn.png"]
     (results, folder), _ = redraw.call_args
     assert results.folder == folder == Path("stored")
-    curves, runs = pd.read_csv("stored/curves.csv"), read_json(Path("stored/runs.json"))["runs"]
+    curves, runs = pd.read_csv("stored/curves.csv"), provenance.read_json(Path("stored/runs.json"))["runs"]
     assert list(curves["epoch"]) == [1, 1, 1] and curves["loss"].notna().all()
     assert [(run["network"], run["seed"], run["epochs"]) for run in runs] == [
         ("MAG-UNet", 0, 1), ("+MFF", 0, 1), ("+MFF", 1, 1)]

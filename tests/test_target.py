@@ -9,8 +9,6 @@ from magunet.metrics import overlap
 from magunet.target import joint_band, sij_mask
 
 SPACING = (2.5, 0.8, 1.1)  # mm, all different: a swapped axis shows
-BALLS = ((60, 18), (94, 14), (26, 14))
-"""Sacrum, left and right hip: x of the centre and radius in mm."""
 
 
 def grid(shape, spacing=SPACING):
@@ -19,14 +17,10 @@ def grid(shape, spacing=SPACING):
 
 @pytest.fixture(scope="module")
 def outside():
-    """Distance in mm to the sacrum and to the hips, below 0 inside."""
+    """Distance in mm to the sacrum and to the hips, all of them balls, below 0 inside."""
     z, y, x = grid((24, 60, 110))
-    return [np.sqrt((z - 29) ** 2 + (y - 24) ** 2 + (x - centre) ** 2) - radius for centre, radius in BALLS]
-
-
-@pytest.fixture(scope="module")
-def spheres(outside):
-    return [distance < 0 for distance in outside]
+    return np.array([np.sqrt((z - 29)**2 + (y - 24)**2 + (x - centre)**2) - radius
+                     for centre, radius in ((60, 18), (94, 14), (26, 14))])
 
 
 def test_band_between_two_slabs_has_the_known_width_and_none_is_where_bones_stay_apart():
@@ -38,8 +32,8 @@ def test_band_between_two_slabs_has_the_known_width_and_none_is_where_bones_stay
 
 # the smoothing shaves the thin rims of a lens
 @pytest.mark.parametrize("thickness, dice", [(4.0, 0.88), (6.0, 0.93), (9.0, 0.95)])
-def test_mask_of_spheres_agrees_with_their_equation(spheres, outside, thickness, dice):
-    mask = sij_mask(*spheres, SPACING, thickness)
+def test_mask_of_spheres_agrees_with_their_equation(outside, thickness, dice):
+    mask = sij_mask(*outside < 0, SPACING, thickness)
     assert mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 1}
     worst = np.minimum(*(np.maximum(outside[0], hip) for hip in outside[1:]))
     assert mask[worst < thickness - 2].all(), "the core of the band is missing"
@@ -56,8 +50,8 @@ def test_volume_does_not_depend_on_the_voxels(spacing):
     assert mask.sum() * np.prod(spacing) == pytest.approx(2 * 9 * 60 * 60, rel=0.12)
 
 
-def test_one_joint_is_enough_and_specks_are_dropped(spheres):
-    sacrum, left, right = spheres
+def test_one_joint_is_enough_and_specks_are_dropped(outside):
+    sacrum, left, right = outside < 0
     mask = sij_mask(sacrum, left, np.roll(right, -10, axis=2), SPACING)
     assert mask[..., 55:].any() and not mask[..., :55].any()
     far = np.full((20, 60, 60), 50.0)
@@ -67,8 +61,8 @@ def test_one_joint_is_enough_and_specks_are_dropped(spheres):
     assert np.array_equal(joint_band(with_speck, with_speck, (1, 1, 1)), joint_band(far, far, (1, 1, 1)))
 
 
-def test_what_is_no_pelvis_is_refused_with_the_bone_that_is_wrong(spheres):
-    sacrum, left, right = spheres
+def test_what_is_no_pelvis_is_refused_with_the_bone_that_is_wrong(outside):
+    sacrum, left, right = outside < 0
     for bones, word in (((sacrum * 0, left, right), "sacrum"), ((sacrum, left * 0, right), "left hip"),
                         ((sacrum, left, right * 0), "right hip"), ((sacrum, left[:-1], right), "shape"),
                         ((sacrum, np.roll(left, 9, 2), np.roll(right, -9, 2)), "no sacroiliac joint")):

@@ -287,6 +287,11 @@ def test_a_pelvis_that_is_not_wholly_in_view_is_refused():
         refused(lambda labels=labels: derive_pelvis(labels, BoneNumbers()), words)
 
 
+def write_on_another_grid(src):
+    pengwin(src, scan())
+    write_scan(scan(shift=(0, 1.5, 0)), src / "PENGWIN_CT_train_images_part2/051.mha")
+
+
 def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path, capsys):
     hu = scan().array
     for source, array, right, reason in (

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from magunet import augment as module
@@ -33,15 +32,14 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def positions(shape=SHAPE, spacing=SPACING):
-    """mm (z, y, x) of voxel centres from the window's middle, (3, d, h, w)."""
-    return np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing)],
-                                indexing="ij"))
+def noise(seed=0, shape=(12, 20, 16)):
+    return torch.rand(1, 1, *shape, generator=seeded(seed))
 
 
-def blob(centre=(4.0, -6.0, 5.0), width=14.0):
-    """A smooth image (1, 1, d, h, w) in [0, 1] and the mask where it exceeds one half."""
-    distance = sum(((p - c) / s) ** 2 for p, c, s in zip(positions(), centre, (width, width, 0.6 * width)))
+def blob(centre=(4.0, -6.0, 5.0), widths=(14.0, 14.0, 8.4)):
+    """A smooth image (1, 1, d, h, w) in [0, 1] and the mask where it exceeds one half; mm z-y-x."""
+    places = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SHAPE, SPACING)], indexing="ij")
+    distance = sum(((p - c) / w) ** 2 for p, c, w in zip(places, centre, widths))
     image = torch.from_numpy(np.exp(-distance)).float()[None, None]
     return image, (image > 0.5).to(torch.uint8)
 
@@ -58,25 +56,21 @@ def dice(a, b):
 
 # Geometry ---------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("angles", [(0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1),
-                                    (-1.0, 2.0, 0.1)])
-def test_rotation_matrix_is_scipys_and_orthonormal(angles):
-    ours = rotation_matrix(torch.tensor(angles, dtype=torch.float64)).double().numpy()
-    theirs = Rotation.from_euler("xyz", angles).as_matrix()         # small letters: about fixed axes
-    assert ours == pytest.approx(theirs, abs=1e-6)
-    assert (ours.T @ ours == pytest.approx(np.eye(3), abs=1e-6) and np.linalg.det(ours)
-            == pytest.approx(1, abs=1e-6))
+def test_rotation_matrix_is_scipys():
+    for angles in ((0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1), (-1.0, 2.0, 0.1)):
+        ours = rotation_matrix(torch.tensor(angles, dtype=torch.float64)).double().numpy()
+        theirs = Rotation.from_euler("xyz", angles).as_matrix()     # small letters: about fixed axes
+        assert ours == pytest.approx(theirs, abs=1e-6), angles
 
 
 def test_a_random_affine_is_a_similarity_in_millimetres_within_its_ranges():
-    half = np.multiply(SHAPE, SPACING)[::-1] / 2
-    angles, scales, shifts = [], [], []
+    half, angles, scales, shifts = np.multiply(SHAPE, SPACING)[::-1] / 2, [], [], []
     for seed in range(200):
         affine = random_affine(seeded(seed), SHAPE, SPACING).double().numpy()
         assert affine.shape == (3, 4)
         matrix = np.diag(half) @ affine[:, :3] @ np.diag(1 / half)                  # mm -> mm
         scale = np.cbrt(np.linalg.det(matrix))
-        assert matrix.T @ matrix == pytest.approx(scale**2 * np.eye(3), abs=1e-5)
+        assert matrix.T @ matrix == pytest.approx(scale**2 * np.eye(3), abs=1e-5), seed
         angles.append(np.abs(Rotation.from_matrix(matrix / scale).as_euler("xyz", degrees=True)).max())
         scales.append(1 / scale)
         shifts.append(np.abs(affine[:, 3]).max() / 2)
@@ -88,37 +82,17 @@ def test_a_random_affine_is_a_similarity_in_millimetres_within_its_ranges():
 def test_strong_is_twice_the_reach_and_other_grey_values_after_it(monkeypatch):
     """With everything of the paper's happening, the strong window is the one that its own steps give."""
     image, mask = blob()
+    monkeypatch.setattr(module, "AUGMENTATION_PROBABILITY", 1.0)
     for seed in range(5):
-        monkeypatch.setattr(module, "AUGMENTATION_PROBABILITY", 1.0)
         found, found_mask = augment(image, mask, SPACING, seeded(seed), "strong")
         generator = seeded(seed)
-        monkeypatch.setattr(module, "ROTATION_DEGREES", 20.0)
-        monkeypatch.setattr(module, "SCALING", 0.3)
-        monkeypatch.setattr(module, "TRANSLATION", 0.16)
-        monkeypatch.setattr(module, "LOG_GAMMA", 0.6)
-        wide, wide_mask = augment(image, mask, SPACING, generator)
-        assert torch.equal(found_mask, wide_mask)
-        assert torch.equal(found, vary_appearance(wide, generator))
-        monkeypatch.undo()
-
-
-@pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 2.0, 0.8)])
-def test_a_ball_stays_a_ball_at_any_spacing(monkeypatch, spacing):
-    shape = tuple(round(n / s) for n, s in zip((72, 60, 64), spacing))
-    monkeypatch.setattr(module, "ROTATION_DEGREES", 80.0)           # a wrong matrix would show
-    places, radius = positions(shape, spacing), 16.0
-    ball = torch.from_numpy((places**2).sum(0) < radius**2)[None, None]
-    for seed in range(6):
-        affine = random_affine(seeded(seed), shape, spacing)
-        seen = resample(ball.float(), ball.to(torch.uint8), affine)[1][0, 0].numpy() > 0
-        half = np.multiply(shape, spacing)[::-1] / 2
-        scale = 1 / np.cbrt(np.linalg.det(np.diag(half) @ affine[:, :3].numpy() @ np.diag(1 / half)))
-        index = np.argwhere(seen)
-        extent = (np.ptp(index, 0) + 1) * spacing
-        assert np.abs(extent - 2 * radius * scale).max() <= max(spacing) + 0.5
-        found = places[:, seen]
-        variance = (radius * scale) ** 2 / 5
-        assert np.cov(found) == pytest.approx(variance * np.eye(3), abs=0.06 * variance)
+        with monkeypatch.context() as patched:
+            for name, value in (("ROTATION_DEGREES", 20.0), ("SCALING", 0.3), ("TRANSLATION", 0.16),
+                                ("LOG_GAMMA", 0.6)):
+                patched.setattr(module, name, value)
+            wide, wide_mask = augment(image, mask, SPACING, generator)
+        assert torch.equal(found_mask, wide_mask), seed
+        assert torch.equal(found, vary_appearance(wide, generator)), seed
 
 
 def naive_resample(array, matrix):
@@ -127,51 +101,48 @@ def naive_resample(array, matrix):
     index = np.stack([g.ravel() for g in np.meshgrid(*map(np.arange, array.shape), indexing="ij")])[::-1]
     units = (2 * index + 1) / size - 1
     source = ((matrix[:, :3] @ units + matrix[:, 3:] + 1) * size - 1) / 2
-    return map_coordinates(array, source[::-1], order=1, mode="grid-constant").reshape(array.shape)
+    return ndimage.map_coordinates(array, source[::-1], order=1, mode="grid-constant").reshape(array.shape)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_resample_is_scipys_linear_interpolation_with_air_outside(seed):
-    rng = np.random.default_rng(seed)
-    image, mask = rng.random((7, 9, 11)), (rng.random((7, 9, 11)) > 0.5).astype(np.uint8)
-    matrix = random_affine(seeded(seed), image.shape, SPACING)
-    seen, seen_mask = resample(*(torch.from_numpy(a)[None, None] for a in (image, mask)), matrix)
-    expected, cover = (naive_resample(a.astype(float), matrix.double().numpy()) for a in (image, mask))
-    assert seen[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
-    certain = np.abs(cover - 0.5) > 1e-6
-    assert np.array_equal(seen_mask[0, 0].numpy()[certain], (cover > 0.5)[certain])
+def test_resample_is_scipys_linear_interpolation_with_air_outside():
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        image, mask = rng.random((7, 9, 11)), (rng.random((7, 9, 11)) > 0.5).astype(np.uint8)
+        matrix = random_affine(seeded(seed), image.shape, SPACING)
+        seen, seen_mask = resample(*(torch.from_numpy(a)[None, None] for a in (image, mask)), matrix)
+        expected, cover = (naive_resample(a.astype(float), matrix.double().numpy()) for a in (image, mask))
+        assert seen[0, 0].numpy() == pytest.approx(expected, abs=1e-6), seed
+        certain = np.abs(cover - 0.5) > 1e-6
+        assert np.array_equal(seen_mask[0, 0].numpy()[certain], (cover > 0.5)[certain]), seed
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_grid_is_torchs(seed):
-    affine = random_affine(seeded(seed), SHAPE, SPACING)
-    grid = F.affine_grid(affine[None], [1, 1, *SHAPE], align_corners=False)
-    torch.testing.assert_close(sampling_grid(affine, SHAPE), grid, rtol=0, atol=1e-6)
-
-
-def test_the_identity_changes_nothing():
+def test_the_grid_is_torchs_and_the_identity_changes_nothing():
+    for seed in range(4):
+        affine = random_affine(seeded(seed), SHAPE, SPACING)
+        grid = F.affine_grid(affine[None], [1, 1, *SHAPE], align_corners=False)
+        torch.testing.assert_close(sampling_grid(affine, SHAPE), grid, rtol=0, atol=1e-6)
     image, mask = blob()
     seen, seen_mask = resample(image, mask, torch.eye(3, 4))
     assert torch.allclose(seen, image, atol=1e-5) and torch.equal(seen_mask, mask)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_image_and_mask_stay_together(monkeypatch, seed):
-    only(monkeypatch, True, True, False)
+def test_image_and_mask_stay_together(monkeypatch):
     before, before_mask = blob()
-    image, mask = augment(before, before_mask, SPACING, seeded(seed))
-    assert dice(image > 0.5, mask == 1) > 0.9
-    assert dice(mask == 1, before_mask == 1) < 0.85                             # and something moved
+    for seed in range(8):
+        only(monkeypatch, True, True, False)
+        image, mask = augment(before, before_mask, SPACING, seeded(seed))
+        assert dice(image > 0.5, mask == 1) > 0.9, seed
+        assert dice(mask == 1, before_mask == 1) < 0.85, seed                   # and something moved
 
 
 # Operations -------------------------------------------------------------------------------------------
 
-def test_a_flip_changes_left_and_right_of_image_and_mask_and_nothing_else(monkeypatch):
-    image, mask = torch.rand(1, 1, 4, 5, 6), (torch.rand(1, 1, 4, 5, 6) > 0.5).to(torch.uint8)
-    only(monkeypatch, True, False, False)
-    flipped, flipped_mask = augment(image, mask, SPACING, seeded(0))
-    assert np.array_equal(flipped, image.numpy()[..., ::-1]) and np.array_equal(flipped_mask,
-                                                                                mask.numpy()[..., ::-1])
+def test_a_flip_changes_left_and_right_and_without_any_operation_nothing_changes(monkeypatch):
+    pair = noise(), (noise() > 0.5).to(torch.uint8)
+    for flips in (True, False):
+        only(monkeypatch, flips, False, False)
+        for ours, given in zip(augment(*pair, SPACING, seeded(0)), pair):
+            assert np.array_equal(ours, given.numpy()[..., ::-1] if flips else given), flips
 
 
 def test_gamma_keeps_order_range_and_mask(monkeypatch):
@@ -188,77 +159,48 @@ def test_gamma_keeps_order_range_and_mask(monkeypatch):
     assert math.exp(-0.3) - 1e-4 <= min(exponents) < 0.78 and 1.28 < max(exponents) <= math.exp(0.3) + 1e-4
 
 
-def test_nothing_happens_when_nothing_should(monkeypatch):
-    only(monkeypatch, False, False, False)
-    image, mask = blob()
-    same, same_mask = augment(image, mask, SPACING, seeded(0))
-    assert torch.equal(same, image) and torch.equal(same_mask, mask)
+def test_each_operation_is_drawn_for_itself_with_its_own_probability(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "happens", lambda generator, p: asked.append(p) or happens(generator, p))
+    augment(*blob(), SPACING, seeded(0))
+    assert asked == [0.5] * 3
+    augment(*blob(), SPACING, seeded(0), "strong")
+    assert asked == [0.5] * 6 + [0.25] * 4
 
 
-def test_each_operation_happens_half_of_the_time_and_independently(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(module, "happens", lambda *arguments: drawn.append(happens(*arguments)) or drawn[-1])
-    image, mask = torch.rand(1, 1, 3, 4, 5), torch.zeros(1, 1, 3, 4, 5)
-    for seed in range(400):
-        augment(image, mask, SPACING, seeded(seed))
-    counts = np.reshape(drawn, (400, 3))
-    assert (np.abs(counts.sum(0) - 200) < 4 * math.sqrt(400 / 4)).all()
-    for combination in np.ndindex(2, 2, 2):
-        times = (counts == combination).all(1).sum()
-        assert abs(times - 50) < 4 * math.sqrt(400 * 7 / 64), combination
-
-
-@pytest.mark.parametrize("probability", [0.25, 0.5])
-def test_happens_as_often_as_it_should(probability):
+def test_happens_as_often_as_it_should_and_uniform_stays_within_its_bounds():
     generator = seeded(0)
-    count = sum(happens(generator, probability) for _ in range(400))
-    assert abs(count - 400 * probability) < 4 * math.sqrt(400 * probability * (1 - probability))
-
-
-def test_uniform_stays_within_its_bounds():
+    for probability in (0.25, 0.5):
+        count = sum(happens(generator, probability) for _ in range(400))
+        assert abs(count - 400 * probability) < 4 * math.sqrt(400 * probability * (1 - probability))
     drawn = uniform(seeded(0), -2.0, 5.0, 1000)
     assert -2 <= drawn.min() < -1.9 and 4.9 < drawn.max() < 5
     assert drawn.mean().item() == pytest.approx(1.5, abs=4 * 7 / 12**0.5 / 1000**0.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.int64])
-def test_a_mask_stays_0_and_1_and_of_its_type(dtype):
+def test_a_seed_is_an_augmentation_that_leaves_its_input_alone_and_masks_0_and_1_of_their_type():
     image, mask = blob()
-    for seed in range(12):
-        seen, seen_mask = augment(image, mask.to(dtype), SPACING, seeded(seed))
-        assert seen_mask.dtype == dtype and set(seen_mask.unique().tolist()) <= {0, 1}
-        assert seen.dtype == torch.float32 and seen.shape == image.shape == seen_mask.shape
-        assert 0 <= seen.min() and seen.max() <= 1
-
-
-def test_the_same_seed_is_the_same_augmentation_and_input_is_left_alone():
-    image, mask = blob()
-    kept = image.clone(), mask.clone()
-    for seed in range(10):
-        first, again = (augment(image, mask, SPACING, seeded(seed)) for _ in range(2))
-        assert all(torch.equal(a, b) for a, b in zip(first, again))
+    kept, seen = (image.clone(), mask.clone()), set()
+    for seed in range(40):
+        dtype = (torch.uint8, torch.float32, torch.int64)[seed % 3]
+        first, again = (augment(image, mask.to(dtype), SPACING, seeded(seed)) for _ in range(2))
+        assert all(map(torch.equal, first, again)), seed
+        assert first[1].dtype == dtype and set(first[1].unique().tolist()) <= {0, 1}, seed
+        assert first[0].dtype == torch.float32 and first[0].shape == image.shape == first[1].shape, seed
+        assert 0 <= first[0].min() and first[0].max() <= 1, seed
+        seen.add(first[0].numpy().tobytes())
     assert torch.equal(image, kept[0]) and torch.equal(mask, kept[1])
-
-
-def test_other_seeds_are_other_augmentations():
-    image, mask = blob()
-    seen = {augment(image, mask, SPACING, seeded(seed))[0].numpy().tobytes() for seed in range(40)}
     # an eighth has no operation, an eighth only a flip
     assert len(seen) > 25
 
 
 # Grey values ------------------------------------------------------------------------------------------
 
-def noise(seed=0, shape=(12, 20, 16)):
-    return torch.rand(1, 1, *shape, generator=seeded(seed))
-
-
-@pytest.mark.parametrize("sigma", [0.5, 0.73, 1.0])
-def test_blur_is_scipys_gaussian(sigma):
-    image = noise()
-    expected = ndimage.gaussian_filter(image[0, 0].numpy(), sigma, mode="nearest",
-                                       radius=math.ceil(3 * sigma))
-    assert blur(image, sigma)[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
+def test_blur_is_scipys_gaussian():
+    for sigma in (0.5, 0.73, 1.0):
+        expected = ndimage.gaussian_filter(noise()[0, 0].numpy(), sigma, mode="nearest",
+                                           radius=math.ceil(3 * sigma))
+        assert blur(noise(), sigma)[0, 0].numpy() == pytest.approx(expected, abs=1e-6), sigma
 
 
 def test_half_the_resolution_is_the_mean_of_eight_voxels_laid_out_linearly():
@@ -278,29 +220,17 @@ def test_contrast_spreads_about_the_mean():
 
 
 def test_noise_has_the_deviation_that_was_drawn(monkeypatch):
-    flat, found = torch.full((1, 1, 24, 64, 64), 0.5), []
+    flat, found = torch.full((1, 1, 12, 32, 32), 0.5), []
     for seed in range(20):
         only(monkeypatch, False, False, False, True)
         found.append((vary_appearance(flat, seeded(seed)) - flat).std().item())
     assert 0 <= min(found) < 0.006 and 0.044 < max(found) < 0.0505
 
 
-@pytest.mark.parametrize("operation", range(4))
-def test_each_operation_changes_the_window_and_keeps_it_within_0_and_1(operation, monkeypatch):
+def test_each_operation_changes_the_window_and_keeps_it_within_0_and_1(monkeypatch):
     image = noise(3)
-    only(monkeypatch, *(k == operation for k in range(4)))
-    seen = vary_appearance(image, seeded(1))
-    assert seen.shape == image.shape and seen.dtype == torch.float32 and 0 <= seen.min() and seen.max() <= 1
-    assert (seen - image).abs().max() > 1e-3
-
-
-def test_each_happens_in_a_quarter_of_windows(monkeypatch):
-    calls = dict.fromkeys(("change_contrast", "coarsen", "blur"), 0)
-    for name in calls:
-        monkeypatch.setattr(module, name, lambda image, *_,
-                            name=name: calls.update({name: calls[name] + 1}) or image)
-    image, noisy = noise(0, (2, 3, 4)), 0
-    for seed in range(800):
-        noisy += not torch.equal(vary_appearance(image, seeded(seed)), image)
-    for count in (*calls.values(), noisy):
-        assert abs(count - 200) < 4 * math.sqrt(800 * 3 / 16)
+    for operation in range(4):
+        only(monkeypatch, *(k == operation for k in range(4)))
+        seen = vary_appearance(image, seeded(1))
+        assert seen.shape == image.shape and seen.dtype == torch.float32, operation
+        assert 0 <= seen.min() and seen.max() <= 1 and (seen - image).abs().max() > 1e-3, operation

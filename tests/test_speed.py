@@ -2,16 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+import runpy
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import refused
+from conftest import ROOT, refused
 
 from benchmarks.speed import contests, others, results, work
 from benchmarks.speed.contest import MEGABYTES, Contest, Result, alone, megabytes_of, run
@@ -23,9 +21,8 @@ from magunet.predict import load_model
 from magunet.prepare import prepare
 from magunet.volume import read_volume, same_geometry, write_volume
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = (40, 64, 64)
-EPOCH = partial(contests.epoch, settings=replace(profiles.load("smoke"), samples_per_case=1), count=1)
+SMOKE = profiles.load("smoke")
 
 
 def result(**more):
@@ -36,7 +33,8 @@ def result(**more):
     partial(contests.forward, size=(16, 16, 16), divisor=16),
     partial(contests.training_step, profile="smoke"),
     partial(contests.preparation, size=SMALL), partial(contests.preparation, size=SMALL, linear=False),
-    partial(contests.augmentation, size=(40, 32, 32)), partial(contests.metrics, size=SMALL), EPOCH])
+    partial(contests.augmentation, size=(40, 32, 32)), partial(contests.metrics, size=SMALL),
+    partial(contests.epoch, settings=replace(SMOKE, samples_per_case=1), count=1)])
 def test_every_contest_measures_both_ways(contest, tmp_path):
     question = contest(tmp_path)
     question.ours()
@@ -44,7 +42,8 @@ def test_every_contest_measures_both_ways(contest, tmp_path):
     assert question.work and question.beside
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count():
+def test_ways_take_turns_and_the_first_round_does_not_count(monkeypatch):
+    monkeypatch.setattr("gc.collect", lambda: None)             # it takes long in a process of many tests
     calls = []
     outcome = run(Contest(work="a", beside="b", ours=lambda: calls.append("ours"),
                           theirs=lambda: calls.append("theirs"), rounds=2))
@@ -67,25 +66,18 @@ def hold(megabytes):
     np.ones(int(megabytes * 1e6), np.uint8).sum()
 
 
-def die():
-    os._exit(9)
+def test_work_alone_is_done_in_another_process_on_as_many_threads_and_its_errors_come_back():
+    with pytest.raises(MemoryError) as error:
+        alone(exec, "import os, torch; raise MemoryError(os.getpid(), torch.get_num_threads())")
+    process, threads = error.value.args
+    assert process != os.getpid() and threads == torch.get_num_threads()
 
 
-def fail(error):
-    raise error
-
-
-def test_memory_is_that_of_a_fresh_process_each():
+@pytest.mark.slow
+def test_memory_is_that_of_a_fresh_process_each_and_one_that_dies_is_said():
     few, many = (megabytes_of(partial(hold, amount)) for amount in (1, 301))
     assert 270 < many - few < 330
-
-
-def test_work_alone_is_done_in_another_process_and_its_errors_come_back():
-    assert alone(os.getpid) != os.getpid() and alone(torch.get_num_threads) == torch.get_num_threads()
-    refused(lambda: alone(die), "its process ended")
-    refused(lambda: alone(fail, InputError("no such file")), "no such file")
-    with pytest.raises(MemoryError):
-        alone(fail, MemoryError())
+    refused(lambda: alone(os._exit, 9), "its process ended")
 
 
 def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
@@ -100,9 +92,10 @@ def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
     assert contests.position_attention(tmp_path, (2, 8, 8)).unit == MEGABYTES
 
 
+@pytest.mark.slow
 def test_counted_memory_is_within_a_fifth_of_measured():
     size, divisor, precision = (32, 96, 96), 4, work.default_precision()
-    window = replace(profiles.load("smoke"), depth=32, size=96, width_divisor=divisor)
+    window = replace(SMOKE, depth=32, size=96, width_divisor=divisor)
     for way, job in (("training", work.two_steps), ("prediction", work.one_pass)):
         tensors = tensor_bytes(way, "MAG-UNet", window, precision)
         measured_mb = megabytes_of(partial(job, size, divisor, precision))
@@ -110,29 +103,28 @@ def test_counted_memory_is_within_a_fifth_of_measured():
 
 
 def test_attention_takes_memory_that_grows_with_positions_and_not_with_their_square():
-    grids, peaks = ((6, 32, 32), (12, 64, 64)), {}
-    for attend in (PAM.forward, work.naive_position_attention):
-        for grid in grids:
-            with torch.inference_mode():
-                peaks[attend, grid] = peak_bytes(
-                    lambda attend=attend, grid=grid: attend(PAM(64), torch.zeros(1, 64, *grid)))
-    ratio, naive_ratio = (peaks[attend, grids[1]] / peaks[attend, grids[0]]
-                          for attend in (PAM.forward, work.naive_position_attention))
-    assert ratio == pytest.approx(8, rel=0.1) and naive_ratio == pytest.approx(64, rel=0.1)
-    assert peaks[work.naive_position_attention, grids[1]] > 2 * 4 * (12 * 64 * 64) ** 2
+    def peak(attend, grid):
+        with torch.inference_mode():
+            return peak_bytes(lambda: attend(PAM(64), torch.zeros(1, 64, *grid)))
+
+    small, large = (6, 32, 32), (12, 64, 64)
+    naive = peak(work.naive_position_attention, large)
+    assert peak(PAM.forward, large) / peak(PAM.forward, small) == pytest.approx(8, rel=0.1)
+    assert naive / peak(work.naive_position_attention, small) == pytest.approx(64, rel=0.1)
+    assert naive > 2 * 4 * (12 * 64 * 64) ** 2
 
 
+@pytest.mark.slow
 def test_memory_follows_the_voxels_of_a_scan_and_hardly_the_cases_of_an_epoch():
     small, large = (megabytes_of(partial(work.prepare_cube, side)) for side in (64, 256))
     assert 2 * 256**3 / 1e6 < large - small < 12 * 256**3 / 1e6
-    few = replace(profiles.load("smoke"), samples_per_case=1, scan_matrix=64, scan_slices=(40, 40))
+    few = replace(SMOKE, samples_per_case=1, scan_matrix=64, scan_slices=(40, 40))
     one, three = (megabytes_of(partial(contests.train_once, few, count)) for count in (1, 3))
     assert three < 1.1 * one
 
 
 def test_the_run_that_prediction_is_measured_with_can_be_loaded(tmp_path):
-    run = contests.untrained_run(tmp_path / "run", profiles.load("smoke"))
-    assert load_model(run).record["network"] == "MAG-UNet"
+    assert load_model(contests.untrained_run(tmp_path / "run", SMOKE)).record["network"] == "MAG-UNet"
 
 
 def test_monai_prepares_the_same_case():
@@ -206,14 +198,11 @@ def test_another_file_is_refused(tmp_path):
         refused(lambda: results.read(tmp_path / "notes.json"), "notes.json", "is not from benchmarks/speed")
 
 
-def test_the_folder_runs_and_shows_what_its_readme_shows():
-    def speed(*words):
-        command = [sys.executable, "benchmarks/speed", *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    shown, readme = speed("--show"), (ROOT / "benchmarks" / "README.md").read_text()
-    assert shown.returncode == 0, shown.stderr
-    origin, _, *table = [line for line in shown.stdout.splitlines() if not line.startswith("prediction:")]
+def test_it_shows_what_its_readme_shows_and_runs_as_a_folder(capsys):
+    speed = runpy.run_path(str(ROOT / "benchmarks" / "speed"), run_name="speed")["main"]
+    speed(["--show"])
+    origin, _, *table = [line for line in capsys.readouterr().out.splitlines()
+                         if not line.startswith("prediction:")]
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
     assert origin in readme and "\n".join(line for line in table if line.startswith("|")) in readme
-    wrong = speed("race")
-    assert wrong.returncode == 1 and "no contest 'race'; there are forward" in wrong.stderr
+    refused(lambda: speed(["race"]), "no contest 'race'; there are forward")

@@ -1,10 +1,10 @@
 """Processes are killed, disks fill up, files are damaged: the last good state stays, and work goes on.
 
-The short form runs with all tests, the full one with ``make torture`` (``pytest tests/test_faults.py
---torture``).
+The slow tests do to every job what the everyday ones do to some, and to processes of their own.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -19,56 +19,121 @@ import numpy as np
 import pytest
 import torch
 from boxes import write_cohort
-from faults import (
-    JOBS,
-    PROFILE,
-    ROOT,
-    after,
-    assert_done,
-    assert_whole,
-    before,
-    finish,
-    here,
-    make_references,
-    names,
-    start,
-)
+from conftest import ROOT
+from faults import JOBS, PROFILE, WINDOWS, Job, files, make_references
 
 from compendium.fits import fit_all
 from magunet import checkpoint, train
-from magunet.base import profiles
+from magunet.base import profiles, provenance
+from magunet.model import MAGUNet
 from magunet.volume import read_volume
 
-torture = pytest.mark.torture
+FORKS = pytest.mark.skipif(torch.cuda.is_available() or not hasattr(os, "fork"),
+                           reason="a process that has used CUDA cannot be copied, nor one on Windows")
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts and limits of Linux")
 
 
-def long(*values):
-    """A case of a parametrised test that only the full form runs."""
-    return pytest.param(*values, marks=torture)
+def each_job(*everyday):
+    """Runs a test with every job; it is slow with those that are not named."""
+    return pytest.mark.parametrize("name", [
+        name if name in everyday else pytest.param(name, marks=pytest.mark.slow) for name in JOBS])
 
 
 @pytest.fixture(scope="session")
 def references(tmp_path_factory):
-    """Compendia before and after each job, undisturbed."""
+    """Compendia before and after each job, undisturbed, and one whose training stopped after two epochs."""
     base = tmp_path_factory.mktemp("undisturbed")
     make_references(base)
+    with pytest.MonkeyPatch.context() as patch:
+        stop(Job("train", base / "half trained", base / "train", None), patch, "train_step", 2 * WINDOWS + 1)
     return base
 
 
-@pytest.fixture(scope="session")
-def seconds(references, tmp_path_factory):
-    """How long each job takes in a process of its own."""
-    found = {}
-    for job in JOBS:
-        root = before(references, job, tmp_path_factory.mktemp(job))
-        began = time.monotonic()
-        finish(root, job)
-        found[job] = time.monotonic() - began
-        assert_done(root, after(references, job))
-    return found
+@pytest.fixture
+def work(references, tmp_path):
+    """Makes a job's compendium."""
+    numbers = itertools.count()
+
+    def make(name, start=None):
+        end = references / (*JOBS[1:], "end")[JOBS.index(name)]
+        return Job(name, tmp_path / str(next(numbers)), references / (start or name), end)
+    return make
+
+
+def stop(job, monkeypatch, name, call, owner=train):
+    """Interrupt a training, here, in the so many-th call of a function of its module."""
+    real, calls = getattr(owner, name), itertools.count(1)
+
+    def interrupting(*arguments):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, interrupting)
+        assert job.here() == 130
 
 
 # Signals ----------------------------------------------------------------------------------------------
+
+@FORKS
+def test_a_training_killed_at_a_checkpoint_and_again_comes_to_the_very_weights(work, capfd):
+    """Within the first epoch, whose three cases are prepared before, and within the next."""
+    job = work("train")
+    for write in (3 + 2, 4):
+        assert job.killed_here(write)
+        assert list(job.root.glob("runs/*/.part-*")) and not list(job.root.glob("runs/*/run.json"))
+        job.assert_whole()
+    capfd.readouterr()
+    assert job.here() == 0
+    assert "going on after epoch 1 of 3" in capfd.readouterr().err
+    job.assert_done()
+
+
+@FORKS
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_killed_at_any_of_its_writes_goes_on(name, work):
+    for write in itertools.count(1):
+        job = work(name)
+        if not job.killed_here(write):
+            break
+        job.assert_whole()
+        job.assert_goes_on()
+    assert write > len(files(job.undisturbed)) - len(files(work(name).root))
+
+
+@pytest.mark.parametrize("seconds, function, call, where, steps", [
+    (60, "dice_ce_loss", WINDOWS + 2, "epoch 1 of 3\n", 2 * WINDOWS),
+    (0, "dice_ce_loss", WINDOWS + 2, "epoch 1 of 3 and window 1 of 2 of the next\n", 2 * WINDOWS - 1),
+    (0, "validation_dice", 1, "epoch 0 of 3 and window 2 of 2 of the next\n", 2 * WINDOWS)])
+def test_an_interruption_repeats_no_step_before_the_last_checkpoint(
+        seconds, function, call, where, steps, work, monkeypatch, capsys):
+    """In the second step of the second epoch, with and without a checkpoint of the first, and after all steps
+    of an epoch, which then has none to be timed."""
+    job, done, real = work("train"), [], train.train_step
+    monkeypatch.setattr(train, "STEP_SECONDS", seconds)
+    stop(job, monkeypatch, function, call, train.losses if function == "dice_ce_loss" else train)
+    assert "Traceback" not in capsys.readouterr().err
+    job.assert_whole()
+    monkeypatch.setattr(train, "train_step", lambda *arguments: done.append(real(*arguments)))
+    assert job.here() == 0 and len(done) == steps
+    assert f"going on after {where}" in capsys.readouterr().err
+    log = next(job.root.glob("runs/*/metrics.jsonl")).read_text().splitlines()
+    untimed = [json.loads(line)["step_seconds"] is None for line in log]
+    assert untimed == [function == "validation_dice", False, False]
+    job.assert_done()
+
+
+def test_where_checkpoints_take_long_fewer_are_written(work, monkeypatch):
+    """As on a GPU: none after an epoch, but one at the end."""
+    job, saves, save = work("train"), [], checkpoint.save
+    monkeypatch.setitem(train.EPOCH_SECONDS, "cpu", 1e9)
+    monkeypatch.setattr(train.checkpoint, "save", lambda state, *others: saves.append(len(state.log))
+                        or save(state, *others))
+    job.assert_goes_on()
+    assert saves == [3]
+
 
 def wait_for(process, condition):
     """Waits until the condition holds; False when the process ends before."""
@@ -79,20 +144,17 @@ def wait_for(process, condition):
     return False
 
 
-def wait_for_files(process, root, count):
-    """Waits until so many new files, finished or not, have been seen."""
-    old, seen = names(root), set()
-
-    def enough():
-        seen.update(names(root) - old)
-        return len(seen) >= count
-    return wait_for(process, enough)
-
-
 def wait_for_pause(process):
     """Until a process started with ``paused_at`` has stopped itself; a late look cannot miss that."""
-    stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    assert stopped.si_code == os.CLD_STOPPED, process.communicate()[1]
+    state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert state.si_code == os.CLD_STOPPED, process.communicate()[1]
+
+
+def catches(process):
+    """Whether the process handles SIGTERM: it is neither just starting nor about to end."""
+    with open(f"/proc/{process.pid}/status") as status:
+        caught = next(line for line in status if line.startswith("SigCgt")).split()[1]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def end(process, sent):
@@ -105,303 +167,194 @@ def end(process, sent):
     return process.communicate(timeout=60)[1]
 
 
-def check_ending(process, said, sent):
-    """The exit status and the last words of a process that was sent a signal."""
-    assert "Traceback" not in said
-    if sent == signal.SIGKILL:
-        assert process.returncode == -sent
-    else:
-        assert process.returncode == 130, said
-        assert said.splitlines()[-1].endswith("; the same command goes on from the last finished step")
-
-
-WINDOWS = 2
-"""Of an epoch of the tiny training."""
-
-
-def test_training_that_is_killed_again_and_again_comes_to_the_very_weights_of_an_undisturbed_one(references,
-                                                                                                 tmp_path):
-    """By SIGTERM at a checkpoint within the first epoch, then by SIGKILL; three cases are prepared first."""
-    root, chance = before(references, "train", tmp_path), random.Random(7)
-    for sent, write in ((signal.SIGTERM, 3 + 2), (signal.SIGKILL, chance.randint(1, 4)),
-                        (signal.SIGKILL, chance.randint(1, 5))):
-        process = start(root, "train", paused_at=write)
-        wait_for_pause(process)
-        check_ending(process, end(process, sent), sent)
-        assert_whole(root, after(references, "train"))
-    assert not list(root.glob("runs/*/run.json"))
-    assert "going on after epoch" in finish(root, "train")
-    assert_done(root, after(references, "train"))
-
-
-@pytest.mark.parametrize("seconds, where",
-                         [(60, "epoch 1 of 3\n"), (0, "epoch 1 of 3 and window 1 of 2 of the next")])
-def test_an_interruption_within_a_step_goes_on_from_the_last_checkpoint(
-        seconds, where, references, tmp_path, monkeypatch, capsys):
-    """In the second step of the second epoch, which is not half saved."""
-    root, calls, real = before(references, "train", tmp_path), [], train.losses.dice_ce_loss
-
-    def interrupting(*arguments):
-        calls.append(arguments)
-        if len(calls) == WINDOWS + 2:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(train, "STEP_SECONDS", seconds)
-    with monkeypatch.context() as patched:
-        patched.setattr(train.losses, "dice_ce_loss", interrupting)
-        assert here(root, "train") == 130
-    assert "Traceback" not in capsys.readouterr().err
-    assert_whole(root, after(references, "train"))
-    assert here(root, "train") == 0
-    assert f"going on after {where}" in capsys.readouterr().err
-    assert_done(root, after(references, "train"))
-
-
-def test_an_interruption_within_the_validation_repeats_no_step(references, tmp_path, monkeypatch, capsys):
-    root, steps, real = before(references, "train", tmp_path), [], train.train_step
-
-    def interrupting(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "STEP_SECONDS", 0)
-    with monkeypatch.context() as patched:
-        patched.setattr(train, "validation_dice", interrupting)
-        assert here(root, "train") == 130
-    monkeypatch.setattr(train, "train_step", lambda *arguments: steps.append(real(*arguments)))
-    assert here(root, "train") == 0 and len(steps) == 2 * WINDOWS
-    assert "going on after epoch 0 of 3 and window 2 of 2 of the next" in capsys.readouterr().err
-    log = next(root.glob("runs/*/metrics.jsonl")).read_text().splitlines()
-    assert [json.loads(line)["step_seconds"] is None for line in log] == [True, False, False]
-    assert_done(root, after(references, "train"))
-
-
-def test_where_checkpoints_take_long_fewer_are_written(references, tmp_path, monkeypatch):
-    """As on a GPU: none after an epoch, but one at the end."""
-    root, saves, save = before(references, "train", tmp_path), [], checkpoint.save
-    monkeypatch.setitem(train.EPOCH_SECONDS, "cpu", 1e9)
-    monkeypatch.setattr(train.checkpoint, "save", lambda state, *others: saves.append(len(state.log))
-                        or save(state, *others))
-    assert here(root, "train") == 0 and saves == [3]
-    assert_done(root, after(references, "train"))
-
-
-def catches(process, sent):
-    """Whether the process handles a signal: it is neither just starting nor about to end."""
-    with open(f"/proc/{process.pid}/status") as status:
-        caught = next(line for line in status if line.startswith("SigCgt")).split()[1]
-    return bool(int(caught, 16) >> (sent - 1) & 1)
-
-
-@torture
-@pytest.mark.parametrize("sent, times", [(signal.SIGKILL, 6), (signal.SIGTERM, 2), (signal.SIGINT, 2)])
-@pytest.mark.parametrize("job", JOBS)
-def test_any_job_ended_at_a_random_moment_goes_on(job, sent, times, references, seconds, tmp_path):
-    """Half by the clock, half at a write."""
-    for number in range(times):
-        end_and_finish(job, number, sent, references, seconds, tmp_path / str(number))
-
-
-def end_and_finish(job, number, sent, references, seconds, folder):
-    root, chance = before(references, job, folder), random.Random(f"{job} {number} {sent}")
-    new = len(names(after(references, job))) - len(names(references / job))
-    process = start(root, job)
-    if number % 2:
-        wait_for_files(process, root, chance.randint(1, 2 * new))
-    elif sent == signal.SIGKILL:
-        time.sleep(chance.uniform(0, seconds[job]))
-    else:
-        wait_for(process, lambda: catches(process, signal.SIGTERM))
-        time.sleep(chance.uniform(0, seconds[job]))
-    in_time = process.poll() is None and (sent == signal.SIGKILL or catches(process, signal.SIGTERM))
-    said = end(process, sent)
-    # 0: it was on its way out, its work all done
-    if in_time and (sent, process.returncode) != (signal.SIGKILL, 0):
-        check_ending(process, said, sent)
-    assert_whole(root, after(references, job))
-    if process.returncode == 0:
-        assert_done(root, after(references, job))
-    finish(root, job)
-    assert_done(root, after(references, job))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_any_job_ended_at_random_moments_goes_on(name, work):
+    """By each signal once by the clock and once at a write."""
+    job, chance, start = work(name), random.Random(name), time.monotonic()
+    writes = len(files(job.undisturbed)) - len(files(job.root))
+    assert job.start().communicate()
+    job.assert_done()
+    seconds = time.monotonic() - start
+    for sent, paused_at in itertools.product((signal.SIGKILL, signal.SIGTERM, signal.SIGINT),
+                                             (None, chance.randint(1, writes))):
+        job = work(name)
+        process = job.start(paused_at)
+        if paused_at:
+            wait_for_pause(process)
+        else:
+            wait_for(process, lambda: sent == signal.SIGKILL or catches(process))       # noqa: B023
+            time.sleep(chance.uniform(0, seconds))
+        in_time = process.poll() is None and (sent == signal.SIGKILL or catches(process))
+        said, case = end(process, sent), f"{sent} at {paused_at or 'a moment'}"
+        assert "Traceback" not in said, case
+        if in_time and process.returncode:                  # else its work was all done
+            assert process.returncode == (-sent if sent == signal.SIGKILL else 130), (case, said)
+            assert sent == signal.SIGKILL or said.splitlines()[-1].endswith(
+                "; the same command goes on from the last finished step"), (case, said)
+        job.assert_whole()
+        if process.returncode == 0:
+            job.assert_done()
+        job.assert_goes_on()
 
 
 # Two at once ------------------------------------------------------------------------------------------
 
-def locked(root):
-    return list(root.rglob(".lock"))
+HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(); input()"
+WAITING = ": another process works here; waiting until it ends"
 
 
-@pytest.mark.parametrize("job, dies",
-                         [("train", True), long("train", False), long("cohort", True), long("cohort", False)])
-def test_the_second_of_two_waits_for_the_first_or_for_its_death(job, dies, references, tmp_path):
-    root = before(references, job, tmp_path)
-    first = start(root, job, paused_at=1)
+@pytest.mark.parametrize("name, folder", [("cohort", "data/phantoms-*"), ("train", "runs/*")])
+def test_a_job_waits_for_another_process_in_its_folder_until_that_dies(name, folder, work, monkeypatch):
+    job, messages = work(name), []
+    lock = job.root / next(job.undisturbed.glob(folder)).relative_to(job.undisturbed) / ".lock"
+    lock.parent.mkdir(parents=True)
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-uc", HOLD, lock], **pipes) as holder:
+        holder.stdout.readline()
+        monkeypatch.setattr(provenance, "say", lambda text: messages.append(text) or holder.kill())
+        job.assert_goes_on()
+    assert len(messages) == 1 and messages[0].endswith(WAITING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("dies", [True, False])
+def test_of_two_at_once_the_second_does_what_the_first_left(name, dies, work):
+    """A cohort's and a training's waits, the others write the same files side by side."""
+    job, locks = work(name), name in ("cohort", "train")
+    first = job.start(paused_at=1)
     wait_for_pause(first)
-    assert locked(root)
-    second = start(root, job)
-    said = second.stderr.readline().strip()
+    assert bool(list(job.root.rglob(".lock"))) == locks
+    second = job.start()
+    said = second.stderr.readline() if locks else ""
     first.send_signal(signal.SIGKILL if dies else signal.SIGCONT)
-    assert said.endswith(": another process works here; waiting until it ends")
-    assert first.wait() == (-signal.SIGKILL if dies else 0)
-    _, said = second.communicate()
-    assert second.returncode == 0 and (job == "cohort" or ("epoch 3/3" in said) == dies)
-    first.communicate()
-    assert_done(root, after(references, job))
+    assert not locks or said.endswith(WAITING + "\n")
+    assert first.communicate() and first.returncode == (-signal.SIGKILL if dies else 0)
+    said = second.communicate()[1]
+    assert second.returncode == 0 and (name != "train" or ("epoch 3/3" in said) == dies)
+    if not locks:                                           # what the first left is removed by the next
+        job.assert_goes_on()
+    job.assert_done()
 
 
 # Full and read-only disks ------------------------------------------------------------------------------
 
-def refused_in_one_line(root, job, capfd, *says):
-    """The job's exit status is 2, and one line names the file and says why, beside lines of libraries."""
+def assert_refused_in_one_line(job, capfd, *words):
+    """The job's exit status is 2, and one line, beside those of libraries, has one of the words."""
     capfd.readouterr()
-    assert here(root, job) == 2
+    assert job.here() == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("magunet ")]
-    assert len(said) == 1 and any(word in said[0] for word in says), said
-    assert "Traceback" not in said[0] and "cannot be written" in said[0]
+    assert len(said) == 1 and any(word in said[0] for word in words) and "Traceback" not in said[0], said
+    return said[0]
 
 
 @contextlib.contextmanager
-def mounted(root, *words):
-    """A file system mounted at ``root``; skips where that is not allowed."""
-    done = subprocess.run(["mount", *words, str(root)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"this user may not mount: {done.stderr.strip()}")
+def mounted(folder, *words):
+    """A file system mounted at a folder, made here; skips where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    mount = subprocess.run(["mount", *words, folder], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"this user may not mount: {mount.stderr.strip()}")
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(root)], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def remount(root, options):
-    subprocess.run(["mount", "-o", f"remount,{options}", str(root)], check=True)
+def remount(folder, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
 
-def size_of(root):
-    """Bytes on a tmpfs, which counts in pages of 4096."""
-    return sum(-(-path.stat().st_size // 4096) * 4096 for path in root.rglob("*") if path.is_file())
+@LINUX
+@pytest.mark.parametrize("name, shares", [("train", [0.5]), ("predict", [0.3]), ("export", [0.8]), *(
+    pytest.param(name, [0, 0.1, 0.3, 0.6, 0.9], marks=pytest.mark.slow) for name in JOBS)])
+def test_a_disk_that_fills_up_is_named_and_leaves_only_whole_files(name, shares, work, tmp_path, capfd):
+    """At so much of what the job writes, in pages of 4096 bytes."""
+    used, full = (sum(-(-path.stat().st_size // 4096) * 4096 for path in files(root))
+                  for root in (work(name).root, work(name).undisturbed))
+    for number, share in enumerate(shares, 2):
+        with mounted(folder := tmp_path / str(number), "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+            job = work(name)
+            assert job.root == folder
+            remount(folder, f"size={int(used + share * (full - used))}")
+            said = assert_refused_in_one_line(job, capfd, "No space left on", "no space left on")
+            assert "cannot be written" in said
+            job.assert_whole()
+            remount(folder, "size=64m")
+            job.assert_goes_on()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs")
-@pytest.mark.parametrize("job, shares", [("train", (0.5,)), ("predict", (0.3,)), ("export", (0.8,)),
-                                         *(long(job, tuple(n / 10 for n in range(9))) for job in JOBS)])
-def test_a_disk_that_fills_up_at_any_moment_is_named_and_leaves_only_whole_files(job, shares, references,
-                                                                                 tmp_path, capfd):
-    used, full = (size_of(root) for root in (references / job, after(references, job)))
-    for share in shares:
-        (folder := tmp_path / str(share)).mkdir()
-        with mounted(folder, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
-            root = before(references, job, folder)
-            remount(root, f"size={int(used + share * (full - used))}")
-            refused_in_one_line(root, job, capfd, "No space left on device", "no space left on the device")
-            assert_whole(root, after(references, job))
-            remount(root, "size=64m")
-            assert here(root, job) == 0
-            assert_done(root, after(references, job))
-
-
-@pytest.mark.parametrize("job", ["cohort", long("train"), long("predict"), long("export")])
-def test_files_that_may_not_grow_are_named_and_no_half_one_stays(job, references, tmp_path, capfd):
+@each_job("cohort")
+def test_files_that_may_not_grow_are_named_and_no_half_one_stays(name, work, capfd):
     """As on a full disk, for any user: no file may become nearly as large as this job's largest."""
-    root, old = before(references, job, tmp_path), results_sizes(references / job)
-    largest = max(size for path, size in results_sizes(after(references, job)).items() if path not in old)
+    job = work(name)
+    old = {path.relative_to(job.root) for path in files(job.root)}
+    largest = max(path.stat().st_size for path in files(job.undisturbed)
+                  if path.relative_to(job.undisturbed) not in old)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest * 3 // 4, hard))
     try:
-        refused_in_one_line(root, job, capfd, "File too large", "no space left on the device")
+        said = assert_refused_in_one_line(job, capfd, "File too large", "no space left on the device")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_whole(root, after(references, job))
-    assert here(root, job) == 0
-    assert_done(root, after(references, job))
+    assert "cannot be written" in said
+    job.assert_whole()
+    job.assert_goes_on()
 
 
-def results_sizes(root):
-    return {path.relative_to(root): path.stat().st_size for path in root.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("job", [long("cohort"), "train", "predict", long("export")])
-def test_a_folder_that_may_only_be_read_is_named(job, references, tmp_path, capfd):
-    root = before(references, job, tmp_path)
-    with mounted(root, "--bind", str(root)):
-        remount(root, "bind,ro")
-        capfd.readouterr()
-        assert here(root, job) == 2
-        said = capfd.readouterr().err.splitlines()
-        assert len(said) == 1 and str(root) in said[0], said
-        assert "Read-only file system" in said[0] or "nothing can be written there" in said[0]
-    assert here(root, job) == 0
-    assert_done(root, after(references, job))
+@LINUX
+@each_job("train", "predict")
+def test_a_folder_that_may_only_be_read_is_named(name, work, capfd):
+    job = work(name)
+    with mounted(job.root, "--bind", job.root):
+        remount(job.root, "bind,ro")
+        said = assert_refused_in_one_line(job, capfd, "Read-only file system", "nothing can be written there")
+        assert str(job.root) in said
+    job.assert_goes_on()
 
 
 # Damaged files ----------------------------------------------------------------------------------------
 
-def cut(path, share):
-    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
-
-
-def interrupted_after(epochs, root, monkeypatch):
-    """A training that stops within its next epoch."""
-    real, steps = train.train_step, []
-
-    def train_step(*arguments):
-        if len(steps) == epochs * WINDOWS:
-            raise KeyboardInterrupt
-        steps.append(real(*arguments))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train, "train_step", train_step)
-        assert here(root, "train") == 130
-
-
 @pytest.mark.parametrize("pattern, share, says", [
     ("runs/*/checkpoint.safetensors", 0.5, "checkpoint.safetensors: damaged checkpoint"),
-    long("runs/*/checkpoint.safetensors", 0, "removed; training from the start"),
+    ("runs/*/checkpoint.safetensors", 0, "removed; training from the start"),
     ("data/prepared/phantom_001-*.safetensors", 0.5, ".safetensors: damaged"),
-    long("data/prepared/phantom_001-*.safetensors", 0, "removed; preparing the case anew"),
+    ("data/prepared/phantom_001-*.safetensors", 0, "removed; preparing the case anew"),
     ("runs/*/metrics.jsonl", 0.7, "going on after epoch 2 of 3")])
-# NumPy leaves a damaged file open
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, references, tmp_path, monkeypatch,
-                                                capsys):
-    root = before(references, "train", tmp_path)
-    interrupted_after(2, root, monkeypatch)
-    cut(next(root.glob(pattern)), share)
-    assert here(root, "train") == 0
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves the file open
+def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, work, capsys):
+    job = work("train", "half trained")
+    path = next(job.root.glob(pattern))
+    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    job.assert_goes_on()
     assert says in capsys.readouterr().err
-    assert_done(root, after(references, "train"))
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(references, tmp_path, monkeypatch,
-                                                                    capsys):
-    root = before(references, "train", tmp_path)
-    interrupted_after(1, root, monkeypatch)
-
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(work, monkeypatch, capsys):
     def denied(*_):
         raise PermissionError(13, "Permission denied", "checkpoint.safetensors")
 
+    job = work("train", "half trained")
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.safetensors, "safe_open", denied)
-        assert here(root, "train") == 2
+        assert job.here() == 2
     assert "checkpoint.safetensors: Permission denied" in capsys.readouterr().err
-    assert here(root, "train") == 0
-    assert_done(root, after(references, "train"))
+    job.assert_goes_on()
 
 
 # The clock --------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("years", [-40, long(40)])
-def test_dates_of_files_mean_nothing(years, references, tmp_path, monkeypatch):
+@pytest.mark.parametrize("years", [-40, 40])
+def test_dates_of_files_mean_nothing(years, work):
     """The clock was wrong when half of this was made; what is finished stays, and the rest is made right."""
-    root = before(references, "train", tmp_path)
-    interrupted_after(1, root, monkeypatch)
-    dates = {}
-    for path in map(os.fspath, sorted(names(root))[::2]):
-        dates[path] = os.stat(path).st_mtime_ns + years * 365 * 86400 * 10**9
+    job, dates = work("train", "half trained"), {}
+    for path in sorted(files(job.root))[::2]:
+        dates[path] = path.stat().st_mtime_ns + years * 365 * 86400 * 10**9
         os.utime(path, ns=(dates[path],) * 2)
-    for job in ("cohort", "train"):
-        assert here(root, job) == 0
-    assert_done(root, after(references, "train"))
-    assert all(os.stat(path).st_mtime_ns == date for path, date in dates.items() if "/runs/" not in path)
+    assert job.here("cohort") == 0
+    job.assert_goes_on()
+    assert all(path.stat().st_mtime_ns == date for path, date in dates.items() if "runs" not in path.parts)
 
 
 JUMPING = """
@@ -416,27 +369,24 @@ int clock_gettime(clockid_t id, struct timespec *t) {
     return done;
 }
 """
+JUMPS = "import time; dates = [time.time() for _ in range(99)]; print(max(dates) - min(dates) > 86400)"
 
 
-@torture
-def test_a_clock_that_jumps_by_years_changes_nothing(references, tmp_path):
+@pytest.mark.slow
+def test_a_clock_that_jumps_by_years_changes_nothing(work, tmp_path):
     """A day more at every reading, forwards and backwards in turns, up to ten years."""
     if not shutil.which("cc"):
         pytest.skip("no C compiler")
-    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", tmp_path / "jump.so", "-ldl"],
-                   input=JUMPING, text=True,
-                   check=True)
-    check = "import time; dates = [time.time() for _ in range(99)]; print(max(dates) - min(dates) > 86400)"
     jumping = {"LD_PRELOAD": str(tmp_path / "jump.so")}
-    done = subprocess.run([sys.executable, "-c", check], env=os.environ | jumping, capture_output=True,
-                          text=True)
-    assert done.stdout == "True\n"
-    for job in JOBS:
-        root = before(references, job, tmp_path / job)
-        process = start(root, job, **jumping)
-        assert process.communicate() and process.returncode == 0
-        assert_done(root, after(references, job))
-        for log in root.glob("runs/*/metrics.jsonl"):
+    subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", jumping["LD_PRELOAD"], "-ldl"],
+                   input=JUMPING, text=True, check=True)
+    assert subprocess.check_output([sys.executable, "-c", JUMPS], env=os.environ | jumping) == b"True\n"
+    for name in JOBS:
+        job = work(name)
+        process = job.start(**jumping)
+        assert process.communicate() and process.returncode == 0, name
+        job.assert_done()
+        for log in job.root.glob("runs/*/metrics.jsonl"):
             assert all(0 <= json.loads(line)["seconds"] < 600 for line in log.read_text().splitlines())
 
 
@@ -448,47 +398,35 @@ RECEIPT = "runs/tiny/receipts/evaluate-MAG-UNet-s0.txt"
 def workflow(root):
     """The project's workflow up to one network's scores, as ``make reproduce`` calls it."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--cores", "1",
-               "--scheduler", "greedy",
-               "--keep-going", "--rerun-incomplete", "--nolock", "--config", "profile=tiny", "--", RECEIPT]
+               "--scheduler", "greedy", "--keep-going", "--rerun-incomplete", "--nolock",
+               "--config", "profile=tiny", "--", RECEIPT]
     with open(root / "said.txt", "w") as said:
         return subprocess.Popen(command, cwd=root, stdout=said, stderr=said, start_new_session=True,
                                 env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-@torture
-@pytest.mark.parametrize("sent, everything",
-                         [(signal.SIGKILL, True), (signal.SIGKILL, False), (signal.SIGINT, True),
-                                              (signal.SIGTERM, False)])
-@pytest.mark.parametrize("moment", ["data", "runs"])
-def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, references, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("moment, sent, everything", [
+    ("data", signal.SIGKILL, True), ("runs", signal.SIGKILL, False), ("runs", signal.SIGINT, True),
+    ("data", signal.SIGTERM, False)])
+def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, work):
     """All of its processes, or only the first one, whose jobs then go on beside those of the next call."""
-    root = before(references, "cohort", tmp_path)
+    job = work("train", "cohort")
+    root, said = job.root, job.root / "said.txt"
     shutil.copytree(ROOT / "workflow", root / "workflow")
     process = workflow(root)
-    assert wait_for(process, lambda: list(root.glob(f"{moment}/*/.lock"))), (root / "said.txt").read_text()
+    assert wait_for(process, lambda: list(root.glob(f"{moment}/*/.lock"))), said.read_text()
     (os.killpg if everything else os.kill)(process.pid, sent)
     process.wait()
     if everything and sent == signal.SIGKILL:               # else its jobs are still at work
-        assert_whole(root, after(references, "train"), others=True)
-    assert workflow(root).wait() == 0, (root / "said.txt").read_text()
-    folder = next(root.glob("runs/MAG-UNet*"))
-    straight = after(references, "train") / folder.relative_to(root)
-    assert (folder / "weights.safetensors").read_bytes() == (straight / "weights.safetensors").read_bytes()
+        job.assert_whole(others=True)
+    assert workflow(root).wait() == 0, said.read_text()
+    (weights,) = root.glob("runs/MAG-UNet*/weights.safetensors")
+    assert weights.read_bytes() == (job.undisturbed / weights.relative_to(root)).read_bytes()
     assert (root / RECEIPT).read_text().startswith(" network") and not list(root.rglob(".part-*"))
 
 
 # Memory -----------------------------------------------------------------------------------------------
-
-def too_large_above(depth, size, error):
-    """Stands in for a network's forward pass on a machine whose memory holds windows up to a size."""
-    def limited(forward):
-        def call(self, x, *rest):
-            if x.shape[2] > depth or x.shape[3] > size:
-                raise error
-            return forward(self, x, *rest)
-        return call
-    return limited
-
 
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
           MemoryError("Unable to allocate 2 GiB"),
@@ -496,120 +434,102 @@ ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB
           RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
           RuntimeError("std::bad_alloc"),
           RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
-
-
-@pytest.fixture
-def large(references, tmp_path, monkeypatch):
-    """A compendium whose network sees windows of 40 x 32 x 32, and a way to give it too little memory."""
-    from magunet.model import MAGUNet
-    root = before(references, "train", tmp_path)
-    (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE | {"depth": 40, "epochs": 1}))
-    real = MAGUNet.forward
-
-    def limit(depth, size, error):
-        monkeypatch.setattr(MAGUNet, "forward", too_large_above(depth, size, error)(real))
-    return root, limit
-
-
 TOO_LARGE = "training MAG-UNet on windows of 40 x 32 x 32 voxels does not fit"
 
 
-@pytest.mark.parametrize("error", [ERRORS[0], *map(long, ERRORS[1:])], ids=str)
-def test_training_that_does_not_fit_says_so_in_one_line(error, large, capsys):
-    root, limit = large
-    limit(20, 32, error)
-    assert here(root, "train") == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert f"not enough memory ({TOO_LARGE}); close other programs, or lower size, depth" in said
-    assert not list(root.glob("runs/*/*"))
+@pytest.fixture
+def large(work, monkeypatch):
+    """A training on windows of 40 x 32 x 32, and a way to give the network memory for a depth only."""
+    job, real = work("train"), MAGUNet.forward
+    provenance.write_json(job.root / "papermill_params" / "tiny.yaml", PROFILE | {"depth": 40, "epochs": 1})
+
+    def limit(depth, error=ERRORS[0]):
+        def forward(self, x, *rest):
+            if x.shape[2] > depth:
+                raise error
+            return real(self, x, *rest)
+        monkeypatch.setattr(MAGUNet, "forward", forward)
+    return job, limit
 
 
-@torture
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
-def test_memory_that_is_really_too_little_is_said(references, tmp_path):
-    root = before(references, "train", tmp_path)
-    (root / "papermill_params" / "tiny.yaml").write_text(json.dumps(PROFILE
-                                                                    | {"depth": 64, "size": 512,
-                                                                       "epochs": 1}))
-    process = start(root, "train",
-                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
+def test_training_that_does_not_fit_says_so_in_one_line(large, capsys):
+    job, limit = large
+    for error in ERRORS:
+        limit(20, error)
+        assert job.here() == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"not enough memory ({TOO_LARGE}); close other programs, or lower size, depth" in said, error
+        assert not list(job.root.glob("runs/*/*")), error
+
+
+@LINUX
+@pytest.mark.slow
+def test_memory_that_is_really_too_little_is_said(work):
+    job = work("train")
+    settings = PROFILE | {"depth": 64, "size": 512, "epochs": 1}
+    provenance.write_json(job.root / "papermill_params" / "tiny.yaml", settings)
+    process = job.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
     _, said = process.communicate()
     assert process.returncode == 2 and "Traceback" not in said, said
     assert "not enough memory (training MAG-UNet on windows of 64 x 512 x 512 voxels does not fit)" in said
 
 
 def test_prediction_falls_back_to_smaller_windows_and_says_so(large, capsys):
-    root, limit = large
-    assert here(root, "train") == 0
-    limit(16, 32, ERRORS[0])
-    assert here(root, "predict") == 0
+    job, limit = large
+    assert job.here() == 0
+    limit(16)
+    assert job.here("predict") == 0
     said = capsys.readouterr().err
     assert "going on with windows of 20 instead of 40 slices" in said
     assert "going on with windows of 16 instead of 40 slices" in said
-    (mask,) = root.glob("out/*_sij.nii.gz")
+    (mask,) = job.root.glob("out/*_sij.nii.gz")
     assert set(np.unique(read_volume(mask).array)) <= {0, 1}
-    limit(15, 32, ERRORS[0])
-    assert here(root, "predict") == 2
+    limit(15)
+    assert job.here("predict") == 2
     said = capsys.readouterr().err
     assert "not enough memory (windows of 16 x 32 x 32 voxels do not fit; a run with smaller size" in said
+    limit(0, RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):     # is not taken for too little memory
+        job.here("predict")
 
 
-@pytest.mark.parametrize("job", ["train", "predict"])
-def test_other_errors_of_a_network_are_not_taken_for_too_little_memory(job, large):
-    root, limit = large
-    if job == "predict":
-        assert here(root, "train") == 0
-    limit(1, 1, RuntimeError("a defect"))
-    with pytest.raises(RuntimeError, match="a defect"):
-        here(root, job)
-
-
-def test_one_network_that_does_not_fit_stops_no_other(large, capsys):
-    root, limit = large
-    limit(20, 32, ERRORS[0])
-    settings = profiles.load(str(root / "papermill_params" / "tiny.yaml"))
-    with contextlib.chdir(root):
-        found = fit_all(["MAG-UNet", "SegNet"], settings, write_cohort(root / "data" / "boxes"))
-    assert list(found) == ["SegNet"]
+def test_one_network_that_does_not_fit_stops_no_other_and_another_error_is_raised(large, capsys):
+    job, limit = large
+    settings = profiles.load(str(job.root / "papermill_params" / "tiny.yaml"))
+    limit(20)
+    with contextlib.chdir(job.root):
+        runs = fit_all(["MAG-UNet", "SegNet"], settings, write_cohort(job.root / "data" / "boxes"))
+    assert list(runs) == ["SegNet"]
     assert f"failed: MAG-UNet: {TOO_LARGE}\n" in capsys.readouterr().err
+    limit(0, RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        job.here()
 
 
 # Losses that are no numbers ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize("value", ["nan", long("inf")])
-def test_a_loss_that_is_no_number_names_the_case_and_keeps_the_last_good_state(value, references, tmp_path,
-                                                                               monkeypatch, capsys):
-    root = before(references, "train", tmp_path)
-    interrupted_after(1, root, monkeypatch)
-    kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
-    real = train.losses.dice_ce_loss
-    with monkeypatch.context() as patched:
-        patched.setattr(train.losses, "dice_ce_loss", lambda logits, mask: real(logits, mask) * float(value))
-        assert here(root, "train") == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "case phantom_00" in said and f": the loss became {value}; lower learning_rate" in said
-    assert next(root.glob("runs/*/checkpoint.safetensors")).read_bytes() == kept
-    assert here(root, "train") == 0
-    assert_done(root, after(references, "train"))
+@pytest.mark.parametrize("fault, says", [
+    ("nan", ": the loss became nan; lower learning_rate"),
+    ("inf", ": the loss became inf; lower learning_rate"),
+    ("weights", "holds NaN or infinite values after epoch 3; lower learning_rate")])
+def test_what_is_no_number_is_named_and_the_last_good_state_stays(fault, says, work, monkeypatch, capsys):
+    """A loss; and weights that a last step ruined, whose loss was a number, and after which no other came."""
+    job, loss, step = work("train", "half trained"), train.losses.dice_ce_loss, train.train_step
+    kept = next(job.root.glob("runs/*/checkpoint.safetensors"))
+    content = kept.read_bytes()
 
-
-def test_a_last_step_that_ruins_the_weights_does_not_reach_the_checkpoint(references, tmp_path, monkeypatch,
-                                                                          capsys):
-    """Its loss is still a number; no later one of that epoch shows what it did."""
-    root = before(references, "train", tmp_path)
-    interrupted_after(1, root, monkeypatch)
-    kept = next(root.glob("runs/*/checkpoint.safetensors")).read_bytes()
-    real = train.train_step
-
-    def train_step(state, *rest):
-        real(state, *rest)
+    def ruining(state, *rest):
+        step(state, *rest)
         if len(state.losses) == WINDOWS:
             next(state.network.parameters()).data.view(-1)[0] = float("nan")
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "train_step", train_step)
-        assert here(root, "train") == 2
-    assert "holds NaN or infinite values after epoch 2; lower learning_rate" in capsys.readouterr().err
-    assert next(root.glob("runs/*/checkpoint.safetensors")).read_bytes() == kept
-    assert here(root, "train") == 0
-    assert_done(root, after(references, "train"))
+        if fault == "weights":
+            patched.setattr(train, "train_step", ruining)
+        else:
+            patched.setattr(train.losses, "dice_ce_loss", lambda *pair: loss(*pair) * float(fault))
+        assert job.here() == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert says in said and (fault == "weights" or "case phantom_00" in said)
+    assert kept.read_bytes() == content
+    job.assert_goes_on()

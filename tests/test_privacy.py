@@ -1,8 +1,11 @@
 """What headers tell of a patient reaches no file, no name and no line that magunet writes, whichever tag it
-stands in."""
+stands in; nor an output of notebook 10."""
 
 # ruff: noqa: F811
 
+import ast
+import base64
+import functools
 import gzip
 import json
 import shutil
@@ -10,105 +13,101 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from bad_files import not_rescaled, rewrite
 from boxes import TINY, write_cohort
+from conftest import ROOT
 from dicom_series import PATIENT, STANDARD, planted, read, write_series
-from identifiers import (
-    every_text_tag,
-    found,
-    found_in,
-    layers,
-    plant_in_nifti,
-    plant_in_series,
-    plant_in_text_header,
-)
+from identifiers import TEXT_TAGS, found, found_in, plant_in_file, plant_in_series
 from joint_object import DIRECTIONS, both, grid
+from matplotlib.figure import Figure
+from nbclient import NotebookClient
+from printed import words as words_of
 from scans import write_scan
 from test_cli import call
 from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled
 from test_sources import scan as ct_of_boxes
 
-from magunet.base import profiles
+from magunet.base import profiles, provenance
 from magunet.volume import Volume, write_volume
 
-FILES = {".nii.gz": plant_in_nifti, ".nrrd": plant_in_text_header, ".mha": plant_in_text_header}
+FILES = {".nii.gz": 5, ".nrrd": 3, ".mha": 2}
+"""Formats, and how many identifiers a header of theirs has room for."""
+WITHOUT_SEG = ALL.replace("dicom-seg,", "")
+GIVEAWAYS = [*planted(), b"Geheimnis", PATIENT.encode()]
+"""Other words of the series' headers and of its folder's name."""
+
+
+@pytest.fixture(autouse=True)
+def code_hashed_once(monkeypatch):
+    """Only to save time."""
+    monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))
 
 
 @pytest.fixture(scope="module")
 def scan():
     """The object on a grid coarse enough for headers of thousands of tags."""
-    on = grid(DIRECTIONS["oblique"], (20, 24, 28), (6.0, 5.0, 4.4))
+    on = grid(DIRECTIONS["oblique"], (9, 24, 28), (13.0, 5.0, 4.4))
     return Volume(np.where(both(on).array != 0, 700, -1000).astype(np.int16), on.spacing, on.origin,
                   on.direction)
+
+
+def series_of(scan, folder, **options):
+    return write_series(folder, scan.array, scan.spacing, scan.origin, scan.direction, **options)
 
 
 @pytest.fixture(scope="module")
 def series(scan, tmp_path_factory):
     """A DICOM series with an identifier in every text tag, in a folder that is named after the patient; and
     what to look for."""
-    folder = write_series(tmp_path_factory.mktemp("archive") / PATIENT, scan.array, scan.spacing, scan.origin,
-                          scan.direction)
+    folder = series_of(scan, tmp_path_factory.mktemp("archive") / PATIENT)
     return folder, plant_in_series(folder)
 
 
-def holds(path, words):
-    """Those of the words that stand in a file, also inside of what is compressed."""
-    content = b"\n".join(layers(path.read_bytes()))
-    return [word for word in words if word in content]
-
-
-def uids(folder):
-    headers = [read(path) for path in folder.iterdir()]
-    return {str(header[name].value).encode() for header in headers for name in header.dir("UID")
-            if "Class" not in name}
+def own_words(folder):
+    """What the standard wants of the study, and the slices' UIDs: only a DICOM SEG may hold them."""
+    headers = map(read, folder.iterdir())
+    return [*planted(STANDARD), *{str(header[name].value).encode() for header in headers
+                                  for name in header.dir("UID") if "Class" not in name}]
 
 
 def test_the_search_finds_every_identifier_wherever_it_stands(series, scan, tmp_path):
     """In the series itself, compressed, in a name, and at the head of other formats: the tests below are not
     blind."""
-    folder, words = series
-    assert len(words) > 2400
-    slice_ = next(folder.iterdir()).read_bytes()
-    for content in (slice_, gzip.compress(slice_), b"NRRD0005\n\n" + gzip.compress(slice_), b"\x89PNG"
-                    + zlib.compress(slice_)):
-        assert found(words, content) == words
-    (tmp_path / every_text_tag()["PatientComments"]).touch()
-    np.savez_compressed(tmp_path / "a.npz", text=every_text_tag()["PatientComments"].encode())
-    assert len(found_in(words, tmp_path)) == 2
-    for ending, count in zip(FILES, (5, 3, 2)):
+    folder, identifiers = series
+    assert len(identifiers) > 2400
+    content = next(folder.iterdir()).read_bytes()
+    for form in (content, gzip.compress(content), b"NRRD0005\n\n" + gzip.compress(content),
+                 b"\x89PNG" + zlib.compress(content)):
+        assert found(identifiers, form, words=[b"Geheimnis"]) == {*identifiers, b"Geheimnis"}
+    (tmp_path / TEXT_TAGS["PatientComments"]).touch()
+    np.savez_compressed(tmp_path / "a.npz", text=TEXT_TAGS["PatientComments"].encode())
+    assert len(found_in(identifiers, tmp_path)) == 2
+    for ending, count in FILES.items():
         path = tmp_path / f"scan{ending}"
         write_scan(scan, path)
-        assert len(found(FILES[ending](path), path.read_bytes())) == count
+        assert len(found(plant_in_file(path), path.read_bytes())) == count, ending
 
 
 @pytest.mark.parametrize("anonymise", [False, True])
 def test_a_series_is_segmented_and_nothing_of_its_headers_is_written(
         anonymise, series, run, finds_the_object, tmp_path, capfd):
-    folder, words = series
-    status, printed, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path, "--formats",
-                                 ALL,
-                                 *["--anonymise"] * anonymise)
+    folder, identifiers = series
+    words = own_words(folder)
+    status, printed, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path,
+                                 "--formats", ALL, *["--anonymise"] * anonymise)
     assert status == 0, said
     assert len(printed.splitlines()) == len(list(tmp_path.iterdir())) == 7
-    assert found_in(words, tmp_path) == {}
-    said = said.replace(str(folder), "").encode()
-    own = [*uids(folder), *planted(STANDARD)]
-    assert not found(words, printed.encode(), said) and not [word for word in own if word in printed.encode()
-                                                             + said]
-    for path in tmp_path.iterdir():
-        assert bool(holds(path, own)) == (path.suffix == ".dcm" and not anonymise), path.name
-
-
-def remove(folder):
-    min(folder.iterdir()).unlink()
-    sorted(folder.iterdir())[8].unlink()
+    assert not found(identifiers, (printed + said.replace(str(folder), "")).encode(), words=words)
+    assert found_in(identifiers, tmp_path) == {}
+    assert [Path(name).suffix for name in found_in(set(), tmp_path, words)] == [".dcm"] * (not anonymise)
 
 
 def cut_off(path):
-    path.write_bytes(path.read_bytes()[:-2000])
+    path.write_bytes(path.read_bytes()[:-400])
 
 
 def without_spacing(header):
@@ -119,113 +118,158 @@ def no_numbers(header):
     header.ImageOrientationPatient = [0] * 6
 
 
-FAULTS = {"a slice is missing": remove, "a slice is cut off": lambda folder: cut_off(min(folder.iterdir())),
-          "a tag is missing": lambda folder: rewrite(min(folder.iterdir()), without_spacing),
-          "a tag is no number": lambda folder: [rewrite(path, no_numbers) for path in folder.iterdir()],
-          "values are not HU": lambda folder: [rewrite(path, not_rescaled) for path in folder.iterdir()]}
+FAULTS = {"a slice is missing": lambda slices: slices[4].unlink(),
+          "a slice is cut off": lambda slices: cut_off(slices[0]),
+          "a tag is missing": lambda slices: rewrite(slices[0], without_spacing),
+          "a tag is no number": lambda slices: [rewrite(path, no_numbers) for path in slices],
+          "values are not HU": lambda slices: [rewrite(path, not_rescaled) for path in slices]}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_a_series_is_told_without_what_its_headers_hold(fault, series, run, tmp_path, capfd):
-    folder = tmp_path / "in"
-    shutil.copytree(series[0], folder)
-    FAULTS[fault](folder)
+    folder = shutil.copytree(series[0], tmp_path / "in")
+    FAULTS[fault](sorted(folder.iterdir()))
     status, printed, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 2 and len(said.splitlines()) == 1
-    assert not found(series[1], printed.encode(), said.encode()) and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("ending", FILES)
-def test_a_fault_of_a_file_is_told_without_what_its_header_holds(ending, scan, run, tmp_path, capfd):
-    path = tmp_path / "in" / f"scan{ending}"
-    write_scan(scan, path)
-    words = FILES[ending](path)
-    cut_off(path)
-    status, printed, said = call(capfd, "predict", path, "--model", run, "--out", tmp_path / "out")
-    assert status == 2 and len(said.splitlines()) == 1
-    assert not found(words, printed.encode(), said.encode()) and not (tmp_path / "out").exists()
-
-
-ODD = {"PatientName": f"{'x' * 70}Musterfrau", "PatientBirthDate": "Musterfrau",
-       "PatientSex": "Musterfrau, weiblich",
-       "StudyDate": "Musterfrau", "StudyTime": "Musterfrau", "StudyID": "Musterfrau" * 3,
-       "AccessionNumber": "Musterfrau" * 3,
-       "PatientID": "Musterfrau" * 9, "ReferringPhysicianName": "Musterfrau" * 9}
-"""Values that the standard does not allow, as scanners write them."""
+    assert not found(series[1], (printed + said).encode()) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("always")
-@pytest.mark.parametrize("name", ODD)
-def test_odd_values_of_a_header_are_not_quoted(name, scan, run, finds_the_object, tmp_path, capfd,
-                                               recwarn):
-    """pydicom warns of them on stderr, with the value."""
-    folder = write_series(tmp_path / "in", scan.array, scan.spacing, scan.origin, scan.direction,
-                          tags={name: ODD[name]})
+def test_odd_values_of_a_header_are_not_quoted(scan, run, finds_the_object, tmp_path, capfd, recwarn):
+    """Values that the standard does not allow, as scanners write them; pydicom warns of them, and quotes."""
+    odd = {"PatientName": f"{'x' * 70}Musterfrau", "PatientSex": "Musterfrau, weiblich",
+           **dict.fromkeys(("PatientBirthDate", "StudyDate", "StudyTime"), "Musterfrau"),
+           **dict.fromkeys(("StudyID", "AccessionNumber"), "Musterfrau" * 3),
+           **dict.fromkeys(("PatientID", "ReferringPhysicianName"), "Musterfrau" * 9)}
+    folder = series_of(scan, tmp_path / "in", tags=odd)
     recwarn.clear()
     status, _, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 0 and not list(recwarn) and "Musterfrau" not in said, said
-    others = [path for path in (tmp_path / "out").iterdir() if path.suffix != ".dcm"]
-    assert len(others) == 6 and not [path for path in others if holds(path, [b"Musterfrau"])]
+    assert len(list((tmp_path / "out").iterdir())) == 7
+    assert {Path(name).suffix for name in found_in(set(), tmp_path / "out", [b"Musterfrau"])} == {".dcm"}
 
 
 @pytest.mark.parametrize("ending", FILES)
-def test_nothing_of_a_files_header_is_written(ending, scan, run, finds_the_object, tmp_path,
-                                              capfd):
-    path = tmp_path / "in" / f"scan{ending}"
+def test_nothing_of_a_files_header_is_written_nor_told_when_it_is_cut_off(
+        ending, scan, run, finds_the_object, tmp_path, capfd):
+    path, out = tmp_path / "in" / f"scan{ending}", tmp_path / "out"
     write_scan(scan, path)
-    words = FILES[ending](path)
-    formats = ALL.replace("dicom-seg,", "")
-    status, printed, said = call(capfd, "predict", path, "--model", run, "--out", tmp_path / "out",
-                                 "--formats", formats)
+    identifiers = plant_in_file(path)
+    words = "predict", path, "--model", run, "--formats", WITHOUT_SEG, "--out"
+    status, printed, said = call(capfd, *words, out)
     assert status == 0, said
-    assert found_in(words, tmp_path / "out") == {} and not found(words, printed.encode(), said.encode())
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert found_in(identifiers, out) == {} and not found(identifiers, (printed + said).encode())
+    assert len(list(out.iterdir())) == 6
+    cut_off(path)
+    status, printed, said = call(capfd, *words, tmp_path / "other")
+    assert status == 2 and len(said.splitlines()) == 1
+    assert not found(identifiers, (printed + said).encode()) and not (tmp_path / "other").exists()
 
 
 def test_nothing_of_a_cohorts_headers_reaches_checks_runs_records_tables_or_exports(compendium, capfd):
     """From check to export, a grep over all that lies in the compendium but the cohort's own images and
     masks."""
-    root = write_cohort(compendium / "data" / "boxes").root
-    words = set().union(*(plant_in_nifti(path) for path in root.rglob("*.nii.gz")))
+    root = write_cohort(compendium / "data" / "boxes", 2).root
+    identifiers = set().union(*map(plant_in_file, root.rglob("*.nii.gz")))
     settings = replace(TINY, profile="tiny", cohort="data/boxes", epochs=1, samples_per_case=1)
-    profile = compendium / "papermill_params" / "tiny.yaml"
-    profile.write_text(json.dumps(settings.as_dict()))
+    (compendium / "papermill_params" / "tiny.yaml").write_text(json.dumps(settings.as_dict()))
     assert profiles.load("tiny") == settings
+    root.rename(compendium.parent / "boxes")
+    shutil.copytree(compendium.parent / "boxes", root)
     before = {path for path in compendium.rglob("*") if path.is_file()}
-    assert call(capfd, "check",
-                root)[0] == 2                           # boxes are no pelvis: each case has its problems
-    made = call(capfd, "train", "3D U-Net", "--profile", "tiny")
-    assert made[0] == 0, made[2]
-    run = Path(made[1].strip())
-    outputs = [made, *(call(capfd, *words) for words in (
+    assert call(capfd, "check", root)[0] == 2       # boxes are no pelvis: each case has its problems
+    training = call(capfd, "train", "3D U-Net", "--profile", "tiny")
+    run = Path(training[1].strip())
+    outputs = [training, *(call(capfd, *words) for words in (
         ("evaluate", run), ("tables", 1, "--profile", "tiny"), ("tables", "--profile", "tiny"),
-        ("export", run, "box_0", "--formats", ALL.replace("dicom-seg,", ""))))]
+        ("export", run, "box_0", "--formats", WITHOUT_SEG)))]
     assert [status for status, _, _ in outputs] == [0] * 5, outputs
     written = {path for path in compendium.rglob("*") if path.is_file()} - before
     assert {"run.json", "metrics.jsonl", "scores.csv", "checkpoint.safetensors",
-            "box_0_sij.json"} <= {p.name for p in written}
+            "box_0_sij.json"} <= {path.name for path in written}
     for _, printed, said in outputs:
-        assert not found(words, printed.encode(), said.encode())
+        assert not found(identifiers, (printed + said).encode())
     for path in written:
-        assert not found(words, path.read_bytes(), path.name.encode()), path
+        assert not found(identifiers, path.read_bytes(), path.name.encode()), path
 
 
 def test_nothing_of_a_series_or_its_folders_name_reaches_an_imported_cohort(tmp_path, capfd):
-    ct = ct_of_boxes(shape=(21, 40, 40), spacing=(4.0, 3.0, 3.0))
-    folder = write_series(tmp_path / "in" / PATIENT, ct.array, ct.spacing, ct.origin, ct.direction)
+    ct = ct_of_boxes(shape=(11, 40, 40), spacing=(8.0, 3.0, 3.0))
+    folder, out = series_of(ct, tmp_path / "in" / PATIENT), tmp_path / "out"
     labels = tmp_path / "in" / f"{PATIENT}.nii.gz"
     write_volume(labelled(ct, (25, SACRUM), (77, LEFT), (78, RIGHT)), labels)
-    words = plant_in_series(folder) | plant_in_nifti(labels)
-    given = "import", "labelmap", folder, "--labels", labels, "--out", tmp_path / "out"
-    status, printed, said = call(capfd, *given)
-    assert (status == 2 and "give another one with --patient" in said and said.count("\n") == 1
-            and not (tmp_path / "out").exists())
-    status, printed, said = call(capfd, *given, "--patient", "p1")
+    identifiers = plant_in_series(folder) | plant_in_file(labels)
+    command = "import", "labelmap", folder, "--labels", labels, "--out", out
+    status, printed, said = call(capfd, *command)
+    assert status == 2 and "give another one with --patient" in said and said.count("\n") == 1
+    assert not out.exists()
+    status, printed, said = call(capfd, *command, "--patient", "p1")
     assert status == 0, said
-    own = [*uids(folder), *planted(STANDARD), PATIENT.encode()]
-    assert found_in(words, tmp_path / "out") == {} and not found(words, printed.encode(), said.encode())
-    assert not [word for word in own if word in (printed + said).encode()]
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert {"p1_0000.nii.gz", "p1.nii.gz", "dataset.json", "import.json"} <= {path.name for path in written}
-    for path in written:
-        assert not holds(path, own) and not [word for word in own if word.decode() in path.name], path
+    words = [*own_words(folder), PATIENT.encode()]
+    assert not found(identifiers, (printed + said).encode(), words=words)
+    assert found_in(identifiers, out, words) == {}
+    assert {"p1_0000.nii.gz", "p1.nii.gz", "dataset.json", "import.json"} <= {
+        path.name for path in out.rglob("*")}
+
+
+# Notebook 10 on somebody's own series ---------------------------------------------------------------------
+
+def typed(series, mask, compendium, scan):
+    """Notebook 10 after a user has typed settings and a scan into it, and what to look for."""
+    folder, identifiers = series
+    write_cohort(compendium / "boxes", 2)
+    own_mask = compendium / "in" / f"{PATIENT}.nii.gz"
+    write_volume(both(scan), own_mask)
+    tiny = [f"{name} = {getattr(TINY, name)}" for name in ("depth", "size", "width_divisor")]
+    changes = {"seeds: list = [0]": "\n".join(["seeds: list = [0]", "cohort = 'boxes'", "epochs = 1",
+                                               "samples_per_case = 1", *tiny]),
+               "own_scan, own_mask = None, None":
+                   f"own_scan, own_mask = {str(folder)!r}, {str(own_mask) if mask else None!r}",
+               "case, network = study.val[0], ": "case, network = 'my scan', "}
+    notebook = nbformat.read(ROOT / "notebooks" / "10_inspect_in_3d.ipynb", 4)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for old, new in changes.items():
+        (cell,) = (cell for cell in notebook.cells if old in cell.source)
+        cell.source = cell.source.replace(old, new)
+    return notebook, identifiers | plant_in_file(own_mask)
+
+
+def assert_nothing_written(identifiers, compendium, mask):
+    drawn = {"error_map.png"} | ({"surface_distance.png"} if mask else set())
+    assert drawn | {"run.json"} <= {path.name for path in compendium.rglob("*")}
+    for folder in ("figures", "runs"):
+        assert found_in(identifiers, compendium / folder, GIVEAWAYS) == {}
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_cells_of_notebook_10_show_nothing_of_the_patient(mask, series, scan, compendium, capfd):
+    """Run here, one after the other."""
+    notebook, identifiers = typed(series, mask, compendium, scan)
+    outputs = []
+    names = {"In": [], "display": outputs.append}
+    for cell in notebook.cells:
+        names["In"].append(cell.source)
+        tree = ast.parse(cell.source.replace("%matplotlib inline", ""))
+        last = [tree.body.pop()] if isinstance(tree.body[-1], ast.Expr) else []
+        exec(compile(tree, "cell", "exec"), names)
+        outputs += [eval(compile(ast.Expression(node.value), "cell", "eval"), names) for node in last]
+    texts = [" ".join(words_of(output)) if isinstance(output, Figure) else repr(output) for output in outputs]
+    said = "\n".join([*texts, *capfd.readouterr()])
+    assert sum("my scan" in text for text in texts) == 2 + mask
+    assert not found(identifiers, said.encode(), words=GIVEAWAYS)
+    assert_nothing_written(identifiers, compendium, mask)
+
+
+@pytest.mark.slow
+def test_the_outputs_of_notebook_10_hold_nothing_of_the_patient(series, scan, compendium, monkeypatch):
+    """As a kernel sends them, pictures decoded: their headers could name somebody."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook, identifiers = typed(series, True, compendium, scan)
+    NotebookClient(notebook, timeout=600, kernel_name="python3",
+                   resources={"metadata": {"path": str(compendium)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.outputs]
+    pictures = [base64.b64decode(output.data["image/png"]) for output in outputs
+                if "image/png" in output.get("data", {})]
+    assert pictures and "my scan" in json.dumps(outputs)
+    assert not found(identifiers, *pictures, json.dumps(outputs).encode(), words=GIVEAWAYS)
+    assert_nothing_written(identifiers, compendium, True)

@@ -1,5 +1,5 @@
-"""Previews lie the right way up whatever the scan's orientation, and nothing interactive happens without a
-browser."""
+"""Previews lie the right way up whatever the scan's orientation; each change of a drop-down shows what was
+chosen; and nothing interactive happens without a browser."""
 
 import os
 import subprocess
@@ -11,40 +11,47 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT, refused
+from joint_object import TILT
 from matplotlib.figure import Figure
 
 from compendium.view import inspect
-from compendium.view.preview import HU_RANGE, LABEL_NUMBERS, centre_of, label_map, preview
+from compendium.view.preview import (
+    HU_RANGE,
+    LABEL_NUMBERS,
+    ScanWithMasks,
+    centre_of,
+    label_map,
+    labels_of,
+    preview,
+)
 from magunet.volume import Volume, reorient, same_geometry
 
-HEADLESS = """
-%matplotlib inline
-from IPython.display import display
-import numpy as np
-from magunet.volume import Volume
-from compendium.view import inspect
-scan = Volume(np.full((8, 9, 10), -1000, np.int16), (1, 1, 1))
-labels = scan.with_array(np.eye(9, 10, dtype=np.uint8)[None].repeat(8, 0))
-shown = inspect.show(scan, labels, viewer="itkwidgets")
-import sys
-assert "itkwidgets" not in sys.modules and "ipyniivue" not in sys.modules
-"""
+GRID = Volume(np.full((6, 7, 8), -1000, np.int16), (1, 1, 1))
+SHIFTED = Volume(np.zeros(GRID.array.shape, np.uint8), (1, 1, 1), (5, 0, 0))
 
 
-def object_in_patient(spacing=(3.0, 1.5, 1.5), shape=(20, 40, 44)):
+def object_in_patient():
     """A body with a dense block at the patient's left, top and front, as LPS scan and label 4; and a right
     one, label 5."""
-    scan, labels = np.full(shape, -1000, np.int16), np.zeros(shape, np.uint8)
+    scan, labels = np.full((20, 40, 44), -1000, np.int16), np.zeros((20, 40, 44), np.uint8)
     scan[2:-2, 4:-4, 4:-4] = 40
     for number, place in ((4, np.s_[12:17, 8:16, 28:36]), (5, np.s_[3:8, 22:32, 8:16])):
         scan[place], labels[place] = 600, number
-    return (Volume(array, spacing, (-30.0, -20.0, 100.0)) for array in (scan, labels))
+    return (Volume(array, (3.0, 1.5, 1.5), (-30.0, -20.0, 100.0)) for array in (scan, labels))
 
 
 def middle(labels, number):
     """LPS mm of the middle of a label."""
     return np.mean([labels.to_world(index) for index in np.argwhere(labels.array == number)], axis=0)
 
+
+def mask(*slices):
+    array = np.zeros(GRID.array.shape, np.uint8)
+    array[np.s_[slices] if slices else ...] = 1
+    return GRID.with_array(array)
+
+
+# Previews -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("code", ["LPS", "RAS", "LAI", "PIR", "SAL"])
 @pytest.mark.parametrize("side", [64, 16])
@@ -58,24 +65,19 @@ def test_a_preview_keeps_every_point_at_its_place_in_the_patient(code, side):
     for number in (4, 5):
         assert np.abs(middle(marks, number) - middle(labels, number)).max() <= max(image.spacing) / 2
         assert image.array[marks.array == number].mean() > 350                    # dense where the label is
-    for outer in (scan,
-                  image):                                                   # the box of the scan is the same
-        assert np.allclose(outer.to_world((-0.5, -0.5, -0.5)), scan.to_world((-0.5, -0.5, -0.5)))
+    corners = [volume.to_world((-0.5, -0.5, -0.5)) for volume in (scan, image)]
+    assert np.allclose(*corners)                                                  # of one and the same box
 
 
-@pytest.mark.parametrize("degrees", [5, 30])
-def test_an_oblique_scan_is_laid_along_the_patients_axes(degrees):
-    scan, labels = object_in_patient()
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turn = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
-    scan, labels = (Volume(v.array, v.spacing, v.origin, turn) for v in (scan, labels))
+@pytest.mark.parametrize("turn", [TILT, np.array([[0.996, 0, 0.0872], [0, 1, 0], [-0.0872, 0, 0.996]])])
+def test_an_oblique_scan_is_laid_along_the_patients_axes(turn):
+    scan, labels = (Volume(v.array, v.spacing, v.origin, turn) for v in object_in_patient())
     image, marks = preview(scan, labels, 48)
     assert np.array_equal(image.direction, np.eye(3)) and max(image.array.shape) <= 48
     for number in (4, 5):
         assert np.abs(middle(marks, number) - middle(labels, number)).max() < 1.5
         assert image.array[marks.array == number].mean() > 400
-    # what the scan does not reach is air
-    assert image.array[0, 0, 0] == HU_RANGE[0]
+    assert image.array[0, 0, 0] == HU_RANGE[0]                                    # beyond the scan is air
 
 
 def test_left_is_left_and_up_is_up_for_the_viewers():
@@ -83,13 +85,12 @@ def test_left_is_left_and_up_is_up_for_the_viewers():
     scan, labels = object_in_patient()
     image, marks = preview(reorient(scan, "RAI"), reorient(labels, "RAI"))
     wasm = inspect.to_itkwasm(image, "CT")
-    assert wasm.size == [44, 40, 20] and wasm.spacing == [1.5, 1.5,
-                                                          3.0] and np.array_equal(wasm.direction, np.eye(3))
-    assert wasm.origin == [-30, -20, 100] and np.array_equal(wasm.data, scan.array)
+    assert (wasm.size, wasm.spacing, wasm.origin) == ([44, 40, 20], [1.5, 1.5, 3.0], [-30, -20, 100])
+    assert np.array_equal(wasm.direction, np.eye(3)) and np.array_equal(wasm.data, scan.array)
     assert (middle(marks, 4) > middle(marks, 5))[[0, 2]].all()                     # further left, and higher
     assert inspect.as_nifti(marks)[344:348] == b"n+1\0"
-    x, y, z = centre_of(marks, image)
-    assert np.allclose((x, y, z), np.mean([marks.to_world(i) for i in np.argwhere(marks.array)], axis=0))
+    centre = np.mean([marks.to_world(index) for index in np.argwhere(marks.array)], axis=0)
+    assert np.allclose(centre_of(marks, image), centre)
 
 
 def test_metal_does_not_spoil_the_transfer_function():
@@ -106,26 +107,18 @@ def test_labels_show_truth_prediction_or_errors():
     truth, prediction = (grid.with_array(np.array(v, np.uint8).reshape(2, 2, 2))
                          for v in ([0, 0, 1, 1] * 2, [0, 1, 0, 1] * 2))
     expected = {"truth": [0, 0, 4, 4] * 2, "prediction": [0, 5, 0, 5] * 2, "error map": [0, 3, 2, 1] * 2}
-    for shown, values in expected.items():
-        made = label_map(shown, truth, prediction)
-        assert made.array.ravel().tolist() == values and made.array.dtype == np.uint8
+    for choice, values in expected.items():
+        labels = label_map(choice, truth, prediction)
+        assert labels.array.ravel().tolist() == values and labels.array.dtype == np.uint8, choice
+        assert labels_of(ScanWithMasks(grid, None, prediction), choice)[0] == "prediction"
     assert LABEL_NUMBERS == {"correct": 1, "missed": 2, "extra": 3, "truth": 4, "prediction": 5}
     assert label_map("truth", None, prediction) is None and label_map("error map", truth, None) is None
+    assert labels_of(ScanWithMasks(grid, None, None), "truth") == ("no mask", None)
     refused(lambda: label_map("errors", truth, prediction), "labels can show truth, prediction, error map")
-    shifted = Volume(prediction.array, (1, 1, 1), (5, 0, 0))
-    refused(lambda: label_map("error map", truth, shifted), "different grids")
+    refused(lambda: label_map("error map", mask(), SHIFTED), "different grids")
 
 
-def test_without_a_browser_everything_is_a_figure():
-    scan, labels = object_in_patient()
-    assert inspect.best_viewer() == inspect.best_viewer("itkwidgets") == "figure"
-    assert isinstance(inspect.show(scan, labels, title="a case"), Figure)
-    refused(lambda: inspect.show(scan, labels, viewer="napari"),
-            "no viewer 'napari'; there are itkwidgets, niivue")
-    refused(lambda: inspect.show(scan, labels, preset="lung"),
-            "no preset 'lung'; there are bone, joint, soft tissue")
-    assert "itkwidgets" not in sys.modules
-
+# Viewers --------------------------------------------------------------------------------------------------
 
 BROWSER, CLIENT = "0f8b7a52-2d7c-4d34-9a4e-6b1f0c3d2e1a", "3c2b1a-9f8e7d_4711_12"
 """Numbers of messages, as JupyterLab and as jupyter_client writes them."""
@@ -133,14 +126,11 @@ BROWSER, CLIENT = "0f8b7a52-2d7c-4d34-9a4e-6b1f0c3d2e1a", "3c2b1a-9f8e7d_4711_12
 
 @pytest.mark.parametrize("user, message, server, problem, niivue, expected", [
     ("root", CLIENT, True, "", True, "figure"),                             # nbclient, papermill, nbval
-    ("", CLIENT, True, "", True,
-     "figure"),                                 # the same, started with an empty USER
+    ("", CLIENT, True, "", True, "figure"),                                 # the same, begun with an empty USER
     ("", BROWSER, True, "", True, "itkwidgets"),
     ("", BROWSER, True, "not installed", True, "niivue"),
-    ("", BROWSER, False, "", True,
-     "niivue"),                               # an editor that runs its own kernel
-    ("", BROWSER, True, "not installed", False, "three planes"),
-])
+    ("", BROWSER, False, "", True, "niivue"),                               # an editor that runs its own kernel
+    ("", BROWSER, True, "not installed", False, "three planes")])
 def test_the_best_viewer_that_works_is_taken(user, message, server, problem, niivue, expected, monkeypatch):
     shell = types.SimpleNamespace(parent_header={"header": {"username": user, "msg_id": message}})
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
@@ -157,30 +147,152 @@ def test_the_best_viewer_that_works_is_taken(user, message, server, problem, nii
         refused(lambda: inspect.best_viewer("itkwidgets"), "itkwidgets cannot be used here", problem)
 
 
-def notebook(path, *sources):
-    python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources],
-                                            metadata=python), path)
+def test_without_a_browser_everything_is_a_figure_of_what_the_labels_show():
+    """And what only a browser shows is not even imported."""
+    assert inspect.best_viewer() == inspect.best_viewer("itkwidgets") == "figure"
+    drawn = inspect.show(GRID, mask(slice(3, 4)), "joint", title="a case")
+    assert isinstance(drawn, Figure) and drawn.axes[0].get_title() == "axial, slice 4"
+    assert isinstance(inspect.step_through(GRID, mask(slice(1, 3)), None, "a title"), Figure)
+    assert not inspect.figure(GRID, None, inspect.PRESETS["bone"]).legends
+    for options, says in ((dict(viewer="napari"), "no viewer 'napari'; there are itkwidgets, niivue"),
+                          (dict(preset="lung"), "no preset 'lung'; there are bone, joint, soft tissue"),
+                          (dict(labels=SHIFTED), "different grids")):
+        refused(lambda options=options: inspect.show(GRID, **options), says)
+    assert not {"itkwidgets", "ipyniivue"} & set(sys.modules)
 
 
+def test_itkwidgets_is_imported_without_its_hold_on_the_kernel(monkeypatch):
+    """With a stand-in that holds it as itkwidgets does."""
+    calls = []
+    events = types.SimpleNamespace(unregister=lambda *words: calls.append(words))
+    watcher = types.SimpleNamespace(
+        kernel=types.SimpleNamespace(shell_handlers={"execute_request": "its own"}),
+        execute_request_handler="the kernel's", shell=types.SimpleNamespace(events=events),
+        post_run_cell="its look at every cell")
+    for name, content in {"imjoy_elfinder": {}, "itkwidgets": {}, "itkwidgets.viewer": {"_cell_watcher": watcher}
+                          }.items():
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    assert inspect.import_itkwidgets() is inspect.import_itkwidgets() is sys.modules["itkwidgets"]
+    assert watcher.kernel.shell_handlers == {"execute_request": "the kernel's"}
+    assert calls == [("post_run_cell", "its look at every cell")]
+
+
+HEADLESS = """
+%matplotlib inline
+from IPython.display import display
+import numpy as np
+from magunet.volume import Volume
+from compendium.view import inspect
+scan = Volume(np.full((8, 9, 10), -1000, np.int16), (1, 1, 1))
+labels = scan.with_array(np.eye(9, 10, dtype=np.uint8)[None].repeat(8, 0))
+shown = inspect.show(scan, labels, viewer="itkwidgets")
+import sys
+assert "itkwidgets" not in sys.modules and "ipyniivue" not in sys.modules
+"""
 FORCED = "from compendium.view import inspect; shown = inspect.import_itkwidgets()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first, last, passes", [(HEADLESS, "1 + 1", True), (FORCED, "1 / 0", False)])
 def test_a_notebook_with_an_error_fails_under_papermill_and_nbval_after_a_view(first, last, passes, tmp_path):
     """Also where itkwidgets is imported by force: then it must not stay between kernel and notebook."""
-    notebook(tmp_path / "a.ipynb", first, "display(shown)", last, "print('after')")
-    settings = {"cwd": tmp_path, "capture_output": True, "text": True, "env": os.environ
-                | {"PYTHONPATH": str(ROOT), "USER": ""}}
-    done = subprocess.run([sys.executable, "-m", "papermill", "a.ipynb", "out.ipynb", "--no-progress-bar"],
-                          **settings)
-    assert (done.returncode == 0) == passes, done.stderr
-    assert passes or "ZeroDivisionError" in done.stderr
-    ran = [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type
-           == "code"]
-    assert first != HEADLESS or "image/png" in ran[1].outputs[0].data
-    assert [output.text for output in ran[3].outputs] == ["after\n"][:passes]
-    done = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "a.ipynb"],
-                          **settings)
-    assert done.returncode == (0 if passes else 1), done.stdout
-    assert ("1 failed" in done.stdout) != passes
+    python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(source) for source in (first, "display(shown)", last, "print('after')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=python), tmp_path / "a.ipynb")
+
+    def ran(*words):
+        return subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(ROOT), "USER": ""})
+
+    done = ran("papermill", "a.ipynb", "out.ipynb", "--no-progress-bar")
+    assert (done.returncode == 0) == passes and (passes or "ZeroDivisionError" in done.stderr), done.stderr
+    code = [cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code"]
+    assert first != HEADLESS or "image/png" in code[1].outputs[0].data
+    assert [output.text for output in code[3].outputs] == ["after\n"][:passes]
+    done = ran("pytest", "--nbval-lax", "--nbval-current-env", "a.ipynb")
+    assert done.returncode == (0 if passes else 1) and ("1 failed" in done.stdout) != passes, done.stdout
+
+
+# Drop-downs and sliders -----------------------------------------------------------------------------------
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """Everything that is displayed."""
+    things = []
+    monkeypatch.setattr(IPython.display, "display", things.append)
+    return things
+
+
+def load(case, network):
+    truth = None if case == "my scan" else mask(slice(2, 4))
+    return ScanWithMasks(GRID, truth, mask(slice(3, 5)))
+
+
+def menus_of(box):
+    return {menu.description: menu for menu in box.children[0].children}
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes]
+
+
+def test_without_a_browser_the_first_choice_is_a_figure():
+    """Of the prediction where a scan has no truth."""
+    drawn = inspect.browse(load, ["case", "my scan"], ["MAG-UNet", "3D U-Net"])
+    assert isinstance(drawn, Figure) and drawn.get_suptitle() == "case, MAG-UNet: error map"
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["correct", "missed", "extra"]
+    assert [title.split(",")[0] for title in titles(drawn)] == ["axial", "coronal", "sagittal"]
+    drawn = inspect.browse(load, ["my scan"], ["MAG-UNet"])
+    assert drawn.get_suptitle() == "my scan, MAG-UNet: prediction"
+
+
+@pytest.mark.parametrize("viewer", inspect.VIEWERS[:-1])
+def test_a_choice_is_shown_at_once(viewer, displayed, monkeypatch):
+    """With a stand-in for the viewer; itkwidgets has displayed itself."""
+    calls = []
+
+    def show(scan, labels, preset, viewer):
+        calls.append((sorted(set(labels.array.ravel())), preset, viewer))
+        return len(calls)
+
+    monkeypatch.setattr(inspect, "best_viewer", lambda _: viewer)
+    monkeypatch.setattr(inspect, "show", show)
+    inspect.browse(load, ["case", "my scan"], ["MAG-UNet", "3D U-Net"])
+    menus = menus_of(next(thing for thing in displayed if hasattr(thing, "children")))
+    assert calls == [([0, 1, 2, 3], "bone", viewer)]
+    for name, value in (("labels", "truth"), ("preset", "joint"), ("case", "my scan")):
+        menus[name].value = value
+    assert calls[1:] == [([0, 4], "bone", viewer), ([0, 4], "joint", viewer), ([0, 5], "joint", viewer)]
+    assert menus["network"].options == ("MAG-UNet", "3D U-Net")
+    assert (1 in displayed) == (4 in displayed) == (viewer != "itkwidgets")
+
+
+def test_planes_outline_the_labels_and_open_where_they_are(displayed):
+    viewer = inspect.in_planes(GRID, mask(slice(4, 5)), inspect.PRESETS["bone"])
+    assert titles(displayed[-1])[0] == "axial, slice 5" and menus_of(viewer)["axial"].value == 5
+    outline = displayed[-1].axes[1].collections[0].get_paths()[0].vertices
+    assert (outline[:, 1].min(), outline[:, 1].max()) == (1, 2)             # mm from the top of 6 slices
+    inspect.in_planes(GRID, None, inspect.PRESETS["bone"])
+    assert not any(axes.collections for axes in displayed[-1].axes)
+
+
+def test_sliders_and_the_menu_draw_another_slice_and_window(displayed):
+    viewer = inspect.slice_viewer(GRID, {"truth": mask(slice(1, 3))}, "a title")
+    menus = menus_of(viewer)
+    sliders = [menus[name] for name in ("axial", "coronal", "sagittal")]
+    assert [(slider.min, slider.max) for slider in sliders] == [(1, 6), (1, 7), (1, 8)]
+    menus["coronal"].value = 7
+    assert titles(displayed[-1])[1] == "coronal, slice 7" and displayed[-1].get_suptitle() == "a title"
+    menus["window"].value = "soft tissue"
+    assert displayed[-1].axes[0].images[0].get_clim() == (-160, 240)
+    refused(lambda: inspect.slice_viewer(GRID, {"truth": SHIFTED}), "different grids")
+
+
+def test_in_a_browser_the_dice_of_every_slice_stands_above_its_planes(displayed, monkeypatch):
+    monkeypatch.setattr(inspect, "in_browser", lambda: True)
+    inspect.step_through(GRID, mask(slice(1, 3)), mask(slice(2, 4)), "a title")
+    strip, planes = displayed
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in strip.axes[0].patches}
+    assert bars == {2: 0, 3: 1, 4: 0} and len(planes.axes) == 3

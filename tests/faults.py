@@ -1,12 +1,14 @@
 """The jobs that the fault tests break, the results of undisturbed ones, and what must hold after a fault."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import traceback
 
 import numpy as np
 import safetensors
@@ -27,21 +29,6 @@ JOBS = ("cohort", "train", "predict", "export")
 """Each needs what those before it made."""
 TIMING = ("seconds", "step_seconds", "peak_memory_mb")
 """What differs from run to run."""
-PAUSED = """
-import os, signal, sys
-from compendium import cli
-from magunet import train
-train.STEP_SECONDS = 0
-rename, names, paused_at = os.replace, [], int(sys.argv.pop(1))
-def replace(part, path):
-    names.append(path)
-    if len(names) == paused_at:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    rename(part, path)
-os.replace = replace
-sys.exit(cli.main())
-"""
-
 
 class Job:
     """A job in a folder that holds all it needs and none of its results, which ``undisturbed`` also holds."""
@@ -72,37 +59,37 @@ class Job:
         with contextlib.chdir(self.root):
             return cli.main(self.words(name or self.name))
 
-    def killed_here(self, write):
-        """In a copy of this process, killed when its so many-th file is written but has no final name yet, a
-        training after a checkpoint of every step. Returns whether there are so many."""
-        process = os.fork()
-        if not process:
-            rename, names = os.replace, []
+    def copied(self, sent=None, write=None):
+        """The number of a copy of this process, in which the job runs as if from a shell.
+
+        sent, write: it sends itself this signal when its so many-th file is written but has no final name
+        yet; a training then writes a checkpoint after every step.
+        """
+        if number := os.fork():
+            return number
+        try:
+            for name in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(name, signal.SIG_DFL)
+            rename, writes = os.replace, itertools.count(1)
 
             def replace(part, path):
-                names.append(path)
-                if len(names) == write:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                if next(writes) == write:
+                    os.kill(os.getpid(), sent)
                 rename(part, path)
 
-            os.replace, train.STEP_SECONDS = replace, 0
-            try:
-                os._exit(self.here())
-            finally:
-                os._exit(1)
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        assert status in (0, -signal.SIGKILL)
-        return status != 0
+            if write:
+                os.replace, train.STEP_SECONDS = replace, 0
+            os.chdir(self.root)
+            sys.argv = ["magunet", *self.words(self.name)]
+            os._exit(cli.main())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
 
-    def start(self, paused_at=None, preexec_fn=None, **variables):
-        """As a process of its own, with these environment variables; everything it prints goes to pipes.
-
-        paused_at: it stops itself (SIGSTOP) when its so many-th file is written but has no final name yet; a
-        training then writes a checkpoint after every step.
-        """
-        program = ["-m", "compendium"] if paused_at is None else ["-c", PAUSED, str(paused_at)]
-        return subprocess.Popen([sys.executable, *program, *self.words(self.name)], cwd=self.root, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    def start(self, preexec_fn=None, **variables):
+        """As a process of its own, with these environment variables; everything it prints goes to pipes."""
+        return subprocess.Popen([sys.executable, "-m", "compendium", *self.words(self.name)], cwd=self.root,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 preexec_fn=preexec_fn, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables)
 
     def assert_whole(self, others=False):
@@ -163,16 +150,14 @@ def _content(path):
 
 
 class Picture:
-    """A whole picture and what is written in it; equal where no pixel is off by more than 2 of 255, which
-    Matplotlib rounds differently at the rim of a line in another process."""
+    """Equal where no pixel is off by more than 2 of 255: Matplotlib rounds otherwise in another process."""
 
     def __init__(self, path):
         with Image.open(path) as opened:
             self.text, self.pixels = opened.text, np.asarray(opened.convert("RGB")).astype(int)
 
     def __eq__(self, other):
-        return (self.text == other.text and self.pixels.shape == other.pixels.shape
-                and int(np.abs(self.pixels - other.pixels).max()) <= 2)
+        return self.text == other.text and np.allclose(self.pixels, other.pixels, rtol=0, atol=2)
 
 
 def make_references(base):

@@ -11,15 +11,11 @@ from magunet.base import profiles
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_it_says_what_each_profile_takes_in_memory():
     table = doctor.profile_table(CPU)
     assert {"smoke", "cpu", "gpu", "paper"} <= set(table.index) and "steps" not in table
     assert (table["recomputing, GB"] <= table["training, GB"]).all()
-    assert "GB" in doctor.machine(CPU) and f"{torch.get_num_threads()} threads" in doctor.machine(CPU)
-
-
-def test_a_step_is_measured_here():
-    assert 0 < doctor.step_seconds(profiles.load("smoke"), CPU) < 60
 
 
 def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp_path):
@@ -28,19 +24,22 @@ def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp
     (tmp_path / "imagesTr").mkdir()
     for number in range(10):
         (tmp_path / "imagesTr" / f"ct_{number}_0000.nii.gz").touch()
-    own = {"mine": replace(cpu, profile="mine", cohort=str(tmp_path), seeds=(0, 1)),
-           "gone": replace(cpu, profile="gone", cohort=str(tmp_path / "gone"))}
-    folder = tmp_path / "papermill_params"
-    folder.mkdir()
-    for name in ("cpu", "gpu", *own):
-        (folder / f"{name}.yaml").touch()
+    known = {"cpu": cpu, "gpu": gpu,
+             "mine": replace(cpu, profile="mine", cohort=str(tmp_path), seeds=(0, 1)),
+             "gone": replace(cpu, profile="gone", cohort=str(tmp_path / "gone"))}
+    (tmp_path / "papermill_params").mkdir()
+    for name in known:
+        (tmp_path / "papermill_params" / f"{name}.yaml").touch()
+    free, used = 4e9, {"training": 5e9, "recomputing": 3e9, "prediction": 1e9}
     monkeypatch.setattr(doctor.project, "root", lambda: tmp_path)
-    monkeypatch.setattr(doctor.profiles, "load", lambda name: {"cpu": cpu, "gpu": gpu, **own}[name])
-    monkeypatch.setattr(doctor, "process_bytes", lambda *_: 1e9)
+    monkeypatch.setattr(doctor.profiles, "load", known.get)
+    monkeypatch.setattr(doctor, "free_bytes", lambda device: free)
+    monkeypatch.setattr(doctor, "process_bytes", lambda way, network, settings, device: used[way])
     monkeypatch.setattr(doctor, "step_seconds", lambda settings, device: {"cpu": 30.0}[settings.profile])
     monkeypatch.setattr(doctor, "step_flop", lambda settings: 50 if settings == gpu else 5)
     table = doctor.profile_table(CPU, timed=cpu)
-    assert set(table.index) == {"cpu", "gpu", *own} and table.loc["gone", "steps":].isna().all()
+    assert set(table.index) == set(known) and table.loc["gone", "steps":].isna().all()
+    assert set(table["fits"]) == {"recomputing"} and table["recomputing, GB"]["cpu"] == 3
     table = table.loc[["cpu", "gpu", "mine"]]
     assert table["seconds a step"].tolist() == [30, 300, 30]
     assert table["steps"].tolist() == [30 * 17, 60 * 49, 30 * 7]
@@ -50,7 +49,10 @@ def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp
     assert table["one training, h"].tolist() == pytest.approx(hours)
 
 
-def test_operations_of_a_step_grow_with_the_window():
+def test_this_machine_and_a_step_are_measured():
+    """Operations grow with the window."""
+    assert "GB" in doctor.machine(CPU) and f"{torch.get_num_threads()} threads" in doctor.machine(CPU)
     smoke = profiles.load("smoke")
+    assert 0 < doctor.step_seconds(smoke, CPU) < 60
     deeper = replace(smoke, depth=2 * smoke.depth)
     assert doctor.step_flop(deeper) == pytest.approx(2 * doctor.step_flop(smoke), rel=0.1)

@@ -1,5 +1,7 @@
 """Nothing here listens or speaks to the outside: JupyterLab as `make lab` starts it and work offline."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -9,99 +11,106 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import nbformat
 import psutil
 import pytest
-import yaml
 from boxes import TINY, write_cohort
 from conftest import ROOT
 
-LAB = ("Makefile", "pyproject.toml", "workflow/install.sh", "notebooks/00_start_here.ipynb",
-       *(path.name for path in ROOT.glob("requirements*.lock")))
+from compendium import cli
+
+MAKE = shutil.which("make")
+pytestmark = pytest.mark.skipif(MAKE is None, reason="make is not installed")
+FILES = ("Makefile", "pyproject.toml", "workflow/install.sh", "notebooks/00_start_here.ipynb",
+         *(path.name for path in ROOT.glob("requirements*.lock")))
 ANSWERS = {"GET /api/contents": (403, 200), "GET /api/kernels": (403, 200), "POST /api/kernels": (403, 201),
            "GET /api/terminals": (403, 200), "GET /files/Makefile": (302, 200), "GET /lab": (302, 200)}
 """Status without the token, and with it; 302 leads to the page that asks for it."""
 
 
+def stand_ins(folder, python, *commands):
+    """A folder with what `make lab` needs, where Python notes how it is called, fails when that is for the
+    viewer, and else does as told. Returns the path of these and few other commands for the environment."""
+    for name in FILES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    noting = f'echo "$*" >> {folder}/calls; case "$*" in *viewer*) exit 2;; esac; {python}'
+    scripts = {"bin/" + name: f'exec {shutil.which(name)} "$@"' for name in ("sh", "id", "echo")}
+    scripts |= {".venv/bin/python": noting, **{f"bin/{name}": "" for name in commands}}
+    for name, script in scripts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / ".venv" / "installed").touch()
+    return {"PATH": str(folder / "bin")}
+
+
+@pytest.mark.parametrize("commands, verb", [(["npm"], "install"), ([], "check")])
+def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(commands, verb, tmp_path):
+    done = subprocess.run([MAKE, "lab"], cwd=tmp_path, env=stand_ins(tmp_path, "", *commands),
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    viewer, lab = (tmp_path / "calls").read_text().splitlines()
+    assert viewer == f"workflow/viewer {verb}" and lab.startswith("-m jupyter lab ")
+    assert "notebook 10 takes the next viewer, and says what to do" in done.stderr
+
+
 @pytest.fixture
 def lab(tmp_path):
     """JupyterLab by `make lab` without its browser, on a free port: its process and its own description."""
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    for name in LAB:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    no_viewer = 'case "$*" in *magunet*) exit 0;; esac'
-    python.write_text(f'#!/bin/sh\n{no_viewer}\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (tmp_path / ".venv" / "installed").touch()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = tmp_path / "config" / "jupyter_server_config.json"
-    settings.parent.mkdir()
-    settings.write_text(json.dumps({"ServerApp": {"port": port, "port_retries": 0, "open_browser": False}}))
+    settings = {"ServerApp": {"port": port, "port_retries": 0, "open_browser": False}}
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "jupyter_server_config.json").write_text(json.dumps(settings))
     own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "share",
            "IPYTHONDIR": "ipython"}
-    environment = os.environ | {name: str(tmp_path / folder) for name, folder in own.items()}
+    environment = (os.environ | {name: str(tmp_path / folder) for name, folder in own.items()}
+                   | stand_ins(tmp_path, f'exec {sys.executable} "$@"'))
     with open(tmp_path / "lab.log", "w") as log:
-        made = subprocess.Popen(["make", "lab"], cwd=tmp_path, env=environment, stdout=log, stderr=log,
-                                start_new_session=True)
+        process = subprocess.Popen([MAKE, "lab"], cwd=tmp_path, env=environment, stdout=log, stderr=log,
+                                   start_new_session=True)
     try:
         end = time.monotonic() + 300
-        while not listens(port) and time.monotonic() < end and made.poll() is None:
+        while time.monotonic() < end and process.poll() is None:
             time.sleep(0.1)
-        found = list((tmp_path / "runtime").glob("jpserver-*.json"))       # written before it listens
-        assert found, (tmp_path / "lab.log").read_text()
-        yield made, json.loads(found[0].read_text())
+            with contextlib.suppress(OSError):
+                status("GET", port, "/")
+                break
+        described = list((tmp_path / "runtime").glob("jpserver-*.json"))       # written before it listens
+        assert described, (tmp_path / "lab.log").read_text()
+        yield process, json.loads(described[0].read_text())
     finally:
-        os.killpg(made.pid, signal.SIGKILL)
-        made.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def status(method, address, token=None):
-    """The HTTP status of a request, redirections not followed."""
-    class Stay(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_):
-            return None
-
-    headers = {"Authorization": f"token {token}"} if token else {}
-    request = urllib.request.Request(address, b"{}" if method == "POST" else None, headers, method=method)
-    try:
-        with urllib.request.build_opener(Stay).open(request, timeout=60) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
+def status(method, port, path, token=None):
+    """The HTTP status of a request; no redirection is followed."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request(method, path, "{}" * (method == "POST"),
+                           {"Authorization": f"token {token}"} if token else {})
+        return connection.getresponse().status
 
 
 def test_make_lab_listens_on_this_machine_only_and_asks_for_the_token(lab):
-    made, told = lab
-    assert told["hostname"] == "127.0.0.1" and len(told["token"]) >= 32 and not told["password"]
-    base = f"http://127.0.0.1:{told['port']}"
-    for words, wanted in ANSWERS.items():
+    process, description = lab
+    port, token = description["port"], description["token"]
+    assert description["hostname"] == "127.0.0.1" and len(token) >= 32 and not description["password"]
+    for words, expected in ANSWERS.items():
         method, path = words.split()
-        assert (status(method, base + path), status(method, base + path, told["token"])) == wanted, words
-    assert status("GET", f"{base}/api/contents", told["token"][::-1]) == 403
-    # with the kernel that was just started
-    processes = psutil.Process(made.pid).children(recursive=True)
+        assert (status(method, port, path), status(method, port, path, token)) == expected, words
+    assert status("GET", port, "/api/contents", token[::-1]) == 403
+    processes = psutil.Process(process.pid).children(recursive=True)            # with the kernel just started
     connections = [c for process in processes for c in process.net_connections("inet")]
-    assert len(processes) >= 2 and told["port"] in {c.laddr.port for c in connections}
+    assert len(processes) >= 2 and port in {c.laddr.port for c in connections}
     assert {c.laddr.ip for c in connections} | {c.raddr.ip for c in connections if c.raddr} == {"127.0.0.1"}
 
 
 # Where no network is ----------------------------------------------------------------------------------------
 
-OFFLINE = ["sh", str(ROOT / "workflow" / "offline.sh")]
 CLOSED = """
 import socket
 assert [name for _, name in socket.if_nameindex()] == ["lo"]
@@ -116,54 +125,52 @@ for call in (lambda: socket.create_connection(("192.0.2.1", 443), 5),
 
 
 def offline(folder, *words):
-    """Run a command in a namespace without interfaces, with this checkout's magunet."""
-    return subprocess.run([*OFFLINE, *map(str, words)], cwd=folder, capture_output=True, text=True,
+    """Run Python in a namespace without interfaces, with this checkout's magunet."""
+    command = ["sh", ROOT / "workflow" / "offline.sh", sys.executable, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def without_network():
     if not sys.platform.startswith("linux"):
         pytest.skip("namespaces are Linux's")
-    done = offline(ROOT, sys.executable, "-c", CLOSED)
-    if "there is a network" in done.stderr:
-        raise AssertionError(done.stderr)
+    done = offline(ROOT, "-c", CLOSED)
+    assert not re.search("there is a network|AssertionError", done.stderr), done.stderr
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        pytest.skip(f"no network namespace can be made here: {reason}")
+        pytest.skip(f"no network namespace can be made here: {done.stderr.strip()[-200:]}")
 
 
+def test_a_prediction_looks_for_no_other_machine(run, tmp_path, monkeypatch):
+    calls = []
+    for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
+        monkeypatch.setattr(owner, name, lambda *words: calls.append(words))
+    scan = run.parents[1] / "data" / "boxes" / "imagesTr" / "box_0_0000.nii.gz"
+    assert cli.main(["predict", str(scan), "--model", str(run), "--out", str(tmp_path)]) == 0 and not calls
+
+
+@pytest.mark.slow
 def test_a_verb_and_notebook_10_with_all_its_viewers_need_no_network(without_network, compendium):
     """The short form of `make offline`, which does so with the whole smoke workflow."""
     write_cohort(compendium / "data" / "boxes")
     settings = TINY.as_dict() | {"profile": "tiny", "cohort": "data/boxes", "epochs": 1}
-    (compendium / "papermill_params" / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    trained = offline(compendium, sys.executable, "-m", "compendium", "train", "MAG-UNet", "--profile",
-                      "tiny")
-    assert trained.returncode == 0, trained.stderr
-    done = offline(compendium, sys.executable, "-m", "papermill", ROOT / "notebooks/10_inspect_in_3d.ipynb",
-                   "out.ipynb", "-f",
-                   "papermill_params/tiny.yaml", "-k", "python3", "--no-progress-bar")
-    assert done.returncode == 0, done.stderr
+    (compendium / "papermill_params" / "tiny.yaml").write_text(json.dumps(settings))
+    for words in (("compendium", "train", "MAG-UNet", "--profile", "tiny"),
+                  ("papermill", ROOT / "notebooks/10_inspect_in_3d.ipynb", "out.ipynb",
+                   "-f", "papermill_params/tiny.yaml", "-k", "python3", "--no-progress-bar")):
+        done = offline(compendium, "-m", *words)
+        assert done.returncode == 0, done.stderr
     outputs = [output for cell in nbformat.read(compendium / "out.ipynb", 4).cells
                for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     assert (compendium / "figures" / "tiny" / "error_map.png").exists()
 
 
-def test_make_test_runs_all_trainings_and_notebooks_in_the_namespace(without_network):
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    planned = subprocess.run(["make", "--dry-run", "test"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert re.search(r"^sh workflow/offline.sh .* snakemake .* profile=smoke -- grid runs/smoke/sample/\S+ "
-                     r"runs/smoke/first_mask/\S+$", planned, re.M)
-    assert re.search(r"^sh workflow/offline.sh .* pytest --nbval-lax .* notebooks$", planned, re.M)
-
-
-def test_make_offline_runs_the_whole_smoke_workflow_in_the_namespace():
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed")
-    done = subprocess.run(["make", "--dry-run", "offline"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"sh workflow/offline.sh .* snakemake .*/Snakefile .* --config profile=smoke$",
-                     done.stdout, re.M)
+def test_make_runs_trainings_notebooks_and_the_offline_workflow_in_the_namespace(without_network):
+    plan = subprocess.run([MAKE, "--dry-run", "test", "test-notebooks", "offline"], cwd=ROOT,
+                          capture_output=True, text=True, check=True).stdout
+    lines = [line for line in plan.splitlines() if re.search("snakemake|--nbval", line)]
+    assert len(lines) == 4 and all("sh workflow/offline.sh " in line for line in lines), plan
+    for pattern in (r"snakemake .* profile=smoke -- grid runs/smoke/sample/\S+ runs/smoke/first_mask/\S+$",
+                    r"pytest --nbval-lax .* notebooks\S+$", r"snakemake .*/Snakefile .* profile=smoke$"):
+        assert any(re.search(pattern, line) for line in lines), pattern

@@ -7,17 +7,26 @@ sample`).
 """
 
 import contextlib
+import importlib.util
 import io
+import os
+import secrets
+import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import copy_extension, missing, offline, open_notebook, run_all, running_lab, viewer_frame
+from lab import CHROMIUM, FLAGS, Seen
 from PIL import Image
+from test_offline import copied_extension, offline
 
 from magunet.base.errors import InputError
 
@@ -37,135 +46,176 @@ def load(case, network):
     return stored
 """
 BROWSE = "browse(load, list(scans), list(runs))"
-COLOURS = {"missed": lambda r, g, b: (r > g + 25) & (b > g + 8), "extra": lambda r, g,
-           b: (g > b + 40) & (r > b + 40)}
+COLOURS = {"missed": lambda r, g, b: (r > g + 25) & (b > g + 8),
+           "extra": lambda r, g, b: (g > b + 40) & (r > b + 40)}
 """Wine and yellow in any light; a test of an array of pixels."""
-
-
-def notebook_with_the_object(path, viewer):
-    """Notebook 10 with the test object in place of scans and networks, and one viewer asked for."""
-    notebook = nbformat.read(ROOT / "notebooks" / NOTEBOOK, as_version=4)
-    code = {cell.source.split("\n")[0]: cell for cell in notebook.cells if cell.cell_type == "code"}
-    code["own_scan, own_mask = None, None"].source = OBJECT
-    code['fit("MAG-UNet", settings, settings.seeds[0], study)'].source = "print(*runs)"
-    browse = code[BROWSE]
-    browse.source = browse.source.replace("list(runs))", f"list(runs), viewer={viewer!r})")
-    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    nbformat.write(notebook, path)
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A copy of JupyterLab's extension with the viewer installed, as an entry of Jupyter's path."""
-    if reason := missing():
-        pytest.skip(reason)
-    folder, patch = copy_extension(tmp_path_factory.mktemp("jupyter")), pytest.MonkeyPatch()
-    patch.setenv("JUPYTER_PATH", str(folder))
-    try:
-        offline.install()
-    except InputError as error:
-        if "could not fetch" in str(error):
-            pytest.skip(f"no package registry within reach: {error}")
-        raise
-    finally:
-        patch.undo()
-    return folder
+PATIENCE = 600
+"""Seconds for anything: drawing a volume on a busy processor takes minutes."""
+pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("npm") and importlib.util.find_spec("playwright")),
+    reason="needs Chromium, npm and the Python package playwright")]
 
 
 @contextlib.contextmanager
-def notebook_run(installed, compendium, viewer):
-    """Notebook 10 with the test object, all cells run in a JupyterLab of its own; yields the page and what it
-    asked for."""
-    notebook_with_the_object(compendium / "object.ipynb", viewer)
-    with running_lab(compendium, installed, compendium / "settings") as address, \
-            open_notebook(address, "object.ipynb") as (page, seen):
-        run_all(page)                                                   # cells after the viewer run too
+def running_lab(folder, jupyter_path, settings):
+    """Yields the address of a JupyterLab that serves ``folder``, with settings of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, address = secrets.token_hex(), f"http://127.0.0.1:{port}"
+    news = settings / "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True, exist_ok=True)
+    news.write_text('{"fetchNews": "false"}')                               # nobody is there to be asked
+    environment = os.environ | {
+        "JUPYTER_PATH": str(jupyter_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(settings), "JUPYTER_DATA_DIR": str(settings / "data")}
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               "--allow-root", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+               f"--notebook-dir={folder}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(settings / "lab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(2 * PATIENCE):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/api?token={token}", timeout=10).close()
+                break
+            assert server.poll() is None, "JupyterLab did not start"
+            time.sleep(0.5)
+        yield f"{address}/lab/tree/NOTEBOOK?token={token}"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@contextlib.contextmanager
+def run_notebook(address, name, size=(800, 800)):
+    """Yields a page that shows the notebook after all its cells ran, and what it has asked for so far."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page, seen = browser.new_page(viewport=dict(zip(("width", "height"), size))), Seen()
+        page.set_default_timeout(1000 * PATIENCE)
+        seen.watch(page)
+        page.goto(address.replace("NOTEBOOK", name))
+        page.wait_for_selector(".jp-Notebook-cell")
+        page.keyboard.press("Control+b")                        # no file browser beside it
+        page.get_by_text("| Idle").wait_for()                   # cells that run before it are not run at all
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.wait_for_function("""() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+            .every(prompt => /\\[\\d+\\]/.test(prompt.textContent))""")
         yield page, seen
-        text = page.locator(".jp-Notebook").inner_text()
-        assert text.count("left is left: True | up is up: True") == 4 and "Error" not in text
-        assert seen.external() == []
+        browser.close()
+
+
+def itkwidgets_in(page):
+    """The element that itkwidgets draws in, with its canvas there."""
+    while not (frames := [frame for frame in page.frames if "itk-vtk-viewer" in frame.url]):
+        page.wait_for_timeout(500)
+    frames[-1].wait_for_selector("canvas", state="attached")
+    return frames[-1].frame_element()
 
 
 def places(picture, colour):
     """Pixels of a colour in a picture (h, w, 3): (n, 2), row and column as shares of its height and width."""
-    found = COLOURS[colour](*np.moveaxis(picture.astype(int), -1, 0))
-    return (np.argwhere(found) + 0.5) / picture.shape[:2]
+    pixels = COLOURS[colour](*np.moveaxis(picture.astype(int), -1, 0))
+    return (np.argwhere(pixels) + 0.5) / picture.shape[:2]
 
 
 def picture_of(element):
     return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB"))
 
 
-def wait_for_colours(page, element):
-    """The element's picture, when both colours are in it and it does not change any more."""
+def coloured_picture(page, element, name):
+    """The element's picture, when both colours are in it and it does not change any more; people may look at
+    it in runs/screenshots."""
+    element.scroll_into_view_if_needed()
     before = np.zeros(0)
     for _ in range(400):
         picture = picture_of(element)
         if np.array_equal(before, picture) and all(len(places(picture, colour)) > 200 for colour in COLOURS):
+            folder = ROOT / "runs" / "screenshots"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{name}.png")
             return picture
         before = picture
         page.wait_for_timeout(1500)
     pytest.fail("the labels did not appear")
 
 
-def keep_screenshot(picture, name):
-    """In runs/screenshots, for people to look at."""
-    folder = ROOT / "runs" / "screenshots"
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(folder / f"{name}.png")
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An entry of Jupyter's path with a copy of the extension, in which the viewer is installed."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    copied_extension(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        try:
+            offline.install()
+        except InputError as error:
+            if "could not fetch" in str(error):
+                pytest.skip(f"no package registry within reach: {error}")
+            raise
+    return folder
 
 
-@pytest.mark.network
+@contextlib.contextmanager
+def notebook_run(installed, compendium, viewer):
+    """Notebook 10 with the test object in place of scans and networks, and one viewer asked for, all cells
+    run; yields the page and what it asked for."""
+    notebook = nbformat.read(ROOT / "notebooks" / NOTEBOOK, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = {cell.source.split("\n")[0]: cell for cell in notebook.cells}
+    code["own_scan, own_mask = None, None"].source = OBJECT
+    code['fit("MAG-UNet", settings, settings.seeds[0], study)'].source = "print(*runs)"
+    code[BROWSE].source = code[BROWSE].source.replace("list(runs))", f"list(runs), viewer={viewer!r})")
+    nbformat.write(notebook, compendium / "object.ipynb")
+    with running_lab(compendium, installed, compendium / "settings") as address, \
+            run_notebook(address, "object.ipynb") as (page, seen):
+        yield page, seen
+        text = page.locator(".jp-Notebook").inner_text()
+        assert text.count("left is left: True | up is up: True") == 4 and "Error" not in text
+        assert seen.external() == []
+
+
 def test_itkwidgets_shows_the_labels_where_they_lie_and_asks_nobody_outside(installed, compendium):
     with notebook_run(installed, compendium, None) as (page, seen):
-        element = viewer_frame(page).frame_element()
-        element.scroll_into_view_if_needed()
-        picture = wait_for_colours(page, element)
-        keep_screenshot(picture, "itkwidgets")
-        for colour, right, down in (("missed", True, False),
-                                    ("extra", False, True)):   # the patient's left is on the right
-            rows, columns = places(picture, colour).T
-            assert ((columns > 0.5) == right).mean() > 0.95 and ((rows > 0.5) == down).mean() > 0.95, colour
+        picture = coloured_picture(page, itkwidgets_in(page), "itkwidgets")
+        for colour, right, low in (("missed", True, False), ("extra", False, True)):
+            rows, columns = places(picture, colour).T              # the patient's left is on the right
+            assert ((columns > 0.5) == right).mean() > 0.95 and ((rows > 0.5) == low).mean() > 0.95, colour
         assert any("itkVtkViewer.js" in url for url in seen)
 
 
-@pytest.mark.network
 def test_niivue_shows_the_same_and_asks_nobody_outside(installed, compendium):
+    """In a coronal plane, and in the volume."""
     with notebook_run(installed, compendium, "niivue") as (page, _):
-        element = page.locator("canvas").first
-        element.scroll_into_view_if_needed()
-        picture = wait_for_colours(page, element)
-        keep_screenshot(picture, "niivue")
-        missed, extra = (places(picture, colour).mean(axis=0)
-                         for colour in COLOURS)    # in a coronal plane, and in the volume
+        picture = coloured_picture(page, page.locator("canvas").first, "niivue")
+        missed, extra = (places(picture, colour).mean(axis=0) for colour in COLOURS)
         assert missed[0] < extra[0] - 0.1 and missed[1] > extra[1] + 0.1
 
 
-def store_picture(target: Path) -> None:
-    """Run notebook 10, the real CT first, and store a picture of the viewer below its drop-downs, less than
-    200 KB."""
+def store_picture(target):
+    """Store a picture of the viewer below its drop-downs, the real CT first, of less than 200 KB."""
     served = ROOT / "runs" / "browser"                  # a copy, for JupyterLab saves what it has run
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
-        folder = copy_extension(Path(scratch))
-        patch.setenv("JUPYTER_PATH", str(folder))
+        patch.setenv("JUPYTER_PATH", scratch)
+        copied_extension(Path(scratch))
         offline.install()
         served.mkdir(parents=True, exist_ok=True)
-        text = (ROOT / "notebooks" / NOTEBOOK).read_text()
         real_first = r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'
+        text = (ROOT / "notebooks" / NOTEBOOK).read_text()
         (served / NOTEBOOK).write_text(text.replace(BROWSE, real_first))
-        with running_lab(served, folder, Path(scratch)) as address, \
-                open_notebook(address, NOTEBOOK, (1100, 900)) as (page, seen):
-            run_all(page)
-            element = viewer_frame(page).frame_element()
-            # each waits until the volume is drawn with its settings so far
-            for _ in range(4):
+        with running_lab(served, scratch, Path(scratch)) as address, \
+                run_notebook(address, NOTEBOOK, (1100, 900)) as (page, seen):
+            for _ in range(4):                          # until the volume is drawn with its settings so far
                 page.wait_for_timeout(20_000)
-                picture_of(element)
+                picture_of(itkwidgets_in(page))
             page.locator(".jp-OutputArea-output:has(.widget-dropdown)").first.screenshot(path=target)
             print("asked outside:", seen.external())
     Image.open(target).convert("RGB").quantize(96).save(target, optimize=True)
-    print(target, target.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":
-    store_picture(Path(sys.argv[1]))
+    store_picture(sys.argv[1])

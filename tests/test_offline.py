@@ -25,6 +25,7 @@ import packages as parts
 MAIN, PAGE, ARCHIVE = "main.js", "page/index.html", "page-1.2.3.tgz"
 STATIC = {parts.REMOTE_ENTRY: "load the others", MAIN: 'start("https://far.example/page");',
           "main.js.map": "{}"}
+PAGE_TEXT = '<script src="https://far.example/loader.js"></script>'
 
 
 def archive(files):
@@ -38,9 +39,12 @@ def archive(files):
     return stream.getvalue()
 
 
-CONTENT = archive({"dist/index.html": '<script src="https://far.example/loader.js"></script>',
-                   "dist/io/reader.js": "not needed", "package.json": "{}",
+CONTENT = archive({"dist/index.html": PAGE_TEXT, "dist/io/reader.js": "not needed", "package.json": "{}",
                    "dist/../../escape.js": "must not be written"})
+
+
+def integrity(content):
+    return "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
 
 
 def snapshot(folder):
@@ -58,12 +62,11 @@ def extension(tmp_path, monkeypatch):
     (folder / "package.json").write_text(json.dumps({
         "version": parts.EXTENSION_VERSION,
         "jupyterlab": {"_build": json.loads("{" + offline.ORIGINAL + "}")}}, indent=2))
-    integrity = "sha512-" + base64.b64encode(hashlib.sha512(CONTENT).digest()).decode()
     changes = (parts.Change(MAIN, '"https://far.example/page"', "HERE + 'page/index.html'"),
                parts.Change(PAGE, "https://far.example/loader.js", "../loader.js"))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setattr(parts, "PACKAGES", (
-        parts.Package("page", "1.2.3", integrity, "page", leave=("dist/io/",)),))
+        parts.Package("page", "1.2.3", integrity(CONTENT), "page", leave=("dist/io/",)),))
     monkeypatch.setattr(parts, "STUBS", {"stub.js": "window.stub = {};\n"})
     monkeypatch.setattr(parts, "CHANGES", changes)
     return folder
@@ -74,10 +77,10 @@ def npm(monkeypatch):
     """A stand-in for npm: what it packs, what it says where it fails, and the packages it was called for."""
     def run(command, **_):
         run.calls.append([word for word in command if "@" in word])
-        (Path(command[command.index("--pack-destination") + 1]) / ARCHIVE).write_bytes(run.content)
+        (Path(command[command.index("--pack-destination") + 1]) / ARCHIVE).write_bytes(run.contents[ARCHIVE])
         return subprocess.CompletedProcess(command, 1 if run.error else 0, "", run.error)
 
-    run.content, run.error, run.calls = CONTENT, "", []
+    run.contents, run.error, run.calls = {ARCHIVE: CONTENT}, "", []
     monkeypatch.setattr(offline.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(subprocess, "run", run)
     return run
@@ -156,7 +159,7 @@ def test_an_interruption_leaves_an_extension_that_works(extension, npm, monkeypa
 def test_what_is_not_the_known_file_is_refused_and_nothing_changes(extension, npm, tmp_path):
     """A package, from npm and in a bundle, and a file of the extension; its lines and their number."""
     path, before = tmp_path / "viewer.tar", snapshot(extension)
-    npm.content = archive({"dist/index.html": "evil"})
+    npm.contents[ARCHIVE] = archive({"dist/index.html": "evil"})
     refused(offline.install, "page 1.2.3 from npm", "sha512 differs", "nothing was installed")
     refused(lambda: offline.write_bundle(path), "sha512 differs")
     assert not path.exists()
@@ -170,7 +173,7 @@ def test_what_is_not_the_known_file_is_refused_and_nothing_changes(extension, np
     refused(lambda: offline.install(path), "viewer.tar: does not hold")
     refused(lambda: offline.install(tmp_path / "nowhere.tar"), "nowhere.tar: no such file")
     assert snapshot(extension) == before
-    npm.content = CONTENT
+    npm.contents[ARCHIVE] = CONTENT
     for text in ("start();", 'start("https://far.example/page", "https://far.example/page");'):
         (extension / "static" / MAIN).write_text(text)
         before = snapshot(extension)

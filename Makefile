@@ -35,6 +35,15 @@ test-all: test test-notebooks test-slurm fuzz
 	$(RUN) pytest tests --numprocesses 2 -m "slow"
 	.venv/bin/python tests/mutants.py
 
+# Three networks as jobs of a Slurm of one node, which ends with the test. On Debian and Ubuntu; elsewhere it is skipped.
+APT = $(if $(filter-out 0,$(shell id -u)),sudo --non-interactive) apt-get --quiet=2
+
+test-slurm: install
+	@PATH=$$PATH:/usr/sbin; { command -v munged && command -v slurmd; } >/dev/null || { $(APT) update && \
+	    $(APT) install --yes --no-install-recommends munge slurm-wlm >/dev/null; } || \
+	    echo "Slurm could not be installed; as root: apt-get install munge slurm-wlm" >&2
+	$(RUN) pytest tests/test_slurm.py -rs
+
 lint: install
 	$(RUN) ruff check .
 

@@ -247,11 +247,10 @@ def copy_workflow(compendium, *left, **settings):
     return receipts
 
 
-def snakemake(compendium, *words, path="", **variables):
+def snakemake(compendium, *words):
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock",
                "--rerun-triggers", "mtime"]
-    return subprocess.run([*command, *words], cwd=compendium, capture_output=True, text=True,
-                          env=os.environ | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"} | variables)
+    return subprocess.run([*command, *words], cwd=compendium, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -283,35 +282,6 @@ def test_a_broken_off_grid_has_one_seed_of_everything_first(compendium):
     assert {*trained[6:]} == {("SegNet", "1"), ("+SE", "1")}
     # each is scored at once
     assert [bool(network) for network, _ in order] == [True, False] * 8
-
-
-def stand_in(compendium, name, text):
-    """A folder with a command of this name."""
-    folder = compendium / "bin"
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(text)
-    (folder / name).chmod(0o755)
-    return folder
-
-
-def test_the_slurm_profile_asks_for_a_gpu_cores_memory_and_time(compendium):
-    """Against commands that stand in for Slurm's; the job is refused, so that nothing waits for it."""
-    receipts = copy_workflow(compendium)
-    (receipts / "cohort.txt").touch()
-    log = compendium / "log"
-    for name in ("sbatch", "sacct", "squeue", "scancel", "sinfo", "scontrol", "sacctmgr", "sshare"):
-        bin_ = stand_in(compendium, name,
-                        f'#!/bin/sh\necho "{name} $*" >> "{log}"\nexit {int(name == "sbatch")}\n')
-    snakemake(compendium, "--workflow-profile", "workflow/slurm", "--slurm-init-seconds-before-status-checks",
-              "1",
-              "--default-resources", "slurm_account=me", "slurm_partition=gpus", "--allowed-rules", "train",
-              "--", "runs/smoke/receipts/train-MAG-UNet-s0.txt", path=bin_)
-    submitted = [line for line in log.read_text().splitlines() if line.startswith("sbatch")]
-    assert len(submitted) == 1
-    words = submitted[0].split()
-    assert {"--gpus=1", "--cpus-per-task=8"} <= set(words)
-    for option, value in (("-A", "me"), ("-p", "gpus"), ("-t", "2880"), ("--mem", "64000")):
-        assert words[words.index(option) + 1] == value
 
 
 def test_no_machine_path_or_registry_host_is_committed():

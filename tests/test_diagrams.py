@@ -22,21 +22,20 @@ from magunet.model import count_parameters
 from magunet.predict import Model
 from magunet.studies import build, build_on_meta
 
-PATHS = {name: picture["module"] for name, picture in PICTURES.items()}
-
 
 @functools.cache
 def figures_of(profile):
-    return network_diagrams(profiles.load(profile))
+    """The diagrams of a profile, drawn, and every text of them can be read."""
+    figures = network_diagrams(profiles.load(profile))
+    for figure in figures.values():
+        assert_readable(figure)
+    return figures
 
 
 @pytest.fixture(scope="module", params=["paper", "smoke", *(
     pytest.param(name, marks=pytest.mark.slow) for name in ("cpu", "gpu", "transfer", "weights"))])
-def diagrams(request):
-    """The figures of each profile, in which every text can be read, and its name."""
-    for figure in figures_of(request.param).values():
-        assert_readable(figure)
-    return figures_of(request.param), request.param
+def profile(request):
+    return request.param
 
 
 def arrows_of(figure):
@@ -47,9 +46,9 @@ def arrows_of(figure):
         yield np.concatenate([np.linspace(a, b, 60) for a, b in itertools.pairwise(line)])
 
 
-def test_boxes_lie_on_the_page_and_apart_and_no_arrow_runs_through_one(diagrams):
-    """Frames, and texts that stand where one would."""
-    for name, figure in diagrams[0].items():
+def test_boxes_lie_on_the_page_and_apart_and_no_arrow_runs_through_one(profile):
+    """Boxes: frames, and texts that stand where one would."""
+    for name, figure in figures_of(profile).items():
         boxes = []
         for written in (text for text in texts(figure) if text.get_bbox_patch()):
             box, text = written.get_bbox_patch().get_window_extent(), written.get_window_extent()
@@ -62,32 +61,31 @@ def test_boxes_lie_on_the_page_and_apart_and_no_arrow_runs_through_one(diagrams)
             assert not ((points > inner.min) & (points < inner.max)).all(axis=1).any(), name
 
 
-def test_no_two_lines_of_the_network_meet_on_the_way(diagrams):
-    lines = list(arrows_of(diagrams[0]["fig01_network"]))
+def test_no_two_lines_of_the_network_meet_on_the_way():
+    lines = list(arrows_of(figures_of("paper")["fig01_network"]))
     assert len(lines) == 1 + 4 * 8 + 1 + 2
     for one, other in itertools.combinations(lines, 2):
         if min(np.linalg.norm(one[i] - other[i]) for i in (0, -1)) > 3:
             assert np.linalg.norm(one[:, None] - other[None], axis=2).min() > 3
 
 
-def test_the_counts_of_the_boxes_add_up_to_those_of_the_network(diagrams):
-    figures, profile = diagrams
+def test_the_counts_of_the_boxes_add_up_to_those_of_the_network(profile):
     network = build_on_meta("MAG-UNet", profiles.load(profile).width_divisor)
-    assert list(figures) == list(PATHS)
-    for name, figure in figures.items():
+    assert list(figures_of(profile)) == list(PICTURES)
+    for name, figure in figures_of(profile).items():
         numbers = [re.search(r"([\d,]+) parameters?$", text) for text in words(figure)]
         caption = re.search(r": ([\d,]+) parameters?\.", " ".join(words(figure)))
         counts = [int(match[1].replace(",", "")) for match in (caption, *filter(None, numbers))]
-        total = count_parameters(network.get_submodule(PATHS[name]))
+        total = count_parameters(network.get_submodule(PICTURES[name]["module"]))
         assert counts[0] == sum(counts[1:]) == total, name
 
 
 def test_the_paper_profile_shows_the_papers_shapes():
-    figures = figures_of("paper")
-    lines = "\n".join(words(figures["fig01_network"])).split("\n")
-    assert "512 × 3 × 16²" in lines and lines.count("1 × 50 × 256²") == 2       # bottleneck; input and head
-    assert "10,619,904 parameters" in lines
-    assert "768 × 768 positions," in "\n".join(words(figures["fig04_pam"])).split("\n")
+    network, pam = ("\n".join(words(figures_of("paper")[name])).split("\n")
+                    for name in ("fig01_network", "fig04_pam"))
+    assert "512 × 3 × 16²" in network                                       # bottleneck
+    assert network.count("1 × 50 × 256²") == 2                              # input and head
+    assert "10,619,904 parameters" in network and "768 × 768 positions," in pam
     assert shape_text((32, 50, 256, 200)) == "32 × 50 × 256 × 200"
 
 
@@ -154,17 +152,14 @@ def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
 
 
 def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one():
-    image, joints = np.zeros((8, 8)), np.eye(8)
     grids = {"fine": np.arange(64.0).reshape(8, 8) / 64, "coarse": np.arange(4.0).reshape(2, 2)}
     for limits in ((None, None), (0, 2)):
-        figure = map_figure(image, joints, grids, (2.0, 3.0), limits)
-        images = {ax.get_title(): ax.images[0] for ax in figure.axes if ax.get_title()}
-        assert list(images) == ["CT and true joints", *grids]
-        for title, values in grids.items():
-            shown = images[title]
-            np.testing.assert_array_equal(shown.get_array(), values)
-            assert shown.get_clim() == ((0, 2) if any(limits) else (values.min(), values.max()))
-            assert shown.get_extent() == [0, 24, 16, 0]                  # mm, whatever the map's own size
-        window = images["CT and true joints"].get_clim()
-        assert window == pytest.approx((0, 1200 / 1400))                 # -200 to 1000 HU
+        figure = map_figure(np.zeros((8, 8)), np.eye(8), grids, (2.0, 3.0), limits)
+        scan, *shown = (axes.images[0] for axes in figure.axes if axes.get_title())
+        assert [axes.get_title() for axes in figure.axes[:3]] == ["CT and true joints", *grids]
+        assert scan.get_clim() == pytest.approx((0, 1200 / 1400))            # -200 to 1000 HU
+        for image, values in zip(shown, grids.values(), strict=True):
+            np.testing.assert_array_equal(image.get_array(), values)
+            assert image.get_clim() == ((0, 2) if any(limits) else (values.min(), values.max()))
+            assert image.get_extent() == [0, 24, 16, 0]                      # mm, whatever the map's own size
         plt.close(figure)

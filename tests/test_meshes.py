@@ -75,11 +75,10 @@ def test_masks_at_the_border_and_single_voxels_have_a_closed_surface_and_empty_o
 
 def test_hollows_and_pieces_count_as_they_should():
     mask = ball(20, (1.5, 0.8, 1.0))
-    hollow = mask.array.copy()
-    hollow[18:22, 34:42, 26:34] = 0
-    mesh = as_trimesh(surface_mesh(mask.with_array(hollow)))
-    removed = as_trimesh(surface_mesh(mask)).volume - mesh.volume
-    assert removed == pytest.approx(4 * 8 * 8 * np.prod(mask.spacing), rel=0.12)
+    hollow = mask.with_array(mask.array.copy())
+    hollow.array[18:22, 34:42, 26:34] = 0
+    solid, mesh = (as_trimesh(surface_mesh(one)) for one in (mask, hollow))
+    assert solid.volume - mesh.volume == pytest.approx(4 * 8 * 8 * np.prod(mask.spacing), rel=0.12)
     assert mesh.body_count == 2
 
 
@@ -130,11 +129,11 @@ def test_orientation_changes_nothing():
         assert apart.mean() < 0.03 and apart.max() < 0.5    # by which way squares are halved
 
 
-def test_what_has_no_surface_is_refused():
+def test_what_has_no_surface_or_another_grid_is_refused():
     some, none = ball(5), ball(0)
-    for truth, prediction, word in ((some, none, "empty"), (none, some, "empty"),
-                                    (some, ball(5, (2.0, 1.0, 1.0)), "different grids")):
-        refused(lambda truth=truth, prediction=prediction: surface_map(truth, prediction), word)
+    for masks, word in (((some, none), "empty"), ((none, some), "empty"),
+                        ((some, ball(5, (2.0, 1.0, 1.0))), "different grids")):
+        refused(lambda masks=masks: surface_map(*masks), word)
 
 
 def two_joints(shift: int = 0) -> Volume:

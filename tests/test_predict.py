@@ -30,10 +30,9 @@ def test_blending_is_exact_on_x_plus_1_of_windows_that_all_have_the_networks_dep
 
 
 def test_blending_weighs_windows_by_the_gaussian():
-    """Of two windows that answer 0 and 1, the share of the second's weight, sigma a quarter of their depth."""
+    """Of two windows that answer 0 and 1, the share of the second's weight, sigma a quarter of the depth."""
     answers = iter((0.0, 1.0))
-    blended = predict_windows(np.zeros((24, 2, 2), np.float32), 16,
-                              lambda window: np.full(window.shape, next(answers)))
+    blended = predict_windows(np.zeros((24, 2, 2), np.float32), 16, lambda x: np.full(x.shape, next(answers)))
     first, second = np.zeros(24), np.zeros(24)
     first[:16] = second[8:] = np.exp(-0.5 * ((np.arange(16) - 7.5) / 4) ** 2)
     np.testing.assert_allclose(blended[:, 0, 0], second / (first + second), rtol=1e-6)

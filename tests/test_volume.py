@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from bad_files import SCAN, packed
 from conftest import refused
 from dicom_series import read, write_series
 from hypothesis import given, settings
@@ -63,6 +64,12 @@ def test_a_file_gives_back_any_volume_to_magunet_and_to_simpleitk(volume, ending
     assert back.array.dtype == volume.array.dtype and np.array_equal(back.array, volume.array)
     assert same_geometry(volume, back, 1e-3) and back.spacing == pytest.approx(volume.spacing, rel=1e-6)
     assert np.array_equal(theirs.array, volume.array) and same_geometry(volume, theirs, 1e-3)
+
+
+def test_the_sform_counts_where_it_is_the_scanners_or_alone_and_else_the_qform(tmp_path):
+    for qform, sform, expected in ((1, 1, SCAN.origin[0]), (0, 2, SCAN.origin[0]), (1, 2, 5), (2, 0, 5)):
+        packed((252, "2h", qform, sform), (268, "f", -5))(tmp_path / "a.nii")           # the qform's x
+        assert read_volume(tmp_path / "a.nii").origin[0] == expected, (qform, sform)
 
 
 def test_booleans_become_uint8_and_halves_float32_and_both_are_compressed(tmp_path):

@@ -10,8 +10,7 @@ from magunet.cohort import load_cohort
 from magunet.volume import Volume, write_volume
 
 TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16,
-               epochs=6,
-               samples_per_case=2, cases=4)
+               epochs=6, samples_per_case=2, cases=4)
 
 
 def write_cohort(root, cases=4):

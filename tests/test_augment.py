@@ -11,19 +11,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from magunet import augment as module
-from magunet.augment import (
-    augment,
-    blur,
-    change_contrast,
-    coarsen,
-    happens,
-    random_affine,
-    resample,
-    rotation_matrix,
-    sampling_grid,
-    uniform,
-    vary_appearance,
-)
+from magunet.augment import augment, happens, random_affine, resample, sampling_grid, vary_appearance
+from magunet.metrics import overlap
 
 SHAPE, SPACING = (24, 64, 48), (3.0, 1.0, 1.5)             # 72 x 64 x 72 mm
 
@@ -36,10 +25,12 @@ def noise(seed=0, shape=(12, 20, 16)):
     return torch.rand(1, 1, *shape, generator=seeded(seed))
 
 
-def blob(centre=(4.0, -6.0, 5.0), widths=(14.0, 14.0, 8.4)):
-    """A smooth image (1, 1, d, h, w) in [0, 1] and the mask where it exceeds one half; mm z-y-x."""
-    places = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SHAPE, SPACING)], indexing="ij")
-    distance = sum(((p - c) / w) ** 2 for p, c, w in zip(places, centre, widths))
+def blob():
+    """A smooth image (1, 1, d, h, w) in [0, 1], lopsided about its middle, and the mask where it exceeds a
+    half."""
+    middle = (np.reshape(SHAPE, (3, 1, 1, 1)) - 1) / 2
+    places = (np.indices(SHAPE) - middle) * np.reshape(SPACING, (3, 1, 1, 1))                   # mm
+    distance = sum(((p - c) / w) ** 2 for p, c, w in zip(places, (4.0, -6.0, 5.0), (14.0, 14.0, 8.4)))
     image = torch.from_numpy(np.exp(-distance)).float()[None, None]
     return image, (image > 0.5).to(torch.uint8)
 
@@ -50,15 +41,11 @@ def only(monkeypatch, *operations):
     monkeypatch.setattr(module, "happens", lambda generator, probability: next(script))
 
 
-def dice(a, b):
-    return 2 * (a & b).sum().item() / (a.sum() + b.sum()).item()
-
-
 # Geometry ---------------------------------------------------------------------------------------------
 
 def test_rotation_matrix_is_scipys():
     for angles in ((0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1), (-1.0, 2.0, 0.1)):
-        ours = rotation_matrix(torch.tensor(angles, dtype=torch.float64)).double().numpy()
+        ours = module.rotation_matrix(torch.tensor(angles, dtype=torch.float64)).double().numpy()
         theirs = Rotation.from_euler("xyz", angles).as_matrix()     # small letters: about fixed axes
         assert ours == pytest.approx(theirs, abs=1e-6), angles
 
@@ -98,8 +85,7 @@ def test_strong_is_twice_the_reach_and_other_grey_values_after_it(monkeypatch):
 def naive_resample(array, matrix):
     """The same map by scipy, on voxel indices. array: (d, h, w); matrix: 3 x 4 on x, y, z in window units."""
     size = np.array(array.shape)[::-1, None]
-    index = np.stack([g.ravel() for g in np.meshgrid(*map(np.arange, array.shape), indexing="ij")])[::-1]
-    units = (2 * index + 1) / size - 1
+    units = (2 * np.indices(array.shape).reshape(3, -1)[::-1] + 1) / size - 1
     source = ((matrix[:, :3] @ units + matrix[:, 3:] + 1) * size - 1) / 2
     return ndimage.map_coordinates(array, source[::-1], order=1, mode="grid-constant").reshape(array.shape)
 
@@ -131,8 +117,8 @@ def test_image_and_mask_stay_together(monkeypatch):
     for seed in range(8):
         only(monkeypatch, True, True, False)
         image, mask = augment(before, before_mask, SPACING, seeded(seed))
-        assert dice(image > 0.5, mask == 1) > 0.9, seed
-        assert dice(mask == 1, before_mask == 1) < 0.85, seed                   # and something moved
+        assert overlap(image > 0.5, mask).dice > 0.9, seed
+        assert overlap(mask, before_mask).dice < 0.85, seed                     # and something moved
 
 
 # Operations -------------------------------------------------------------------------------------------
@@ -146,15 +132,14 @@ def test_a_flip_changes_left_and_right_and_without_any_operation_nothing_changes
 
 
 def test_gamma_keeps_order_range_and_mask(monkeypatch):
-    image = torch.rand(1, 1, 4, 5, 6)
+    image = noise(shape=(4, 5, 6))
     image[0, 0, 0, 0, :2] = torch.tensor([0.0, 1.0])
-    mask, exponents = (image > 0.5).to(torch.uint8), []
-    order = image.flatten().argsort()
+    mask, order, exponents = (image > 0.5).to(torch.uint8), image.flatten().argsort(), []
     for seed in range(200):
         only(monkeypatch, False, False, True)
         changed, same = augment(image, mask, SPACING, seeded(seed))
-        assert changed.min() == 0 and changed.max() == 1 and torch.equal(same, mask)
-        assert (changed.flatten()[order].diff() >= 0).all()
+        assert changed.min() == 0 and changed.max() == 1 and torch.equal(same, mask), seed
+        assert (changed.flatten()[order].diff() >= 0).all(), seed
         exponents.append((changed[0, 0, 2, 2, 2].log() / image[0, 0, 2, 2, 2].log()).item())
     assert math.exp(-0.3) - 1e-4 <= min(exponents) < 0.78 and 1.28 < max(exponents) <= math.exp(0.3) + 1e-4
 
@@ -173,7 +158,7 @@ def test_happens_as_often_as_it_should_and_uniform_stays_within_its_bounds():
     for probability in (0.25, 0.5):
         count = sum(happens(generator, probability) for _ in range(400))
         assert abs(count - 400 * probability) < 4 * math.sqrt(400 * probability * (1 - probability))
-    drawn = uniform(seeded(0), -2.0, 5.0, 1000)
+    drawn = module.uniform(seeded(0), -2.0, 5.0, 1000)
     assert -2 <= drawn.min() < -1.9 and 4.9 < drawn.max() < 5
     assert drawn.mean().item() == pytest.approx(1.5, abs=4 * 7 / 12**0.5 / 1000**0.5)
 
@@ -200,21 +185,20 @@ def test_blur_is_scipys_gaussian():
     for sigma in (0.5, 0.73, 1.0):
         expected = ndimage.gaussian_filter(noise()[0, 0].numpy(), sigma, mode="nearest",
                                            radius=math.ceil(3 * sigma))
-        assert blur(noise(), sigma)[0, 0].numpy() == pytest.approx(expected, abs=1e-6), sigma
+        assert module.blur(noise(), sigma)[0, 0].numpy() == pytest.approx(expected, abs=1e-6), sigma
 
 
 def test_half_the_resolution_is_the_mean_of_eight_voxels_laid_out_linearly():
     image = noise()
     small = image[0, 0].numpy().reshape(6, 2, 10, 2, 8, 2).mean((1, 3, 5))
-    at = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / 2 - 0.5 for n in (12, 20, 16)], indexing="ij"))
+    at = (np.indices((12, 20, 16)) + 0.5) / 2 - 0.5
     expected = ndimage.map_coordinates(small, at, order=1, mode="nearest")
-    assert coarsen(image, (6, 10, 8))[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
-    assert torch.allclose(coarsen(image, (12, 20, 16)), image, atol=1e-6)
+    assert module.coarsen(image, (6, 10, 8))[0, 0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(module.coarsen(image, (12, 20, 16)), image, atol=1e-6)
 
 
 def test_contrast_spreads_about_the_mean():
-    image = noise()
-    seen = change_contrast(image, 1.2, 0.03)
+    image, seen = noise(), module.change_contrast(noise(), 1.2, 0.03)
     assert seen.mean().item() == pytest.approx(image.mean().item() + 0.03, abs=1e-6)
     assert seen.std().item() == pytest.approx(1.2 * image.std().item(), rel=1e-5)
 

@@ -1,7 +1,6 @@
 """docs/reproducibility.md names what a GPU does not compute twice alike; the source is torch's manual."""
 
 import monai.networks.nets  # noqa: F401 - takes seconds, which belong to no test
-import pytest
 import torch
 from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,30 +23,24 @@ ALL = {*PEERS, "3D U-Net", "MAG-UNet", "+SE", "+CBAM", "+Non-local", "+ECA"}
 class Watched(TorchDispatchMode):
     """Remembers the names of all operations inside."""
 
-    def __init__(self):
-        super().__init__()
+    def __enter__(self):
         self.seen = set()
+        return super().__enter__()
 
     def __torch_dispatch__(self, function, kinds, arguments=(), named=None):
         self.seen.add(function.overloadpacket.__name__)
         return function(*arguments, **(named or {}))
 
 
-@pytest.fixture(scope="module")
-def users():
-    """Operation -> the networks that compute it, of 50 slices, no multiple of 16."""
-    found = {}
+def test_every_operation_is_known_to_be_repeatable_or_listed_and_the_page_names_who_computes_it():
+    """One that is in neither list is new: look it up in torch's documentation, and add it to one."""
+    users = {}
     for name in ALL:
         network = build_on_meta(name, 4).eval()
         with Watched() as watched, torch.no_grad():
-            network(torch.empty(1, 1, 50, 64, 64, device="meta"))
+            network(torch.empty(1, 1, 50, 64, 64, device="meta"))           # 50 is no multiple of 16
         for operation in watched.seen:
-            found.setdefault(operation, set()).add(name)
-    return found
-
-
-def test_every_operation_is_known_to_be_repeatable_or_listed_and_the_page_names_who_computes_it(users):
-    """One that is in neither list is new: look it up in torch's documentation, and add it to one."""
+            users.setdefault(operation, set()).add(name)
     assert set(users) <= {*LISTED, *ORDERED.split()}
     page = (ROOT / "docs" / "reproducibility.md").read_text()
     cells = [line.split("|") for line in page.splitlines() if line.startswith("| ")]

@@ -1,4 +1,4 @@
-"""Processes that train side by side take different GPUs."""
+"""Processes that train side by side take different GPUs, and say how far they are."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from magunet.base import device
+from magunet.base import device, progress
 
 HOLD = """
 import sys, filelock
@@ -37,7 +37,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def held_by_another(number):
-    """Another process of ours that has taken a GPU; closing its input ends it."""
+    """Another process that has taken a GPU; closing its input ends it."""
     other = subprocess.Popen([sys.executable, "-c", HOLD, f"{tempfile.tempdir}/magunet-gpu-{number}.lock"],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
@@ -62,3 +62,19 @@ def test_a_gpu_of_another_process_is_left_to_it_until_it_ends_and_with_all_taken
 def test_without_a_gpu_it_is_the_cpu(machine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device.choose_device() == torch.device("cpu")
+
+
+def test_progress_is_a_line_an_item_on_stderr_and_inner_loops_are_silent(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "watched", lambda: False)
+    assert list(progress.track("ab", "letters")) == ["a", "b"]
+    assert capsys.readouterr() == ("", "letters 1/2\nletters 2/2\n")
+    assert list(progress.track([1, 2], "windows", lines=False)) == [1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_watched_loop_draws_a_bar_and_no_lines(capsys, monkeypatch):
+    assert not progress.in_notebook()
+    monkeypatch.setattr(progress, "watched", lambda: True)
+    assert list(progress.track([1, 2], "windows")) == [1, 2]
+    out, error = capsys.readouterr()
+    assert out == "" and "windows" in error and "windows 1/2\n" not in error

@@ -1,13 +1,16 @@
-"""The paper's equations against readings in plain loops and float64, written apart from the module."""
+"""The equations of the paper, and of the attention modules beside DA, against readings in plain loops and
+float64, written apart from the modules."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from magunet import losses
+from magunet.attention import CBAM, ECA, SE, NonLocal
 from magunet.blocks import CAM, LGAG, MFF, PAM, BatchNorm3d, DualAttention
 from magunet.metrics import overlap
 
@@ -48,8 +51,9 @@ def per_case(function, module, x):
                         for case in x])
 
 
-def with_scale(module, name, value):
-    torch.nn.init.constant_(getattr(module, name), value)
+def scaled(module, value):
+    """PAM or CAM with its alpha or beta set."""
+    torch.nn.init.constant_(module.alpha if isinstance(module, PAM) else module.beta, value)
     return module
 
 
@@ -61,14 +65,14 @@ def assert_close(ours, naive, relative=1e-6, what=""):
 def test_pam_is_eqs_3_to_5_also_in_float32():
     x = feature_map()
     for reduction in (1, 4, 5, 8, 64):                      # 5 leaves a rest: heads of one channel
-        module = with_scale(PAM(16, reduction).double(), "alpha", 0.7)
+        module = scaled(PAM(16, reduction).double(), 0.7)
         naive = per_case(naive_pam, module, x)
         assert_close(module(x).detach(), naive, what=f"reduction {reduction}")
         assert_close(module.float()(x.float()).double().detach(), naive, what=f"float32, {reduction}")
 
 
 def test_pam_never_forms_the_matrix_and_survives_logits_that_overflow_a_plain_exponential():
-    module = with_scale(PAM(32), "alpha", 1.0)
+    module = scaled(PAM(32), 1.0)
     x = (1e3 * torch.randn(1, 32, 2, 3, 4)).requires_grad_()
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):           # any kernel that forms it raises
         out = module(x)
@@ -77,7 +81,7 @@ def test_pam_never_forms_the_matrix_and_survives_logits_that_overflow_a_plain_ex
 
 
 def test_cam_is_eqs_6_to_8():
-    module = with_scale(CAM().double(), "beta", -0.4)
+    module = scaled(CAM().double(), -0.4)
     x = 0.3 * feature_map()
     assert_close(module(x).detach(), per_case(naive_cam, module, x))
 
@@ -89,15 +93,18 @@ def without_convolution(channels):
     return module
 
 
-def test_attention_starts_as_the_identity():
+def test_attention_starts_as_the_identity_and_its_scale_gets_a_gradient_at_once():
     x = torch.randn(2, 16, 3, 4, 5)
     for module in (PAM(16), CAM(), without_convolution(16)):
-        assert torch.equal(module(x), x), module
+        out = module(x)
+        assert torch.equal(out, x), module
+        out.square().sum().backward()
+        assert all(p.grad.abs() > 0 for n, p in module.named_parameters() if n.endswith(("alpha", "beta")))
 
 
 def test_dual_attention_is_eqs_1_and_2():
     module = without_convolution(16).double()
-    with_scale(module.pam, "alpha", 0.5), with_scale(module.cam, "beta", 0.9)
+    scaled(module.pam, 0.5), scaled(module.cam, 0.9)
     module.w.data = torch.tensor([0.3, -1.1], dtype=torch.float64)
     x = 0.3 * feature_map()
     e1, e2 = math.exp(0.3), math.exp(-1.1)
@@ -106,7 +113,7 @@ def test_dual_attention_is_eqs_1_and_2():
 
 
 def test_attention_in_bfloat16_autocast_keeps_float32_digits():
-    module = with_scale(PAM(16), "alpha", 1.0)
+    module = scaled(PAM(16), 1.0)
     x = torch.randn(1, 16, 2, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(module(x), PAM.forward(module, x))
@@ -116,58 +123,47 @@ def test_attention_in_bfloat16_autocast_keeps_float32_digits():
 
 
 def naive_conv(x, conv):
-    """A grouped 3^3 convolution with zero padding, voxel by voxel. x: (c, d, h, w)."""
+    """A grouped convolution of odd size with zero padding: the sum over each voxel's surroundings.
+    x: (c, d, h, w)."""
     weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
-    size, per_group = weight.shape[1], len(weight) // conv.groups
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1)))
-    out = np.empty((len(weight), *x.shape[1:]))
-    for o in range(len(weight)):
-        first = (o // per_group) * size
-        for z, y, k in np.ndindex(x.shape[1:]):
-            seen = padded[first:first + size, z:z + 3, y:y + 3, k:k + 3]
-            out[o, z, y, k] = (weight[o] * seen).sum() + bias[o]
-    return out
+    size = weight.shape[2:]
+    around = sliding_window_view(np.pad(x, ((0, 0), *((n // 2,) * 2 for n in size))), size, axis=(1, 2, 3))
+    groups = zip(np.split(around, conv.groups), np.split(weight, conv.groups))
+    sums = [np.einsum("cdhwijk,ocijk->odhw", *group) for group in groups]
+    return np.concatenate(sums) + bias[:, None, None, None]
 
 
 def naive_batch_norm(x, bn):
     """Evaluation mode, from running statistics. x: (c, ...)."""
-    shape = (-1, 1, 1, 1)
-    mean, var, weight, bias = (p.detach().numpy().reshape(shape)
+    mean, var, weight, bias = (p.detach().numpy().reshape(-1, 1, 1, 1)
                                for p in (bn.running_mean, bn.running_var, bn.weight, bn.bias))
     return (x - mean) / np.sqrt(var + bn.eps) * weight + bias
 
 
-@pytest.mark.parametrize("channels, groups", [(4, 4), (24, 8)])
-def test_lgag_is_eqs_9_and_10(channels, groups):
-    module = LGAG(channels).double().eval()
-    for bn in (m for m in module.modules() if isinstance(m, BatchNorm3d)):
-        torch.nn.init.normal_(bn.running_mean), torch.nn.init.uniform_(bn.running_var, 0.5, 2)
-        torch.nn.init.normal_(bn.weight), torch.nn.init.normal_(bn.bias)
-    assert module.g[0].groups == module.x[0].groups == groups
-    g, x = feature_map(1, channels, 3, 4, 3, 1), feature_map(1, channels, 3, 4, 3, 2)
-    q = (naive_batch_norm(naive_conv(g[0].numpy(), module.g[0]), module.g[1])
-         + naive_batch_norm(naive_conv(x[0].numpy(), module.x[0]), module.x[1]))
-    q = np.maximum(q, 0)
-    one = np.tensordot(module.gate[0].weight.detach().numpy()[0, :, 0, 0, 0], q, 1)[None]
-    one = naive_batch_norm(one + module.gate[0].bias.item(), module.gate[1])
-    naive = x[0].numpy() / (1 + np.exp(-one))
-    assert_close(module(g, x)[0].detach(), torch.from_numpy(naive), 1e-12)
+def test_lgag_is_eqs_9_and_10():
+    for channels, groups in ((4, 4), (16, 16), (24, 8)):
+        module = LGAG(channels).double().eval()
+        for bn in (m for m in module.modules() if isinstance(m, BatchNorm3d)):
+            torch.nn.init.normal_(bn.running_mean), torch.nn.init.uniform_(bn.running_var, 0.5, 2)
+            torch.nn.init.normal_(bn.weight), torch.nn.init.normal_(bn.bias)
+        assert module.g[0].groups == module.x[0].groups == groups
+        g, x = feature_map(1, channels, seed=1), feature_map(1, channels, seed=2)
+        q = sum(naive_batch_norm(naive_conv(y[0].numpy(), conv), bn)
+                for y, (conv, bn) in ((g, module.g), (x, module.x)))
+        one = naive_batch_norm(naive_conv(np.maximum(q, 0), module.gate[0]), module.gate[1])
+        assert_close(module(g, x)[0].detach(), torch.from_numpy(x[0].numpy() / (1 + np.exp(-one))), 1e-12)
 
 
 def test_mff_pools_each_branch_of_one_shared_map():
-    module = MFF(2, 3, kernels=(1, 3)).double().eval()
-    x = feature_map(1, 2, 4, 4, 6)
-    shared = torch.relu(module.shared[1](torch.from_numpy(naive_conv(x[0].numpy(), module.shared[0]))[None]))
-    wide = naive_conv(shared[0].detach().numpy(), module.branches[1][0])
-    narrow = np.tensordot(module.branches[0][0].weight.detach().numpy()[:, :, 0, 0, 0],
-                          shared[0].detach().numpy(), 1)
-    narrow += module.branches[0][0].bias.detach().numpy()[:, None, None, None]
-    pooled = []
-    for values, branch in ((narrow, module.branches[0]), (wide, module.branches[1])):
-        values = np.maximum(naive_batch_norm(values, branch[1]), 0)
-        pooled.append(values.reshape(3, 2, 2, 2, 2, 3, 2).max(axis=(2, 4, 6)))
-    fused = naive_conv(np.concatenate(pooled), module.fuse[0])
-    naive = np.maximum(naive_batch_norm(fused, module.fuse[1]), 0)
+    module, x = MFF(2, 3, kernels=(1, 3)).double().eval(), feature_map(1, 2, 4, 4, 6)
+
+    def stage(a, conv, bn, *_):
+        return np.maximum(naive_batch_norm(naive_conv(a, conv), bn), 0)
+
+    shared = stage(x[0].numpy(), *module.shared)
+    pooled = [stage(shared, *branch).reshape(3, 2, 2, 2, 2, 3, 2).max(axis=(2, 4, 6))
+              for branch in module.branches]
+    naive = stage(np.concatenate(pooled), *module.fuse)
     assert_close(module(x)[0].detach(), torch.from_numpy(naive), 1e-12)
 
 
@@ -222,3 +218,62 @@ def test_overlaps_of_empty_masks_follow_the_stated_policy_and_any_other_value_is
         counts = overlap(np.full((2, 2, 2), prediction), np.full((2, 2, 2), truth))
         for name in ("dice", "iou", "precision", "recall"):
             assert getattr(counts, name) == expected, (prediction, truth, name)
+
+
+# Attention of Table 2 beside DA -------------------------------------------------------------------------
+
+def sigmoid(v):
+    return 1 / (1 + np.exp(-v))
+
+
+def mlp(module, v):
+    """v: (c,) -> (c,)."""
+    return projected(module[2], np.maximum(projected(module[0], v[:, None]), 0))[:, 0]
+
+
+def check(module, naive):
+    module, x = module.double().eval(), feature_map()
+    assert_close(module(x).detach(), per_case(lambda _, a: naive(a), module, x), 1e-10)
+
+
+def test_se_scales_channels_by_a_gate_of_their_means():
+    module = SE(16, reduction=4)
+    check(module, lambda a: a * sigmoid(mlp(module.mlp, a.mean(1)))[:, None])
+
+
+def test_cbam_gates_channels_then_positions():
+    module = CBAM(16, reduction=4, kernel=3)
+
+    def naive(a):
+        a = a * sigmoid(mlp(module.mlp, a.mean(1)) + mlp(module.mlp, a.max(1)))[:, None]
+        maps = np.stack([a.mean(0), a.max(0)]).reshape(2, 3, 4, 5)
+        return a * sigmoid(naive_conv(maps, module.spatial)).reshape(1, -1)
+
+    check(module, naive)
+
+
+def test_non_local_starts_as_the_identity_and_attends_over_all_positions():
+    module, x = NonLocal(16).double().eval(), feature_map()
+    assert torch.equal(module(x), x)
+    conv, norm = module.out
+    torch.nn.init.normal_(norm.weight)
+
+    def naive(a):
+        theta, phi, g = (projected(f, a) for f in (module.theta, module.phi, module.g))
+        weights = np.exp(theta.T @ phi)
+        y = projected(conv, g @ (weights / weights.sum(1, keepdims=True)).T)
+        return y / np.sqrt(1 + norm.eps) * norm.weight.detach().numpy()[:, None] + a
+
+    check(module, naive)
+
+
+def test_eca_gates_channels_by_as_many_neighbours_as_the_published_rule_says():
+    for channels, kernel in ((16, 3), (64, 3), (128, 5), (256, 5), (512, 5)):       # their Eq. 12
+        assert ECA(channels).conv.kernel_size == (kernel,), channels
+    module = ECA(16)
+
+    def naive(a):
+        weight = module.conv.weight.detach().numpy()[0, 0]
+        return a * sigmoid(np.convolve(a.mean(1), weight[::-1], "same"))[:, None]
+
+    check(module, naive)

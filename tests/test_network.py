@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,13 +66,6 @@ def test_any_size_from_16_up_keeps_its_grid_and_a_smaller_one_is_refused_with_it
             network(torch.zeros(1, 1, *size))
 
 
-def test_the_scales_that_start_at_zero_get_a_gradient_at_once():
-    network = build("MAG-UNet", width_divisor=8)
-    network(torch.randn(1, 1, 32, 16, 32)).square().mean().backward()
-    assert network.attention.pam.alpha.grad.abs() > 0
-    assert network.attention.cam.beta.grad.abs() > 0
-
-
 def test_switches_combine_and_wrong_ones_are_refused():
     for attention in ATTENTIONS:
         for gates in (False, True):
@@ -123,16 +117,12 @@ def test_scaled_widths_are_the_largest_multiples_that_are_not_too_wide_and_never
         assert narrow + multiple > width / divisor - 1e-4
 
 
-def test_widths_double_level_by_level_at_any_scale():
-    assert variant("MAG-UNet", 1).widths == MAGUNetConfig().widths
-    for divisor, first in ((4, 8), (3, 10), (0.5, 64), (2 / 3, 48)):
-        assert variant("MAG-UNet", divisor).widths == tuple(first * 2**level for level in range(5)), divisor
-
-
-def test_table_rows_name_networks_that_exist_and_are_recorded_by_their_switches():
+def test_table_rows_name_networks_that_exist_whose_widths_double_and_that_are_recorded_by_their_switches():
     assert {row.network for table in paper.TABLES for row in table} <= {*NETWORKS, *ALIASES}
     assert configuration("[1,3,5]", 4) == configuration("+MFF", 4)
-    assert configuration("+MFF", 4)["widths"] == (8, 16, 32, 64, 128)
+    for divisor, first in ((1, 32), (4, 8), (3, 10), (0.5, 64), (2 / 3, 48)):
+        widths = tuple(first * 2**level for level in range(5))
+        assert configuration("+MFF", divisor)["widths"] == widths == variant("+DA", divisor).widths, divisor
 
 
 @pytest.mark.parametrize("kind", [BatchNorm3d, lambda channels: accelerate(torch.nn.BatchNorm3d(channels))])
@@ -145,9 +135,7 @@ def test_evaluation_by_input_does_not_care_how_bright_or_noisy_other_scans_were(
     for _ in range(5):
         net(torch.randn(1, 4, 5, 6, 7) * 100)
     before = net.running_mean.clone()
-    mean, variance, weight, bias = (values.view(-1, 1, 1, 1)
-                                    for values in (before, net.running_var, net.weight, net.bias))
-    usual = (x - mean) / (variance + net.eps).sqrt() * weight + bias
+    usual = F.batch_norm(x, before, net.running_var, net.weight, net.bias, eps=net.eps)
     torch.testing.assert_close(net.eval()(x), usual)
     evaluate_by_input(net)
     torch.testing.assert_close(net(x), expected)

@@ -48,17 +48,15 @@ def test_preparation_and_restoration_are_the_same_voxels(phantom, monkeypatch):
 
 
 def test_scores_are_the_same(phantom, monkeypatch):
-    other = np.roll(phantom.mask, (1, 2), (0, 2))
-    boxes = asdict(surfaces.surface_scores(other, phantom.mask, phantom.spacing))
+    masks = np.roll(phantom.mask, (1, 2), (0, 2)), phantom.mask
+    boxes = asdict(surfaces.surface_scores(*masks, phantom.spacing))
     monkeypatch.setattr(surfaces, "bounding_box", whole)
-    expected = asdict(surfaces.surface_scores(other, phantom.mask, phantom.spacing))
-    assert boxes == pytest.approx(expected, rel=1e-12)
+    assert boxes == pytest.approx(asdict(surfaces.surface_scores(*masks, phantom.spacing)), rel=1e-12)
 
 
 def test_distances_are_the_same_up_to_where_they_are_cut_off(monkeypatch):
-    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(30, 40, 50)), 3)
-    mask = np.zeros((60, 90, 100), bool)
-    mask[15:45, 25:65, 25:75] = noise > 0.03
+    noise, mask = np.random.default_rng(0).normal(size=(30, 40, 50)), np.zeros((60, 90, 100), bool)
+    mask[15:45, 25:65, 25:75] = ndimage.gaussian_filter(noise, 3) > 0.03
     box = target.mask_distance(mask, (1.5, 1.0, 1.2), 1.0)
     monkeypatch.setattr(target, "bounding_box", whole)
     expected = target.mask_distance(mask, (1.5, 1.0, 1.2), 1.0)

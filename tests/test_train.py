@@ -146,34 +146,25 @@ def test_a_checkpoint_restores_optimiser_scheduler_and_random_states_but_no_othe
     refused(lambda: checkpoint.restore(state, path, "other"), "belongs to other settings")
 
 
-DAMAGE = {
-    "no log": lambda header, tensors: header.pop("log"),
-    "no settings": lambda header, tensors: header.pop("settings"),
-    "no scheduler": lambda header, tensors: header.update(scheduler=None),
-    "one rate": lambda header, tensors: header["scheduler"].update(_last_lr=3),
-    "no order": lambda header, tensors: header.update(order=None),
-    "no seconds": lambda header, tensors: header.update(seconds=None),
-    "no generator": lambda header, tensors: tensors.pop("rng.data"),
-    "a weight less": lambda header, tensors: tensors.pop(next(n for n in tensors if n.startswith("model."))),
-    "a moment more": lambda header, tensors: tensors.update({"optimizer.9999.step": torch.zeros(())}),
-    "short generator": lambda header, tensors: tensors.update({"rng.cpu": torch.zeros(3)}),
-    "odd generator": lambda header, tensors: tensors.update({"rng.cpu": tensors["rng.cpu"].flip(0)}),
-    "losses of no window": lambda header, tensors: tensors.update(losses=torch.zeros(3)),
-    "one loss": lambda header, tensors: tensors.update(losses=torch.zeros(())),
-    "another network": lambda header, tensors: None,
-}
+GONE, ZERO = object(), torch.zeros(())
+DAMAGE = [({"log": GONE}, {}), ({"settings": GONE}, {}), ({"scheduler": None}, {}), ({"order": None}, {}),
+          ({"scheduler": {"_last_lr": 3}}, {}), ({"seconds": None}, {}), ({}, {"rng.data": GONE}),
+          ({}, {"model.head.bias": GONE}), ({}, {"optimizer.9999.step": ZERO}), ({}, {"rng.cpu": ZERO}),
+          ({}, {"rng.cpu": torch.arange(5056).byte()}), ({}, {"losses": torch.zeros(3)}),
+          ({}, {"losses": ZERO})]
+"""Changes of the header and of the tensors; losses are of no window."""
 
 
-def test_a_checkpoint_in_which_something_is_missing_is_said_and_removed(tmp_path, capsys):
+def test_a_checkpoint_that_misses_something_or_is_of_another_network_is_said_and_removed(tmp_path, capsys):
     path = tmp_path / "checkpoint.safetensors"
-    for what, change in DAMAGE.items():
-        checkpoint.save(new_state("+LGAG" if what == "another network" else "3D U-Net"), path, "hash")
+    for network, changes in (*(("3D U-Net", pair) for pair in DAMAGE), ("+LGAG", ({}, {}))):
+        checkpoint.save(new_state(network), path, "hash")
         texts, tensors = read(path)
-        header = json.loads(texts["state"])
-        change(header, tensors)
+        header, tensors = ({name: value for name, value in {**stored, **change}.items() if value is not GONE}
+                           for stored, change in zip((json.loads(texts["state"]), tensors), changes))
         checkpoint.write_tensors(tensors, path, {"state": json.dumps(header)})
-        assert not checkpoint.restore(new_state(), path, "hash"), what
-        assert "damaged checkpoint" in capsys.readouterr().err and not path.exists(), what
+        assert not checkpoint.restore(new_state(), path, "hash"), (network, changes)
+        assert "damaged checkpoint" in capsys.readouterr().err and not path.exists(), (network, changes)
 
 
 def test_after_a_damaged_checkpoint_training_is_that_from_the_start(cohort):
@@ -213,8 +204,8 @@ def test_training_windows_are_all_runs_of_slices_and_short_cases_are_padded():
 
 
 def test_the_learning_rate_follows_its_schedule():
-    assert [train.learning_rate_factor("constant", s, 10) for s in (0, 5, 10)] == [1, 1, 1]
-    assert [round(train.learning_rate_factor("cosine", s, 10), 6) for s in (0, 5, 10)] == [1, 0.5, 0]
+    for schedule, expected in (("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0])):
+        assert [round(train.learning_rate_factor(schedule, s, 10), 6) for s in (0, 5, 10)] == expected
 
 
 def test_no_step_waits_for_a_device(monkeypatch):

@@ -9,22 +9,16 @@ sample`).
 import contextlib
 import importlib.util
 import io
-import os
-import secrets
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT
-from lab import CHROMIUM, FLAGS, Seen
+from lab import CHROMIUM, FLAGS, Seen, make_lab
 from PIL import Image
 from test_offline import copied_extension, offline
 
@@ -57,47 +51,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def running_lab(folder, jupyter_path, settings):
-    """Yields the address of a JupyterLab that serves ``folder``, with settings of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token, address = secrets.token_hex(), f"http://127.0.0.1:{port}"
-    news = settings / "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True, exist_ok=True)
-    news.write_text('{"fetchNews": "false"}')                               # nobody is there to be asked
-    environment = os.environ | {
-        "JUPYTER_PATH": str(jupyter_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        "JUPYTER_CONFIG_DIR": str(settings), "JUPYTER_DATA_DIR": str(settings / "data")}
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-               "--allow-root", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-               f"--notebook-dir={folder}", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with open(settings / "lab.log", "w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(2 * PATIENCE):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/api?token={token}", timeout=10).close()
-                break
-            assert server.poll() is None, "JupyterLab did not start"
-            time.sleep(0.5)
-        yield f"{address}/lab/tree/NOTEBOOK?token={token}"
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-@contextlib.contextmanager
-def run_notebook(address, name, size=(800, 800)):
-    """Yields a page that shows the notebook after all its cells ran, and what it has asked for so far."""
+def run_notebook(folder, jupyter_path, name, size=(800, 800)):
+    """Yields a page with a folder's notebook after all its cells ran, and what it has asked for so far."""
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
+    variables = {"JUPYTER_PATH": str(jupyter_path), "PYTHONPATH": str(ROOT)}
+    with make_lab(folder, **variables) as (_, description), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         page, seen = browser.new_page(viewport=dict(zip(("width", "height"), size))), Seen()
         page.set_default_timeout(1000 * PATIENCE)
         seen.watch(page)
-        page.goto(address.replace("NOTEBOOK", name))
+        page.goto("http://127.0.0.1:{port}/lab/tree/{}?token={token}".format(name, **description))
         page.wait_for_selector(".jp-Notebook-cell")
         page.keyboard.press("Control+b")                        # no file browser beside it
         page.get_by_text("| Idle").wait_for()                   # cells that run before it are not run at all
@@ -171,8 +135,7 @@ def notebook_run(installed, compendium, viewer):
     code['fit("MAG-UNet", settings, settings.seeds[0], study)'].source = "print(*runs)"
     code[BROWSE].source = code[BROWSE].source.replace("list(runs))", f"list(runs), viewer={viewer!r})")
     nbformat.write(notebook, compendium / "object.ipynb")
-    with running_lab(compendium, installed, compendium / "settings") as address, \
-            run_notebook(address, "object.ipynb") as (page, seen):
+    with run_notebook(compendium, installed, "object.ipynb") as (page, seen):
         yield page, seen
         text = page.locator(".jp-Notebook").inner_text()
         assert text.count("left is left: True | up is up: True") == 4 and "Error" not in text
@@ -198,17 +161,14 @@ def test_niivue_shows_the_same_and_asks_nobody_outside(installed, compendium):
 
 def store_picture(target):
     """Store a picture of the viewer below its drop-downs, the real CT first, of less than 200 KB."""
-    served = ROOT / "runs" / "browser"                  # a copy, for JupyterLab saves what it has run
-    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", scratch)
-        copied_extension(Path(scratch))
+    with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", folder)
+        copied_extension(Path(folder))
         offline.install()
-        served.mkdir(parents=True, exist_ok=True)
-        real_first = r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'
         text = (ROOT / "notebooks" / NOTEBOOK).read_text()
-        (served / NOTEBOOK).write_text(text.replace(BROWSE, real_first))
-        with running_lab(served, scratch, Path(scratch)) as address, \
-                run_notebook(address, NOTEBOOK, (1100, 900)) as (page, seen):
+        real_first = r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'
+        Path(folder, NOTEBOOK).write_text(text.replace(BROWSE, real_first))
+        with run_notebook(Path(folder), folder, NOTEBOOK, (1100, 900)) as (page, seen):
             for _ in range(4):                          # until the volume is drawn with its settings so far
                 page.wait_for_timeout(20_000)
                 picture_of(itkwidgets_in(page))

@@ -13,7 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,18 +27,14 @@ from faults import JOBS, PROFILE, WINDOWS, Job, files, make_references
 from compendium.fits import fit_all
 from magunet import checkpoint, train
 from magunet.base import profiles, provenance
+from magunet.base.errors import is_out_of_memory
 from magunet.model import MAGUNet
 from magunet.volume import read_volume
 
 FORKS = pytest.mark.skipif(torch.cuda.is_available() or not hasattr(os, "fork"),
                            reason="a process that has used CUDA cannot be copied, nor one on Windows")
+EACH = pytest.mark.parametrize("name", JOBS)
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts and limits of Linux")
-
-
-def each_job(*everyday):
-    """Runs a test with every job; it is slow with those that are not named."""
-    return pytest.mark.parametrize("name", [
-        name if name in everyday else pytest.param(name, marks=pytest.mark.slow) for name in JOBS])
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +49,10 @@ def references(tmp_path_factory):
 
 @pytest.fixture
 def work(references, tmp_path):
-    """Makes a job's compendium."""
-    numbers = itertools.count()
-
-    def make(name, start=None):
+    """Makes a job in a folder, from what there is before it or at another point."""
+    def make(name, start=None, root=None):
         end = references / (*JOBS[1:], "end")[JOBS.index(name)]
-        return Job(name, tmp_path / str(next(numbers)), references / (start or name), end)
+        return Job(name, root or Path(tempfile.mkdtemp(dir=tmp_path)), references / (start or name), end)
     return make
 
 
@@ -109,7 +105,7 @@ def assert_ended(job, status, sent, said):
 @FORKS
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("name", JOBS)
+@EACH
 def test_a_job_ended_at_any_of_its_writes_goes_on(name, sent, work, capfd):
     for write in itertools.count(1):
         job = work(name)
@@ -122,7 +118,7 @@ def test_a_job_ended_at_any_of_its_writes_goes_on(name, sent, work, capfd):
 
 @FORKS
 @pytest.mark.slow
-@pytest.mark.parametrize("name", JOBS)
+@EACH
 def test_a_job_ended_at_random_moments_goes_on(name, work, capfd):
     start, chance = time.monotonic(), random.Random(name)
     assert ended(work(name).copied()) == 0
@@ -188,7 +184,7 @@ def test_a_job_waits_for_another_process_in_its_folder_until_that_dies(name, fol
 
 @FORKS
 @pytest.mark.slow
-@pytest.mark.parametrize("name", JOBS)
+@EACH
 @pytest.mark.parametrize("dies", [True, False])
 def test_of_two_at_once_the_second_does_what_the_first_left(name, dies, work):
     """A cohort's and a training's waits, the others write the same files side by side."""
@@ -234,25 +230,25 @@ def remount(folder, options):
 
 
 @LINUX
-@pytest.mark.parametrize("name, shares", [("train", [0.5]), ("predict", [0.3]), ("export", [0.8]), *(
-    pytest.param(name, [0, 0.1, 0.3, 0.6, 0.9], marks=pytest.mark.slow) for name in JOBS)])
-def test_a_disk_that_fills_up_is_named_and_leaves_only_whole_files(name, shares, work, tmp_path, capfd):
+@pytest.mark.slow
+@EACH
+def test_a_disk_that_fills_up_is_named_and_leaves_only_whole_files(name, work, tmp_path, capfd):
     """At so much of what the job writes, in pages of 4096 bytes."""
     used, full = (sum(-(-path.stat().st_size // 4096) * 4096 for path in files(root))
                   for root in (work(name).root, work(name).undisturbed))
-    for number, share in enumerate(shares, 2):
-        with mounted(folder := tmp_path / str(number), "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
-            job = work(name)
-            assert job.root == folder
+    for share in (0, 0.1, 0.3, 0.5, 0.8, 0.9):
+        folder = tmp_path / str(share)
+        with mounted(folder, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+            job = work(name, root=folder)
             remount(folder, f"size={int(used + share * (full - used))}")
             said = assert_refused_in_one_line(job, capfd, "No space left on", "no space left on")
-            assert "cannot be written" in said
+            assert "cannot be written" in said, share
             job.assert_whole()
             remount(folder, "size=64m")
             job.assert_goes_on()
 
 
-@each_job("cohort")
+@EACH
 def test_files_that_may_not_grow_are_named_and_no_half_one_stays(name, work, capfd):
     """As on a full disk, for any user: no file may become nearly as large as this job's largest."""
     job = work(name)
@@ -271,7 +267,7 @@ def test_files_that_may_not_grow_are_named_and_no_half_one_stays(name, work, cap
 
 
 @LINUX
-@each_job("train", "predict")
+@EACH
 def test_a_folder_that_may_only_be_read_is_named(name, work, capfd):
     job = work(name)
     with mounted(job.root, "--bind", job.root):
@@ -397,82 +393,81 @@ def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, work):
 
 # Memory -----------------------------------------------------------------------------------------------
 
-ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-          MemoryError("Unable to allocate 2 GiB"),
-          RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."),
-          RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
-          RuntimeError("std::bad_alloc"),
-          RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")]
-TOO_LARGE = "training MAG-UNet on windows of 40 x 32 x 32 voxels does not fit"
+NO_MEMORY = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+             RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+             RuntimeError("std::bad_alloc"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+             MemoryError("Unable to allocate 2 GiB")]
+TOO_LARGE = "training MAG-UNet on windows of {} voxels does not fit"
+
+
+def set_window(job, depth, size):
+    """Training windows of so many slices, and pixels a side, in one epoch. Returns the settings."""
+    path = job.root / "papermill_params" / "tiny.yaml"
+    provenance.write_json(path, PROFILE | {"depth": depth, "size": size, "epochs": 1})
+    return profiles.load(str(path))
 
 
 @pytest.fixture
-def large(work, monkeypatch):
-    """A training on windows of 40 x 32 x 32, and a way to give the network memory for a depth only."""
-    job, real = work("train"), MAGUNet.forward
-    provenance.write_json(job.root / "papermill_params" / "tiny.yaml", PROFILE | {"depth": 40, "epochs": 1})
+def limit(monkeypatch):
+    """Gives a network memory for windows of so many slices only."""
+    real = MAGUNet.forward
 
-    def limit(depth, error=ERRORS[0]):
+    def set_limit(depth, error=NO_MEMORY[0]):
         def forward(self, x, *rest):
             if x.shape[2] > depth:
                 raise error
             return real(self, x, *rest)
         monkeypatch.setattr(MAGUNet, "forward", forward)
-    return job, limit
+    return set_limit
 
 
-def test_training_that_does_not_fit_says_so_in_one_line(large, capsys):
-    job, limit = large
-    for error in ERRORS:
+def test_training_that_does_not_fit_says_so_in_one_line(work, limit, capsys):
+    """And does not stop others; while a defect is not taken for it."""
+    assert all(map(is_out_of_memory, NO_MEMORY))
+    job, says = work("train"), TOO_LARGE.format("40 x 32 x 32")
+    settings = set_window(job, 40, 32)
+    for error in NO_MEMORY[:2]:
         limit(20, error)
         assert job.here() == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        assert f"not enough memory ({TOO_LARGE}); close other programs, or lower size, depth" in said, error
+        assert f"not enough memory ({says}); close other programs, or lower size, depth" in said, error
         assert not list(job.root.glob("runs/*/*")), error
+    with contextlib.chdir(job.root):
+        assert fit_all(["MAG-UNet"], settings, write_cohort(job.root / "data" / "boxes")) == {}
+    said = capsys.readouterr().err
+    assert said.endswith(f"failed: MAG-UNet: {says}\n") and "Traceback" not in said
+    limit(0, RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        job.here()
 
 
 @LINUX
 @pytest.mark.slow
 def test_memory_that_is_really_too_little_is_said(work):
     job = work("train")
-    settings = PROFILE | {"depth": 64, "size": 512, "epochs": 1}
-    provenance.write_json(job.root / "papermill_params" / "tiny.yaml", settings)
+    set_window(job, 64, 512)
     process = job.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2))
-    _, said = process.communicate()
+    said = process.communicate()[1]
     assert process.returncode == 2 and "Traceback" not in said, said
-    assert "not enough memory (training MAG-UNet on windows of 64 x 512 x 512 voxels does not fit)" in said
+    assert f"not enough memory ({TOO_LARGE.format('64 x 512 x 512')})" in said
 
 
-def test_prediction_falls_back_to_smaller_windows_and_says_so(large, capsys):
-    job, limit = large
+def test_prediction_falls_back_to_smaller_windows_and_says_so(work, limit, capsys):
+    job = work("train")
+    set_window(job, 40, 32)
     assert job.here() == 0
-    limit(16)
-    assert job.here("predict") == 0
-    said = capsys.readouterr().err
-    assert "going on with windows of 20 instead of 40 slices" in said
-    assert "going on with windows of 16 instead of 40 slices" in said
-    (mask,) = job.root.glob("out/*_sij.nii.gz")
-    assert set(np.unique(read_volume(mask).array)) <= {0, 1}
-    limit(15)
-    assert job.here("predict") == 2
-    said = capsys.readouterr().err
-    assert "not enough memory (windows of 16 x 32 x 32 voxels do not fit; a run with smaller size" in said
-    limit(0, RuntimeError("a defect"))
-    with pytest.raises(RuntimeError, match="a defect"):     # is not taken for too little memory
-        job.here("predict")
-
-
-def test_one_network_that_does_not_fit_stops_no_other_and_another_error_is_raised(large, capsys):
-    job, limit = large
-    settings = profiles.load(str(job.root / "papermill_params" / "tiny.yaml"))
-    limit(20)
-    with contextlib.chdir(job.root):
-        runs = fit_all(["MAG-UNet", "SegNet"], settings, write_cohort(job.root / "data" / "boxes"))
-    assert list(runs) == ["SegNet"]
-    assert f"failed: MAG-UNet: {TOO_LARGE}\n" in capsys.readouterr().err
+    for depth, status, lines in (
+            (16, 0, [f"going on with windows of {slices} instead of 40 slices" for slices in (20, 16)]),
+            (15, 2, ["not enough memory (windows of 16 x 32 x 32 voxels do not fit; a run with smaller"])):
+        limit(depth)
+        assert job.here("predict") == status
+        said = capsys.readouterr().err
+        assert all(line in said for line in lines), depth
+        assert set(np.unique(read_volume(next(job.root.glob("out/*_sij.nii.gz"))).array)) <= {0, 1}
     limit(0, RuntimeError("a defect"))
     with pytest.raises(RuntimeError, match="a defect"):
-        job.here()
+        job.here("predict")
 
 
 # Losses that are no numbers ---------------------------------------------------------------------------

@@ -1,49 +1,25 @@
 """Nothing here listens or speaks to the outside: JupyterLab as `make lab` starts it and work offline."""
 
-import contextlib
-import http.client
 import json
 import os
 import re
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import nbformat
 import psutil
 import pytest
 from boxes import TINY, write_cohort
 from conftest import ROOT
+from lab import MAKE, make_lab, stand_ins, status
 
 from compendium import cli
 
-MAKE = shutil.which("make")
 pytestmark = pytest.mark.skipif(MAKE is None, reason="make is not installed")
-FILES = ("Makefile", "pyproject.toml", "workflow/install.sh", "notebooks/00_start_here.ipynb",
-         *(path.name for path in ROOT.glob("requirements*.lock")))
 ANSWERS = {"GET /api/contents": (403, 200), "GET /api/kernels": (403, 200), "POST /api/kernels": (403, 201),
            "GET /api/terminals": (403, 200), "GET /files/Makefile": (302, 200), "GET /lab": (302, 200)}
 """Status without the token, and with it; 302 leads to the page that asks for it."""
-
-
-def stand_ins(folder, python, *commands):
-    """A folder with what `make lab` needs, where Python notes how it is called, fails when that is for the
-    viewer, and else does as told. Returns the path of these and few other commands for the environment."""
-    for name in FILES:
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    noting = f'echo "$*" >> {folder}/calls; case "$*" in *viewer*) exit 2;; esac; {python}'
-    scripts = {"bin/" + name: f'exec {shutil.which(name)} "$@"' for name in ("sh", "id", "echo")}
-    scripts |= {".venv/bin/python": noting, **{f"bin/{name}": "" for name in commands}}
-    for name, script in scripts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
-    (folder / ".venv" / "installed").touch()
-    return {"PATH": str(folder / "bin")}
 
 
 @pytest.mark.parametrize("commands, verb", [(["npm"], "install"), ([], "check")])
@@ -56,57 +32,19 @@ def test_make_lab_prepares_the_viewer_where_npm_is_and_starts_in_any_case(comman
     assert "notebook 10 takes the next viewer, and says what to do" in done.stderr
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """JupyterLab by `make lab` without its browser, on a free port: its process and its own description."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"ServerApp": {"port": port, "port_retries": 0, "open_browser": False}}
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "jupyter_server_config.json").write_text(json.dumps(settings))
-    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "share",
-           "IPYTHONDIR": "ipython"}
-    environment = (os.environ | {name: str(tmp_path / folder) for name, folder in own.items()}
-                   | stand_ins(tmp_path, f'exec {sys.executable} "$@"'))
-    with open(tmp_path / "lab.log", "w") as log:
-        process = subprocess.Popen([MAKE, "lab"], cwd=tmp_path, env=environment, stdout=log, stderr=log,
-                                   start_new_session=True)
-    try:
-        end = time.monotonic() + 300
-        while time.monotonic() < end and process.poll() is None:
-            time.sleep(0.1)
-            with contextlib.suppress(OSError):
-                status("GET", port, "/")
-                break
-        described = list((tmp_path / "runtime").glob("jpserver-*.json"))       # written before it listens
-        assert described, (tmp_path / "lab.log").read_text()
-        yield process, json.loads(described[0].read_text())
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def status(method, port, path, token=None):
-    """The HTTP status of a request; no redirection is followed."""
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        connection.request(method, path, "{}" * (method == "POST"),
-                           {"Authorization": f"token {token}"} if token else {})
-        return connection.getresponse().status
-
-
-def test_make_lab_listens_on_this_machine_only_and_asks_for_the_token(lab):
-    process, description = lab
-    port, token = description["port"], description["token"]
-    assert description["hostname"] == "127.0.0.1" and len(token) >= 32 and not description["password"]
-    for words, expected in ANSWERS.items():
-        method, path = words.split()
-        assert (status(method, port, path), status(method, port, path, token)) == expected, words
-    assert status("GET", port, "/api/contents", token[::-1]) == 403
-    processes = psutil.Process(process.pid).children(recursive=True)            # with the kernel just started
-    connections = [c for process in processes for c in process.net_connections("inet")]
-    assert len(processes) >= 2 and port in {c.laddr.port for c in connections}
-    assert {c.laddr.ip for c in connections} | {c.raddr.ip for c in connections if c.raddr} == {"127.0.0.1"}
+def test_make_lab_listens_on_this_machine_only_and_asks_for_the_token(tmp_path):
+    with make_lab(tmp_path) as (process, description):
+        port, token = description["port"], description["token"]
+        assert description["hostname"] == "127.0.0.1" and len(token) >= 32 and not description["password"]
+        for words, expected in ANSWERS.items():
+            method, path = words.split()
+            assert (status(method, port, path), status(method, port, path, token)) == expected, words
+        assert status("GET", port, "/api/contents", token[::-1]) == 403
+        processes = psutil.Process(process.pid).children(recursive=True)        # with the kernel just started
+        connections = [c for process in processes for c in process.net_connections("inet")]
+        assert len(processes) >= 2 and port in {c.laddr.port for c in connections}
+        addresses = {c.laddr.ip for c in connections} | {c.raddr.ip for c in connections if c.raddr}
+        assert addresses == {"127.0.0.1"}
 
 
 # Where no network is ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from bad_files import not_rescaled, rewrite
 from boxes import TINY, write_cohort
 from conftest import ROOT
 from dicom_series import PATIENT, STANDARD, planted, read, write_series
-from identifiers import TEXT_TAGS, found, found_in, plant_in_file, plant_in_series
+from identifiers import TAGS, TEXT, WORDS, found, found_in, mark_file, mark_series
 from joint_object import DIRECTIONS, both, grid
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
@@ -31,14 +31,14 @@ from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled
 from test_sources import scan as ct_of_boxes
 
-from magunet.base import profiles, provenance
+from magunet.base import provenance
 from magunet.volume import Volume, write_volume
 
 FILES = {".nii.gz": 5, ".nrrd": 3, ".mha": 2}
-"""Formats, and how many identifiers a header of theirs has room for."""
+"""Formats, and how many marks a header of theirs has room for."""
 WITHOUT_SEG = ALL.replace("dicom-seg,", "")
-GIVEAWAYS = [*planted(), b"Geheimnis", PATIENT.encode()]
-"""Other words of the series' headers and of its folder's name."""
+GIVEAWAYS = [*WORDS, *planted(), b"Geheimnis", PATIENT.encode()]
+"""Also other words of the series' headers, and its folder's name."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +61,10 @@ def series_of(scan, folder, **options):
 
 @pytest.fixture(scope="module")
 def series(scan, tmp_path_factory):
-    """A DICOM series with an identifier in every text tag, in a folder that is named after the patient; and
-    what to look for."""
+    """A DICOM series with a mark in every text tag, in a folder that is named after the patient."""
     folder = series_of(scan, tmp_path_factory.mktemp("archive") / PATIENT)
-    return folder, plant_in_series(folder)
+    mark_series(folder)
+    return folder
 
 
 def own_words(folder):
@@ -74,36 +74,37 @@ def own_words(folder):
                                   for name in header.dir("UID") if "Class" not in name}]
 
 
-def test_the_search_finds_every_identifier_wherever_it_stands(series, scan, tmp_path):
+def test_the_search_finds_every_mark_wherever_it_stands(series, scan, tmp_path):
     """In the series itself, compressed, in a name, and at the head of other formats: the tests below are not
     blind."""
-    folder, identifiers = series
-    assert len(identifiers) > 2400
-    content = next(folder.iterdir()).read_bytes()
+    content = min(series.iterdir()).read_bytes()
+    assert len(TAGS) > 2400 and sum(map(content.count, WORDS)) >= len(TAGS)
     for form in (content, gzip.compress(content), b"NRRD0005\n\n" + gzip.compress(content),
                  b"\x89PNG" + zlib.compress(content)):
-        assert found(identifiers, form, words=[b"Geheimnis"]) == {*identifiers, b"Geheimnis"}
-    (tmp_path / TEXT_TAGS["PatientComments"]).touch()
-    np.savez_compressed(tmp_path / "a.npz", text=TEXT_TAGS["PatientComments"].encode())
-    assert len(found_in(identifiers, tmp_path)) == 2
+        assert found(form, [*WORDS, b"Geheimnis"]) == [*WORDS, b"Geheimnis"]
+    (tmp_path / TEXT).touch()
+    np.savez_compressed(tmp_path / "a.npz", text=TEXT.encode())
+    assert found_in(tmp_path).keys() == {TEXT, "a.npz"}
     for ending, count in FILES.items():
         path = tmp_path / f"scan{ending}"
         write_scan(scan, path)
-        assert len(found(plant_in_file(path), path.read_bytes())) == count, ending
+        mark_file(path)
+        content = path.read_bytes()
+        content = gzip.decompress(content) if ending == ".nii.gz" else content
+        assert content.count(TEXT.encode()) == count and found(path.read_bytes()), ending
 
 
 @pytest.mark.parametrize("anonymise", [False, True])
 def test_a_series_is_segmented_and_nothing_of_its_headers_is_written(
         anonymise, series, run, finds_the_object, tmp_path, capfd):
-    folder, identifiers = series
-    words = own_words(folder)
-    status, printed, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path,
+    status, printed, said = call(capfd, "predict", series, "--model", run, "--out", tmp_path,
                                  "--formats", ALL, *["--anonymise"] * anonymise)
     assert status == 0, said
     assert len(printed.splitlines()) == len(list(tmp_path.iterdir())) == 7
-    assert not found(identifiers, (printed + said.replace(str(folder), "")).encode(), words=words)
-    assert found_in(identifiers, tmp_path) == {}
-    assert [Path(name).suffix for name in found_in(set(), tmp_path, words)] == [".dcm"] * (not anonymise)
+    assert not found(printed + said.replace(str(series), ""), WORDS + own_words(series))
+    assert found_in(tmp_path) == {}
+    keeping = found_in(tmp_path, own_words(series))
+    assert [Path(name).suffix for name in keeping] == [".dcm"] * (not anonymise)
 
 
 def cut_off(path):
@@ -127,11 +128,11 @@ FAULTS = {"a slice is missing": lambda slices: slices[4].unlink(),
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_a_series_is_told_without_what_its_headers_hold(fault, series, run, tmp_path, capfd):
-    folder = shutil.copytree(series[0], tmp_path / "in")
+    folder = shutil.copytree(series, tmp_path / "in")
     FAULTS[fault](sorted(folder.iterdir()))
     status, printed, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 2 and len(said.splitlines()) == 1
-    assert not found(series[1], (printed + said).encode()) and not (tmp_path / "out").exists()
+    assert not found(printed + said) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("always")
@@ -146,7 +147,7 @@ def test_odd_values_of_a_header_are_not_quoted(scan, run, finds_the_object, tmp_
     status, _, said = call(capfd, "predict", folder, "--model", run, "--out", tmp_path / "out")
     assert status == 0 and not list(recwarn) and "Musterfrau" not in said, said
     assert len(list((tmp_path / "out").iterdir())) == 7
-    assert {Path(name).suffix for name in found_in(set(), tmp_path / "out", [b"Musterfrau"])} == {".dcm"}
+    assert {Path(name).suffix for name in found_in(tmp_path / "out", [b"Musterfrau"])} == {".dcm"}
 
 
 @pytest.mark.parametrize("ending", FILES)
@@ -154,60 +155,57 @@ def test_nothing_of_a_files_header_is_written_nor_told_when_it_is_cut_off(
         ending, scan, run, finds_the_object, tmp_path, capfd):
     path, out = tmp_path / "in" / f"scan{ending}", tmp_path / "out"
     write_scan(scan, path)
-    identifiers = plant_in_file(path)
+    mark_file(path)
     words = "predict", path, "--model", run, "--formats", WITHOUT_SEG, "--out"
     status, printed, said = call(capfd, *words, out)
     assert status == 0, said
-    assert found_in(identifiers, out) == {} and not found(identifiers, (printed + said).encode())
+    assert found_in(out) == {} and not found(printed + said)
     assert len(list(out.iterdir())) == 6
     cut_off(path)
     status, printed, said = call(capfd, *words, tmp_path / "other")
     assert status == 2 and len(said.splitlines()) == 1
-    assert not found(identifiers, (printed + said).encode()) and not (tmp_path / "other").exists()
+    assert not found(printed + said) and not (tmp_path / "other").exists()
 
 
 def test_nothing_of_a_cohorts_headers_reaches_checks_runs_records_tables_or_exports(compendium, capfd):
-    """From check to export, a grep over all that lies in the compendium but the cohort's own images and
+    """From check to export, a search of all that lies in the compendium but the cohort's own images and
     masks."""
     root = write_cohort(compendium / "data" / "boxes", 2).root
-    identifiers = set().union(*map(plant_in_file, root.rglob("*.nii.gz")))
+    for path in root.rglob("*.nii.gz"):
+        mark_file(path)
     settings = replace(TINY, profile="tiny", cohort="data/boxes", epochs=1, samples_per_case=1)
     (compendium / "papermill_params" / "tiny.yaml").write_text(json.dumps(settings.as_dict()))
-    assert profiles.load("tiny") == settings
-    root.rename(compendium.parent / "boxes")
-    shutil.copytree(compendium.parent / "boxes", root)
-    before = {path for path in compendium.rglob("*") if path.is_file()}
-    assert call(capfd, "check", root)[0] == 2       # boxes are no pelvis: each case has its problems
-    training = call(capfd, "train", "3D U-Net", "--profile", "tiny")
-    run = Path(training[1].strip())
-    outputs = [training, *(call(capfd, *words) for words in (
-        ("evaluate", run), ("tables", 1, "--profile", "tiny"), ("tables", "--profile", "tiny"),
-        ("export", run, "box_0", "--formats", WITHOUT_SEG)))]
-    assert [status for status, _, _ in outputs] == [0] * 5, outputs
-    written = {path for path in compendium.rglob("*") if path.is_file()} - before
-    assert {"run.json", "metrics.jsonl", "scores.csv", "checkpoint.safetensors",
-            "box_0_sij.json"} <= {path.name for path in written}
-    for _, printed, said in outputs:
-        assert not found(identifiers, (printed + said).encode())
-    for path in written:
-        assert not found(identifiers, path.read_bytes(), path.name.encode()), path
+    own = set(found_in(compendium))
+    status, printed, said = call(capfd, "check", root)
+    assert status == 2 and not found(printed + said)        # boxes are no pelvis: each case has its problems
+    status, run, said = call(capfd, "train", "3D U-Net", "--profile", "tiny")
+    assert status == 0, said
+    tables = "tables", "--profile", "tiny"
+    for words in (("evaluate", run.strip()), tables, (*tables, 1),
+                  ("export", run.strip(), "box_0", "--formats", WITHOUT_SEG)):
+        status, printed, other = call(capfd, *words)
+        said += printed + other
+        assert status == 0, said
+    assert {"run.json", "metrics.jsonl", "scores.csv", "checkpoint.safetensors", "box_0_sij.json"} <= {
+        path.name for path in compendium.rglob("*")}
+    assert len(own) == 4 and set(found_in(compendium)) == own and not found(run + said)
 
 
 def test_nothing_of_a_series_or_its_folders_name_reaches_an_imported_cohort(tmp_path, capfd):
-    ct = ct_of_boxes(shape=(11, 40, 40), spacing=(8.0, 3.0, 3.0))
+    ct = ct_of_boxes(shape=(29, 33, 51))
     folder, out = series_of(ct, tmp_path / "in" / PATIENT), tmp_path / "out"
     labels = tmp_path / "in" / f"{PATIENT}.nii.gz"
     write_volume(labelled(ct, (25, SACRUM), (77, LEFT), (78, RIGHT)), labels)
-    identifiers = plant_in_series(folder) | plant_in_file(labels)
+    mark_series(folder)
+    mark_file(labels)
     command = "import", "labelmap", folder, "--labels", labels, "--out", out
     status, printed, said = call(capfd, *command)
     assert status == 2 and "give another one with --patient" in said and said.count("\n") == 1
     assert not out.exists()
     status, printed, said = call(capfd, *command, "--patient", "p1")
     assert status == 0, said
-    words = [*own_words(folder), PATIENT.encode()]
-    assert not found(identifiers, (printed + said).encode(), words=words)
-    assert found_in(identifiers, out, words) == {}
+    words = [*GIVEAWAYS, *own_words(folder)]
+    assert not found(printed + said, words) and found_in(out, words) == {}
     assert {"p1_0000.nii.gz", "p1.nii.gz", "dataset.json", "import.json"} <= {
         path.name for path in out.rglob("*")}
 
@@ -215,37 +213,35 @@ def test_nothing_of_a_series_or_its_folders_name_reaches_an_imported_cohort(tmp_
 # Notebook 10 on somebody's own series ---------------------------------------------------------------------
 
 def typed(series, mask, compendium, scan):
-    """Notebook 10 after a user has typed settings and a scan into it, and what to look for."""
-    folder, identifiers = series
+    """The cells of notebook 10 after a user has typed settings and a scan into them."""
     write_cohort(compendium / "boxes", 2)
     own_mask = compendium / "in" / f"{PATIENT}.nii.gz"
     write_volume(both(scan), own_mask)
+    mark_file(own_mask)
     tiny = [f"{name} = {getattr(TINY, name)}" for name in ("depth", "size", "width_divisor")]
     changes = {"seeds: list = [0]": "\n".join(["seeds: list = [0]", "cohort = 'boxes'", "epochs = 1",
                                                "samples_per_case = 1", *tiny]),
                "own_scan, own_mask = None, None":
-                   f"own_scan, own_mask = {str(folder)!r}, {str(own_mask) if mask else None!r}",
+                   f"own_scan, own_mask = {str(series)!r}, {str(own_mask) if mask else None!r}",
                "case, network = study.val[0], ": "case, network = 'my scan', "}
     notebook = nbformat.read(ROOT / "notebooks" / "10_inspect_in_3d.ipynb", 4)
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for old, new in changes.items():
         (cell,) = (cell for cell in notebook.cells if old in cell.source)
         cell.source = cell.source.replace(old, new)
-    return notebook, identifiers | plant_in_file(own_mask)
+    return notebook
 
 
-def assert_nothing_written(identifiers, compendium, mask):
+def assert_nothing_written(compendium, mask):
     drawn = {"error_map.png"} | ({"surface_distance.png"} if mask else set())
     assert drawn | {"run.json"} <= {path.name for path in compendium.rglob("*")}
-    for folder in ("figures", "runs"):
-        assert found_in(identifiers, compendium / folder, GIVEAWAYS) == {}
+    assert not found_in(compendium / "figures", GIVEAWAYS) and not found_in(compendium / "runs", GIVEAWAYS)
 
 
 @pytest.mark.parametrize("mask", [True, False])
 def test_the_cells_of_notebook_10_show_nothing_of_the_patient(mask, series, scan, compendium, capfd):
     """Run here, one after the other."""
-    notebook, identifiers = typed(series, mask, compendium, scan)
-    outputs = []
+    notebook, outputs = typed(series, mask, compendium, scan), []
     names = {"In": [], "display": outputs.append}
     for cell in notebook.cells:
         names["In"].append(cell.source)
@@ -256,20 +252,21 @@ def test_the_cells_of_notebook_10_show_nothing_of_the_patient(mask, series, scan
     texts = [" ".join(words_of(output)) if isinstance(output, Figure) else repr(output) for output in outputs]
     said = "\n".join([*texts, *capfd.readouterr()])
     assert sum("my scan" in text for text in texts) == 2 + mask
-    assert not found(identifiers, said.encode(), words=GIVEAWAYS)
-    assert_nothing_written(identifiers, compendium, mask)
+    assert not found(said, GIVEAWAYS)
+    assert_nothing_written(compendium, mask)
 
 
 @pytest.mark.slow
 def test_the_outputs_of_notebook_10_hold_nothing_of_the_patient(series, scan, compendium, monkeypatch):
     """As a kernel sends them, pictures decoded: their headers could name somebody."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook, identifiers = typed(series, True, compendium, scan)
+    notebook = typed(series, True, compendium, scan)
     NotebookClient(notebook, timeout=600, kernel_name="python3",
                    resources={"metadata": {"path": str(compendium)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.outputs]
     pictures = [base64.b64decode(output.data["image/png"]) for output in outputs
                 if "image/png" in output.get("data", {})]
     assert pictures and "my scan" in json.dumps(outputs)
-    assert not found(identifiers, *pictures, json.dumps(outputs).encode(), words=GIVEAWAYS)
-    assert_nothing_written(identifiers, compendium, True)
+    for content in (*pictures, json.dumps(outputs)):
+        assert not found(content, GIVEAWAYS)
+    assert_nothing_written(compendium, True)

@@ -32,7 +32,7 @@ test-notebooks: install
 
 # Everything, the everyday tests included: 40 minutes.
 test-all: test test-notebooks test-slurm fuzz
-	$(RUN) pytest tests --numprocesses 2 -m "slow"
+	$(RUN) pytest tests --numprocesses 2 -m slow --ignore tests/test_slurm.py
 	.venv/bin/python tests/mutants.py
 
 # Three networks as jobs of a Slurm of one node, which ends with the test. On Debian and Ubuntu; elsewhere it is skipped.

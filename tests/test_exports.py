@@ -58,10 +58,6 @@ def exported(out, scan, mask=None, formats=FORMATS, source=None):
     return {path.name.removeprefix("case_"): path for path in files}
 
 
-def report_of(files):
-    return json.loads(files["sij.json"].read_text())
-
-
 # Files in their place -----------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module", params=DIRECTIONS)
@@ -81,16 +77,13 @@ def test_nifti_and_segments_have_the_masks_voxels_on_the_scans_grid_by_simpleitk
         np.testing.assert_allclose(image.GetSpacing(), scan.spacing[::-1], rtol=1e-6, err_msg=name)
 
 
-def test_meshes_lie_around_their_joint_by_trimesh_which_segments_name_colour_and_code_by_slicerio(files):
+def test_meshes_lie_at_their_joint_by_trimesh_which_segments_name_colour_and_code_by_slicerio(files):
     scan, files = files
     read = slicerio.read_segmentation(str(files["sij.seg.nrrd"]))
     for joint, segment in zip(JOINTS, read["segments"], strict=True):
         mesh, own = trimesh.load_mesh(str(files[f"sij_{joint.side}.stl"])), parts(scan)[joint.side]
+        np.testing.assert_allclose(mesh.center_mass, world(scan)[own].mean(axis=0), atol=0.5)
         assert mesh.is_watertight and mesh.volume == pytest.approx(own.sum() * np.prod(scan.spacing), rel=0.1)
-        at = world(scan)[own]
-        np.testing.assert_allclose(mesh.center_mass, at.mean(axis=0), atol=0.5)
-        beyond = at.min(axis=0) - mesh.bounds[0], mesh.bounds[1] - at.max(axis=0)
-        assert np.min(beyond) > 0 and np.max(beyond) <= max(scan.spacing)
         assert segment["name"] == f"{joint.side} sacroiliac joint"
         assert (read["voxels"] == segment["labelValue"]).sum() == own.sum()
         assert np.allclose(segment["color"], joint.colour)
@@ -102,7 +95,7 @@ def test_meshes_lie_around_their_joint_by_trimesh_which_segments_name_colour_and
 def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
     scan = scan_of("oblique")
     files = exported(tmp_path, scan)
-    report = report_of(files)
+    report = json.loads(files["sij.json"].read_text())
     found = report["masks"]["sij"]
     for side, own in parts(scan).items():
         joint = found["joints"][side]
@@ -147,7 +140,8 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
     for present in ((), ("left",), ("right",)):
         mask = scan.with_array(sum(part * (side in present) for side, part in parts(scan).items()))
         files = exported(tmp_path, scan, mask, ("nifti", "stl", "seg.nrrd", "json"))
-        report, said = report_of(files)["masks"]["sij"], capsys.readouterr().err
+        report = json.loads(files["sij.json"].read_text())["masks"]["sij"]
+        said = capsys.readouterr().err
         for joint in JOINTS:
             note = f"case_sij_{joint.side}.stl is not written: the mask has no {joint.name}"
             found = (tmp_path / f"case_sij_{joint.side}.stl").exists(), note not in said, (
@@ -245,7 +239,7 @@ def test_a_dicom_seg_is_valid_and_lies_where_the_joints_are(direction, reverse, 
                                    atol=2e-3, err_msg=reader.__name__)
 
 
-def test_segments_are_coded_with_their_side_and_dciodvfy_misses_a_label(series):
+def test_segments_are_coded_with_their_side_and_numbered_from_1_also_one_alone(series):
     path = segmented(*series)
     read = pydicom.dcmread(path)
     assert (read.SegmentationType, read.Modality, read.SegmentsOverlap) == ("BINARY", "SEG", "NO")
@@ -263,9 +257,6 @@ def test_segments_are_coded_with_their_side_and_dciodvfy_misses_a_label(series):
     del read.SegmentSequence[0].SegmentLabel
     read.save_as(path)
     assert errors_by_dciodvfy(path) or not shutil.which("dciodvfy")
-
-
-def test_one_joint_is_one_segment_numbered_1(series):
     folder, mask = series
     for side, own in parts(mask).items():
         path = segmented(folder, mask.with_array(own))
@@ -346,20 +337,17 @@ def predict(run, capsys):
     return lambda path, out, *words: call(capsys, "predict", path, "--model", run, "--out", out, *words)
 
 
-def test_files_are_named_after_the_scan_or_neutrally_and_only_those_asked_for_are_written(
+def test_files_of_an_anonymous_scan_are_named_by_its_hash_and_only_those_asked_for_are_written(
         run, predict, finds_the_object, tmp_path):
-    out, neutral = tmp_path / "out", f"ct-{voxel_hash(scan_of())[:10]}"
-    meshes = "_left.stl", "_right.stl"
-    for scan, words, name, endings in (
-            ("a scan.nrrd", (), "a scan", (".nii.gz", ".png", ".seg.nrrd", *meshes, ".json")),
-            ("Erika Musterfrau.mha", ("--formats", "stl,json", "--anonymise"), neutral, (*meshes, ".json"))):
-        write_scan(scan_of(), tmp_path / scan)
-        status, printed, _ = predict(tmp_path / scan, out, *words)
-        assert status == 0 and [Path(line).name for line in printed.splitlines()] == [
-            f"{name}_sij{ending}" for ending in endings]
-    model = json.loads((out / "a scan_sij.json").read_text())["model"]
+    write_scan(scan_of(), tmp_path / "Erika Musterfrau.mha")
+    words = tmp_path / "Erika Musterfrau.mha", tmp_path / "out", "--formats", "stl,json", "--anonymise"
+    status, printed, _ = predict(*words)
+    begin = tmp_path / "out" / f"ct-{voxel_hash(scan_of())[:10]}_sij"
+    assert status == 0
+    assert printed.split() == [f"{begin}{end}" for end in ("_left.stl", "_right.stl", ".json")]
+    model = json.loads(Path(f"{begin}.json").read_text())["model"]
     assert (model["run"], model["sha256_of_weights"]) == (run.name, file_hash(run / "weights.safetensors"))
-    assert "Musterfrau" not in (out / f"{neutral}_sij.json").read_text()
+    assert "Musterfrau" not in Path(f"{begin}.json").read_text()
 
 
 def quoting(source, *words, **named):
@@ -424,32 +412,22 @@ def test_export_writes_prediction_and_truth_of_a_runs_cases(in_its_compendium, t
     assert all(line.startswith(str(in_its_compendium / "exports" / "ct-")) for line in printed.splitlines())
 
 
-def test_bad_arguments_of_predict_and_export_are_one_line(in_its_compendium, tmp_path, capsys):
+def test_formats_that_cannot_be_are_refused_in_one_line(in_its_compendium, predict, tmp_path, capsys):
+    """Others are in the corpus of test_bad_input.py."""
     ct, out = tmp_path / "ct.mha", tmp_path / "out"
     write_scan(scan_of(), ct)
-    predict, export = ("predict", ct, "--model", in_its_compendium), ("export", in_its_compendium)
-    for words, says in (
-            ((*predict, "--formats", "nifti,obj"),
-             "no format 'obj'; there are nifti, png, seg.nrrd, dicom-seg, stl, json"),
-            ((*predict, "--formats", ""), "no format ''"),
-            ((*predict, "--formats", "dicom-seg"), "is no DICOM series, so no DICOM SEG"),
-            ((*predict, "--anonymize"), "unrecognized arguments: --anonymize"),
-            ((*export, "box_9"), "has no case 'box_9'; it has box_0, box_1, box_2, box_3"),
-            ((*export, "box_0", "--formats", "dicom-seg"), "cases are no DICOM series"),
-            (export, "required: case"),
-            (("export", tmp_path / "nowhere", "case"), "nowhere/run.json: missing")):
-        status, printed, error = call(capsys, *words, "--out", out)
+    for (status, printed, error), says in (
+            (predict(ct, out, "--formats", ""), "no format ''"),
+            (predict(ct, out, "--formats", "dicom-seg"), "is no DICOM series, so no DICOM SEG"),
+            (call(capsys, "export", in_its_compendium, "box_0", "--out", out, "--formats", "dicom-seg"),
+             "cases are no DICOM series")):
         assert (status, printed, error.count("\n")) == (2, "", 1) and says in error, says
-        assert not out.exists(), says
+    assert not out.exists()
 
 
-def test_a_folder_of_results_is_checked_before_anything_is_computed(predict, series, tmp_path, monkeypatch):
-    """It is not the series' own, and can be written."""
-    monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
-    folder, before = series[0], sorted(series[0].iterdir())
-    status, _, said = predict(folder, folder)
-    assert status == 2 and "is the folder of the series" in said and sorted(folder.iterdir()) == before
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(predict, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
     write_volume(scan_of(), tmp_path / "a.nii.gz")
     status, _, said = predict(tmp_path / "a.nii.gz", tmp_path / "new" / "out")
     assert status == 2 and f"{tmp_path}: nothing can be written there" in said

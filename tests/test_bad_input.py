@@ -24,6 +24,7 @@ from boxes import TINY
 from conftest import ROOT, refused
 from test_check import pelvis
 from test_cli import call
+from test_properties import code_is_read_once  # noqa: F401
 from test_sources import EMPTY, own, scan, totalsegmentator, vsd, write_on_another_grid
 
 from compendium import cli
@@ -33,8 +34,7 @@ from magunet.predict import Model
 from magunet.studies import build
 from magunet.volume import Volume, read_volume, same_geometry, write_volume
 
-OWN = Path("papermill_params/own.yaml")
-BOXES = Path("data/boxes")
+OWN, BOXES = Path("papermill_params/own.yaml"), Path("data/boxes")
 LIST, SPLIT = BOXES / "dataset.json", BOXES / "splits.json"
 SCAN_1, MASK_1 = BOXES / "imagesTr/box_1_0000.nii.gz", BOXES / "labelsTr/box_1.nii.gz"
 RUN = Path("runs/run")

@@ -4,6 +4,7 @@ The slow tests do to every job what the everyday ones do to some, and to process
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -15,15 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from boxes import write_cohort
+from boxes import TINY, write_cohort
 from conftest import ROOT
-from faults import JOBS, PROFILE, WINDOWS, Job, files, make_references
+from PIL import Image
 
+from compendium import cli
 from compendium.fits import fit_all
 from magunet import checkpoint, train
 from magunet.base import profiles, provenance
@@ -31,29 +35,170 @@ from magunet.base.errors import is_out_of_memory
 from magunet.model import MAGUNet
 from magunet.volume import read_volume
 
+COMMANDS = {"cohort": "cohort --profile tiny", "train": "train MAG-UNet --profile tiny",
+            "predict": "predict {scan} --model {run} --out out",
+            "export": "export {run} phantom_002 --out exports --formats nifti,stl,json"}
+"""Jobs; each needs what those before it made."""
+PATHS = {"scan": "data/phantoms-*/imagesTr/phantom_000_0000.nii.gz", "run": "runs/MAG-UNet*"}.items()
+END = dict(zip(COMMANDS, [*list(COMMANDS)[1:], "end"]))
+"""Job -> the folder of how things are after it."""
+PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3,
+                            "samples_per_case": 1}
+WINDOWS = 2
+"""Of an epoch of this training."""
+TIMING = ("seconds", "step_seconds", "peak_memory_mb")
+"""What differs from run to run."""
 FORKS = pytest.mark.skipif(torch.cuda.is_available() or not hasattr(os, "fork"),
                            reason="a process that has used CUDA cannot be copied, nor one on Windows")
-EACH = pytest.mark.parametrize("name", JOBS)
+EACH = pytest.mark.parametrize("name", COMMANDS)
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts and limits of Linux")
 
 
+class Job:
+    """A job in a folder that holds all it needs and none of its results, which ``undisturbed`` also holds."""
+
+    def __init__(self, name, root, start, undisturbed):
+        self.name, self.root, self.undisturbed = name, root, undisturbed
+        shutil.copytree(start, root, dirs_exist_ok=True)
+
+    def words(self, name):
+        """The command line of a job here."""
+        paths = {word: next((str(path) for path in self.root.glob(pattern)), "") for word, pattern in PATHS}
+        return COMMANDS[name].format_map(paths).split()
+
+    def here(self, name=None):
+        """The exit status, or that of another job here, in this process: quick where no signal is sent."""
+        with contextlib.chdir(self.root):
+            return cli.main(self.words(name or self.name))
+
+    def copied(self, sent=None, write=None):
+        """The number of a copy of this process, in which the job runs as if from a shell.
+
+        sent, write: it sends itself this signal when its so many-th file is written but has no final name
+        yet; a training then writes a checkpoint after every step.
+        """
+        if number := os.fork():
+            return number
+        try:
+            for name in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(name, signal.SIG_DFL)
+            rename, writes = os.replace, itertools.count(1)
+
+            def replace(part, path):
+                if next(writes) == write:
+                    os.kill(os.getpid(), sent)
+                rename(part, path)
+
+            if write:
+                os.replace, train.STEP_SECONDS = replace, 0
+            os.chdir(self.root)
+            sys.argv = ["magunet", *self.words(self.name)]
+            os._exit(cli.main())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def start(self, preexec_fn=None, **variables):
+        """As a process of its own, with these variables of the environment; what it prints goes to pipes."""
+        return subprocess.Popen([sys.executable, "-m", "compendium", *self.words(self.name)], cwd=self.root,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=preexec_fn, env=os.environ | {"PYTHONPATH": str(ROOT)} | variables)
+
+    def new(self):
+        """Files that the job makes."""
+        return [path for path in files(self.undisturbed)
+                if not (self.root / path.relative_to(self.undisturbed)).exists()]
+
+    def assert_whole(self):
+        """Every file under a final name is what an undisturbed job writes; a training's, up to some epoch."""
+        expected = results(self.undisturbed)
+        for path, content in results(self.root).items():
+            if path.endswith("metrics.jsonl"):
+                assert content == expected[path][:len(content)], path
+            elif path.endswith("checkpoint.safetensors"):
+                assert content[0] < expected[path][0] or content == expected[path], path
+            else:
+                assert content == expected[path], path
+
+    def assert_done(self):
+        """Everything is as after an undisturbed job, and nothing else is left."""
+        content, expected = results(self.root), results(self.undisturbed)
+        assert content.keys() == expected.keys()
+        assert not [path for path in expected if content[path] != expected[path]]
+        for report in self.root.glob("*/*_sij.json"):
+            for name, sha256 in json.loads(report.read_text())["sha256_of_files"].items():
+                assert provenance.file_hash(report.with_name(name)) == sha256, name
+        assert not [path for path in files(self.root) if path.name.startswith(".")]
+
+    def assert_goes_on(self):
+        """The same command again, here, comes to the results of an undisturbed job."""
+        assert self.here() == 0
+        self.assert_done()
+
+
+def files(root):
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def results(root):
+    """Path -> content of everything under a final name, without what tells the time."""
+    return {path.relative_to(root).as_posix(): _content(path) for path in files(root)
+            if not path.name.startswith(".")}
+
+
+def _content(path):
+    if path.name in ("run.json", "metrics.jsonl"):
+        texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        return [{k: v for k, v in json.loads(text).items() if k not in TIMING} for text in texts]
+    if path.name == "checkpoint.safetensors":
+        with safetensors.safe_open(path, "pt") as stored:
+            log = json.loads(stored.metadata()["state"])["log"]
+        return len(log), {k: v.numpy().tobytes() for k, v in safetensors.torch.load_file(path).items()}
+    if path.name.endswith("_sij.json"):
+        return json.loads(path.read_text()) | {"sha256_of_files": None}
+    if path.name.endswith(".seg.nrrd"):                         # a comment says when it was made
+        return [line for line in path.read_bytes().split(b"\n") if not line.startswith(b"# on ")]
+    return Picture(path) if path.suffix == ".png" else provenance.file_hash(path)
+
+
+class Picture:
+    """Equal where no pixel is off by more than 2 of 255: Matplotlib rounds otherwise in another process."""
+
+    def __init__(self, path):
+        with Image.open(path) as opened:
+            self.text, self.pixels = opened.text, np.asarray(opened.convert("RGB")).astype(int)
+
+    def __eq__(self, other):
+        return self.text == other.text and np.allclose(self.pixels, other.pixels, rtol=0, atol=2)
+
+
 @pytest.fixture(scope="session")
-def references(tmp_path_factory):
-    """Compendia before and after each job, undisturbed, and one whose training stopped after two epochs."""
+def undisturbed(tmp_path_factory):
+    """Makes, once, a compendium as it is before a job, at the "end", or where two epochs are trained."""
     base = tmp_path_factory.mktemp("undisturbed")
-    make_references(base)
-    with pytest.MonkeyPatch.context() as patch:
-        stop(Job("train", base / "half trained", base / "train", None), patch, "train_step", 2 * WINDOWS + 1)
-    return base
+    provenance.write_json(base / "cohort" / "papermill_params" / "tiny.yaml", PROFILE)          # JSON is YAML
+
+    @functools.cache
+    def made(point):
+        if point == "two epochs":
+            with pytest.MonkeyPatch.context() as patch:
+                stop(Job("train", base / point, made("train"), None), patch, "train_step", 2 * WINDOWS + 1)
+        for name, end in END.items():
+            if end == point:
+                assert Job(name, base / point, made(name), None).here() == 0
+        return base / point
+    return made
 
 
 @pytest.fixture
-def work(references, tmp_path):
+def work(undisturbed, tmp_path, monkeypatch):
     """Makes a job in a folder, from what there is before it or at another point."""
-    def make(name, start=None, root=None):
-        end = references / (*JOBS[1:], "end")[JOBS.index(name)]
-        return Job(name, root or Path(tempfile.mkdtemp(dir=tmp_path)), references / (start or name), end)
-    return make
+    monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))         # saves time
+
+    def made(name, point=None, root=None):
+        root = root or Path(tempfile.mkdtemp(dir=tmp_path))
+        return Job(name, root, undisturbed(point or name), undisturbed(END[name]))
+    return made
 
 
 def stop(job, monkeypatch, name, call, owner=train):
@@ -107,13 +252,14 @@ def assert_ended(job, status, sent, said):
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 @EACH
 def test_a_job_ended_at_any_of_its_writes_goes_on(name, sent, work, capfd):
+    writes = len(work(name).new())
     for write in itertools.count(1):
         job = work(name)
         status = ended(job.copied(sent, write))
         assert_ended(job, status, sent, capfd.readouterr().err)
         if status == 0:
             break
-    assert write > len(files(job.undisturbed)) - len(files(work(name).root))
+    assert write > writes
 
 
 @FORKS
@@ -234,13 +380,14 @@ def remount(folder, options):
 @EACH
 def test_a_disk_that_fills_up_is_named_and_leaves_only_whole_files(name, work, tmp_path, capfd):
     """At so much of what the job writes, in pages of 4096 bytes."""
-    used, full = (sum(-(-path.stat().st_size // 4096) * 4096 for path in files(root))
-                  for root in (work(name).root, work(name).undisturbed))
+    job = work(name)
+    used, more = (sum(-(-path.stat().st_size // 4096) * 4096 for path in paths)
+                  for paths in (files(job.root), job.new()))
     for share in (0, 0.1, 0.3, 0.5, 0.8, 0.9):
         folder = tmp_path / str(share)
         with mounted(folder, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
             job = work(name, root=folder)
-            remount(folder, f"size={int(used + share * (full - used))}")
+            remount(folder, f"size={int(used + share * more)}")
             said = assert_refused_in_one_line(job, capfd, "No space left on", "no space left on")
             assert "cannot be written" in said, share
             job.assert_whole()
@@ -252,9 +399,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_only_whole_files(name, work, t
 def test_files_that_may_not_grow_are_named_and_no_half_one_stays(name, work, capfd):
     """As on a full disk, for any user: no file may become nearly as large as this job's largest."""
     job = work(name)
-    old = {path.relative_to(job.root) for path in files(job.root)}
-    largest = max(path.stat().st_size for path in files(job.undisturbed)
-                  if path.relative_to(job.undisturbed) not in old)
+    largest = max(path.stat().st_size for path in job.new())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest * 3 // 4, hard))
     try:
@@ -287,7 +432,7 @@ def test_a_folder_that_may_only_be_read_is_named(name, work, capfd):
     ("runs/*/metrics.jsonl", 0.7, "going on after epoch 2 of 3")])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves the file open
 def test_a_file_cut_short_is_said_and_made_anew(pattern, share, says, work, capsys):
-    job = work("train", "half trained")
+    job = work("train", "two epochs")
     path = next(job.root.glob(pattern))
     path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
     job.assert_goes_on()
@@ -298,7 +443,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(work, monkey
     def denied(*_):
         raise PermissionError(13, "Permission denied", "checkpoint.safetensors")
 
-    job = work("train", "half trained")
+    job = work("train", "two epochs")
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.safetensors, "safe_open", denied)
         assert job.here() == 2
@@ -311,7 +456,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(work, monkey
 @pytest.mark.parametrize("years", [-40, 40])
 def test_dates_of_files_mean_nothing(years, work):
     """The clock was wrong when half of this was made; what is finished stays, and the rest is made right."""
-    job, dates = work("train", "half trained"), {}
+    job, dates = work("train", "two epochs"), {}
     for path in sorted(files(job.root))[::2]:
         dates[path] = path.stat().st_mtime_ns + years * 365 * 86400 * 10**9
         os.utime(path, ns=(dates[path],) * 2)
@@ -344,7 +489,7 @@ def test_a_clock_that_jumps_by_years_changes_nothing(work, tmp_path):
     subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", jumping["LD_PRELOAD"], "-ldl"],
                    input=JUMPING, text=True, check=True)
     assert subprocess.check_output([sys.executable, "-c", JUMPS], env=os.environ | jumping) == b"True\n"
-    for name in JOBS:
+    for name in COMMANDS:
         job = work(name)
         process = job.start(**jumping)
         assert process.communicate() and process.returncode == 0, name
@@ -383,8 +528,6 @@ def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, work):
         time.sleep(0.001)
     (os.killpg if everything else os.kill)(process.pid, sent)
     process.wait()
-    if everything and sent == signal.SIGKILL:               # else its jobs are still at work
-        job.assert_whole(others=True)
     assert workflow(root).wait() == 0, said.read_text()
     (weights,) = root.glob("runs/MAG-UNet*/weights.safetensors")
     assert weights.read_bytes() == (job.undisturbed / weights.relative_to(root)).read_bytes()
@@ -478,7 +621,7 @@ def test_prediction_falls_back_to_smaller_windows_and_says_so(work, limit, capsy
     ("weights", "holds NaN or infinite values after epoch 3; lower learning_rate")])
 def test_what_is_no_number_is_named_and_the_last_good_state_stays(fault, says, work, monkeypatch, capsys):
     """A loss; and weights that a last step ruined, whose loss was a number, and after which no other came."""
-    job, loss, step = work("train", "half trained"), train.losses.dice_ce_loss, train.train_step
+    job, loss, step = work("train", "two epochs"), train.losses.dice_ce_loss, train.train_step
     kept = next(job.root.glob("runs/*/checkpoint.safetensors"))
     content = kept.read_bytes()
 

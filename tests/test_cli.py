@@ -96,6 +96,17 @@ def test_predict_says_where_there_is_no_air_and_where_no_joint(run, tmp_path, ca
         assert status == 0 and says in error and error.count("note: ") == 1, error
 
 
+def test_train_takes_seed_recomputing_and_plainness_from_the_command_line(compendium, said, monkeypatch):
+    own_profile(compendium, seeds=[5, 0])
+    fit = Mock(return_value="run")
+    monkeypatch.setattr("compendium.fits.fit_with_room", fit)
+    monkeypatch.setattr("sijphantom.cohort.cohort_of", Mock(return_value="cohort"))
+    for words, seed, *more in (("", 5, None, False), ("--seed 0 --recompute always", 0, True, False),
+                               ("--recompute never --plain", 5, False, True)):
+        said("train", "+DA", "--profile", "own", *words.split())
+        assert fit.call_args.args == ("+DA", profiles.load("own"), seed, "cohort", *more), words
+
+
 @pytest.fixture
 def trained(compendium, said):
     """Three finished runs of profile own, none of them scored."""

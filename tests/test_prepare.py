@@ -55,7 +55,7 @@ def test_the_window_is_scaled_linearly():
 def test_slices_with_the_target_and_a_margin_are_kept_and_spaced_as_asked():
     mask = np.zeros((12, 5, 5), np.uint8)
     mask[4, 2, 2] = mask[6, 1, 1] = 1
-    for margin, kept in {0.0: (4, 7), 1.0: (4, 7), 2.5: (3, 8), 5.0: (2, 9), 99.0: (0, 12)}.items():
+    for margin, kept in {0.0: (4, 7), 1.0: (4, 7), 2.5: (3, 8), 4.0: (2, 9), 99.0: (0, 12)}.items():
         assert module.target_slices(mask, 2.5, margin) == kept, margin
     refused(lambda: module.target_slices(mask * 0, 1.0, 0.0), "empty", "remove the case or label it")
     for slice_mm, slices in {None: 40, 3.0: 40, 2.0: 60, 6.0: 20, 7.0: 17, 1000.0: 1}.items():

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import refused
+import SimpleITK
+from conftest import ROOT, refused
 
 from benchmarks.anatomy import REFERENCE
 from benchmarks.pelvimetry import pelvimetry
@@ -18,10 +19,7 @@ def pelvises() -> list[Bones]:
 
 
 def label_map(bones: Bones) -> np.ndarray:
-    labels = np.zeros(bones.sacrum.shape, np.uint8)
-    for label, level in enumerate((bones.sacrum, bones.left_hip, bones.right_hip), 1):
-        labels[level < 0] = label
-    return labels
+    return np.select([bones.sacrum < 0, bones.left_hip < 0, bones.right_hip < 0], [1, 2, 3])
 
 
 # Measuring ---------------------------------------------------------------------------------------------
@@ -146,3 +144,17 @@ def test_a_label_map_keeps_its_places_opens_the_cleft_and_names_a_missing_bone()
     assert bones.sacrum[30, 20, 38 + 10] == pytest.approx(48 - 37.5, abs=0.7)  # mm to the face of the sacrum
     for label, name in ((1, "sacrum"), (3, "left hip"), (5, "right hip")):
         refused(lambda label=label: label_map_pelvis(np.where(labels == label, 0, labels), (1, 1, 1)), name)
+
+
+@pytest.mark.parametrize("person", ["female", "male"])
+def test_visible_human_reads_as_a_pelvis(person):
+    """From every second voxel of the label maps, where they are there."""
+    path = ROOT.parent / "shared" / "data" / f"visible_human_{person}_pelvis.nii.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    image = SimpleITK.ReadImage(str(path))[::2, ::2, ::2]
+    bones = label_map_pelvis(SimpleITK.GetArrayFromImage(image), image.GetSpacing()[::-1], resolution=SPACING)
+    found = pelvimetry(label_map(bones), (SPACING,) * 3)
+    assert 110 < found["sacrum_width"] < 135 and 265 < found["biiliac_width"] < 330
+    assert 45 < found["joint_centre_lat_L"] < 62
+    assert np.argwhere(bones.left_hip < 0)[:, 2].mean() > np.argwhere(bones.right_hip < 0)[:, 2].mean()

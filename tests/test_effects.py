@@ -13,7 +13,6 @@ MAIN, FIRST, LAST = COMPARISONS
 NETWORKS = {"3D U-Net": "", "+DA": "d", "+MFF": "m", "+LGAG": "l", "+DA+MFF": "dm", "+DA+LGAG": "dl",
             "+MFF+LGAG": "ml", "MAG-UNet": "dml"}
 """The factorial, written out: network -> first letters of its modules."""
-LETTER = {"DA": "d", "MFF": "m", "LGAG": "l"}
 
 
 def row(network, patient, dice, seed=0, case=None, **more):
@@ -59,7 +58,7 @@ def test_main_effects_are_those_of_a_plain_loop_with_interval_p_and_spread_over_
     scores, p = noisy(), []
     dice = {(r.network, r.patient, r.seed): 100 * r.dice for r in scores.itertuples()}
     network_of = {frozenset(letters): name for name, letters in NETWORKS.items()}
-    for module, letter in LETTER.items():
+    for module, letter in (("DA", "d"), ("MFF", "m"), ("LGAG", "l")):
         steps = [(network_of[letters | {letter}], name) for letters, name in network_of.items()
                  if letter not in letters]
         change = np.array([[sum(dice[more, f"p{i}", seed] - dice[less, f"p{i}", seed] for more, less in steps)
@@ -150,6 +149,5 @@ def test_cases_are_means_over_seeds_before_anything_else():
 def test_scores_of_other_patients_are_refused():
     scores = noisy()
     cut = scores[(scores["network"] != "+DA") | (scores["seed"] != 1) | (scores["patient"] != "p3")]
-    for call in (module_effects, effects_report):
-        refused(lambda call=call: call(cut), "+DA, seed 1, has no score of p3")
-        refused(lambda call=call: call(scores[:0]), "no scores yet")
+    refused(lambda: effects_report(cut), "+DA, seed 1, has no score of p3")
+    refused(lambda: effects_report(scores[:0]), "no scores yet")

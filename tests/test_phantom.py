@@ -6,15 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import SimpleITK
 import torch
-from conftest import ROOT, refused
+from conftest import refused
 from scipy import ndimage
-from test_anatomy import label_map
 
-from benchmarks.pelvimetry import pelvimetry
 from sijphantom import phantom
-from sijphantom.anatomy import label_map_pelvis
 from sijphantom.pelvis import parametric_pelvis
 from sijphantom.phantom import Phantom, make_phantom
 from sijphantom.scanner import Protocol
@@ -43,24 +39,23 @@ def test_same_seed_same_voxels_and_grades_and_another_seed_others(phantoms, bone
     for name in ("image", "mask", "bones"):
         np.testing.assert_array_equal(getattr(again, name), getattr(phantoms[2], name))
     assert again.parameters == phantoms[2].parameters
-    given = [make_phantom(seed, matrix=32, slices=(24, 30), bones=bones) for seed in (7, 7, 8)]
-    np.testing.assert_array_equal(given[0].image, given[1].image)
-    assert given[0].image.shape != given[2].image.shape or (given[0].mask != given[2].mask).mean() > 0.001
-    assert given[0].grades == given[1].grades != given[2].grades
-    assert len({p.spacing for p in phantoms}) == len(phantoms)
+    given = [make_phantom(seed, matrix=32, slices=(24, 30), bones=bones) for seed in (7, 8)]
+    assert given[0].image.shape != given[1].image.shape or (given[0].mask != given[1].mask).mean() > 0.001
+    assert given[0].grades != given[1].grades and len({p.spacing for p in phantoms}) == len(phantoms)
     volumes = [volume(p, p.mask) for p in phantoms]
     assert np.std(volumes) / np.mean(volumes) > 0.03
 
 
-def test_same_voxels_on_any_number_of_cores(bones, request):
+def test_same_voxels_and_grades_on_any_number_of_cores(bones, request):
     """A phantom that differed in a few voxels while torch divided its sums."""
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    images = []
+    made = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        images.append(make_phantom(2, matrix=96, slices=(40, 60), bones=bones).image)
+        made.append(make_phantom(2, matrix=96, slices=(40, 60), bones=bones))
         assert torch.get_num_threads() == threads
-    np.testing.assert_array_equal(*images)
+    np.testing.assert_array_equal(made[0].image, made[1].image)
+    assert made[0].grades == made[1].grades
 
 
 def test_swelling_moves_the_surfaces_of_bones_outwards_in_mm(monkeypatch, bones):
@@ -157,19 +152,16 @@ def test_bone_fills_its_share_of_what_a_voxel_averages():
         np.testing.assert_allclose(hu, np.where(inner < 0, bone, 0).mean(1), atol=15, err_msg=case)
 
 
-def test_a_protocol_is_kept_and_thickness_sets_the_band(bones):
+def test_a_protocol_is_kept_thickness_sets_the_band_and_any_slices_show_the_same_anatomy(bones):
     protocol = Protocol(pixel_mm=(2.0, 2.0), slice_mm=(4.0, 4.0), noise_hu=(5.0, 5.0))
     options = dict(matrix=128, slices=(36, 36), bones=bones, protocol=protocol)
     thin, thick = (make_phantom(1, **options, thickness=thickness) for thickness in (4.0, 8.0))
     assert thin.spacing == pytest.approx((4.0, 2.0, 2.0))
     assert thin.parameters["scan"]["noise"] == pytest.approx(5.0)
     assert 1.5 < thick.mask.sum() / thin.mask.sum() < 4
-
-
-def test_thin_and_thick_slices_show_the_same_anatomy(bones):
-    thin, thick = (make_phantom(4, matrix=96, slices=(n, n), bones=bones) for n in (80, 30))
-    assert volume(thin, thin.bones == 1) == pytest.approx(volume(thick, thick.bones == 1), rel=0.05)
-    assert volume(thin, thin.mask) == pytest.approx(volume(thick, thick.mask), rel=0.1)
+    many, few = (make_phantom(4, matrix=96, slices=(n, n), bones=bones) for n in (80, 30))
+    assert volume(many, many.bones == 1) == pytest.approx(volume(few, few.bones == 1), rel=0.05)
+    assert volume(many, many.mask) == pytest.approx(volume(few, few.mask), rel=0.1)
 
 
 def test_what_cannot_be_is_refused(bones):
@@ -192,23 +184,6 @@ def test_bones_end_where_their_grid_does(bones):
     assert not p.bones[:6].any() and not p.bones[-6:].any()
     smooth = ndimage.gaussian_filter(np.concatenate([p.image[:6], p.image[-6:]]).astype(float), (0, 1, 1))
     assert smooth[:, 15:40, 22:42].max() < 450, "beside couch and arms"
-
-
-@pytest.mark.parametrize("person", ["female", "male"])
-def test_visible_human_reads_as_a_pelvis_and_is_rendered(person):
-    """From every second voxel of the label maps, where they are there."""
-    path = ROOT.parent / "shared" / "data" / f"visible_human_{person}_pelvis.nii.gz"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    image = SimpleITK.ReadImage(str(path))[::2, ::2, ::2]
-    bones = label_map_pelvis(SimpleITK.GetArrayFromImage(image), image.GetSpacing()[::-1], resolution=2.0)
-    found = pelvimetry(label_map(bones), (bones.spacing,) * 3)
-    assert 110 < found["sacrum_width"] < 135 and 265 < found["biiliac_width"] < 330
-    assert 45 < found["joint_centre_lat_L"] < 62
-    p = make_phantom(0, matrix=96, slices=(40, 40), bones=bones)
-    assert 20 < volume(p, p.mask) / 1000 < 130, "cm3 of target"
-    assert np.argwhere(p.bones == 2)[:, 2].mean() > np.argwhere(p.bones == 3)[:, 2].mean()
-    assert np.median(p.image[p.bones > 0]) > 100
 
 
 def test_joint_space_falls_and_subchondral_bone_hardens_with_every_grade():

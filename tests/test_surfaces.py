@@ -1,4 +1,4 @@
-"""Surface distances against spheres, plates and brute force, at spacings that differ by axis."""
+"""Surface distances against spheres and brute force, at spacings that differ by axis."""
 
 from dataclasses import astuple
 
@@ -11,12 +11,6 @@ from scipy.spatial.distance import cdist
 from magunet.surfaces import diagonal, surface_distances, surface_elements, surface_scores
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 0.7, 0.7), (1.5, 0.5, 1.0)]
-
-
-def radius(spacing, size=60.0, centre=(0.3, 0.1, -0.2)):
-    """Distance in mm of every voxel from a point near the middle of a cube of ``size`` mm."""
-    axes = [(np.arange(int(size / s)) - int(size / s) / 2) * s + c for s, c in zip(spacing, centre)]
-    return np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
 
 
 def blob(seed, shape=(9, 11, 12)):
@@ -69,29 +63,17 @@ def test_scores_are_those_of_all_pairs_of_elements(spacing):
 
 @pytest.mark.parametrize("spacing, excess", zip(SPACINGS, (1.06, 1.16, 1.11)))
 def test_spheres_have_their_radii_the_stated_area_and_the_distance_between_their_radii(spacing, excess):
-    r, slack = radius(spacing), np.linalg.norm(spacing) / 2
-    places, areas = surface_elements(r < 20, spacing)
-    centre = [int(60 / s) / 2 * s - c for s, c in zip(spacing, (0.3, 0.1, -0.2))]
+    shape, slack = [int(60 / s) for s in spacing], np.linalg.norm(spacing) / 2
+    centre = np.array((0.3, 0.1, -0.2)) + np.floor_divide(shape, 2) * np.array(spacing)
+    places = np.moveaxis(np.indices(shape), 0, -1) * spacing
+    large, small = (np.linalg.norm(places - centre, axis=-1) < r for r in (20, 16))
+    places, areas = surface_elements(large, spacing)
     assert np.linalg.norm(places - centre, axis=1).mean() == pytest.approx(20, abs=0.03)
     assert areas.sum() / (4 * np.pi * 20**2) == pytest.approx(excess, abs=0.01)
-    scores = surface_scores(r < 20, r < 16, spacing)
+    scores = surface_scores(large, small, spacing)
     assert scores.assd == pytest.approx(4, abs=0.1 * max(spacing))
     assert 4 <= scores.hd95 <= 4 + slack and scores.nsd == 0
-    assert surface_scores(r < 20, r < 16, spacing, tolerance=4 + 2 * slack).nsd == 1
-
-
-def test_a_shifted_plate_is_as_far_as_it_was_moved():
-    """A plate one voxel thick, moved by 5 voxels along its normal: its near face by 4 voxels, its far one by
-    5. Its rim weighs a little."""
-    spacing = (2.0, 1.0, 0.5)
-    for axis, step in enumerate(spacing):
-        plates = np.zeros((2, 12, 60, 60), bool)
-        plates[0, 3] = plates[1, 8] = True
-        plates = np.moveaxis(plates, 1, axis + 1)
-        scores = surface_scores(*plates, spacing, tolerance=4.001 * step)
-        assert scores.hd95 == pytest.approx(5 * step, rel=1e-9), axis
-        assert scores.assd == pytest.approx(4.5 * step, rel=0.02), axis
-        assert scores.nsd == pytest.approx(0.5, abs=0.05), axis
+    assert surface_scores(large, small, spacing, tolerance=4 + 2 * slack).nsd == 1
 
 
 def test_empty_masks_follow_the_stated_policy_and_different_grids_are_refused():

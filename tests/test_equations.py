@@ -27,22 +27,18 @@ def projected(conv, a):
 
 
 def naive_pam(module, a):
-    """Eqs. 3-5 with the whole N x N matrix and loops. a: (c, n) -> (c, n)."""
+    """Eqs. 3-5 with the whole N x N matrix. a: (c, n) -> (c, n)."""
     b, c, d = (projected(conv, a) for conv in (module.B, module.C, module.D))
-    out = np.empty_like(a)
-    for j in range(a.shape[1]):
-        e = np.array([math.exp(b[:, i] @ c[:, j]) for i in range(a.shape[1])])
-        out[:, j] = module.alpha.item() * sum(e[i] / e.sum() * d[:, i] for i in range(len(e))) + a[:, j]
-    return out
+    e = np.exp(b.T @ c)                                     # (i, j)
+    return module.alpha.item() * d @ (e / e.sum(0)) + a
 
 
 def naive_cam(module, a):
-    """Eqs. 6-8 with loops. a: (c, n) -> (c, n)."""
+    """Eqs. 6-8, one channel after the other. a: (c, n) -> (c, n)."""
     out = np.empty_like(a)
-    for j in range(len(a)):
-        logits = np.array([a[i] @ a[j] for i in range(len(a))])
-        e = np.exp(logits - logits.max())
-        out[j] = module.beta.item() * sum(e[i] / e.sum() * a[i] for i in range(len(a))) + a[j]
+    for j, own in enumerate(a):
+        e = np.exp(a @ own - (a @ own).max())
+        out[j] = module.beta.item() * sum(weight * row for weight, row in zip(e / e.sum(), a)) + own
     return out
 
 
@@ -195,15 +191,13 @@ def test_losses_are_eqs_15_to_17():
     logits = torch.randn(2, 1, 2, 3, 4, dtype=torch.float64)
     target = (torch.rand(2, 1, 2, 3, 4) > 0.7).to(torch.uint8)
     dice, entropy = [], []
-    for row, truth in zip(logits.flatten(1).tolist(), target.flatten(1).tolist()):
-        p = [1 / (1 + math.exp(-v)) for v in row]
-        overlap_sum = sum(a * g for a, g in zip(p, truth))
-        dice.append(1 - (2 * overlap_sum + losses.SMOOTH) / (sum(p) + sum(truth) + losses.SMOOTH))
-        entropy += [-(g * math.log(a) + (1 - g) * math.log(1 - a)) for a, g in zip(p, truth)]
-    dice, entropy = sum(dice) / 2, sum(entropy) / len(entropy)
-    assert losses.dice_loss(logits, target).item() == pytest.approx(dice, rel=1e-12)
-    assert losses.cross_entropy_loss(logits, target).item() == pytest.approx(entropy, rel=1e-12)
-    assert losses.dice_ce_loss(logits, target).item() == pytest.approx(dice + entropy, rel=1e-12)
+    for p, g in zip(1 / (1 + np.exp(-logits.flatten(1).numpy())), target.flatten(1).numpy()):
+        dice.append(1 - (2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1))
+        entropy.append(-np.where(g == 1, np.log(p), np.log(1 - p)).mean())
+    dice, entropy = sum(dice) / 2, sum(entropy) / 2
+    for loss, expected in ((losses.dice_loss, dice), (losses.cross_entropy_loss, entropy),
+                           (losses.dice_ce_loss, dice + entropy)):
+        assert loss(logits, target).item() == pytest.approx(expected, rel=1e-12), loss
 
 
 def test_loss_of_an_empty_mask_predicted_empty_is_nothing_and_finite_at_extremes():

@@ -84,15 +84,6 @@ def test_bytes_are_counted_while_tensors_live():
     assert fits.peak_bytes(work) == 200 * MB
 
 
-def test_a_step_of_one_convolution_takes_what_it_must():
-    """At the fullest the input (1 map), the output, its gradient and two maps between them (8 each)."""
-    def work():
-        conv = torch.nn.Conv3d(1, 8, 3, padding=1)
-        conv(torch.zeros(1, 1, 32, 64, 64)).square().sum().backward()
-
-    assert fits.peak_bytes(work) == pytest.approx((1 + 4 * 8) * 4 * 32 * 64 * 64, rel=0.01)
-
-
 def test_a_training_that_does_not_fit_is_said_early_and_computes_maps_again_in_less(monkeypatch, capsys):
     window = replace(PAPER, depth=32, size=64, width_divisor=8)
     usual, lean = (fits.process_bytes(way, "3D U-Net", window, CPU) for way in ("training", "recomputing"))

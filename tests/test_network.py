@@ -1,5 +1,6 @@
 """MAG-UNet as a whole: exact counts, any size, every switch. Its gradients are in test_fast.py."""
 
+import monai.networks.nets  # noqa: F401 - takes seconds, which belong to no test
 import numpy as np
 import pytest
 import torch

@@ -140,14 +140,6 @@ def test_unpooling_puts_every_maximum_back_where_it_was():
     np.testing.assert_array_equal(network(torch.from_numpy(x)[None, None])[0, 0], expected)
 
 
-def test_segnet_is_vgg_16_and_its_mirror_image():
-    convolutions = [m for m in build_on_meta("SegNet").modules() if isinstance(m, nn.Conv3d)]
-    through = [(c.in_channels, c.out_channels) for c in convolutions]
-    assert all(c.kernel_size == (3, 3, 3) for c in convolutions)
-    assert [o for _, o in through[:13]] == [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    assert through[13:] == [(o, i) for i, o in through[12::-1]]
-
-
 def dense(separable, x, rate):
     """A separable convolution as a dense one of composed kernels."""
     depth, point = separable

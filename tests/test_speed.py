@@ -12,7 +12,7 @@ from conftest import ROOT, refused
 
 from benchmarks.speed import contests, others, results, work
 from benchmarks.speed.contest import MEGABYTES, Contest, Result, alone, megabytes_of, run
-from compendium.fits import OWN_BYTES, peak_bytes, tensor_bytes
+from compendium.fits import OWN_BYTES, tensor_bytes
 from magunet.base import profiles
 from magunet.base.errors import InputError
 from magunet.blocks import PAM
@@ -98,18 +98,6 @@ def test_counted_memory_is_within_a_fifth_of_measured():
         tensors = tensor_bytes(way, "MAG-UNet", window, precision)
         measured_mb = megabytes_of(partial(job, size, divisor, precision))
         assert (tensors + OWN_BYTES["cpu"]) / 1e6 == pytest.approx(measured_mb, rel=0.2), way
-
-
-def test_attention_takes_memory_that_grows_with_positions_and_not_with_their_square():
-    def peak(attend, grid):
-        with torch.inference_mode():
-            return peak_bytes(lambda: attend(PAM(64), torch.zeros(1, 64, *grid)))
-
-    small, large = (6, 32, 32), (12, 64, 64)
-    naive = peak(work.naive_position_attention, large)
-    assert peak(PAM.forward, large) / peak(PAM.forward, small) == pytest.approx(8, rel=0.1)
-    assert naive / peak(work.naive_position_attention, small) == pytest.approx(64, rel=0.1)
-    assert naive > 2 * 4 * (12 * 64 * 64) ** 2
 
 
 @pytest.mark.slow

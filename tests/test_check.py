@@ -70,13 +70,11 @@ def check(root, capsys):
 def test_a_sound_cohort_passes(root, capsys):
     status, rows, problems, error = check(root, capsys)
     assert status == 0 and problems == [] and "problem" not in error
-    assert rows["ana"].split()[:6] == ["ana", "ana", "14", "44", "3.00", "2.00"]
-    header = call(capsys, "check", root)[1].splitlines()[0].split()
-    values, ana = read_volume(image_path(root, "ana")).array, dict(zip(header, rows["ana"].split()))
-    expected = {"grade_left": "3", "grade_right": "0", "split": "train", "axes": "LPS", "problems": "0",
-                "hu": f"{values.min()}..{values.max()}"}
-    assert ana == ana | expected and float(ana["target_ml"]) > 0
-    assert "val" in rows["dora"].split()
+    values, (*grid, target_ml, left, right, side, hu, axes, count) = (
+        read_volume(image_path(root, "ana")).array, rows["ana"].split())
+    assert grid == ["ana", "ana", "14", "44", "3.00", "2.00"] and float(target_ml) > 0
+    assert (left, right, side, axes, count) == ("3", "0", "train", "LPS", "0")
+    assert hu == f"{values.min()}..{values.max()}" and "val" in rows["dora"].split()
 
 
 def at(place, value):

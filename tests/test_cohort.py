@@ -23,8 +23,7 @@ from sijphantom import phantom
 from sijphantom.cohort import cohort_of, make_phantom_cohort, phantom_folder
 
 PATIENTS = {"box_0": "a", "box_1": "a", "box_2": "b", "box_3": "b", "box_4": "box_4", "box_5": "box_5"}
-NUMBERS = st.integers(0, 12).map(str)
-"""Names of patients, and of cases that look like patients."""
+NUMBERS = st.integers(0, 12).map(str)               # names of patients, and of cases that look like one
 
 
 def write_dataset(root, **changes):

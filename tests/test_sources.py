@@ -87,8 +87,6 @@ def shell(mask):
     return mask & ~inner
 
 
-# The layouts, as published -------------------------------------------------------------------------
-
 def totalsegmentator(root, ct, name="s0001", sacrum=SACRUM, left=LEFT, right=RIGHT):
     """102 folders of this kind; every mask a file, S1 apart from the rest of the sacrum."""
     write_volume(ct, root / name / "ct.nii.gz")
@@ -167,8 +165,7 @@ def run(*words):
 
 
 def snapshot(folder):
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
 def records(out):

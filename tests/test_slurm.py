@@ -43,7 +43,7 @@ def slurm_node(folder):
     def call(*command):
         return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
 
-    user = [] if os.geteuid() == 0 else ["--map-current-user"]
+    user = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
     log = folder / "log"
     with log.open("w") as output, subprocess.Popen(
             ["unshare", *user, "--pid", "--fork", "--mount-proc", "--kill-child",
@@ -112,8 +112,8 @@ def test_networks_trained_by_slurm_are_those_trained_here_also_after_a_job_was_e
     folder = tmp_path / "node"
     folder.mkdir()
     with slurm_node(folder) as (_, environment, call), snakemake(
-            there, "--workflow-profile", "workflow/slurm", "--default-resources", "slurm_partition=gpus",
-            "--set-threads", "cohort=1", "train=1", "evaluate=1",
+            there, "--workflow-profile", "workflow/slurm", "--default-resources", "slurm_account=me",
+            "slurm_partition=gpus", "--set-threads", "cohort=1", "train=1", "evaluate=1",
             "--slurm-init-seconds-before-status-checks", "2", env=environment) as cluster:
 
         def jobs():
@@ -125,7 +125,8 @@ def test_networks_trained_by_slurm_are_those_trained_here_also_after_a_job_was_e
         (log,) = there.glob("runs/MAG-UNet-*/metrics.jsonl")
         (job,) = jobs()
         asked = call("scontrol", "show", "job", job)
-        for words in ("Partition=gpus", "TimeLimit=2-00:00:00", "MinMemoryNode=62.50G", "gres:gpu:1"):
+        for words in ("Account=me", "Partition=gpus", "TimeLimit=2-00:00:00", "MinMemoryNode=62.50G",
+                      "gres:gpu:1"):
             assert words in asked
         call("scancel", job)
         first_epoch = log.read_text().splitlines()[0]

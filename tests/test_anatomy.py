@@ -22,8 +22,6 @@ def label_map(bones: Bones) -> np.ndarray:
     return np.select([bones.sacrum < 0, bones.left_hip < 0, bones.right_hip < 0], [1, 2, 3])
 
 
-# Measuring ---------------------------------------------------------------------------------------------
-
 def wedge(gap=3.0, spacing=(1.0, 1.0, 1.0)):
     """A sacrum between two hips; straight clefts `gap` mm wide, 20 degrees from the sagittal plane."""
     z, y, x = np.meshgrid(*(np.arange(0, n, s) for n, s in zip((70, 60, 160), spacing)), indexing="ij")
@@ -44,8 +42,7 @@ def test_a_straight_cleft_is_measured_as_it_is_and_what_is_missing_is_named():
     rim = np.sqrt(3**2 - 2**2)  # mm past the bones' ends, where the distances to both still sum to 6 mm
     area = (50 + 2 * rim) * (40 / np.cos(np.radians(20)) + 2 * rim) / 100
     for spacing in ((1.0, 1.0, 1.0), (2.0, 1.0, 1.0)):
-        labels = wedge(spacing=spacing)
-        sizes = pelvimetry(labels, spacing)
+        sizes = pelvimetry(labels := wedge(spacing=spacing), spacing)
         for name, (value, tolerance) in expected.items():
             assert sizes[name] == pytest.approx(value, abs=tolerance), (spacing, name)
         assert sizes["joint_area_cm2_L"] == pytest.approx(area, rel=0.13), spacing
@@ -55,12 +52,9 @@ def test_a_straight_cleft_is_measured_as_it_is_and_what_is_missing_is_named():
         refused(lambda spoilt=spoilt: pelvimetry(spoilt, spacing), words)
 
 
-# The parametric pelvis ---------------------------------------------------------------------------------
-
 def test_dimensions_are_those_of_people(pelvises):
     """Each within 3.5 SD of people's mean: they vary up to 1.4 times as much as people's do, on purpose.
-    `benchmarks/anatomy.py` holds a hundred seeds at 1 mm to narrower limits.
-    """
+    `benchmarks/anatomy.py` holds a hundred seeds at 1 mm to narrower limits."""
     measures = [pelvimetry(label_map(bones), (SPACING,) * 3) for bones in pelvises]
     for name, (mean, sd) in REFERENCE.items():
         if not name.startswith("gap"):                      # gaps are for 1 mm voxels

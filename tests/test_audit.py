@@ -26,8 +26,6 @@ PAPER = paper_rows().groupby("network", sort=False)[list(OVERLAPS)].first()
 """The paper's own tables, as if they were scores of runs."""
 
 
-# --- units
-
 def test_counts_print_with_two_decimals():
     rng = np.random.default_rng(0)
     for unit, count in itertools.product(parameters.UNITS.values(), rng.integers(10**6, 10**8, 200)):
@@ -71,8 +69,6 @@ def test_other_readings_differ_by_what_their_layers_hold():
         assert parameters.count(decoder=decoder) == weights
 
 
-# --- sums
-
 def test_the_linear_programme_finds_what_brute_force_finds():
     """The least largest error over a grid of costs 0.02 apart, each at most twice in a row."""
     costs = np.array(list(itertools.product(np.arange(0, 4, 0.02), repeat=2)))
@@ -112,8 +108,6 @@ def test_rounded_sums_are_sums_as_are_the_networks_built_here_and_a_wrong_digit_
         clashes = sums.conflicts(design, values)
         assert clashes and all("+DA+MFF" in rows for rows in clashes), seed
 
-
-# --- claims
 
 def test_every_claim_and_erratum_has_a_place_and_a_heading_and_every_link_leads_to_one():
     assert len(set(HEADINGS)) == len(HEADINGS)

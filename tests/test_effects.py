@@ -37,8 +37,7 @@ def noisy():
 
 def test_effects_are_found_exactly_in_the_surroundings_that_have_them():
     """DA, MFF and LGAG give 1, -2 and 0.5 points, and 4 more where DA is beside MFF: in 2 of its 4
-    surroundings, no first step, both last ones; in all patients alike, and so with intervals that are points.
-    """
+    surroundings, no first step, both last ones. All patients gain alike, and so intervals are points."""
     scores = factorial(lambda letters, i, seed: sum({"d": 1, "m": -2, "l": 0.5}[x] for x in letters)
                        + 4 * ({"d", "m"} <= set(letters)) + i)
     for module, points in (("DA", (3, 1, 5)), ("MFF", (0, -2, 2)), ("LGAG", (0.5, 0.5, 0.5))):

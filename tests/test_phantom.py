@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from sijphantom import phantom
 from sijphantom.pelvis import parametric_pelvis
-from sijphantom.phantom import Phantom, make_phantom
+from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
 from sijphantom.tissue import Body
 
@@ -20,7 +20,7 @@ SMALL = {"matrix": 128, "slices": (36, 44)}
 
 
 @pytest.fixture(scope="module")
-def phantoms() -> list[Phantom]:
+def phantoms():
     return [make_phantom(seed, **SMALL, grades=(0, 0)) for seed in range(3)]
 
 
@@ -168,10 +168,9 @@ def test_what_cannot_be_is_refused(bones):
     apart = replace(bones, left_hip=np.full_like(bones.left_hip, 40))
     wide = {"matrix": 128, "slices": (40, 40), "protocol": Protocol(pixel_mm=(0.8, 0.8))}
     for options, message in (
-            ({"grades": (5, 0)}, "0 to 4"), ({"grades": (0, -1)}, "0 to 4"),
-            ({"grades": (1, 2, 3)}, "0 to 4"), ({"slices": (8, 8)}, "allow at least"),
-            ({"slices": (60, 40)}, "range"), ({"slices": (1, 1)}, "range"),
-            (wide, "128 pixels of 0.80 mm cannot hold joints"),
+            *(({"grades": grades}, "0 to 4") for grades in ((5, 0), (0, -1), (1, 2, 3))),
+            *(({"slices": slices}, "range") for slices in ((60, 40), (1, 1))),
+            ({"slices": (8, 8)}, "allow at least"), (wide, "128 pixels of 0.80 mm cannot hold joints"),
             ({"bones": apart}, "no joint between sacrum and left hip")):
         options = {"matrix": 48, "slices": (20, 20), "bones": bones} | options
         refused(lambda options=options: make_phantom(0, **options), message)

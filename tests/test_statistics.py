@@ -21,8 +21,7 @@ def enumerated(difference):
 
 
 def paired(difference):
-    names = [f"p{i}" for i in range(len(difference))]
-    return pd.Series(difference, names, float), pd.Series(0.0, names)
+    return pd.Series(difference, dtype=float), pd.Series(0.0, range(len(difference)))
 
 
 def test_p_is_that_of_all_signs_also_with_ties_and_zeros():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -109,9 +110,7 @@ def test_networks_trained_by_slurm_are_those_trained_here_also_after_a_job_was_e
     here, there = copied(tmp_path / "here"), copied(tmp_path / "there")
     with snakemake(here, "--cores", "2", "--scheduler", "greedy") as local:
         assert local.wait(600) == 0
-    folder = tmp_path / "node"
-    folder.mkdir()
-    with slurm_node(folder) as (_, environment, call), snakemake(
+    with slurm_node(tmp_path) as (_, environment, call), snakemake(
             there, "--workflow-profile", "workflow/slurm", "--default-resources", "slurm_account=me",
             "slurm_partition=gpus", "--set-threads", "cohort=1", "train=1", "evaluate=1",
             "--slurm-init-seconds-before-status-checks", "2", env=environment) as cluster:
@@ -121,12 +120,16 @@ def test_networks_trained_by_slurm_are_those_trained_here_also_after_a_job_was_e
             lines = call("squeue", "--noheader", "--format=%i %k").splitlines()
             return {line.split()[0] for line in lines if "train" in line and "MAG-UNet" in line}
 
-        assert wait_for(lambda: list(there.glob("runs/MAG-UNet-*/checkpoint.safetensors")), cluster)
-        (log,) = there.glob("runs/MAG-UNet-*/metrics.jsonl")
+        def safe_epoch():
+            """The log of MAG-UNet's training, once a checkpoint holds what it says."""
+            times = {path.name: path.stat().st_mtime for path in there.glob("runs/MAG-UNet-*/*")}
+            if times.get("checkpoint.safetensors", 0) >= times.get("metrics.jsonl", math.inf):
+                return next(there.glob("runs/MAG-UNet-*/metrics.jsonl"))
+
+        log = wait_for(safe_epoch, cluster)
         (job,) = jobs()
         asked = call("scontrol", "show", "job", job)
-        for words in ("Account=me", "Partition=gpus", "TimeLimit=2-00:00:00", "MinMemoryNode=62.50G",
-                      "gres:gpu:1"):
+        for words in ("Account=me", "Partition=gpus", "TimeLimit=2-00:00", "MinMemoryNode=62.50G", "gpu:1"):
             assert words in asked
         call("scancel", job)
         first_epoch = log.read_text().splitlines()[0]

@@ -1,5 +1,8 @@
 """The phantom: repeatable, in range, and with the contrast and the disease of a pelvic CT."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -197,3 +200,15 @@ def test_joint_space_falls_and_subchondral_bone_hardens_with_every_grade():
     assert (np.diff(space) < 0).all() and space[4] < 0.6 * space[0]
     assert (np.diff(hardness) > 0).all() and hardness[4] > hardness[0] + 80
     assert change[0] == 0 and (np.diff(change) > 0).all()
+
+
+@pytest.mark.slow
+def test_smooth_fields_are_the_same_however_many_threads_numpy_has():
+    """A process takes their number from its environment when it starts."""
+    script = ("import hashlib, numpy; from sijphantom.fields import SmoothField;"
+              "axes = [numpy.arange(n) * 0.7 for n in (40, 300, 300)];"
+              "field = SmoothField.noise(numpy.random.default_rng(3), axes, 9.0).at(axes);"
+              "print(hashlib.sha256(field.tobytes()).hexdigest())")
+    hashes = {subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                             env=os.environ | {"OPENBLAS_NUM_THREADS": threads}).stdout for threads in "12"}
+    assert len(hashes) == 1

@@ -72,9 +72,9 @@ def test_any_orientation_gives_the_same_picture_in_millimetres_and_another_grid_
 
 def test_the_slices_shown_hold_most_of_the_mask():
     mask = np.zeros((8, 9, 10), bool)
+    assert planes.central_slices(mask, mask.shape) == (4, 4, 5)
     mask[2, 3:6, 4:9] = mask[3, 3, 4] = True
     assert planes.central_slices(mask, mask.shape) == (2, 3, 4)
-    assert planes.central_slices(np.zeros_like(mask), mask.shape) == (4, 4, 5)
 
 
 def test_saved_pictures_say_what_made_them_and_keep_text_as_text(tmp_path):
@@ -105,26 +105,24 @@ def test_a_picture_of_noise_is_coarser_rather_than_large(tmp_path):
 
 
 def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypatch):
-    def git(*words):
-        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", "-C", str(tmp_path), *own, *words], check=True, capture_output=True)
-
     drawn = [tmp_path / name for name in ("figures/cpu/drawn.png", "benchmarks/results.json")]
+
+    def write(content, *paths):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
     assert git_revision(tmp_path) == "unknown"
     monkeypatch.setenv("MAGUNET_REVISION", "0123456789ab")
     assert git_revision(tmp_path) == "0123456789ab"
-    for path in (tmp_path / "code.py", *drawn):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("1")
-    git("init")
-    git("add", ".")
-    git("commit", "-m", "first")
+    write("1", tmp_path / "code.py", *drawn)
+    for command in (("init",), ("add", "."), ("commit", "-m", "first")):
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *own, *command], cwd=tmp_path, check=True, capture_output=True)
     revision = git_revision(tmp_path)
-    assert len(revision) == 12
-    for path in drawn:
-        path.write_text("2")
-    assert git_revision(tmp_path) == revision
-    (tmp_path / "code.py").write_text("2")
+    write("2", *drawn)
+    assert git_revision(tmp_path) == revision and len(revision) == 12
+    write("2", tmp_path / "code.py")
     assert git_revision(tmp_path) == revision + "+changes"
 
 
@@ -134,10 +132,10 @@ RULE = "Cases at evenly spaced ranks of the mean Dice over the networks shown, l
 COLUMNS = {"base": "3D U-Net", "shifted": "+DA+LGAG", "absent": "UNETR"}
 
 
-def box_case(name="box", spacing=(3.0, 1.0, 2.0), left=30):
+def box_case(name="box", spacing=(3.0, 1.0, 2.0)):
     """Two joints in 8 x 40 x 60 voxels, largest in slice 5; one network is right, one two columns off."""
     scan, truth = RNG.normal(100, 300, (8, 40, 60)), np.zeros((8, 40, 60), np.uint8)
-    truth[2:7, 12:22, 15:20] = truth[2:7, 14:26, left:left + 4] = truth[5, 12:26, left] = 1
+    truth[2:7, 12:22, 15:20] = truth[2:7, 14:26, 30:34] = truth[5, 12:26, 30] = 1
     volume = Volume(scan, spacing, (5.0, -3.0, 2.0))
     shifted = np.roll(truth, 2, axis=2)
     shifted[5, 30:33, 20:25] = 1                                    # and a patch that is nowhere near
@@ -171,19 +169,17 @@ def test_colours_lie_where_masks_agree_and_differ_right_on_the_left_and_front_on
     case = box_case()
     truth, shifted = case.truth.array[5] != 0, case.masks["shifted"].array[5] != 0
     wanted = {"correct": truth & shifted, "missed": truth & ~shifted, "extra": shifted & ~truth}
+    agreed = {"correct": truth, "missed": truth & False, "extra": truth & False}
     for code in ("LPS", "RAS", "ASR"):
-        turned = ComparedCase(case.name, *(reorient(v, code) for v in (case.scan, case.truth)),
-                              {network: reorient(mask, code) for network, mask in case.masks.items()})
-        figure = compare(turned)
-        axes = panel(figure, "box: shifted")
-        np.testing.assert_equal(coloured(axes), wanted, code)
-        for label in ("box: base", "box: truth"):
-            nothing = np.zeros_like(truth)
-            np.testing.assert_equal(coloured(panel(figure, label)),
-                                    {"correct": truth, "missed": nothing, "extra": nothing}, code)
+        figure = compare(ComparedCase(case.name, reorient(case.scan, code), reorient(case.truth, code),
+                                      {name: reorient(mask, code) for name, mask in case.masks.items()}))
+        for name, colours in (("shifted", wanted), ("base", agreed), ("truth", agreed)):
+            axes = panel(figure, f"box: {name}")
+            np.testing.assert_equal(coloured(axes), colours, f"{code}, {name}")
         overlay, (right, left), (back, front) = axes.get_images()[1], axes.get_xlim(), axes.get_ylim()
-        assert overlay.get_extent() == [0, 120, 40, 0] and overlay.origin == "upper" and right < left
-        assert back > front and overlay.get_interpolation() == "nearest" and overlay.get_alpha() is None
+        assert overlay.get_extent() == [0, 120, 40, 0] and overlay.origin == "upper"
+        assert right < left and back > front
+        assert overlay.get_interpolation() == "nearest" and overlay.get_alpha() is None, "colours are unmixed"
         letters = {t.get_text(): t.xy for t in panel(figure, "box: CT").texts}
         assert letters == {"R": (0, 0.5), "L": (1, 0.5), "A": (0.5, 1), "P": (0.5, 0)}
 
@@ -206,19 +202,18 @@ def test_the_colours_differ_in_grey_and_for_every_colour_vision():
 
 
 def test_millimetres_are_square_and_one_scale_and_window_hold_for_all():
-    figure = compare(box_case("near", left=30), box_case("far", (2.0, 0.5, 1.5), left=45))
+    spacings = {"near": (3.0, 1.0, 2.0), "far": (2.0, 0.5, 1.5)}
+    figure, scales = compare(*(box_case(name, spacing) for name, spacing in spacings.items())), []
     FigureCanvasAgg(figure).draw()
-    axes = [a for a in figure.axes if a.get_images()]
-    assert len(axes) == 2 * 4
-    scales = []
-    for one in axes:
-        box, (image, *_) = one.get_window_extent(), one.get_images()
-        assert one.get_position().bounds == pytest.approx(one.get_position(original=True).bounds)   # filled
-        scales += [box.width / np.ptp(one.get_xlim()), box.height / np.ptp(one.get_ylim())]
+    shown = [axes for axes in figure.axes if axes.get_images()]
+    assert len(shown) == 2 * 4
+    for axes in shown:
+        (image, *_), size = axes.get_images(), axes.get_window_extent().size
+        assert axes.get_position().bounds == pytest.approx(axes.get_position(original=True).bounds)   # filled
+        scales += [size[0] / np.ptp(axes.get_xlim()), size[1] / np.ptp(axes.get_ylim())]
+        _, height, width = spacings[axes.get_label().split(":")[0]]
+        assert image.get_extent() == pytest.approx([0, 60 * width, 40 * height, 0])
         assert image.get_clim() == BONE_WINDOW
-        (left, right, bottom, top), (rows, columns) = image.get_extent(), image.get_array().shape
-        pixel = abs(right - left) / columns, abs(top - bottom) / rows
-        assert pixel == pytest.approx((2.0, 1.0) if "near" in one.get_label() else (1.5, 0.5))
     np.testing.assert_allclose(scales, scales[0], rtol=1e-3)
 
 
@@ -255,11 +250,13 @@ def test_a_network_without_a_run_says_so_an_empty_mask_is_a_result_and_the_capti
 def test_what_cannot_be_compared_is_refused():
     case = box_case()
     scores, other = scores_of(case), Volume(case.truth.array, (3.0, 1.0, 2.5))
-    refused(lambda: comparison([], COLUMNS, scores, ""), "no case")
-    refused(lambda: comparison([case], COLUMNS, scores[1:], ""), "base", "0 scores", "box")
-    refused(lambda: comparison([case], COLUMNS, pd.concat([scores, scores]), ""), "2 scores")
-    refused(lambda: compare(case._replace(masks={"base": other})), "box", "base", "another grid")
-    refused(lambda: compare(case._replace(truth=case.truth.with_array(0 * case.truth.array))), "box", "empty")
+    empty = case.truth.with_array(0 * case.truth.array)
+    for cases, table, says in (
+            ([], scores, ["no case"]), ([case], scores[1:], ["base", "0 scores", "box"]),
+            ([case], pd.concat([scores, scores]), ["2 scores"]),
+            ([case._replace(masks={"base": other})], scores, ["box", "base", "another grid"]),
+            ([case._replace(truth=empty)], scores, ["box", "empty"])):
+        refused(lambda cases=cases, table=table: comparison(cases, COLUMNS, table, ""), *says)
 
 
 @pytest.mark.parametrize("table", [paper.TABLE_1, paper.TABLE_4], ids=["fig10", "fig09"])

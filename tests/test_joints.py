@@ -63,23 +63,19 @@ def test_a_joint_and_a_piece_of_the_hip_beside_it_are_not_called_left_and_right(
             assert labels_in(mask) == {0, label} and not midline(mask).between_joints, (side, radius)
 
 
-def test_a_piece_that_spans_both_sides_is_cut_between_them():
-    on = grid(LPS)
+def test_a_piece_that_spans_both_sides_is_cut_and_specks_get_a_side_but_do_not_move_the_midline():
+    on, mask = grid(LPS), both(grid(LPS)).array
     at = world(on)
     bridge = (np.abs(at[..., 1]) < 4) & (np.abs(at[..., 2]) < 4) & (np.abs(at[..., 0]) < 45)
-    labels = left_and_right(on.with_array((both(on).array != 0) | bridge))
+    labels = left_and_right(on.with_array(mask | bridge))
     assert midline(labels).between_joints and labels.array[bridge].all()
+    mask[0, 0, 0] = mask[0, 0, -9:] = 1
+    specked = left_and_right(on.with_array(mask))
+    assert midline(specked) == midline(both(on))
+    assert specked.array[0, 0, 0] == 2 and (specked.array[0, 0, -9:] == 1).all()
     for joint in JOINTS:
-        assert (labels.array[parts(on)[joint.side]] == joint.label).all()
-
-
-def test_specks_do_not_move_the_midline_but_get_a_side():
-    on = grid(LPS)
-    mask = both(on).array
-    mask[0, 0, 0] = mask[0, 0, -1] = mask[0, 0, 27] = 1
-    labels = left_and_right(on.with_array(mask)).array
-    assert labels[0, 0, 0] == 2 and labels[0, 0, -1] == 1
-    np.testing.assert_array_equal((labels == 1)[1:], parts(on)["left"][1:])
+        own = parts(on)[joint.side]
+        assert (labels.array[own] == joint.label).all() and (specked.array[own] == joint.label).all()
 
 
 def test_masks_may_be_empty_or_a_voxel_and_hold_any_number():

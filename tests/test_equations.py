@@ -1,8 +1,6 @@
 """The equations of the paper, and of the attention modules beside DA, against readings in plain loops and
 float64, written apart from the modules."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -34,12 +32,9 @@ def naive_pam(module, a):
 
 
 def naive_cam(module, a):
-    """Eqs. 6-8, one channel after the other. a: (c, n) -> (c, n)."""
-    out = np.empty_like(a)
-    for j, own in enumerate(a):
-        e = np.exp(a @ own - (a @ own).max())
-        out[j] = module.beta.item() * sum(weight * row for weight, row in zip(e / e.sum(), a)) + own
-    return out
+    """Eqs. 6-8. a: (c, n) -> (c, n)."""
+    e = np.exp(a @ a.T)                                     # (i, j)
+    return module.beta.item() * (e / e.sum(0)).T @ a + a
 
 
 def per_case(function, module, x):
@@ -47,28 +42,41 @@ def per_case(function, module, x):
                         for case in x])
 
 
-def scaled(module, value):
-    """PAM or CAM with its alpha or beta set."""
-    torch.nn.init.constant_(module.alpha if isinstance(module, PAM) else module.beta, value)
-    return module
-
-
 def assert_close(ours, naive, relative=1e-6, what=""):
     error = (ours - naive).norm() / naive.norm()
     assert error < relative, f"relative error {error:.2e} {what}"
 
 
-def test_pam_is_eqs_3_to_5_also_in_float32():
-    x = feature_map()
-    for reduction in (1, 4, 5, 8, 64):                      # 5 leaves a rest: heads of one channel
-        module = scaled(PAM(16, reduction).double(), 0.7)
-        naive = per_case(naive_pam, module, x)
-        assert_close(module(x).detach(), naive, what=f"reduction {reduction}")
-        assert_close(module.float()(x.float()).double().detach(), naive, what=f"float32, {reduction}")
+def naive_da(module, a):
+    """Eqs. 1-2 without the convolution after the sum, which they do not have. a: (c, n) -> (c, n)."""
+    weights = np.exp(module.w.detach().numpy())
+    return weights / weights.sum() @ [naive_pam(module.pam, a).ravel(), naive_cam(module.cam, a).ravel()]
+
+
+def without_convolution(module):
+    module.out = torch.nn.Identity()
+    return module
+
+
+def test_attention_is_eqs_1_to_8_also_in_float32_and_starts_as_the_identity():
+    x = 0.3 * feature_map()
+    for module, naive in (*((PAM(16, reduction), naive_pam) for reduction in (1, 4, 5, 8, 64)),   # 5: a rest
+                          (CAM(), naive_cam), (without_convolution(DualAttention(16)), naive_da)):
+        out = module.double()(x)
+        assert torch.equal(out, x), module
+        out.square().sum().backward()
+        for name, parameter in module.named_parameters():
+            if name.endswith(("alpha", "beta", "w")):
+                assert parameter.grad.abs().max() > 0 or name == "w", (name, module)
+                torch.nn.init.normal_(parameter)
+        expected = per_case(naive, module, x)
+        assert_close(module(x).detach(), expected, what=module)
+        assert_close(module.float()(x.float()).double().detach(), expected, what=f"{module} in float32")
 
 
 def test_pam_never_forms_the_matrix_and_survives_logits_that_overflow_a_plain_exponential():
-    module = scaled(PAM(32), 1.0)
+    module = PAM(32)
+    torch.nn.init.ones_(module.alpha)
     x = (1e3 * torch.randn(1, 32, 2, 3, 4)).requires_grad_()
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):           # any kernel that forms it raises
         out = module(x)
@@ -76,40 +84,9 @@ def test_pam_never_forms_the_matrix_and_survives_logits_that_overflow_a_plain_ex
     assert out.isfinite().all() and x.grad.isfinite().all()
 
 
-def test_cam_is_eqs_6_to_8():
-    module = scaled(CAM().double(), -0.4)
-    x = 0.3 * feature_map()
-    assert_close(module(x).detach(), per_case(naive_cam, module, x))
-
-
-def without_convolution(channels):
-    """DA without the convolution after its sum, which Eqs. 1 and 2 do not have."""
-    module = DualAttention(channels)
-    module.out = torch.nn.Identity()
-    return module
-
-
-def test_attention_starts_as_the_identity_and_its_scale_gets_a_gradient_at_once():
-    x = torch.randn(2, 16, 3, 4, 5)
-    for module in (PAM(16), CAM(), without_convolution(16)):
-        out = module(x)
-        assert torch.equal(out, x), module
-        out.square().sum().backward()
-        assert all(p.grad.abs() > 0 for n, p in module.named_parameters() if n.endswith(("alpha", "beta")))
-
-
-def test_dual_attention_is_eqs_1_and_2():
-    module = without_convolution(16).double()
-    scaled(module.pam, 0.5), scaled(module.cam, 0.9)
-    module.w.data = torch.tensor([0.3, -1.1], dtype=torch.float64)
-    x = 0.3 * feature_map()
-    e1, e2 = math.exp(0.3), math.exp(-1.1)
-    naive = (e1 * per_case(naive_pam, module.pam, x) + e2 * per_case(naive_cam, module.cam, x)) / (e1 + e2)
-    assert_close(module(x).detach(), naive)
-
-
 def test_attention_in_bfloat16_autocast_keeps_float32_digits():
-    module = scaled(PAM(16), 1.0)
+    module = PAM(16)
+    torch.nn.init.ones_(module.alpha)
     x = torch.randn(1, 16, 2, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(module(x), PAM.forward(module, x))
@@ -180,30 +157,21 @@ def test_blocks_pass_gradcheck(name, module):
     assert torch.autograd.gradcheck(function, values)
 
 
-def test_losses_pass_gradcheck():
+def test_losses_are_eqs_15_to_17_and_so_are_their_gradients():
     logits = torch.randn(2, 1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     target = (torch.rand(2, 1, 2, 3, 3) > 0.6).to(torch.uint8)
-    for loss in (losses.dice_loss, losses.cross_entropy_loss, losses.dice_ce_loss):
-        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), (logits,)), loss
-
-
-def test_losses_are_eqs_15_to_17():
-    logits = torch.randn(2, 1, 2, 3, 4, dtype=torch.float64)
-    target = (torch.rand(2, 1, 2, 3, 4) > 0.7).to(torch.uint8)
     dice, entropy = [], []
-    for p, g in zip(1 / (1 + np.exp(-logits.flatten(1).numpy())), target.flatten(1).numpy()):
+    for p, g in zip(1 / (1 + np.exp(-logits.detach().flatten(1).numpy())), target.flatten(1).numpy()):
         dice.append(1 - (2 * (p * g).sum() + 1) / (p.sum() + g.sum() + 1))
         entropy.append(-np.where(g == 1, np.log(p), np.log(1 - p)).mean())
     dice, entropy = sum(dice) / 2, sum(entropy) / 2
     for loss, expected in ((losses.dice_loss, dice), (losses.cross_entropy_loss, entropy),
                            (losses.dice_ce_loss, dice + entropy)):
         assert loss(logits, target).item() == pytest.approx(expected, rel=1e-12), loss
-
-
-def test_loss_of_an_empty_mask_predicted_empty_is_nothing_and_finite_at_extremes():
-    empty = torch.zeros(1, 1, 4, 4, 4)
-    assert losses.dice_ce_loss(torch.full_like(empty, -60.0), empty).item() == pytest.approx(0, abs=1e-6)
-    assert losses.dice_ce_loss(torch.full_like(empty, 1e4), empty).isfinite()
+        assert torch.autograd.gradcheck(lambda x, loss=loss: loss(x, target), (logits,)), loss
+    empty = torch.zeros(1, 1, 4, 4, 4)                      # nothing, predicted empty, and finite at extremes
+    assert losses.dice_ce_loss(empty - 60, empty).item() == pytest.approx(0, abs=1e-6)
+    assert losses.dice_ce_loss(empty + 1e4, empty).isfinite()
 
 
 def test_overlaps_of_empty_masks_follow_the_stated_policy_and_any_other_value_is_foreground():

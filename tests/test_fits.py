@@ -112,16 +112,6 @@ def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows
             assert size < gigabytes * 1e9 or depth == 16
 
 
-def test_windows_are_as_deep_as_the_model_says(monkeypatch):
-    model, depths = Model(torch.nn.Identity(), replace(PAPER, depth=40), {}, CPU, torch.float32,
-                          window_depth=20), []
-    monkeypatch.setattr("magunet.predict.probability", lambda _, window, *rest: depths.append(len(window))
-                        or window)
-    image = np.random.default_rng(0).random((48, 16, 16), np.float32)
-    np.testing.assert_allclose(model.probability(image), image, atol=1e-6)
-    assert set(depths) == {20}
-
-
 @pytest.mark.parametrize("name, divisor", [("MAG-UNet", 1), *(
     pytest.param(*case, marks=pytest.mark.slow) for case in (("SwinUNETR", 8), ("UNETR", 4)))])
 def test_ample_memory_is_far_above_what_is_counted(name, divisor):

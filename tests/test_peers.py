@@ -1,7 +1,6 @@
 """The networks that MAG-UNet is compared with: what they are made of, on any grid, saved and read back, and
 their parts beside independent readings; what they compute in any precision is in test_fast.py."""
 
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from boxes import TINY, write_cohort
+from boxes import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.networks.nets.resnet import ResNet
@@ -17,16 +16,14 @@ from monai.networks.nets.unetr import UNETR
 from monai.networks.nets.vnet import VNet
 from torch import nn
 
-from magunet import blocks, runs, train
-from magunet.base.provenance import read_json
+from magunet import blocks, runs
 from magunet.fast import Conv3d, accelerate, evaluate_by_input
 from magunet.model import count_parameters
 from magunet.peers import monai, transunet, unetr
 from magunet.peers.adapt import AnyGrid, sine_positions
 from magunet.peers.deeplab import ASPP, DeepLabV3Plus, resnet_50
 from magunet.peers.segnet import SegNet
-from magunet.predict import load_model
-from magunet.studies import NETWORKS, PEERS, build, build_on_meta, configuration
+from magunet.studies import NETWORKS, PEERS, build, build_on_meta
 
 PARTS = {
     "3D V-Net": (45_597_509, {"BatchNorm3d", "PReLU"}),
@@ -79,19 +76,6 @@ def test_any_grid_is_kept_and_a_prediction_that_of_training_also_with_weights_re
         again.load_state_dict(safetensors.torch.load_file(tmp_path / "w.safetensors"))
         evaluate_by_input(again)
         torch.testing.assert_close(again(x), expected)
-
-
-def test_a_trained_peer_predicts_the_same_when_it_is_loaded(compendium, monkeypatch):
-    states, original = [], train.train
-    monkeypatch.setattr(train, "train", lambda *inputs: states.append(original(*inputs)) or states[0])
-    tiny = replace(TINY, epochs=1, samples_per_case=1)
-    folder = runs.fit("SegNet", tiny, 0, write_cohort(compendium / "data" / "boxes", 3))
-    model, image = load_model(folder), np.random.default_rng(0).random((16, 32, 32), dtype=np.float32)
-    trained = replace(model, network=states[0].network)
-    np.testing.assert_array_equal(model.probability(image), trained.probability(image))
-    record = read_json(folder / "run.json")
-    assert record["network"] == "SegNet" and record["config"] == configuration("SegNet", tiny.width_divisor)
-    assert record["libraries"]["monai"] == configuration("UNETR", 1)["monai"]
 
 
 # Any grid -----------------------------------------------------------------------------------------------

@@ -169,12 +169,9 @@ def test_results_are_stored_and_measured_again_only_at_another_revision(tmp_path
         assert at(f"{second}+changes", "b")[0] == ["b"]
     monkeypatch.setattr(results.provenance, "environment", lambda device: {"device": "another"})
     assert at(second, "b")[0] == ["b"] and list(results.read(file)[1]) == ["b"]
-
-
-def test_another_file_is_refused(tmp_path):
     for content in ("", "[]", "{}", '{"machine": {"git": ""}, "results": {"a": {}}}'):
-        (tmp_path / "notes.json").write_text(content)
-        refused(lambda: results.read(tmp_path / "notes.json"), "notes.json", "is not from benchmarks/speed")
+        file.write_text(content)
+        refused(lambda: results.read(file), "speed.json", "is not from benchmarks/speed")
 
 
 def test_it_shows_what_its_readme_shows_and_runs_as_a_folder(capsys):

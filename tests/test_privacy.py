@@ -4,11 +4,14 @@ stands in; nor an output of notebook 10."""
 # ruff: noqa: F811
 
 import ast
-import base64
 import functools
 import gzip
+import io
 import json
+import re
 import shutil
+import struct
+import zipfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +23,12 @@ from bad_files import not_rescaled, rewrite
 from boxes import TINY, write_cohort
 from conftest import ROOT
 from dicom_series import PATIENT, STANDARD, planted, read, write_series
-from identifiers import TAGS, TEXT, WORDS, found, found_in, mark_file, mark_series
+from IPython.core.pylabtools import print_figure
 from joint_object import DIRECTIONS, both, grid
 from matplotlib.figure import Figure
-from nbclient import NotebookClient
 from printed import words as words_of
+from pydicom.datadict import DicomDictionary
+from pydicom.dataset import Dataset
 from scans import write_scan
 from test_cli import call
 from test_exports import ALL, finds_the_object  # noqa: F401
@@ -34,12 +38,94 @@ from test_sources import scan as ct_of_boxes
 from magunet.base import provenance
 from magunet.volume import Volume, write_volume
 
+TEXT = "QX70431ZW"
+MARKS = {**dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"), TEXT), "AS": "917W",
+         "DA": "18030713", "TM": "112233.704317", "DT": "18030713112233.704317", "IS": "1735170431",
+         "DS": "173.5170431"}
+"""Value representation -> a mark of the shape that it demands."""
+WORDS = sorted({mark.encode() for mark in MARKS.values()})
+OF_THE_IMAGE = {"SpecificCharacterSet", "ImageType", "Modality", "PatientPosition", "SeriesNumber",
+                "InstanceNumber", "SliceThickness", "PhotometricInterpretation", "ImagePositionPatient",
+                "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "RescaleIntercept",
+                "RescaleSlope", "NumberOfFrames"}
+"""These say how to read the voxels, and so hold what they must; nothing of the patient."""
+TAGS = {keyword: MARKS[kind] for tag, (kind, _, _, _, keyword) in DicomDictionary.items()
+        if kind in MARKS and keyword and tag >> 16 > 2 and keyword not in OF_THE_IMAGE | set(STANDARD)}
+"""Keyword -> mark, for every tag of a data set whose value is text, but those that the standard wants in each
+object of the study, which only the DICOM SEG may keep."""
 FILES = {".nii.gz": 5, ".nrrd": 3, ".mha": 2}
 """Formats, and how many marks a header of theirs has room for."""
 WITHOUT_SEG = ALL.replace("dicom-seg,", "")
 GIVEAWAYS = [*WORDS, *planted(), b"Geheimnis", PATIENT.encode()]
 """Also other words of the series' headers, and its folder's name."""
 
+
+# A mark in every text tag and field, and a search for marks ----------------------------------------------
+
+def mark_series(folder):
+    """Marks all text tags of all slices, an item of a sequence, a private block and the file's own header."""
+    first, nested = read(min(folder.iterdir())), Dataset()
+    nested.PatientComments = TEXT
+    for name, value in TAGS.items():
+        setattr(first, name, value)
+    marked = {element.tag: element for element in first if element.keyword in TAGS}
+    for path in folder.iterdir():
+        header = read(path)
+        header.update(marked)
+        block = header.private_block(0x0031, "HERSTELLER", create=True)
+        for element, (kind, value) in enumerate(MARKS.items()):
+            block.add_new(element, kind, value)
+        header.ReferencedPatientSequence = [nested]
+        header.file_meta.SourceApplicationEntityTitle = TEXT
+        header.save_as(path)
+
+
+def mark_file(path):
+    """Marks all text fields of a NIfTI-1 header and an extension, or of what NRRD and MHA begin with."""
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        header = bytearray(gzip.decompress(content))
+        for at in (14, 148, 228, 328):                          # db_name, descrip, aux_file, intent_name
+            header[at:at + len(TEXT)] = TEXT.encode()
+        comment = struct.pack("<2i24s", 32, 6, TEXT.encode())
+        first = int(struct.unpack_from("<f", header, 108)[0])
+        struct.pack_into("<f", header, 108, first + len(comment))
+        header[348:352], header[352:first] = b"\1\0\0\0", comment
+        path.write_bytes(gzip.compress(bytes(header), 1))
+    else:
+        old, new = {".nrrd": ("\n\n", f"\n# {TEXT}\nPatient:={TEXT}\ncontent: {TEXT}\n\n"),
+                    ".mha": ("Element", f"Comment = {TEXT}\nName = {TEXT}\nElement")}[path.suffix]
+        path.write_bytes(content.replace(old.encode(), new.encode(), 1))
+
+
+def layers(content):
+    """The bytes, and all that is compressed in them: gzip and zlib streams wherever they begin (NRRD, PNG,
+    PDF), and zip."""
+    yield content
+    for start in re.finditer(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]", content):
+        try:
+            yield zlib.decompressobj(wbits=47).decompress(content[start.start():])
+        except zlib.error:
+            continue
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            yield from (archive.read(name) for name in archive.namelist())
+
+
+def found(content, words=WORDS):
+    """Those of the words that a text or bytes hold, also inside of what is compressed."""
+    parts = list(layers(content.encode() if isinstance(content, str) else content))
+    return [word for word in words if any(word in part for part in parts)]
+
+
+def found_in(folder, words=WORDS):
+    """File -> those of the words that it, its name or those of its folders below ``folder`` hold."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    hits = {name: found(path.read_bytes(), words) + found(name, words) for name, path in paths.items()}
+    return {name: hit for name, hit in hits.items() if hit}
+
+
+# What is read and what may stand in what is written -------------------------------------------------------
 
 @pytest.fixture(autouse=True)
 def code_hashed_once(monkeypatch):
@@ -210,63 +296,38 @@ def test_nothing_of_a_series_or_its_folders_name_reaches_an_imported_cohort(tmp_
         path.name for path in out.rglob("*")}
 
 
-# Notebook 10 on somebody's own series ---------------------------------------------------------------------
-
-def typed(series, mask, compendium, scan):
-    """The cells of notebook 10 after a user has typed settings and a scan into them."""
+@pytest.mark.parametrize("masked", [True, False])
+def test_notebook_10_shows_nothing_of_the_patient_on_ones_own_series(masked, series, scan, compendium, capfd):
+    """All its cells run here after a user has typed settings and a scan into them, with a mask or without;
+    pictures as a kernel sends them, for their headers could name somebody."""
     write_cohort(compendium / "boxes", 2)
-    own_mask = compendium / "in" / f"{PATIENT}.nii.gz"
-    write_volume(both(scan), own_mask)
-    mark_file(own_mask)
+    mask = compendium / "in" / f"{PATIENT}.nii.gz"
+    write_volume(both(scan), mask)
+    mark_file(mask)
+    own = str(series), str(mask) if masked else None
     tiny = [f"{name} = {getattr(TINY, name)}" for name in ("depth", "size", "width_divisor")]
-    changes = {"seeds: list = [0]": "\n".join(["seeds: list = [0]", "cohort = 'boxes'", "epochs = 1",
-                                               "samples_per_case = 1", *tiny]),
-               "own_scan, own_mask = None, None":
-                   f"own_scan, own_mask = {str(series)!r}, {str(own_mask) if mask else None!r}",
-               "case, network = study.val[0], ": "case, network = 'my scan', "}
-    notebook = nbformat.read(ROOT / "notebooks" / "10_inspect_in_3d.ipynb", 4)
-    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for old, new in changes.items():
-        (cell,) = (cell for cell in notebook.cells if old in cell.source)
-        cell.source = cell.source.replace(old, new)
-    return notebook
-
-
-def assert_nothing_written(compendium, mask):
-    drawn = {"error_map.png"} | ({"surface_distance.png"} if mask else set())
-    assert drawn | {"run.json"} <= {path.name for path in compendium.rglob("*")}
-    assert not found_in(compendium / "figures", GIVEAWAYS) and not found_in(compendium / "runs", GIVEAWAYS)
-
-
-@pytest.mark.parametrize("mask", [True, False])
-def test_the_cells_of_notebook_10_show_nothing_of_the_patient(mask, series, scan, compendium, capfd):
-    """Run here, one after the other."""
-    notebook, outputs = typed(series, mask, compendium, scan), []
-    names = {"In": [], "display": outputs.append}
-    for cell in notebook.cells:
-        names["In"].append(cell.source)
-        tree = ast.parse(cell.source.replace("%matplotlib inline", ""))
+    typed = {"seeds: list = [0]": "\n".join(["seeds: list = [0]", "cohort = 'boxes'", "epochs = 1",
+                                             "samples_per_case = 1", *tiny]),
+             "own_scan, own_mask = None, None": f"own_scan, own_mask = {own!r}",
+             "case, network = study.val[0]": "case, network = 'my scan'", "%matplotlib inline": ""}
+    cells = [cell.source for cell in nbformat.read(ROOT / "notebooks/10_inspect_in_3d.ipynb", 4).cells
+             if cell.cell_type == "code"]
+    outputs, places = [], dict.fromkeys(typed, 0)
+    names = {"In": cells, "display": outputs.append}
+    for source in cells:
+        for old, new in typed.items():
+            places[old] += source.count(old)
+            source = source.replace(old, new)
+        tree = ast.parse(source)
         last = [tree.body.pop()] if isinstance(tree.body[-1], ast.Expr) else []
         exec(compile(tree, "cell", "exec"), names)
         outputs += [eval(compile(ast.Expression(node.value), "cell", "eval"), names) for node in last]
-    texts = [" ".join(words_of(output)) if isinstance(output, Figure) else repr(output) for output in outputs]
-    said = "\n".join([*texts, *capfd.readouterr()])
-    assert sum("my scan" in text for text in texts) == 2 + mask
-    assert not found(said, GIVEAWAYS)
-    assert_nothing_written(compendium, mask)
-
-
-@pytest.mark.slow
-def test_the_outputs_of_notebook_10_hold_nothing_of_the_patient(series, scan, compendium, monkeypatch):
-    """As a kernel sends them, pictures decoded: their headers could name somebody."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    notebook = typed(series, True, compendium, scan)
-    NotebookClient(notebook, timeout=600, kernel_name="python3",
-                   resources={"metadata": {"path": str(compendium)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.outputs]
-    pictures = [base64.b64decode(output.data["image/png"]) for output in outputs
-                if "image/png" in output.get("data", {})]
-    assert pictures and "my scan" in json.dumps(outputs)
-    for content in (*pictures, json.dumps(outputs)):
+    assert set(places.values()) == {1}
+    figures = [output for output in outputs if isinstance(output, Figure)]
+    texts = [" ".join(words_of(figure)) for figure in figures]
+    assert sum("my scan" in text for text in texts) == 2 + masked
+    for content in (*texts, print_figure(figures[0]), repr(outputs), *capfd.readouterr()):
         assert not found(content, GIVEAWAYS)
-    assert_nothing_written(compendium, True)
+    drawn = {"error_map.png"} | ({"surface_distance.png"} if masked else set())
+    assert drawn | {"run.json"} <= {path.name for path in compendium.rglob("*")}
+    assert not found_in(compendium / "figures", GIVEAWAYS) and not found_in(compendium / "runs", GIVEAWAYS)

@@ -20,7 +20,7 @@ import pytest
 from conftest import ROOT
 from lab import CHROMIUM, FLAGS, Seen, make_lab
 from PIL import Image
-from test_offline import copied_extension, offline
+from test_offline import offline, parts
 
 from magunet.base.errors import InputError
 
@@ -108,20 +108,29 @@ def coloured_picture(page, element, name):
     pytest.fail("the labels did not appear")
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """An entry of Jupyter's path with a copy of the extension, in which the viewer is installed."""
-    folder = tmp_path_factory.mktemp("jupyter")
-    copied_extension(folder)
+def install(folder):
+    """Installs the viewer into a copy of JupyterLab's real extension, below an entry for Jupyter's path."""
+    real, copy = offline.extension_folder(), folder / "labextensions" / parts.EXTENSION
+    shutil.copytree(real, copy, ignore=shutil.ignore_patterns(parts.FOLDER))
+    package = (real / "package.json").read_text().replace(offline.OURS, offline.ORIGINAL)
+    (copy / "package.json").write_text(package)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder))
-        try:
-            offline.install()
-        except InputError as error:
-            if "could not fetch" in str(error):
-                pytest.skip(f"no package registry within reach: {error}")
-            raise
+        offline.install()
+        assert offline.problems() == []
+    size = sum(path.stat().st_size for path in (copy / parts.FOLDER).rglob("*") if path.is_file())
+    assert 5 * 2**20 < size < 40 * 2**20
     return folder
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    try:
+        return install(tmp_path_factory.mktemp("jupyter"))
+    except InputError as error:
+        if "could not fetch" in str(error):
+            pytest.skip(f"no package registry within reach: {error}")
+        raise
 
 
 @contextlib.contextmanager
@@ -161,14 +170,11 @@ def test_niivue_shows_the_same_and_asks_nobody_outside(installed, compendium):
 
 def store_picture(target):
     """Store a picture of the viewer below its drop-downs, the real CT first, of less than 200 KB."""
-    with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_PATH", folder)
-        copied_extension(Path(folder))
-        offline.install()
+    with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder:      # JupyterLab saves what it has run
         text = (ROOT / "notebooks" / NOTEBOOK).read_text()
         real_first = r'browse(load, list(scans)[::-1], list(runs), labels=\"truth\")'
         Path(folder, NOTEBOOK).write_text(text.replace(BROWSE, real_first))
-        with run_notebook(Path(folder), folder, NOTEBOOK, (1100, 900)) as (page, seen):
+        with run_notebook(Path(folder), install(Path(folder)), NOTEBOOK, (1100, 900)) as (page, seen):
             for _ in range(4):                          # until the volume is drawn with its settings so far
                 page.wait_for_timeout(20_000)
                 picture_of(itkwidgets_in(page))

@@ -21,20 +21,18 @@ def test_it_says_what_each_profile_takes_in_memory():
 def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp_path):
     """A step of cpu takes 30 s; one of gpu, whose window has ten times the operations, 300 s."""
     cpu, gpu = profiles.load("cpu"), profiles.load("gpu")
-    (tmp_path / "imagesTr").mkdir()
-    for number in range(10):
-        (tmp_path / "imagesTr" / f"ct_{number}_0000.nii.gz").touch()
     known = {"cpu": cpu, "gpu": gpu,
              "mine": replace(cpu, profile="mine", cohort=str(tmp_path), seeds=(0, 1)),
              "gone": replace(cpu, profile="gone", cohort=str(tmp_path / "gone"))}
-    (tmp_path / "papermill_params").mkdir()
-    for name in known:
-        (tmp_path / "papermill_params" / f"{name}.yaml").touch()
-    free, used = 4e9, {"training": 5e9, "recomputing": 3e9, "prediction": 1e9}
+    for name in (*(f"papermill_params/{name}.yaml" for name in known),
+                 *(f"imagesTr/ct_{number}_0000.nii.gz" for number in range(10))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    used = {"training": 5e9, "recomputing": 3e9, "prediction": 1e9}
     monkeypatch.setattr(doctor.project, "root", lambda: tmp_path)
     monkeypatch.setattr(doctor.profiles, "load", known.get)
-    monkeypatch.setattr(doctor, "free_bytes", lambda device: free)
-    monkeypatch.setattr(doctor, "process_bytes", lambda way, network, settings, device: used[way])
+    monkeypatch.setattr(doctor, "free_bytes", lambda device: 4e9)
+    monkeypatch.setattr(doctor, "process_bytes", lambda way, *_: used[way])
     monkeypatch.setattr(doctor, "step_seconds", lambda settings, device: {"cpu": 30.0}[settings.profile])
     monkeypatch.setattr(doctor, "step_flop", lambda settings: 50 if settings == gpu else 5)
     table = doctor.profile_table(CPU, timed=cpu)

@@ -75,7 +75,8 @@ def test_an_oblique_scan_is_laid_along_the_patients_axes(degrees):
 
 
 def test_left_is_left_and_up_is_up_for_the_viewers():
-    """What itkwidgets and niivue are given: x grows to the left, z upwards; and values are as they were."""
+    """What itkwidgets and niivue are given: x grows to the left, z upwards; and values are as they were, but
+    for metal, which would spoil the transfer function."""
     scan, labels = object_in_patient()
     image, marks = preview(reorient(scan, "RAI"), reorient(labels, "RAI"))
     wasm = inspect.to_itkwasm(image, "CT")
@@ -85,14 +86,8 @@ def test_left_is_left_and_up_is_up_for_the_viewers():
     assert inspect.as_nifti(marks)[344:348] == b"n+1\0"
     centre = np.mean([marks.to_world(index) for index in np.argwhere(marks.array)], axis=0)
     assert np.allclose(previews.centre_of(marks, image), centre)
-
-
-def test_metal_does_not_spoil_the_transfer_function():
-    scan, _ = object_in_patient()
     scan.array[5, 5, 5] = 30000
-    image, _ = preview(scan)
-    assert image.array.max() == HU_RANGE[1]
-    points = inspect.opacity_points(image, inspect.PRESETS["bone"])
+    points = inspect.opacity_points(preview(scan)[0], inspect.PRESETS["bone"])
     assert points == [[pytest.approx((hu + 1000) / 3000), share] for hu, share in ((100, 0), (180, 1))]
 
 
@@ -233,30 +228,24 @@ def test_a_choice_is_shown_at_once(viewer, displayed, monkeypatch):
     assert (1 in displayed) == (4 in displayed) == (viewer != "itkwidgets")
 
 
-def test_planes_outline_the_labels_and_open_where_they_are(displayed):
+def test_planes_open_where_the_labels_are_and_follow_sliders_and_menu(displayed, monkeypatch):
+    """In a browser the Dice of every axial slice stands above them."""
     viewer = inspect.in_planes(GRID, mask(slice(4, 5)), inspect.PRESETS["bone"])
-    assert titles(displayed[-1])[0] == "axial, slice 5" and menus_of(viewer)["axial"].value == 5
+    menus = menus_of(viewer)
+    assert titles(displayed[-1])[0] == "axial, slice 5" and menus["axial"].value == 5
     outline = displayed[-1].axes[1].collections[0].get_paths()[0].vertices
     assert (outline[:, 1].min(), outline[:, 1].max()) == (1, 2)             # mm from the top of 6 slices
-    inspect.in_planes(GRID, None, inspect.PRESETS["bone"])
-    assert not any(axes.collections for axes in displayed[-1].axes)
-
-
-def test_sliders_and_the_menu_draw_another_slice_and_window(displayed):
-    viewer = inspect.slice_viewer(GRID, {"truth": mask(slice(1, 3))}, "a title")
-    menus = menus_of(viewer)
     sliders = [menus[name] for name in ("axial", "coronal", "sagittal")]
     assert [(slider.min, slider.max) for slider in sliders] == [(1, 6), (1, 7), (1, 8)]
     menus["coronal"].value = 7
-    assert titles(displayed[-1])[1] == "coronal, slice 7" and displayed[-1].get_suptitle() == "a title"
+    assert titles(displayed[-1])[1] == "coronal, slice 7"
     menus["window"].value = "soft tissue"
     assert displayed[-1].axes[0].images[0].get_clim() == (-160, 240)
+    inspect.in_planes(GRID, None, inspect.PRESETS["bone"])
+    assert not any(axes.collections for axes in displayed[-1].axes)
     refused(lambda: inspect.slice_viewer(GRID, {"truth": SHIFTED}), "different grids")
-
-
-def test_in_a_browser_the_dice_of_every_slice_stands_above_its_planes(displayed, monkeypatch):
     monkeypatch.setattr(inspect, "in_browser", lambda: True)
     inspect.step_through(GRID, mask(slice(1, 3)), mask(slice(2, 4)), "a title")
-    strip, planes = displayed
+    strip, planes = displayed[-2:]
     bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in strip.axes[0].patches}
-    assert bars == {2: 0, 3: 1, 4: 0} and len(planes.axes) == 3
+    assert bars == {2: 0, 3: 1, 4: 0} and len(planes.axes) == 3 and planes.get_suptitle() == "a title"

@@ -86,10 +86,20 @@ def npm(monkeypatch):
     return run
 
 
-def test_an_installation_adds_one_folder_changes_one_line_and_is_removed_to_the_byte(extension, npm):
-    before = snapshot(extension)
-    folder, done = offline.install()
-    assert done and folder == extension / parts.FOLDER
+@pytest.fixture
+def call(capsys):
+    """Runs a command; returns its status, output and errors."""
+    return lambda *words: (offline.main([*map(str, words)]), *capsys.readouterr())
+
+
+def test_an_installation_adds_one_folder_changes_one_line_and_is_removed_to_the_byte(extension, npm, call):
+    before, folder = snapshot(extension), extension / parts.FOLDER
+    status, out, error = call("check")
+    assert (status, out) == (2, "") and error.count("\n") == 1
+    assert "programs are not installed; run 'python workflow/viewer install'; until then" in error
+    assert inspect.itkwidgets_problem().endswith("are not installed; run 'python workflow/viewer install'")
+    status, out, _ = call("install")
+    assert status == 0 and out.startswith(f"installed: {folder}\n")
     after = snapshot(extension)
     assert {name for name in before if before[name] != after[name]} == {"package.json"}
     assert after["package.json"] == before["package.json"].replace(b'"static/', f'"{parts.FOLDER}/'.encode())
@@ -97,18 +107,18 @@ def test_an_installation_adds_one_folder_changes_one_line_and_is_removed_to_the_
     assert set(added) == {*STATIC, PAGE, "stub.js", "manifest.json"}
     assert added[MAIN] == b"start(HERE + 'page/index.html');"
     assert added[PAGE] == b'<script src="../loader.js"></script>'
-    assert offline.installed_problems(extension) == [] and npm.calls == [["page@1.2.3"]]
+    assert call("check")[:2] == (0, f"ready: {extension}\n") and inspect.itkwidgets_problem() == ""
     dates = {path: path.stat().st_mtime_ns for path in extension.rglob("*")}
-    assert offline.install() == (folder, False) and len(npm.calls) == 1
+    assert call("install")[1] == f"already installed: {folder}\n" and npm.calls == [["page@1.2.3"]]
     assert {path: path.stat().st_mtime_ns for path in extension.rglob("*")} == dates
-    assert offline.uninstall() and snapshot(extension) == before
-    assert not offline.uninstall()
+    assert call("uninstall")[1].startswith("removed") and snapshot(extension) == before
+    assert call("uninstall")[1] == "nothing to remove\n"
 
 
-def test_a_bundle_carries_the_packages_to_a_machine_without_a_network(extension, npm, tmp_path, monkeypatch):
-    path = offline.write_bundle(tmp_path / "viewer.tar")
+def test_a_bundle_carries_the_packages_to_a_machine_without_npm(extension, npm, tmp_path, monkeypatch, call):
+    assert call("bundle", tmp_path / "viewer.tar")[0] == 0
     monkeypatch.setattr(offline.shutil, "which", lambda name: None)
-    assert offline.install(path)[1]
+    assert call("install", "--bundle", tmp_path / "viewer.tar")[0] == 0
     assert offline.installed_problems(extension) == [] and len(npm.calls) == 1
 
 
@@ -181,24 +191,24 @@ def test_what_is_not_the_known_file_is_refused_and_nothing_changes(extension, np
         assert snapshot(extension) == before, text
 
 
-def test_what_keeps_it_from_being_installed_is_one_line(extension, npm, tmp_path, monkeypatch, capsys):
+def test_what_keeps_it_from_being_installed_is_one_line(extension, npm, tmp_path, monkeypatch, call):
     def says(*words, verb="install"):
-        assert offline.main([verb]) == 2
-        said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("fetching")]
-        assert len(said) == 1 and all(word in said[0] for word in words), said
+        status, _, error = call(verb)
+        lines = [line for line in error.splitlines() if not line.startswith("fetching")]
+        assert status == 2 and len(lines) == 1 and all(word in lines[0] for word in words), error
+
+    def late(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
 
     npm.error = "npm error code ENOTFOUND\nnpm error a long story\n"
     says("(npm error code ENOTFOUND)", "--bundle")
-    with monkeypatch.context() as patched:
-        patched.setattr(subprocess, "run", lambda *_, **options: exec("raise error", {
-            "error": subprocess.TimeoutExpired("npm", options["timeout"])}))
-        says("the viewer's programs could not be fetched within 15 minutes")
-    with monkeypatch.context() as patched:
-        patched.setattr(offline.shutil, "which", lambda name: None)
-        says("npm", "is not installed", "install --bundle FILE")
-    with monkeypatch.context() as patched:
-        patched.setattr(offline.os, "access", lambda *_: False)
-        says("no permission to write there")
+    for owner, name, stand_in, *words in (
+            (subprocess, "run", late, "the viewer's programs could not be fetched within 15 minutes"),
+            (offline.shutil, "which", lambda name: None, "npm", "is not installed", "install --bundle FILE"),
+            (offline.os, "access", lambda *_: False, "no permission to write there")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, stand_in)
+            says(*words)
     package = extension / "package.json"
     package.write_text(package.read_text().replace(parts.EXTENSION_VERSION, "0.3.0"))
     says("version 0.3.0 of the extension is not known", f"_extension=={parts.EXTENSION_VERSION}")
@@ -209,42 +219,3 @@ def test_what_keeps_it_from_being_installed_is_one_line(extension, npm, tmp_path
         assert any("package.json" in line for line in offline.problems()), content
     monkeypatch.setattr(offline, "jupyter_path", lambda _: [str(tmp_path / "empty")])
     says(f"{parts.EXTENSION} is not installed; python -m pip install")
-
-
-def test_check_says_what_is_wrong_and_fails_or_what_is_ready(extension, npm, capsys):
-    def call(verb):
-        return offline.main([verb]), *capsys.readouterr()
-
-    status, out, error = call("check")
-    assert (status, out) == (2, "") and error.count("\n") == 1
-    assert "programs are not installed; run 'python workflow/viewer install'; until then" in error
-    assert inspect.itkwidgets_problem().endswith("are not installed; run 'python workflow/viewer install'")
-    assert call("install")[1].startswith("installed: ")
-    assert call("install")[1].startswith("already installed: ") and inspect.itkwidgets_problem() == ""
-    assert call("check")[:2] == (0, f"ready: {extension}\n")
-    assert call("uninstall")[1].startswith("removed")
-    assert call("uninstall")[1] == "nothing to remove\n"
-
-
-@pytest.mark.slow
-@pytest.mark.network
-def test_the_real_packages_fit_the_real_extension(tmp_path, monkeypatch):
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
-    folder = copied_extension(tmp_path)
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    before = snapshot(folder)
-    offline.install()
-    assert offline.problems() == []
-    size = sum(path.stat().st_size for path in (folder / parts.FOLDER).rglob("*") if path.is_file())
-    assert 5 * 2**20 < size < 40 * 2**20
-    assert offline.uninstall() and snapshot(folder) == before
-
-
-def copied_extension(folder):
-    """JupyterLab's real extension as published, in a copy below an entry for Jupyter's path."""
-    real, copy = offline.extension_folder(), folder / "labextensions" / parts.EXTENSION
-    shutil.copytree(real, copy, ignore=shutil.ignore_patterns(parts.FOLDER))
-    (copy / "package.json").write_text(
-        (real / "package.json").read_text().replace(offline.OURS, offline.ORIGINAL))
-    return copy

@@ -1,16 +1,12 @@
 """Nothing here listens or speaks to the outside: JupyterLab as `make lab` starts it and work offline."""
 
-import json
-import os
 import re
 import socket
 import subprocess
 import sys
 
-import nbformat
 import psutil
 import pytest
-from boxes import TINY, write_cohort
 from conftest import ROOT
 from lab import MAKE, make_lab, stand_ins, status
 
@@ -62,18 +58,13 @@ for call in (lambda: socket.create_connection(("192.0.2.1", 443), 5),
 """
 
 
-def offline(folder, *words):
-    """Run Python in a namespace without interfaces, with this checkout's magunet."""
-    command = ["sh", ROOT / "workflow" / "offline.sh", sys.executable, *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
-
-
 @pytest.fixture
 def without_network():
+    """Skips where workflow/offline.sh cannot take the network away."""
     if not sys.platform.startswith("linux"):
         pytest.skip("namespaces are Linux's")
-    done = offline(ROOT, "-c", CLOSED)
+    done = subprocess.run(["sh", ROOT / "workflow" / "offline.sh", sys.executable, "-c", CLOSED],
+                          capture_output=True, text=True)
     assert not re.search("there is a network|AssertionError", done.stderr), done.stderr
     if done.returncode:
         pytest.skip(f"no network namespace can be made here: {done.stderr.strip()[-200:]}")
@@ -85,23 +76,6 @@ def test_a_prediction_looks_for_no_other_machine(run, tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, lambda *words: calls.append(words))
     scan = run.parents[1] / "data" / "boxes" / "imagesTr" / "box_0_0000.nii.gz"
     assert cli.main(["predict", str(scan), "--model", str(run), "--out", str(tmp_path)]) == 0 and not calls
-
-
-@pytest.mark.slow
-def test_a_verb_and_notebook_10_with_all_its_viewers_need_no_network(without_network, compendium):
-    """The short form of `make offline`, which does so with the whole smoke workflow."""
-    write_cohort(compendium / "data" / "boxes")
-    settings = TINY.as_dict() | {"profile": "tiny", "cohort": "data/boxes", "epochs": 1}
-    (compendium / "papermill_params" / "tiny.yaml").write_text(json.dumps(settings))
-    for words in (("compendium", "train", "MAG-UNet", "--profile", "tiny"),
-                  ("papermill", ROOT / "notebooks/10_inspect_in_3d.ipynb", "out.ipynb",
-                   "-f", "papermill_params/tiny.yaml", "-k", "python3", "--no-progress-bar")):
-        done = offline(compendium, "-m", *words)
-        assert done.returncode == 0, done.stderr
-    outputs = [output for cell in nbformat.read(compendium / "out.ipynb", 4).cells
-               for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
-    assert (compendium / "figures" / "tiny" / "error_map.png").exists()
 
 
 def test_make_runs_trainings_notebooks_and_the_offline_workflow_in_the_namespace(without_network):

@@ -96,7 +96,6 @@ def huge(content: bytes) -> bytes:
 
 
 # DICOM ------------------------------------------------------------------------------------------------
-
 def series(folder: Path, **options) -> Path:
     """The sound scan as six slices, IM0001.dcm to IM0006.dcm from the feet up."""
     return write_series(folder, SCAN.array, SCAN.spacing, SCAN.origin, SCAN.direction, **options)
@@ -194,7 +193,6 @@ COLOUR = tags(SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfigur
 
 
 # Tables -----------------------------------------------------------------------------------------------
-
 UNSTATED = "does not state three dimensions ... copy or export it again"
 """Of an NRRD or MetaImage that is none, or without a spacing above 0 along each axis."""
 UNREADABLE = "cannot be read ... copy or export it again"

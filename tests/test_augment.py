@@ -42,7 +42,6 @@ def only(monkeypatch, *operations):
 
 
 # Geometry ---------------------------------------------------------------------------------------------
-
 def test_rotation_matrix_is_scipys():
     for angles in ((0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1), (-1.0, 2.0, 0.1)):
         theirs = Rotation.from_euler("xyz", angles).as_matrix()     # small letters: about fixed axes
@@ -121,7 +120,6 @@ def test_image_and_mask_stay_together(monkeypatch):
 
 
 # Operations -------------------------------------------------------------------------------------------
-
 def test_a_flip_changes_left_and_right_and_without_any_operation_nothing_changes(monkeypatch):
     pair = noise(), (noise() > 0.5).to(torch.uint8)
     for flips in (True, False):
@@ -171,7 +169,6 @@ def test_a_seed_is_an_augmentation_that_leaves_its_input_alone_and_masks_0_and_1
 
 
 # Grey values ------------------------------------------------------------------------------------------
-
 def test_blur_is_scipys_gaussian_and_contrast_spreads_about_the_mean():
     image = noise()
     for sigma in (0.5, 0.73, 1.0):

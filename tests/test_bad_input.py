@@ -295,7 +295,6 @@ def test_it_is_one_line_and_leaves_nothing(bad, place, capfd):
 
 
 # Settings in notebooks ----------------------------------------------------------------------------------
-
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WRONG = {name: [-1, 10**7, [1.5]] for name in (
     "cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs", "learning_rate",
@@ -325,7 +324,6 @@ def test_a_notebook_names_the_parameter_that_is_wrong_and_one_that_it_does_not_k
 
 
 # What only looks odd ------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("name", WORKS)
 def test_what_only_looks_odd_is_segmented(name, place, capfd):
     path, make = WORKS[name]

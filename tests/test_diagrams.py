@@ -135,7 +135,6 @@ def test_descriptions_come_from_the_attributes():
 
 
 # What modules do with a window ------------------------------------------------------------------------
-
 def test_maps_are_what_goes_in_and_out_of_a_module_in_evaluation():
     torch.manual_seed(0)
     model = Model(build("MAG-UNet", 32), profiles.load("smoke"), {}, torch.device("cpu"), torch.float32)

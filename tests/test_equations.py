@@ -183,7 +183,6 @@ def test_overlaps_of_empty_masks_follow_the_stated_policy_and_any_other_value_is
 
 
 # Attention of Table 2 beside DA -------------------------------------------------------------------------
-
 def sigmoid(v):
     return 1 / (1 + np.exp(-v))
 

@@ -58,7 +58,6 @@ def exported(out, scan, mask=None, formats=FORMATS, source=None):
 
 
 # Files in their place -----------------------------------------------------------------------------------
-
 @pytest.fixture(scope="module", params=DIRECTIONS)
 def files(request, tmp_path_factory):
     """A scan of each direction, and the files of its two joints."""
@@ -156,7 +155,6 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
 
 
 # DICOM SEG ----------------------------------------------------------------------------------------------
-
 def segmented(folder, mask, anonymise=False):
     """The DICOM SEG of a mask on the slices of a folder, beside it."""
     path = folder.with_name("anonymous.dcm" if anonymise else "made.dcm")
@@ -315,7 +313,6 @@ def test_a_disk_that_is_full_leaves_no_half_file_of_any_format(series, tmp_path,
 
 
 # The command ------------------------------------------------------------------------------------------
-
 @pytest.fixture
 def finds_the_object(monkeypatch):
     """The network stands aside: every scan's mask is the test object where it lies in the patient."""

@@ -133,7 +133,6 @@ def test_no_part_of_a_plain_prediction_overwrites_its_input():
 
 
 # Runs ---------------------------------------------------------------------------------------------------
-
 def test_a_plain_step_and_a_plain_prediction_are_those_of_float32(compendium):
     cohort = write_cohort(compendium / "data" / "boxes", 3)
     settings = replace(TINY, epochs=1, samples_per_case=1, precision="float32")
@@ -170,7 +169,6 @@ def test_computing_maps_again_changes_neither_gradients_nor_statistics(change, p
 
 
 # Each way, alone ----------------------------------------------------------------------------------------
-
 def test_pooling_in_place_and_under_autocast_is_max_pooling_in_the_maps_own_precision():
     for size, dtype, layout in product([(2, 3, 5, 4, 7), (1, 3, 4, 2, 6), (1, 4, 8, 9, 6)],
                                        [torch.float32, torch.bfloat16], [torch.contiguous_format, LAST]):

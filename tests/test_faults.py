@@ -204,7 +204,6 @@ def stop(job, monkeypatch, name, call, owner=train):
 
 
 # Signals ----------------------------------------------------------------------------------------------
-
 def ended(number):
     """Waits for a process; its exit status, or the signal that ended it, below 0."""
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
@@ -298,7 +297,6 @@ def test_where_checkpoints_take_long_fewer_are_written(work, monkeypatch):
 
 
 # Two at once ------------------------------------------------------------------------------------------
-
 HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(); input()"
 WAITING = ": another process works here; waiting until it ends"
 
@@ -337,7 +335,6 @@ def test_of_two_at_once_the_second_does_what_the_first_left(name, dies, work):
 
 
 # Full and read-only disks ------------------------------------------------------------------------------
-
 def assert_refused(job, capfd, pattern):
     """The job's exit status is 2, and one line, beside those of libraries, matches the pattern."""
     capfd.readouterr()
@@ -408,7 +405,6 @@ def test_a_folder_that_may_only_be_read_is_named(name, work, capfd):
 
 
 # Damaged files ----------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("pattern, share, says", [
     ("runs/*/checkpoint.safetensors", 0.5, "checkpoint.safetensors: damaged checkpoint"),
     ("runs/*/checkpoint.safetensors", 0, "removed; training from the start"),
@@ -437,7 +433,6 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(work, monkey
 
 
 # The clock --------------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("years", [-40, 40])
 def test_dates_of_files_mean_nothing(years, work):
     """The clock was wrong when half of this was made; what is finished stays, and the rest is made right."""
@@ -462,7 +457,6 @@ def test_a_clock_that_jumps_by_years_changes_nothing(work, monkeypatch):
 
 
 # A workflow -------------------------------------------------------------------------------------------
-
 RECEIPT = "runs/tiny/receipts/evaluate-MAG-UNet-s0.txt"
 
 
@@ -498,7 +492,6 @@ def test_a_workflow_that_is_killed_is_continued(moment, sent, everything, work):
 
 
 # Memory -----------------------------------------------------------------------------------------------
-
 NO_MEMORY = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
              RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
              RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
@@ -577,7 +570,6 @@ def test_prediction_falls_back_to_smaller_windows_and_says_so(work, limit, capsy
 
 
 # Losses that are no numbers ---------------------------------------------------------------------------
-
 @pytest.mark.parametrize("fault, says", [
     ("nan", ": the loss became nan; lower learning_rate"),
     ("inf", ": the loss became inf; lower learning_rate"),

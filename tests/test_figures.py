@@ -36,7 +36,6 @@ RNG = np.random.default_rng(0)
 
 
 # Three planes, and how a figure is saved ----------------------------------------------------------------
-
 def test_planes_have_right_on_the_left_front_on_top_and_head_on_top():
     """One voxel far left, anterior and superior in the patient: LPS index (z high, y low, x high)."""
     array = np.zeros((4, 5, 6))
@@ -127,7 +126,6 @@ def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypat
 
 
 # Figs. 9 and 10 -----------------------------------------------------------------------------------------
-
 RULE = "Cases at evenly spaced ranks of the mean Dice over the networks shown, lowest first"
 COLUMNS = {"base": "3D U-Net", "shifted": "+DA+LGAG", "absent": "UNETR"}
 
@@ -273,16 +271,14 @@ def test_the_figures_of_the_paper_can_be_read(table, phantom):
 
 def test_a_scale_bar_is_as_long_as_it_says_and_the_longest_below_a_third():
     figure = compare(box_case())
-    axes = panel(figure, "box: CT")
+    axes, (bar,) = panel(figure, "box: CT"), panel(figure, "page").lines
     scale = np.ptp(axes.get_xlim()) / (axes.get_position().width * PRINT_WIDTH)     # mm of the patient per mm
-    (bar,) = panel(figure, "page").lines
     assert f"{np.ptp(bar.get_xdata()) * scale:.0f} mm" in words(figure)
     for width, length in ((400, 100), (180, 50), (50, 10), (2, 1)):
-        assert planes.bar_length(width) == length
         figure, axes = page(40, "")
         planes.scale_bar(axes, 10, 10, 10, width / 10)
         assert np.ptp(axes.lines[0].get_xdata()) == pytest.approx(length / 10), width
-        assert words(figure) == [f"{length} mm"]
+        assert words(figure) == [f"{length} mm"] and planes.bar_length(width) == length
 
 
 def test_cases_are_chosen_by_rank_of_the_mean_over_networks_and_ties_by_name():
@@ -314,8 +310,6 @@ def test_finished_runs_become_panels_and_unfinished_ones_do_not(run):
 
 
 # Fig. 8 -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def phantom():
     return phantom_scan(make_phantom(0, matrix=64, slices=(24, 28)))

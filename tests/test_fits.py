@@ -20,7 +20,6 @@ PAPER = profiles.load("paper")
 
 
 # Operations -------------------------------------------------------------------------------------------
-
 def test_a_small_network_and_attention_by_hand():
     """2 x (kernel voxels x channels in x channels out) a voxel out, or in for transposed convolutions. PAM
     cuts its 16 channels into 4 heads of 4; CAM multiplies 16 x n by n x 16 and back."""
@@ -59,7 +58,6 @@ def test_the_3d_unet_by_hand():
 
 
 # Memory -----------------------------------------------------------------------------------------------
-
 def test_peak_memory_is_that_since_the_last_reset():
     peaks = []
     for size in (0, 320_000_000, 0):

@@ -72,7 +72,6 @@ def test_a_pickle_is_no_checkpoint_no_weights_and_no_prepared_case(bomb, run, co
 
 
 # Archives ------------------------------------------------------------------------------------------------
-
 def member(name, kind=tarfile.REGTYPE, content=b"", link=""):
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.size = kind, link, len(content)
@@ -138,7 +137,6 @@ def test_a_package_cannot_write_outside_its_folder(extension, npm, tmp_path, mon
 
 
 # Scans and downloads --------------------------------------------------------------------------------------
-
 def test_of_a_compressed_gigabyte_no_more_is_read_than_the_header_tells_of(tmp_path):
     spoilt(lambda content: content + ZEROS)(tmp_path / "a.nii.gz")
     read_volume(tmp_path / "a.nii.gz")                                  # what is imported once
@@ -168,7 +166,6 @@ def test_the_sample_is_asked_for_by_name_version_and_hash_and_written_whole(comp
 
 
 # What the code does not hold -----------------------------------------------------------------------------
-
 DANGER = re.compile(r"""
     ^\s*(import|from)\s+(c?[pP]ickle|dill|cloudpickle|marshal|shelve|socket|socketserver|ssl|http|urllib3?
         |requests|httpx|aiohttp|ftplib|smtplib|telnetlib|xmlrpc|websockets?|webbrowser)\b

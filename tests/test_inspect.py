@@ -45,7 +45,6 @@ def mask(*slices):
 
 
 # Previews -------------------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("code", ["LPS", "RAS", "LAI", "PIR", "SAL"])
 @pytest.mark.parametrize("side", [64, 16])
 def test_a_preview_keeps_every_point_at_its_place_in_the_patient(code, side):
@@ -108,7 +107,6 @@ def test_labels_show_truth_prediction_or_errors():
 
 
 # Viewers --------------------------------------------------------------------------------------------------
-
 BROWSER, CLIENT = "0f8b7a52-2d7c-4d34-9a4e-6b1f0c3d2e1a", "3c2b1a-9f8e7d_4711_12"
 """Numbers of messages, as JupyterLab and as jupyter_client writes them."""
 
@@ -167,7 +165,6 @@ def test_a_notebook_with_an_error_fails_under_papermill_and_nbval_though_itkwidg
 
 
 # Drop-downs and sliders -----------------------------------------------------------------------------------
-
 @pytest.fixture
 def displayed(monkeypatch):
     """Everything that is displayed."""

@@ -44,7 +44,6 @@ def test_make_lab_listens_on_this_machine_only_and_asks_for_the_token(tmp_path):
 
 
 # Where no network is ----------------------------------------------------------------------------------------
-
 CLOSED = """
 import socket
 assert [name for _, name in socket.if_nameindex()] == ["lo"]

@@ -93,7 +93,6 @@ def test_stl_is_read_back_by_trimesh(tmp_path):
 
 
 # Signed distances -------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("name", ["LPS", "oblique", "mirrored rows", "coronal"])
 def test_distances_are_those_to_the_mesh_to_a_fifth_of_a_voxel_positive_inside_of_the_prediction(name):
     """Against every triangle of the prediction's mesh, each sampled densely."""

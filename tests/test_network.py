@@ -77,7 +77,6 @@ def test_switches_combine_and_wrong_ones_are_refused():
 
 
 # Rows of the tables -------------------------------------------------------------------------------------
-
 def test_unknown_rows_and_widths_are_refused():
     for name, divisor, words in (("MAGUNet", 1, "unknown network 'MAGUNet'; known: 3D U-Net"), *(
             (name, divisor, "width_divisor must be from 0.125 to 32")

@@ -79,7 +79,6 @@ def test_any_grid_is_kept_and_a_prediction_that_of_training_also_with_weights_re
 
 
 # Any grid -----------------------------------------------------------------------------------------------
-
 # loading hypothesis is slow on a busy machine
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(sides=st.tuples(*[st.integers(16, 70)] * 3),
@@ -105,7 +104,6 @@ def test_sine_positions_are_the_stated_formula_and_do_not_depend_on_the_grid():
 
 
 # Parts --------------------------------------------------------------------------------------------------
-
 def test_unpooling_puts_every_maximum_back_where_it_was():
     """With the convolutions of SegNet away, five poolings and unpoolings leave the maximum of each 32^3
     block, in its place."""

@@ -61,7 +61,6 @@ GIVEAWAYS = [*WORDS, *planted(), b"Geheimnis", PATIENT.encode()]
 
 
 # A mark in every text tag and field, and a search for marks ----------------------------------------------
-
 def mark_series(folder):
     """Marks all text tags of all slices, an item of a sequence, a private block and the file's own header."""
     first, nested = read(min(folder.iterdir())), Dataset()
@@ -126,7 +125,6 @@ def found_in(folder, words=WORDS):
 
 
 # What is read and what may stand in what is written -------------------------------------------------------
-
 @pytest.fixture(autouse=True)
 def code_hashed_once(monkeypatch):
     """Only to save time."""

@@ -21,7 +21,6 @@ SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
 
 
 # Profiles ---------------------------------------------------------------------------------------------
-
 def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
     assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
     for name in PROFILES:
@@ -59,7 +58,6 @@ def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(c
 
 
 # Values -----------------------------------------------------------------------------------------------
-
 def test_an_unknown_name_gets_the_nearest_one_and_every_setting_must_be_there_and_says_what_it_means():
     for wrong, hint in (("learning_rte", "did you mean 'learning_rate'?"), ("seed", "did you mean 'seeds'?"),
                         ("xyzzy", "papermill_params/smoke.yaml has all there are"), (3, "papermill_params")):
@@ -106,7 +104,6 @@ def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken(
 
 
 # Notebooks --------------------------------------------------------------------------------------------
-
 CELL = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in SMOKE.items())
 
 
@@ -147,7 +144,6 @@ def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
 
 
 # Provenance -------------------------------------------------------------------------------------------
-
 def test_a_whole_file_replaces_the_old_one_and_an_interrupted_one_leaves_it(tmp_path):
     path = tmp_path / "new" / "Ordner ä" / "result.json"
     for old, error in itertools.product((None, "ä", ["new"]), (RuntimeError, KeyboardInterrupt)):

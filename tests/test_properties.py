@@ -51,7 +51,6 @@ def test_a_bounding_box_holds_the_mask_and_a_margin_within_the_array(mask, margi
 
 
 # Metrics ----------------------------------------------------------------------------------------------
-
 @BOUNDED
 @given(arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 2)),
        arrays(np.int8, (3, 4, 5), elements=st.integers(-1, 1)))
@@ -86,7 +85,6 @@ def test_surface_scores_are_symmetric_bounded_and_follow_the_grid(masks, order, 
 
 
 # Caches -----------------------------------------------------------------------------------------------
-
 PREPARES = {"size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0)}
 TRAINS = PREPARES | {
     "depth": (16, 32), "width_divisor": (8, 16), "epochs": (1, 2), "samples_per_case": (1, 20),

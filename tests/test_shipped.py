@@ -66,7 +66,6 @@ def test_predict_takes_them_when_no_model_is_named_and_says_so(run, compendium, 
 
 
 # Those in the repository --------------------------------------------------------------------------------
-
 def test_they_are_small_halved_and_agree_with_full_precision():
     """In the same arithmetic; bfloat16 adds rounding of its own."""
     assert shipped_weights() == project.data() / "weights"

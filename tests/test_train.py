@@ -111,7 +111,6 @@ def test_changed_data_or_another_split_is_another_run(cohort):
 
 
 # Checkpoints --------------------------------------------------------------------------------------------
-
 def new_state(network="3D U-Net", seed=0):
     return train.new_state(network, TINY, seed, 40, torch.device("cpu"))
 
@@ -180,7 +179,6 @@ def test_after_a_damaged_checkpoint_training_is_that_from_the_start_and_one_of_o
 
 
 # Steps --------------------------------------------------------------------------------------------------
-
 def test_training_windows_are_all_runs_of_slices_and_short_cases_are_padded():
     for slices, windows in ((9, [(0, 0, 0, *range(9), 8, 8, 8, 8)]), (16, [range(16)]),
                             (20, [range(start, start + 16) for start in range(5)])):

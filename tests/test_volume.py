@@ -50,7 +50,6 @@ def volumes(draw, shape=small, dtypes=("int16",)):
 
 
 # Files ------------------------------------------------------------------------------------------------
-
 @settings(max_examples=40, deadline=None)
 @given(volumes(dtypes=("uint8", "int16", "uint16", "int32", "float32", "float64")),
        st.sampled_from((".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")))
@@ -106,7 +105,6 @@ def test_other_formats_are_not_written(tmp_path):
 
 
 # Geometry ---------------------------------------------------------------------------------------------
-
 def test_impossible_volumes_and_axes_are_refused():
     for shape, spacing, direction, words in [
             ((2, 3, 4, 5), (1, 1, 1), None, "4 dimensions"), ((3, 4), (1, 1, 1), None, "2 dimensions"),
@@ -166,7 +164,6 @@ def test_samples_are_linear_between_voxels_and_end_with_them():
 
 
 # DICOM ------------------------------------------------------------------------------------------------
-
 HU = np.random.default_rng(4).integers(-1000, 2000, (5, 6, 7)).astype(np.int16)
 
 

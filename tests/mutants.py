@@ -43,8 +43,7 @@ def verdict(folder, *tests):
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if ended.returncode == 0:
         return None
-    found = FAILED.search(ended.stdout)
-    return found[1] if found else f"pytest ended with {ended.returncode}: {ended.stdout[-200:]}"
+    return (FAILED.search(ended.stdout) or [None, f"pytest ended: {ended.stdout[-200:]}"])[1]
 
 
 def notice(mutant, folders):

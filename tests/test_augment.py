@@ -124,7 +124,7 @@ def test_a_flip_changes_left_and_right_and_without_any_operation_nothing_changes
     pair = noise(), (noise() > 0.5).to(torch.uint8)
     for flips in (True, False):
         only(monkeypatch, flips, False, False)
-        for ours, given in zip(augment(*pair, SPACING, seeded(0)), pair):
+        for ours, given in zip(augment(*pair, SPACING, seeded(0)), pair, strict=True):
             assert np.array_equal(ours, given.numpy()[..., ::-1] if flips else given), flips
 
 

@@ -1,6 +1,5 @@
 """The command: results on stdout, one line on stderr and status 2 where anything is wrong."""
 
-import functools
 import io
 import os
 import re
@@ -45,11 +44,6 @@ def said(capsys):
         assert status == 0, error
         return out.rstrip("\n")
     return said
-
-
-@pytest.fixture(autouse=True)
-def code_is_read_once(monkeypatch):
-    monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))
 
 
 def own_profile(compendium, **changes):

@@ -1,6 +1,5 @@
 """Cohorts: the split holds patients together and never changes; every mistake is named with its way out."""
 
-import functools
 import gzip
 import json
 import shutil
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compendium.check import describe
-from magunet.base import profiles, provenance
+from magunet.base import profiles
 from magunet.cohort import SPLIT_SEED, load_cohort, read_checked, split_by_patient
 from magunet.runs import fit
 from magunet.volume import read_volume, write_volume
@@ -179,7 +178,6 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(phantom, "make_phantom", recorded)
-    monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))
     with pytest.raises(KeyboardInterrupt):
         make_phantom_cohort(PHANTOMS, interrupted)
     assert made == [0] and not (phantom_folder(PHANTOMS) / "dataset.json").exists()

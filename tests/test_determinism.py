@@ -8,8 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from magunet.studies import PEERS, build_on_meta
 
 LISTED = {"convolution": "Conv3d", "max_pool3d_with_indices": "MaxPool3d", "max_unpool3d": "MaxUnpool3d",
-          "index": "indexing", "replication_pad3d": "ReplicationPad3d",
-          "upsample_trilinear3d": "interpolate"}
+          "index": "indexing", "replication_pad3d": "ReplicationPad3d", "upsample_trilinear3d": "interpolate"}
 """Operation of torch -> what `torch.use_deterministic_algorithms` and docs/reproducibility.md call it."""
 ORDERED = """_prelu_kernel _safe_softmax _softmax _unsafe_view add add_ addmm alias amax arange bmm cat clone
     constant_pad_nd copy_ cos empty eq expand gelu leaky_relu_ linspace masked_fill mean mm mul ne neg

@@ -1,5 +1,6 @@
 """Processes that train side by side take different GPUs, and say how far they are."""
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -44,19 +45,17 @@ def held_by_another(number):
     return other
 
 
-def test_a_free_gpu_is_taken_and_kept(machine):
-    first = torch.device("cuda", 0)
+def test_a_free_gpu_is_kept_that_of_another_process_left_alone_and_with_all_taken_the_first_shared(machine):
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
     assert [device.choose_device(), device.choose_device()] == [first, first] and machine == [first]
-
-
-def test_a_gpu_of_another_process_is_left_to_it_until_it_ends_and_with_all_taken_the_first_is_shared(machine):
-    with held_by_another(0):
-        assert device.choose_device() == torch.device("cuda", 1)
+    for others, left in (([0], second), ([0, 1], first), ([], first)):
         device.choose_device.cache_clear()
-        device._locks.pop().release()
-        with held_by_another(1):
-            assert device.choose_device() == torch.device("cuda", 0)
-    assert device.take("gpu-0")
+        for lock in device._locks:
+            lock.release()
+        with contextlib.ExitStack() as stack:
+            for number in others:
+                stack.enter_context(held_by_another(number))
+            assert device.choose_device() == left, others
 
 
 def test_without_a_gpu_it_is_the_cpu(machine, monkeypatch):

@@ -61,14 +61,6 @@ def test_boxes_lie_on_the_page_and_apart_and_no_arrow_runs_through_one(profile):
             assert not ((points > inner.min) & (points < inner.max)).all(axis=1).any(), name
 
 
-def test_no_two_lines_of_the_network_meet_on_the_way():
-    lines = list(arrows_of(figures_of("paper")["fig01_network"]))
-    assert len(lines) == 1 + 4 * 8 + 1 + 2
-    for one, other in itertools.combinations(lines, 2):
-        if min(np.linalg.norm(one[i] - other[i]) for i in (0, -1)) > 3:
-            assert np.linalg.norm(one[:, None] - other[None], axis=2).min() > 3
-
-
 def test_the_counts_of_the_boxes_add_up_to_those_of_the_network(profile):
     network = build_on_meta("MAG-UNet", profiles.load(profile).width_divisor)
     assert list(figures_of(profile)) == list(PICTURES)

@@ -11,13 +11,6 @@ from magunet.base import profiles
 CPU = torch.device("cpu")
 
 
-@pytest.mark.slow
-def test_it_says_what_each_profile_takes_in_memory():
-    table = doctor.profile_table(CPU)
-    assert {"smoke", "cpu", "gpu", "paper"} <= set(table.index) and "steps" not in table
-    assert (table["recomputing, GB"] <= table["training, GB"]).all()
-
-
 def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp_path):
     """A step of cpu takes 30 s; one of gpu, whose window has ten times the operations, 300 s."""
     cpu, gpu = profiles.load("cpu"), profiles.load("gpu")

@@ -53,15 +53,11 @@ def naive_da(module, a):
     return weights / weights.sum() @ [naive_pam(module.pam, a).ravel(), naive_cam(module.cam, a).ravel()]
 
 
-def without_convolution(module):
-    module.out = torch.nn.Identity()
-    return module
-
-
 def test_attention_is_eqs_1_to_8_also_in_float32_and_starts_as_the_identity():
-    x = 0.3 * feature_map()
+    x, da = 0.3 * feature_map(), DualAttention(16)
+    da.out = torch.nn.Identity()
     for module, naive in (*((PAM(16, reduction), naive_pam) for reduction in (1, 4, 5, 8, 64)),   # 5: a rest
-                          (CAM(), naive_cam), (without_convolution(DualAttention(16)), naive_da)):
+                          (CAM(), naive_cam), (da, naive_da)):
         out = module.double()(x)
         assert torch.equal(out, x), module
         out.square().sum().backward()
@@ -96,8 +92,7 @@ def test_attention_in_bfloat16_autocast_keeps_float32_digits():
 
 
 def naive_conv(x, conv):
-    """A grouped convolution of odd size with zero padding: the sum over each voxel's surroundings.
-    x: (c, d, h, w)."""
+    """A grouped convolution of odd size with zero padding, voxel by voxel. x: (c, d, h, w)."""
     weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
     size = weight.shape[2:]
     around = sliding_window_view(np.pad(x, ((0, 0), *((n // 2,) * 2 for n in size))), size, axis=(1, 2, 3))

@@ -132,7 +132,6 @@ def test_no_part_of_a_plain_prediction_overwrites_its_input():
     assert len(inputs) > 60 and checks and all(checks)
 
 
-# Runs ---------------------------------------------------------------------------------------------------
 def test_a_plain_step_and_a_plain_prediction_are_those_of_float32(compendium):
     cohort = write_cohort(compendium / "data" / "boxes", 3)
     settings = replace(TINY, epochs=1, samples_per_case=1, precision="float32")

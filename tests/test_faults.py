@@ -179,10 +179,8 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture
-def work(undisturbed, tmp_path, monkeypatch):
+def work(undisturbed, tmp_path):
     """Makes a job in a folder, from what there is before it or at another point."""
-    monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))         # saves time
-
     def made(name, point=None, root=None):
         root = root or Path(tempfile.mkdtemp(dir=tmp_path))
         return Job(name, root, undisturbed(point or name), undisturbed(END[name]))

@@ -15,8 +15,7 @@ from magunet.base.device import peak_memory_mb, reset_peak_memory
 from magunet.blocks import CAM, PAM
 from magunet.predict import Model
 
-CPU, MB = torch.device("cpu"), 10**6
-PAPER = profiles.load("paper")
+CPU, MB, PAPER = torch.device("cpu"), 10**6, profiles.load("paper")
 
 
 # Operations -------------------------------------------------------------------------------------------

@@ -40,8 +40,7 @@ def test_a_seeded_training_gives_the_golden_losses_and_scores(network, compendiu
     assert {name: row[name] for name in shares} == pytest.approx(shares, abs=SHARE)
     assert {name: row[name] for name in distances} == pytest.approx(distances, abs=MILLIMETRES)
     assert [row["case"]] == list(cohort.val) and summary(table).loc[network, "cases"] == 1
-    files = run / f"masks/{row['case']}.nii.gz", cohort.cases[row["case"]].label
-    volumes = [read_volume(file) for file in files]
+    volumes = [*map(read_volume, (run / f"masks/{row['case']}.nii.gz", cohort.cases[row["case"]].label))]
     mask, truth = (volume.array > 0 for volume in volumes)
     assert same_geometry(*volumes)
     assert row["dice"] == pytest.approx(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))

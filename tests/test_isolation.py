@@ -57,9 +57,7 @@ for call in (lambda: socket.create_connection(("192.0.2.1", 443), 5),
 """
 
 
-@pytest.fixture
-def without_network():
-    """Skips where workflow/offline.sh cannot take the network away."""
+def test_the_namespace_of_make_test_has_no_network():
     if not sys.platform.startswith("linux"):
         pytest.skip("namespaces are Linux's")
     done = subprocess.run(["sh", ROOT / "workflow" / "offline.sh", sys.executable, "-c", CLOSED],
@@ -75,13 +73,3 @@ def test_a_prediction_looks_for_no_other_machine(run, tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, lambda *words: calls.append(words))
     scan = run.parents[1] / "data" / "boxes" / "imagesTr" / "box_0_0000.nii.gz"
     assert cli.main(["predict", str(scan), "--model", str(run), "--out", str(tmp_path)]) == 0 and not calls
-
-
-def test_make_runs_trainings_notebooks_and_the_offline_workflow_in_the_namespace(without_network):
-    plan = subprocess.run([MAKE, "--dry-run", "test", "test-notebooks", "offline"], cwd=ROOT,
-                          capture_output=True, text=True, check=True).stdout
-    lines = [line for line in plan.splitlines() if re.search("snakemake|--nbval", line)]
-    assert len(lines) == 4 and all("sh workflow/offline.sh " in line for line in lines), plan
-    for pattern in (r"snakemake .* profile=smoke -- grid runs/smoke/sample/\S+ runs/smoke/first_mask/\S+$",
-                    r"pytest --nbval-lax .* notebooks\S+$", r"snakemake .*/Snakefile .* profile=smoke$"):
-        assert any(re.search(pattern, line) for line in lines), pattern

@@ -43,14 +43,11 @@ def test_audit_has_every_row_of_the_paper():
     assert np.isnan(table.loc[table["row"] == "+SE", "difference"].item())
 
 
-def test_paper_size_reaches_the_bottleneck_as_3_16_16():
+def test_any_size_from_16_up_keeps_its_grid_and_a_smaller_one_is_refused_with_its_size():
     network, shapes = build_on_meta("MAG-UNet"), []
     network.attention.register_forward_hook(lambda module, inputs, _: shapes.append(tuple(inputs[0].shape)))
     assert network(torch.zeros(1, 1, *paper.INPUT_SIZE, device="meta")).shape == (1, 1, *paper.INPUT_SIZE)
     assert shapes == [(1, 512, 3, 16, 16)]
-
-
-def test_any_size_from_16_up_keeps_its_grid_and_a_smaller_one_is_refused_with_its_size():
     network = MAGUNet(MAGUNetConfig(widths=TINY))
     for size in ((16, 16, 16), (17, 31, 20), (50, 33, 18), (16, 48, 23)):
         for training in (True, False):

@@ -122,20 +122,15 @@ def test_unpooling_puts_every_maximum_back_where_it_was():
     np.testing.assert_array_equal(network(torch.from_numpy(x)[None, None])[0, 0], expected)
 
 
-def dense(separable, x, rate):
-    """A separable convolution as a dense one of composed kernels."""
-    depth, point = separable
-    kernel = torch.einsum("oi,idhw->oidhw", point.weight[:, :, 0, 0, 0], depth.weight[:, 0])
-    return F.conv3d(x, kernel, padding=rate, dilation=rate)
-
-
 def test_aspp_joins_a_voxel_dense_convolutions_of_all_rates_and_the_mean():
     torch.manual_seed(0)
     aspp, x = ASPP(2, 4, (1, 3, 6)).double().eval(), torch.randn(2, 2, 9, 10, 8, dtype=torch.float64)
     voxel, *atrous = aspp.branches
-    parts = [voxel(x), *(branch[1:](dense(branch[0], x, rate))
-                         for branch, rate in zip(atrous, (1, 3, 6), strict=True)),
-             aspp.mean(x.mean((2, 3, 4), keepdim=True)).expand(-1, -1, 9, 10, 8)]
+    parts = [voxel(x), aspp.mean(x.mean((2, 3, 4), keepdim=True)).expand(-1, -1, 9, 10, 8)]
+    for rate, ((depth, point), *rest) in zip((1, 3, 6), atrous, strict=True):
+        kernel = torch.einsum("oi,idhw->oidhw", point.weight[:, :, 0, 0, 0], depth.weight[:, 0])
+        out = F.conv3d(x, kernel, padding=rate, dilation=rate)
+        parts.insert(-1, nn.Sequential(*rest)(out))
     torch.testing.assert_close(aspp(x), aspp.project(torch.cat(parts, 1)))
 
 

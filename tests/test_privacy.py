@@ -4,7 +4,6 @@ stands in; nor an output of notebook 10."""
 # ruff: noqa: F811
 
 import ast
-import functools
 import gzip
 import io
 import json
@@ -35,7 +34,6 @@ from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled
 from test_sources import scan as ct_of_boxes
 
-from magunet.base import provenance
 from magunet.volume import Volume, write_volume
 
 TEXT = "QX70431ZW"
@@ -125,12 +123,6 @@ def found_in(folder, words=WORDS):
 
 
 # What is read and what may stand in what is written -------------------------------------------------------
-@pytest.fixture(autouse=True)
-def code_hashed_once(monkeypatch):
-    """Only to save time."""
-    monkeypatch.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))
-
-
 @pytest.fixture(scope="module")
 def scan():
     """The object on a grid coarse enough for headers of thousands of tags."""

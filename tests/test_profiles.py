@@ -16,14 +16,14 @@ from magunet.base import profiles, project, provenance
 from magunet.base.profiles import Settings, from_mapping, from_notebook, load
 
 FOLDER = project.root() / "papermill_params"
-PROFILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
 
 
 # Profiles ---------------------------------------------------------------------------------------------
 def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
-    assert PROFILES == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
-    for name in PROFILES:
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    assert names == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
+    for name in names:
         settings = load(name)
         assert settings.profile == name and settings.cohort is None
         assert settings == load(str(FOLDER / f"{name}.yaml"))
@@ -189,9 +189,9 @@ def test_the_hash_of_code_is_of_what_it_computes_in_all_modules_in_order(tmp_pat
     changes = (("2 * x", "3 * x"), ("2 * x", "x * 2"), ("2 * x", "2.0 * x"), ("size = 3", "size = 4"),
                ("double", "twice"), ("(x)", "(x, y=0)"), ("class Box:", "@frozen\nclass Box:"))
     hashes = []
-    for text in (code, same, *(code.replace(*change) for change in changes)):
-        (tmp_path / "module.py").write_text(text)
-        hashes.append(provenance.code_hash(SimpleNamespace(__file__=tmp_path / "module.py")))
+    for number, text in enumerate((code, same, *(code.replace(*change) for change in changes))):
+        (tmp_path / f"{number}.py").write_text(text)
+        hashes.append(provenance.code_hash(SimpleNamespace(__file__=tmp_path / f"{number}.py")))
     assert hashes[0] == hashes[1] and len(set(hashes)) == len(changes) + 1
     orders = ((paper,), (profiles,), (paper, profiles), (profiles, paper))
     assert len({provenance.code_hash(*modules) for modules in orders}) == 4

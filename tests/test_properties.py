@@ -1,6 +1,5 @@
 """What holds for any grid, any pair of masks, any settings: preparation, metrics and the keys of caches."""
 
-import functools
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_volume import small, volumes
 
-from magunet.base import profiles, provenance
+from magunet.base import profiles
 from magunet.metrics import overlap
 from magunet.prepare import cache_key, clip_and_scale, prepare, restore
 from magunet.runs import run_hash
@@ -96,13 +95,6 @@ VALUES = TRAINS | DRAWS | {"seeds": ((0,), (0, 1)), "cohort": (None, "data/mine"
 """Settings, by what must be made anew when they change: prepared cases, runs, phantoms, nothing."""
 some_settings = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}).map(
     lambda values: replace(SMOKE, **values))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def code_is_read_once():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(provenance, "code_hash", functools.cache(provenance.code_hash))
-        yield
 
 
 @settings(BOUNDED, max_examples=8)

@@ -46,11 +46,13 @@ def test_one_volume_can_be_learnt_by_heart():
     assert overlap(network.train()(image) > 0, mask).dice > 0.99
 
 
-def test_training_lowers_the_loss_and_records_what_it_did(run):
+def test_training_lowers_the_loss_follows_its_schedule_and_records_what_it_did(run):
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == list(range(1, TINY.epochs + 1))
     assert log[-1]["loss"] < 0.95 * log[0]["loss"]
     assert log[0]["learning_rate"] == TINY.learning_rate > log[-1]["learning_rate"] > 0
+    for schedule, expected in (("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0])):
+        assert [round(train.learning_rate_factor(schedule, s, 10), 6) for s in (0, 5, 10)] == expected
     record, cohort = read_json(run / "run.json"), load_cohort(run.parents[1] / "data" / "boxes")
     assert record["outputs"]["weights.safetensors"] == weights_of(run)
     assert record["train"] == list(cohort.train) and record["val"] == list(cohort.val)
@@ -191,11 +193,6 @@ def test_training_windows_are_all_runs_of_slices_and_short_cases_are_padded():
             assert (m.sum() == 5 * 16) if slices == 9 else torch.equal(m, (x > 3).to(torch.uint8)), seed
             found.add(tuple(x[0, 0, :, 0, 0].tolist()))
         assert found == {tuple(window) for window in windows}, slices
-
-
-def test_the_learning_rate_follows_its_schedule():
-    for schedule, expected in (("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0])):
-        assert [round(train.learning_rate_factor(schedule, s, 10), 6) for s in (0, 5, 10)] == expected
 
 
 def test_no_step_waits_for_a_device(monkeypatch):

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import glob
 import hashlib
 import json
@@ -98,7 +99,13 @@ def content_hash(*parts: object) -> str:
 
 def code_hash(*modules: ModuleType) -> str:
     """A short hash of the modules' code: comments and layout do not count."""
-    return content_hash([ast.dump(ast.parse(Path(module.__file__).read_text("utf-8"))) for module in modules])
+    return content_hash([_code(module.__file__) for module in modules])
+
+
+@functools.cache
+def _code(file: str) -> str:
+    """What a module computes, read once: it stays what it was when it was imported."""
+    return ast.dump(ast.parse(Path(file).read_text("utf-8")))
 
 
 def git_revision(root: Path) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK
+from boxes import write_scan
 from dicom_series import write_series
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, HTJ2KLossless, JPEG2000Lossless, RLELossless
-from scans import write_scan
 from test_check import pelvis
 
 from magunet.volume import FILE_ENDINGS, Volume

@@ -1,13 +1,15 @@
-"""A cohort of bright boxes in air, quick to make and to learn, and the settings to learn it with."""
+"""A cohort of bright boxes in air, settings to learn it with, and scans as files that magunet only reads."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import SimpleITK
 
 from magunet.base import profiles
 from magunet.base.provenance import write_json
 from magunet.cohort import load_cohort
-from magunet.volume import Volume, write_volume
+from magunet.volume import NIFTI_ENDINGS, Volume, write_volume
 
 TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_mm=None, width_divisor=16,
                epochs=6, samples_per_case=2, cases=4)
@@ -27,3 +29,19 @@ def write_cohort(root, cases=4):
     write_json(root / "dataset.json", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1},
                                        "numTraining": cases, "file_ending": ".nii.gz"})
     return load_cohort(root)
+
+
+def as_image(volume: Volume) -> SimpleITK.Image:
+    image = SimpleITK.GetImageFromArray(volume.array)
+    image.SetSpacing([float(step) for step in volume.spacing[::-1]])
+    image.SetOrigin([float(v) for v in volume.origin])
+    image.SetDirection(volume.direction.ravel().tolist())
+    return image
+
+
+def write_scan(volume: Volume, path: Path) -> None:
+    """NRRD and MetaImage by SimpleITK, compressed, NIfTI by magunet."""
+    if path.name.endswith(NIFTI_ENDINGS):
+        return write_volume(volume, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    SimpleITK.WriteImage(as_image(volume), str(path), useCompression=True)

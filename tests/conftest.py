@@ -27,8 +27,7 @@ EVERYDAY_SECONDS = 5
 
 @contextlib.contextmanager
 def everyday(item):
-    """Fails an unmarked test that took too long: by the processor, so that a busy machine fails none, or
-    three times as long by the clock, so that waiting is not free."""
+    """Fails an unmarked test that took too long by the processor, or three times as long by the clock."""
     clock, processor = time.monotonic(), sum(os.times()[:4])
     yield
     taken = max(sum(os.times()[:4]) - processor, (time.monotonic() - clock) / 3)

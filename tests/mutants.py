@@ -1,6 +1,6 @@
 """Puts each mistake of mutants.toml into a copy of the compendium and asks the everyday tests.
 
-    python tests/mutants.py [AREA ...]
+    python tests/mutants.py
 
 Prints a table of what noticed each; status 1 where more than two go unnoticed, or one does not fit the code.
 The file of tests that should notice a mistake goes first; where it does not, all everyday tests follow.
@@ -63,10 +63,9 @@ def notice(mutant, folders):
     return {"area": mutant["area"], "fault": mutant["fault"], "noticed by": noticed or "NOTHING"}
 
 
-def main(areas):
-    """Tries the mistakes of some areas, or all; the status."""
+def main():
+    """Tries all mistakes; the status."""
     mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
-    mutants = [mutant for mutant in mutants if not areas or mutant["area"] in areas]
     folders = SimpleQueue()
     for number in range(PROCESSES):
         folders.put(copied(COPIES / str(number)))
@@ -86,4 +85,4 @@ def main(areas):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -13,9 +13,8 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-from boxes import TINY, write_cohort
+from boxes import TINY, write_cohort, write_scan
 from conftest import ROOT
-from scans import write_scan
 from test_sources import snapshot
 
 from compendium import cli

@@ -48,11 +48,3 @@ def test_every_operation_is_known_to_be_repeatable_or_listed_and_the_page_names_
         names = row[2].strip().removeprefix("every network")
         said = {name.strip() for name in names.removeprefix(" but ").split(",") if name.strip()}
         assert users[operation] == (ALL - said if "every network" in row[2] else said), operation
-
-
-def test_torch_says_of_these_operations_what_the_page_says():
-    able, unable = torch.use_deterministic_algorithms.__doc__.split("operations will throw a\n")
-    for name in ("Conv3d", "ConvTranspose3d", "MaxPool3d", "ReplicationPad3d"):
-        assert f"torch.nn.{name}`" in able and f"torch.nn.{name}`" not in unable, name
-    for name in ("torch.nn.MaxUnpool3d`", "functional.interpolate`", "``trilinear``"):
-        assert name in unable and name not in able, name

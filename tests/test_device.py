@@ -63,16 +63,14 @@ def test_without_a_gpu_it_is_the_cpu(machine, monkeypatch):
     assert device.choose_device() == torch.device("cpu")
 
 
-def test_progress_is_a_line_an_item_on_stderr_and_inner_loops_are_silent(capsys, monkeypatch):
+def test_progress_is_a_line_an_item_on_stderr_or_a_bar_where_somebody_watches(capsys, monkeypatch):
+    """Inner loops are silent."""
+    assert not progress.in_notebook()
     monkeypatch.setattr(progress, "watched", lambda: False)
     assert list(progress.track("ab", "letters")) == ["a", "b"]
     assert capsys.readouterr() == ("", "letters 1/2\nletters 2/2\n")
     assert list(progress.track([1, 2], "windows", lines=False)) == [1, 2]
     assert capsys.readouterr() == ("", "")
-
-
-def test_a_watched_loop_draws_a_bar_and_no_lines(capsys, monkeypatch):
-    assert not progress.in_notebook()
     monkeypatch.setattr(progress, "watched", lambda: True)
     assert list(progress.track([1, 2], "windows")) == [1, 2]
     out, error = capsys.readouterr()

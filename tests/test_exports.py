@@ -15,10 +15,10 @@ import pytest
 import SimpleITK
 import slicerio
 import trimesh
+from boxes import write_scan
 from conftest import refused
 from dicom_series import PATIENT, STANDARD, planted, write_series
 from joint_object import COARSE, DIRECTIONS, both, grid, in_order, parts, places, world
-from scans import write_scan
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg

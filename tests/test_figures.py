@@ -12,7 +12,6 @@ from boxes import TINY
 from conftest import refused
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from PIL import Image
 from printed import assert_readable, words
 
@@ -92,15 +91,6 @@ def test_saved_pictures_say_what_made_them_and_keep_text_as_text(tmp_path):
     text = source_of(smoke, [tmp_path / "MAG-UNet-0123456789-s0", tmp_path / "3D-U-Net-abc-s0"])
     assert re.fullmatch(r"profile smoke, settings \w{10}, runs MAG-UNet-0123456789-s0, 3D-U-Net-abc-s0", text)
     assert source_of(smoke) != source_of(replace(smoke, epochs=3)) != source_of(cpu)
-
-
-def test_a_picture_of_noise_is_coarser_rather_than_large(tmp_path):
-    figure = Figure(figsize=(3, 3))
-    figure.add_axes((0, 0, 1, 1)).imshow(RNG.normal(size=(1200, 1200)), cmap="gray")
-    path = save_figure(figure, tmp_path / "f.png", "noise")
-    with Image.open(path) as picture:
-        assert 600 <= picture.width < 900
-    assert max(path.stat().st_size, path.with_suffix(".pdf").stat().st_size) <= 2**20
 
 
 def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ import nbformat
 import numpy as np
 import pytest
 from bad_files import not_rescaled, rewrite
-from boxes import TINY, write_cohort
+from boxes import TINY, write_cohort, write_scan
 from conftest import ROOT
 from dicom_series import PATIENT, STANDARD, planted, read, write_series
 from IPython.core.pylabtools import print_figure
@@ -28,7 +28,6 @@ from matplotlib.figure import Figure
 from printed import words as words_of
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
-from scans import write_scan
 from test_cli import call
 from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled

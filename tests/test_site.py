@@ -17,11 +17,11 @@ from lab import CHROMIUM, FLAGS, Seen
 
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")]
-PLAIN = {"text/plain": ["printed 骶髂关节分割 zygomorphic"]}
 VERSION = {"version_major": 2, "version_minor": 0}
 RESULTS = [{"image/png": base64.b64encode((ROOT / "figures/readme/first_mask.png").read_bytes()).decode()},
            {"text/html": ["<table><tr><td>cell</td></tr></table>"]},
-           {"application/vnd.jupyter.widget-view+json": VERSION | {"model_id": "0"}} | PLAIN]
+           {"application/vnd.jupyter.widget-view+json": VERSION | {"model_id": "0"},
+            "text/plain": ["printed 骶髂关节分割 zygomorphic"]}]
 
 
 def run(*command):

@@ -115,8 +115,7 @@ def test_networks_trained_by_slurm_are_those_trained_here_also_after_a_job_was_e
             "slurm_partition=gpus", "--set-threads", "cohort=1", "train=1", "evaluate=1",
             "--slurm-init-seconds-before-status-checks", "2", env=environment) as cluster:
 
-        def jobs():
-            """Trainings of MAG-UNet that wait or run."""
+        def jobs():     # trainings of MAG-UNet that wait or run
             lines = call("squeue", "--noheader", "--format=%i %k").splitlines()
             return {line.split()[0] for line in lines if "train" in line and "MAG-UNet" in line}
 

@@ -12,8 +12,8 @@ from unittest.mock import DEFAULT, Mock, patch
 import numpy as np
 import pytest
 import SimpleITK
+from boxes import write_scan
 from conftest import refused
-from scans import write_scan
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import SimpleITK
 from bad_files import SCAN, packed
+from boxes import as_image, write_scan
 from conftest import refused
 from dicom_series import read, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scans import as_image, write_scan
 from scipy.spatial.transform import Rotation
 
 from magunet.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume

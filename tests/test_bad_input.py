@@ -24,7 +24,6 @@ from boxes import TINY
 from conftest import ROOT, refused
 from test_check import pelvis
 from test_cli import call
-from test_properties import code_is_read_once  # noqa: F401
 from test_sources import EMPTY, own, scan, totalsegmentator, vsd, write_on_another_grid
 
 from compendium import cli

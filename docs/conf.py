@@ -31,6 +31,7 @@ CONTENTS = {
 suppress_warnings = ["myst.header"]                 # stored tables begin with headings of the second rank
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+nb_render_markdown_format = "myst"                  # tables of outputs, too
 nb_execution_mode = "off"                           # the workflow has run them
 nb_merge_streams = True
 nb_code_prompt_show = "Show the {type}"

@@ -18,7 +18,7 @@ ISOLATED = $(shell if sh workflow/offline.sh true 2>/dev/null; then echo sh work
     echo "this machine cannot take the network away: what follows is tested with it" >&2; fi)
 NBVAL = $(ISOLATED) $(RUN) pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 --numprocesses 2 --dist loadfile
 
-# Everyday: five minutes. What takes longer is marked slow.
+# Everyday: five minutes at most. What takes longer is marked slow.
 test: install
 	$(RUN) pytest tests --numprocesses 2 -m "not slow"
 	$(RUN) compendium sample
@@ -30,7 +30,7 @@ test-notebooks: install
 	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz runs/smoke/first_mask/ct_sij.nii.gz
 	$(NBVAL) notebooks/0[5-9]_*.ipynb notebooks/1*.ipynb
 
-# Everything, the everyday tests included: 40 minutes.
+# Everything, the everyday tests included: 40 minutes at most.
 test-all: test test-notebooks test-slurm fuzz
 	$(RUN) pytest tests --numprocesses 2 -m slow --ignore tests/test_slurm.py
 	.venv/bin/python tests/mutants.py

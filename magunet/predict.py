@@ -15,10 +15,11 @@ from magunet.base.errors import InputError, is_out_of_memory, require
 from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
+from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
 from magunet.prepare import prepare, restore
 from magunet.studies import build
-from magunet.volume import Volume
+from magunet.volume import Volume, onto_grid
 
 THRESHOLD = 0.5
 """Voxels with a higher foreground probability belong to the mask."""
@@ -26,7 +27,7 @@ WEIGHTS_FILE = "weights.safetensors"
 """A run's weights, in its folder."""
 RECORD_FILE = "run.json"
 """A run's record, written last: what it was trained from and with."""
-RECORD_ENTRIES = ("network", "seed", "settings", "data_hash", "train", "val")
+RECORD_ENTRIES = ("network", "seed", "settings", "data_hash", "train", "val", "pixel_mm")
 """What a run's record must hold for the run to be used."""
 CARD_FILE = "README.md"
 """Beside the weights that come with the project: what they can do and what they cannot."""
@@ -113,8 +114,9 @@ class Model:
 
     def segment(self, scan: Volume) -> Volume:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
-        prepared, frame = prepare(scan, None, self.settings)
-        return restore(self.probability(prepared.image), frame, THRESHOLD)
+        pixel, size = self.record["pixel_mm"], self.settings.size
+        prepared, frame = prepare(around_body(scan, pixel * size, pixel * SMALLEST_SIDE), None, self.settings)
+        return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

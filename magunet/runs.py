@@ -6,6 +6,7 @@ Its name holds a hash of everything that decides the weights: network, settings,
 import traceback
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from magunet import attention, augment, blocks, checkpoint, fast, losses, model, studies, train
@@ -82,6 +83,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
                 track([cohort.cases[name] for name in cohort.train + cohort.val], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
     record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),
+              "pixel_mm": round(float(np.median([case.spacing[1] for case in prepared.values()])), 3),
               "data_hash": data, "settings_hash": settings_hash, "train": cohort.train, "val": cohort.val,
               "config": configuration(network, divisor), "precision": str(precision).removeprefix("torch."),
               "git": provenance.git_revision(project.root()), **provenance.environment(device)}

@@ -28,6 +28,9 @@ AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
 """Faces of a volume, in the order of its axes."""
 
+GRID_TOLERANCE = 0.1
+"""mm between voxel centres that are taken for the same point."""
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -120,6 +123,22 @@ def reorient(volume: Volume, code: str) -> Volume:
     spacing = np.abs(back[:3, :3].T @ volume.spacing[::-1])[::-1]
     origin = volume.to_world(tuple(back[2::-1, 3]))
     return Volume(array, tuple(spacing.tolist()), tuple(origin.tolist()), volume.direction @ back[:3, :3])
+
+
+def onto_grid(volume: Volume, grid: Volume, value: float = 0) -> Volume:
+    """The voxels of a volume on another grid, axes turned, whole voxels cut or filled with ``value``; nothing
+    is interpolated. Raises InputError when the voxels of the two do not coincide."""
+    turned = reorient(volume, orientation(grid))
+    offset = grid.direction.T @ (np.asarray(turned.origin) - grid.origin) / grid.spacing[::-1]
+    start = np.round(offset[::-1]).astype(int)
+    expected = Volume(turned.array, grid.spacing, tuple(grid.to_world(start)), grid.direction)
+    require(same_geometry(turned, expected, GRID_TOLERANCE),
+            "the segmentation lies on another grid than the CT; resample it onto the CT, nearest neighbour")
+    size, count = np.array(grid.array.shape), np.array(turned.array.shape)
+    margins = np.clip([start, size - start - count], 0, size)           # voxels to add before and behind
+    first = np.clip(-start, 0, count)
+    inside = turned.array[tuple(map(slice, first, np.clip(size - start, 0, count)))]
+    return grid.with_array(np.pad(inside, margins.T, constant_values=value))
 
 
 def read_volume(path: Path | str) -> Volume:

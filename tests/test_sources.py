@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from compendium.check import describe
 from compendium.cli import main
 from compendium.importing import bones, sources
-from compendium.importing.bones import BoneNumbers, derive_pelvis, onto_grid, solid
+from compendium.importing.bones import BoneNumbers, derive_pelvis, solid
 from magunet import volume
 from magunet.cohort import load_cohort, read_checked
 from magunet.metrics import overlap

@@ -8,11 +8,7 @@ from scipy import ndimage
 
 from magunet.base.errors import InputError, require
 from magunet.target import THICKNESS, sij_mask
-from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry, touched_faces
-
-GRID_TOLERANCE = 0.1
-"""mm between voxel centres that are taken for the same point."""
-
+from magunet.volume import Volume, bounding_box, touched_faces
 
 class BoneNumbers(NamedTuple):
     """The values of each bone in a segmentation, more than one where a bone is in parts.
@@ -32,23 +28,6 @@ class Pelvis(NamedTuple):
     bones: Volume
     mask: Volume
     notes: list[str]
-
-
-def onto_grid(labels: Volume, image: Volume) -> Volume:
-    """The labels on the image's grid, axes turned and whole voxels cut or added; nothing is interpolated.
-
-    Raises InputError when the voxels of the two do not coincide.
-    """
-    turned = reorient(labels, orientation(image))
-    offset = image.direction.T @ (np.asarray(turned.origin) - image.origin) / image.spacing[::-1]
-    start = np.round(offset[::-1]).astype(int)
-    expected = Volume(turned.array, image.spacing, tuple(image.to_world(start)), image.direction)
-    require(same_geometry(turned, expected, GRID_TOLERANCE),
-            "the segmentation lies on another grid than the CT; resample it onto the CT, nearest neighbour")
-    size, count = np.array(image.array.shape), np.array(turned.array.shape)
-    margins = np.clip([start, size - start - count], 0, size)           # voxels to add before and behind
-    first = np.clip(-start, 0, count)
-    return image.with_array(np.pad(turned.array, margins.T)[tuple(map(slice, first, first + size))])
 
 
 def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from compendium.importing import bones
-from compendium.importing.bones import GRID_TOLERANCE, BoneNumbers, Pelvis, onto_grid
+from compendium.importing.bones import BoneNumbers, Pelvis
 from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError, require
 from magunet.cohort import case_problems
-from magunet.volume import ENDING, FILE_ENDINGS, Volume, read_volume
+from magunet.volume import ENDING, FILE_ENDINGS, GRID_TOLERANCE, Volume, onto_grid, read_volume
 
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""

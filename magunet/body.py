@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from magunet.base.errors import require
-from magunet.volume import Volume, onto_grid, reorient
+from magunet.volume import Volume, bounding_box, onto_grid, reorient
 
 COARSE = 4.0
 """mm between the voxels that are looked at to find the body."""
@@ -40,9 +40,17 @@ def around_body(scan: Volume, side: float, step: float) -> Volume:
     shape = len(lps.array), *(round(side / s) for s in lps.spacing[1:])
     square = Volume(np.broadcast_to(np.uint8(0), shape), lps.spacing, tuple(lps.to_world((0, *first))),
                     lps.direction)
-    around = np.ones((3, 3, 3), bool)
-    inside = ndimage.binary_dilation(inside, around)                   # the skin, too
+    inside = ndimage.binary_dilation(inside, np.ones((3, 3, 3)))        # the skin, too
     for axis, (count, size) in enumerate(zip(steps, lps.array.shape)):
         inside = inside.repeat(count, axis).take(range(size), axis)
-    air = lps.array.dtype.type(max(AIR, np.iinfo(lps.array.dtype).min if lps.array.dtype.kind in "iu" else AIR))
+    kind = lps.array.dtype
+    air = kind.type(max(AIR, np.iinfo(kind).min) if kind.kind in "iu" else AIR)
     return onto_grid(lps.with_array(np.where(inside, lps.array, air)), square, air)
+
+
+def body_extent(scan: Volume) -> dict[str, float]:
+    """How far the body reaches in the scan, in mm: ``width``, left to right, ``depth`` and ``height``."""
+    lps = reorient(scan, "LPS")
+    inside, steps = body(lps)
+    sides = [(part.stop - part.start) * step for part, step in zip(bounding_box(inside), steps)]
+    return dict(zip(("height", "depth", "width"), np.multiply(sides, lps.spacing).round(1).tolist()))

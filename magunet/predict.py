@@ -17,7 +17,7 @@ from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
 from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
-from magunet.prepare import prepare, restore
+from magunet.prepare import prepare, require_scan, restore
 from magunet.studies import build
 from magunet.volume import Volume, onto_grid
 
@@ -114,6 +114,7 @@ class Model:
 
     def segment(self, scan: Volume) -> Volume:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
+        require_scan(scan)
         pixel, size = self.record["pixel_mm"], self.settings.size
         prepared, frame = prepare(around_body(scan, pixel * size, pixel * SMALLEST_SIDE), None, self.settings)
         return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)

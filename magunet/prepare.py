@@ -68,9 +68,7 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     """
     require(mask is None or same_geometry(scan, mask),
             "image and mask lie on different grids; resample the mask onto the image")
-    require(min(scan.array.shape) >= 2, f"the scan has shape {scan.array.shape} (slices, rows, columns); at "
-            "least 2 of each are needed; give the whole scan")
-    require(np.isfinite(scan.array).all(), "the scan holds NaN or infinite values; export it again")
+    require_scan(scan)
     lps = reorient(scan, "LPS")
     square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     shape = resized_shape(square.shape, lps.spacing, settings.size, settings.slice_mm)
@@ -88,6 +86,13 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     else:
         image = resize(square, shape)[slice(*slices)]
     return Prepared(clip_and_scale(image), target, spacing), Frame(scan, square.shape, inside, shape, slices)
+
+
+def require_scan(scan: Volume) -> None:
+    """Raises InputError when a scan is flat, or holds NaN."""
+    require(min(scan.array.shape) >= 2, f"the scan has shape {scan.array.shape} (slices, rows, columns); at "
+            "least 2 of each are needed; give the whole scan")
+    require(np.isfinite(scan.array).all(), "the scan holds NaN or infinite values; export it again")
 
 
 def pad_to_square(array: np.ndarray, spacing: Spacing,

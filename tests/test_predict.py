@@ -46,7 +46,7 @@ class Brightness(torch.nn.Module):
 
 
 def model_of(network):
-    return Model(network, profiles.load("smoke"), {}, torch.device("cpu"), torch.float32)
+    return Model(network, profiles.load("smoke"), {"pixel_mm": 1.5}, torch.device("cpu"), torch.float32)
 
 
 def test_the_mask_lies_on_the_scans_own_grid_in_any_orientation():

@@ -25,7 +25,7 @@ from magunet import volume
 from magunet.cohort import load_cohort, read_checked
 from magunet.metrics import overlap
 from magunet.target import THICKNESS
-from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
+from magunet.volume import Volume, onto_grid, read_volume, reorient, same_geometry, write_volume
 
 SACRUM = (-20, -30, -27), (20, 24, 24)                      # LPS mm: lowest and highest x, y, z
 LEFT = (24, -24, -18), (36, 30, 30)                         # 4 mm beside it, and higher than the right

@@ -10,6 +10,7 @@ from magunet.base.errors import InputError, require
 from magunet.target import THICKNESS, sij_mask
 from magunet.volume import Volume, bounding_box, touched_faces
 
+
 class BoneNumbers(NamedTuple):
     """The values of each bone in a segmentation, more than one where a bone is in parts.
 

@@ -1,0 +1,84 @@
+"""What a network sees is the body, in mm: not the field of view, and nothing that lies beside the patient."""
+
+import numpy as np
+import pytest
+from conftest import ROOT, refused
+
+from magunet.body import around_body, body_extent
+from magunet.metrics import overlap
+from magunet.predict import load_model
+from magunet.volume import Volume, onto_grid, reorient
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
+
+SPACING = (4.0, 2.5, 2.0)
+SIDE, STEP = 320.0, 40.0
+
+
+def lying(shape=(24, 128, 200), body=(90, 160)):
+    """A body, an ellipse of these half axes in mm about the middle of the scan, with bones and marrow."""
+    y, x = (np.arange(n) - (n - 1) / 2 for n in shape[1:])
+    radius = np.hypot(*np.meshgrid(y * SPACING[1] / body[0], x * SPACING[2] / body[1], indexing="ij"))
+    plane = np.select([radius < 0.3, radius < 0.5, radius < 1], [700, 50, -90], -1000).astype(np.int16)
+    return Volume(np.repeat(plane[None], shape[0], 0), SPACING, (-200.0, -160.0, 30.0))
+
+
+def in_air(scan, rows, columns):
+    """More air around it, or less."""
+    grid = Volume(np.broadcast_to(np.uint8(0), (len(scan.array), rows, columns)), scan.spacing,
+                  tuple(scan.to_world((0, (scan.array.shape[1] - rows) // 2,
+                                       (scan.array.shape[2] - columns) // 2))), scan.direction)
+    return onto_grid(scan, grid, -1000)
+
+
+def painted(scan, rows, columns, hu):
+    array = scan.array.copy()
+    array[:, rows, columns] = hu
+    return scan.with_array(array)
+
+
+def disturbed(scan):
+    """The scan with what says nothing about the patient; the body's lowest row is ``end``."""
+    wide, (_, high, broad) = in_air(scan, 260, 330), scan.array.shape
+    end = int(np.flatnonzero((wide.array > -300).any((0, 2)))[-1])
+    table = painted(painted(wide, slice(end + 2, end + 3), slice(40, -40), 150), slice(end + 14, end + 15),
+                    slice(40, -40), 150)
+    y, x = np.ogrid[:260, :330]
+    arms = wide.array.copy()
+    for middle in (30, 300):
+        arms[:, np.hypot((y - 130) * 2.5, (x - middle) * 2.0) < 30] = 40
+        arms[:, np.hypot((y - 130) * 2.5, (x - middle) * 2.0) < 8] = 900
+    return {"air": wide, "less air": in_air(scan, high - 6, broad - 8), "table": table,
+            "blanket": painted(wide, slice(30, 32), slice(20, -20), 0), "arms": wide.with_array(arms),
+            "padding": wide.with_array(np.where(wide.array <= -1000, -3024, wide.array).astype(np.int16)),
+            "turned": reorient(wide, "RAS")}
+
+
+def test_what_lies_beside_the_body_is_not_seen():
+    scan = lying()
+    seen = around_body(scan, SIDE, STEP)
+    assert seen.array.shape[1:] == (SIDE / SPACING[1], SIDE / SPACING[2])
+    for name, other in disturbed(scan).items():
+        view = around_body(other, SIDE, STEP)
+        assert np.allclose(view.origin, seen.origin), name
+        differing = (np.maximum(view.array, -1000) != seen.array).mean()
+        assert differing < 1e-3, f"{name}: {differing}"
+        assert body_extent(other)["width"] == pytest.approx(320, abs=10), name
+
+
+def test_the_body_is_measured_and_a_scan_without_one_is_refused():
+    extent = body_extent(lying())
+    assert extent == {side: pytest.approx(mm, abs=8)
+                      for side, mm in {"height": 96, "depth": 180, "width": 320}.items()}
+    air = lying().with_array(np.full((24, 128, 200), -1000, np.int16))
+    refused(lambda: around_body(air, SIDE, STEP), "no body")
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_give_the_same_mask_whatever_is_beside_the_body():
+    scan, _ = phantom_scan(make_phantom(77, matrix=128, slices=(40, 50)))
+    model = load_model(ROOT / "data" / "weights")
+    mask = model.segment(scan)
+    for name, other in disturbed(scan).items():
+        dice = overlap(onto_grid(model.segment(other), scan).array, mask.array).dice
+        assert dice >= 0.97, f"{name}: {dice}"

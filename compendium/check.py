@@ -5,14 +5,12 @@ a person should look at, which is odd values, masks at the border, and scans tha
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from magunet.base.errors import InputError
-from magunet.cohort import EXPORT, OFFSET, Case, Cohort, case_problems, holds_air
-from magunet.series import AIR_HU
+from magunet.cohort import Case, Cohort, case_problems
 from magunet.volume import Volume, orientation, read_volume, reorient, touched_faces, voxel_hash
 
 
@@ -28,12 +26,11 @@ def check_cohort(cohort: Cohort, progress: Callable) -> tuple[pd.DataFrame, list
                 volumes.append(None)
                 problems.append(str(error))
         image, label = volumes
-        problems += case_problems(case.image, image, case.label, label)
+        problems += case_problems(case, image, label)
         if label and not label.array.all() and (faces := touched_faces(label.array)):
             problems.append(f"{case.label}: the mask touches the {' and the '.join(faces)}, so the joint may "
                             "be cut off; take a scan that holds all of it, or remove the case")
         if image:
-            problems += scale_problems(case.image, image) if holds_air(image) else []
             problems += _duplicates(cohort, case, image, owners)
         rows.append(describe(case, image, label) | {
             "split": "train" if case.name in cohort.train else "val" if case.name in cohort.val else "",
@@ -57,28 +54,6 @@ def table_text(table: pd.DataFrame) -> str:
     """The table in plain text, with two decimals; what is not known is left blank."""
     return table.map(lambda value: "" if pd.isna(value) else value).to_string(
         index=False, float_format="{:.2f}".format)
-
-
-def scale_problems(path: Path, image: Volume) -> Iterator[str]:
-    """A scan whose values look wrong though some are below those of air, such as one padded with -2000.
-
-    In a CT of the pelvis there is bone, fat and muscle are the most common tissue, and little is as dense
-    as they are with the offset of 1024 still on: our phantoms and a real CT hold at least 0.36 of soft tissue
-    and at most 0.06 of the body as dense as that. Neither padding nor metal matters.
-    """
-    values, low, high = image.array, -200, 200      # fat is near -100, muscle near 50; noise spreads them
-    soft, raised = (np.count_nonzero((values >= low + offset) & (values <= high + offset))
-                    for offset in (0, OFFSET))
-    if values.max() <= high:
-        reason = f"no voxel above {high} HU, so there is no bone"
-    elif raised > 0.2 * np.count_nonzero(values > AIR_HU):
-        reason = f"much lies near {OFFSET}, so perhaps an offset of {OFFSET} was not taken off"
-    elif soft < 0.03 * values.size:
-        reason = (f"{soft / values.size:.1%} of the voxels are from {low} to {high} HU, so there is hardly "
-                  "any fat or muscle")
-    else:
-        return
-    yield f"{path}: {reason}; the intensities are not HU. {EXPORT}"
 
 
 def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:

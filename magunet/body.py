@@ -4,26 +4,31 @@ import numpy as np
 from scipy import ndimage
 
 from magunet.base.errors import require
-from magunet.volume import Volume, bounding_box, onto_grid, reorient
+from magunet.series import AIR_HU
+from magunet.volume import Volume, bounding_box, reorient
 
 COARSE = 4.0
 """mm between the voxels that are looked at to find the body."""
 BODY_HU = -300
 """The body is denser: fat lies near -100 HU; air, foam and padding are below."""
+SOFT_HU = 200
+"""Fat and muscle lie between -200 and 200 HU, noise included; bone reaches higher."""
 AIR = -1000
 """HU of what is filled in where a scan ends."""
+OFFSET = 1024
+"""What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 
 
-def body(scan: Volume) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The body on every so many voxels of a scan (d, h, w), and how many: without tables, blankets, and arms
-    that lie apart from it. Raises InputError where nothing is as dense as a body."""
-    steps = tuple(max(1, int(COARSE / s)) for s in scan.spacing)
-    dense = scan.array[tuple(slice(None, None, step) for step in steps)] > BODY_HU
+def body(scan: Volume) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """The body on some voxels of a scan (d, h, w), and which: without tables, blankets, and arms that lie
+    apart from it. Raises InputError where nothing is as dense as a body."""
+    grid = tuple(slice(None, None, max(1, int(COARSE / s))) for s in scan.spacing)
+    dense = scan.array[grid] > BODY_HU
     require(dense.any(), f"no voxel is denser than {BODY_HU} HU, so there is no body; give a CT in HU")
     opened = ndimage.binary_opening(dense, iterations=2)                # cuts what is thinner than 16 mm
     pieces, _ = ndimage.label(opened if opened.any() else dense)
     inside = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-    return ndimage.binary_dilation(inside, iterations=2, mask=dense) if opened.any() else inside, steps
+    return ndimage.binary_dilation(inside, iterations=2, mask=dense) if opened.any() else inside, grid
 
 
 def around_body(scan: Volume, side: float, step: float) -> Volume:
@@ -33,24 +38,56 @@ def around_body(scan: Volume, side: float, step: float) -> Volume:
     The square moves in steps of ``step`` mm, so that it stays in place when something small comes into view.
     """
     lps = reorient(scan, "LPS")
-    inside, steps = body(lps)
+    inside, grid = body(lps)
+    steps = [part.step for part in grid]
     middle = lps.to_world(tuple(np.multiply(ndimage.center_of_mass(inside), steps))) @ lps.direction
     corner = step * np.round(middle / step) - side / 2 - lps.origin @ lps.direction     # mm, along x, y, z
-    first = np.round(corner / lps.spacing[::-1])[1::-1]                                 # row, column
-    shape = len(lps.array), *(round(side / s) for s in lps.spacing[1:])
-    square = Volume(np.broadcast_to(np.uint8(0), shape), lps.spacing, tuple(lps.to_world((0, *first))),
-                    lps.direction)
-    inside = ndimage.binary_dilation(inside, np.ones((3, 3, 3)))        # the skin, too
-    for axis, (count, size) in enumerate(zip(steps, lps.array.shape)):
-        inside = inside.repeat(count, axis).take(range(size), axis)
-    kind = lps.array.dtype
-    air = kind.type(max(AIR, np.iinfo(kind).min) if kind.kind in "iu" else AIR)
-    return onto_grid(lps.with_array(np.where(inside, lps.array, air)), square, air)
+    first = np.round(corner / lps.spacing[::-1])[1::-1].astype(int)                     # row, column
+    shape, kind = [round(side / s) for s in lps.spacing[1:]], lps.array.dtype
+    air = max(AIR, np.iinfo(kind).min) if kind.kind in "iu" else AIR
+    square = np.full((len(lps.array), *shape), air, kind)
+    ends = [(max(0, a), min(n, a + m)) for a, n, m in zip(first, lps.array.shape[1:], shape)]
+    source = tuple(slice(start, end) for start, end in ends)
+    target = tuple(slice(start - a, end - a) for (start, end), a in zip(ends, first))
+    skin = ndimage.binary_dilation(inside, np.ones((3, 3, 3)))          # belongs to the body, too
+    coarse = np.ix_(*(np.arange(start, end) // step for (start, end), step in zip(ends, steps[1:])))
+    for z, plane in enumerate(lps.array):                               # one by one, to save memory
+        np.copyto(square[z][target], plane[source], where=skin[z // steps[0]][coarse])
+    return Volume(square, lps.spacing, tuple(lps.to_world((0, *first)).tolist()), lps.direction)
 
 
 def body_extent(scan: Volume) -> dict[str, float]:
     """How far the body reaches in the scan, in mm: ``width``, left to right, ``depth`` and ``height``."""
     lps = reorient(scan, "LPS")
-    inside, steps = body(lps)
-    sides = [(part.stop - part.start) * step for part, step in zip(bounding_box(inside), steps)]
+    inside, grid = body(lps)
+    sides = [(part.stop - part.start) * every.step for part, every in zip(bounding_box(inside), grid)]
     return dict(zip(("height", "depth", "width"), np.multiply(sides, lps.spacing).round(1).tolist()))
+
+
+def hu_problem(scan: Volume) -> str | None:
+    """Why the values of a CT of the pelvis cannot be HU, None if they can.
+
+    Padding does not matter, since they are judged on the body: in our phantoms and a real CT at least 0.86 of
+    it is as dense as fat and muscle, and at most 0.13 as bone.
+    """
+    low, high = float(scan.array.min()), float(scan.array.max())
+    if low >= AIR_HU:
+        guess = (f"perhaps an offset of {OFFSET} was not taken off" if high > OFFSET else
+                 "perhaps normalised" if low < 0 or high > 255 else
+                 "a label map or a picture" if high > 1 else "scaled to 0 to 1")
+        reason = f"no voxel is below {AIR_HU} HU, so there is no air ({low:g} to {high:g}: {guess})"
+    elif high <= SOFT_HU:
+        reason = f"no voxel is above {SOFT_HU} HU, so there is no bone"
+    else:
+        inside, grid = body(scan)
+        values = scan.array[grid][inside]
+        dense = values[values > SOFT_HU]
+        bone, soft = len(dense) / len(values), np.mean(values >= -SOFT_HU) - len(dense) / len(values)
+        if soft >= 0.6 and bone <= 0.3:
+            return None
+        raised = np.count_nonzero((dense > OFFSET - 250) & (dense < OFFSET + 250)) > len(dense) / 2
+        reason = (f"most of the body lies near {OFFSET}, so perhaps an offset of {OFFSET} was not taken off"
+                  if raised else f"{soft:.0%} of the body are as dense as fat and muscle, and {bone:.0%} as "
+                  "bone, which no patient is")
+    return (f"the intensities are not HU: {reason}; export the CT again with rescale slope and intercept "
+            "applied")

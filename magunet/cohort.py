@@ -13,15 +13,13 @@ import numpy as np
 
 from magunet.base import provenance
 from magunet.base.errors import InputError, require
-from magunet.series import AIR_HU
+from magunet.body import hu_problem
 from magunet.volume import ENDING, Volume, corners, read_volume, same_geometry
 
 SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""
-OFFSET = 1024
-"""What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
-EXPORT = "Export the CT again in HU, with rescale slope and intercept applied"
-"""What to do about a scan whose values are not HU."""
+ANY_VALUES = "any_values"
+"""Of a case in dataset.json: true where a person takes the values of its scan, although they are not HU."""
 
 
 class Case(NamedTuple):
@@ -123,22 +121,21 @@ def _read_split(path: Path, patients: Mapping[str, str]) -> list[list[str]]:
     return sides
 
 
-def read_checked(image_path: Path, label_path: Path) -> tuple[Volume, Volume]:
+def read_checked(case: Case) -> tuple[Volume, Volume]:
     """CT and mask of a case; raises InputError when they do not make one to train on."""
-    image, label = read_volume(image_path), read_volume(label_path)
-    for problem in case_problems(image_path, image, label_path, label):
+    image, label = read_volume(case.image), read_volume(case.label)
+    for problem in case_problems(case, image, label):
         raise InputError(problem)
     return image, label
 
 
-def case_problems(image_path: Path, image: Volume | None, label_path: Path | None = None,
-                  label: Volume | None = None) -> list[str]:
-    """What makes a case useless for training, a line a problem; None is for a file that is not there.
+def case_problems(case: Case, image: Volume | None, label: Volume | None) -> list[str]:
+    """What makes a case useless for training, a line a problem; None is for a file that cannot be read.
 
     It is a mask that does not lie voxel on voxel of its scan, holds other values than 0 and 1 or only one of
-    them, and a scan without air.
+    them, and a scan whose values are not HU, if dataset.json does not say that they are to be taken.
     """
-    lines = []
+    lines, label_path, image_path = [], case.label, case.image
     if image and label and not same_geometry(image, label):
         how = f"{label.array.shape} voxels against {image.array.shape}"
         if image.array.shape == label.array.shape:
@@ -152,16 +149,6 @@ def case_problems(image_path: Path, image: Volume | None, label_path: Path | Non
     elif len(values) < 2:
         content = "fills the volume" if values.any() else "is empty"
         lines.append(f"{label_path}: the mask {content}; remove the case or label it")
-    if image and not holds_air(image):
-        low, high = image.array.min(), image.array.max()
-        guess = (f"perhaps an offset of {OFFSET} was not taken off" if high > OFFSET else
-                 "perhaps normalised" if low < 0 or high > 255 else
-                 "a label map or a picture" if high > 1 else "scaled to 0 to 1")
-        lines.append(f"{image_path}: no voxel below {AIR_HU} HU, so there is no air; the intensities are not "
-                     f"HU ({low:g} to {high:g}: {guess}). {EXPORT}")
+    if image and not case.info.get(ANY_VALUES) and (problem := hu_problem(image)):
+        lines.append(f"{image_path}: {problem}")
     return lines
-
-
-def holds_air(image: Volume) -> bool:
-    """Whether a scan has air in it, as every CT in HU does; a label map or unscaled image has none."""
-    return bool(image.array.min() < AIR_HU)

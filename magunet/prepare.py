@@ -22,7 +22,7 @@ from magunet.base import nifti, project, provenance
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import say
-from magunet.cohort import read_checked
+from magunet.cohort import Case, read_checked
 from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
 
 HU_WINDOW = (-200.0, 1200.0)
@@ -171,21 +171,22 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
         settings.margin_mm, HU_WINDOW, provenance.code_hash(sys.modules[__name__], nifti, volume))
 
 
-def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tuple[Prepared, str]:
+def prepare_case(case: Case, settings: Settings) -> tuple[Prepared, str]:
     """The prepared training case and its cache key; computed once, then read from ``data/prepared``.
 
     A stored case that is damaged is computed again, with a note. Raises InputError, naming the file, when
     image and mask do not make a training case.
     """
-    key = cache_key(image, label, settings)
-    path = project.data() / "prepared" / f"{name}-{key}.safetensors"
+    key = cache_key(case.image, case.label, settings)
+    path = project.data() / "prepared" / f"{case.name}-{key}.safetensors"
     if not path.exists():
-        scan, mask = read_checked(image, label)
+        scan, mask = read_checked(case)
         try:
-            case, _ = prepare(scan, mask, settings)
+            prepared, _ = prepare(scan, mask, settings)
         except InputError as error:
-            raise InputError(f"{image}: {error}") from error
-        parts = {"image": case.image.astype(np.float16), "mask": case.mask, "spacing": np.array(case.spacing)}
+            raise InputError(f"{case.image}: {error}") from error
+        parts = {"image": prepared.image.astype(np.float16), "mask": prepared.mask,
+                 "spacing": np.array(prepared.spacing)}
         with provenance.whole_file(path) as part:
             part.write_bytes(safetensors.numpy.save(parts))
     try:
@@ -195,4 +196,4 @@ def prepare_case(name: str, image: Path, label: Path, settings: Settings) -> tup
     except (safetensors.SafetensorError, KeyError) as error:
         say(f"note: {path}: damaged ({type(error).__name__}), removed; preparing the case anew")
     path.unlink()
-    return prepare_case(name, image, label, settings)
+    return prepare_case(case, settings)

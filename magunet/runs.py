@@ -79,7 +79,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
          recompute: bool, plain: bool) -> None:
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    prepared = {case.name: prepare_case(case.name, case.image, case.label, settings)[0] for case in
+    prepared = {case.name: prepare_case(case, settings)[0] for case in
                 track([cohort.cases[name] for name in cohort.train + cohort.val], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
     record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),

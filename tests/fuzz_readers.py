@@ -117,8 +117,8 @@ def seed(corpus: Path) -> None:
     weights = {name: tensor.contiguous() for name, tensor in state.network.state_dict().items()}
     SOUND[RUN / "weights.safetensors"] = safetensors.torch.save(weights)
     SOUND[RUN / "run.json"] = json.dumps({
-        "network": NETWORK, "seed": 0, "settings": NARROW.as_dict(), "data_hash": "a", "pixel_mm": 3, "train": [],
-        "val": []}).encode()
+        "network": NETWORK, "seed": 0, "settings": NARROW.as_dict(), "data_hash": "a", "pixel_mm": 3,
+        "train": [], "val": []}).encode()
     others = {FOLDER / "a.seg.nrrd": SLICER, FOLDER / "a.yaml": yaml.safe_dump(NARROW.as_dict()).encode(),
               FOLDER / "lists": b"\0".join(json.dumps(part).encode() for part in LISTS)}
     for path, content in (SOUND | others).items():

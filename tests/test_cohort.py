@@ -140,16 +140,16 @@ def test_a_case_is_described_and_one_that_cannot_be_used_is_explained(root):
     info = {"patient": "C", "grade_left": 2, "grade_right": 0}
     write_dataset(root, cases={"box_4": info | {"parameters": {}}})
     case, known = load_cohort(root).cases["box_4"], {"case": "box_4"} | info
-    assert describe(case, *read_checked(case.image, case.label)) == known | {
+    assert describe(case, *read_checked(case)) == known | {
         "slices": 20, "matrix": 32, "slice_mm": 3.0, "pixel_mm": 2.0,
         "target_ml": pytest.approx(9 * 10 * 10 * 12 / 1000)}
     columns = ("slices", "matrix", "slice_mm", "pixel_mm", "target_ml")
     assert describe(case, None, None) == known | dict.fromkeys(columns)
     mask = read_volume(case.label)
     write_volume(mask.with_array(mask.array * 3), case.label)           # `magunet check` lists all there is
-    refused(lambda: read_checked(case.image, case.label), "box_4.nii.gz", "labels [0, 3]", "0 and 1 only")
+    refused(lambda: read_checked(case), "box_4.nii.gz", "labels [0, 3]", "0 and 1 only")
     case.image.write_bytes(gzip.compress(b"no image"))
-    refused(lambda: read_checked(case.image, case.label), "box_4_0000.nii.gz")
+    refused(lambda: read_checked(case), "box_4_0000.nii.gz")
 
 
 PHANTOMS = replace(profiles.load("smoke"), cases=3, scan_matrix=32, scan_slices=(20, 24))
@@ -165,7 +165,9 @@ def contents(root):
 
 def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium, monkeypatch):
     made, mask = [], np.uint8(np.indices((8, 8, 8)).sum(0) > 12)
-    scans = [np.where(mask, 100 * seed, -1000).astype(np.int16) for seed in range(3)]
+    scans = [np.where(mask, 100, -1000).astype(np.int16) for _ in range(3)]
+    for seed, scan in enumerate(scans):
+        scan[7, 7, 7] = 700 + seed                                              # bone
 
     def recorded(seed, matrix, slices, thickness):
         """In no time: what a phantom looks like is not the matter here."""
@@ -195,7 +197,7 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
     assert dataset["numTraining"] == 3 and dataset["file_ending"] == ".nii.gz"
     for seed, case in enumerate(cohort.cases.values()):
         assert case.info["parameters"] == {"seed": seed}
-        row = describe(case, *read_checked(case.image, case.label))
+        row = describe(case, *read_checked(case))
         assert (row["patient"], row["grade_left"], row["grade_right"]) == (f"phantom_00{seed}", seed, 0)
         for path, array in ((case.image, scans[seed]), (case.label, mask)):
             volume = read_volume(path)

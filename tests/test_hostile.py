@@ -55,7 +55,7 @@ def test_a_pickle_is_no_checkpoint_no_weights_and_no_prepared_case(bomb, run, co
     state = train.new_state("3D U-Net", TINY, 0, 4, torch.device("cpu"))
     case = write_cohort(compendium / "data" / "boxes").cases["box_0"]
     # for the file is mapped
-    expected = prepare.prepare_case(case.name, case.image, case.label, TINY)[0].image.copy()
+    expected = prepare.prepare_case(case, TINY)[0].image.copy()
     (cached,) = (compendium / "data" / "prepared").iterdir()
     for kind, content in pickled(bomb).items():
         folder = compendium / kind
@@ -67,7 +67,7 @@ def test_a_pickle_is_no_checkpoint_no_weights_and_no_prepared_case(bomb, run, co
         text((run / "run.json").read_bytes())(folder / "run.json")
         refused(partial(load_model, folder), f"{folder}: record and weights cannot be read")
         cached.write_bytes(content)
-        again, _ = prepare.prepare_case(case.name, case.image, case.label, TINY)
+        again, _ = prepare.prepare_case(case, TINY)
         np.testing.assert_array_equal(again.image, expected, kind)
 
 

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from magunet import prepare as module
 from magunet.base import profiles
+from magunet.cohort import Case
 from magunet.metrics import overlap
 from magunet.prepare import clip_and_scale, pad_to_square, prepare, prepare_case, resize, restore
 from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
@@ -170,9 +171,13 @@ def files(compendium):
     return paths
 
 
+def a_case(files):
+    return Case("case", *files, "p", {"any_values": True})             # a ball of bone is no patient
+
+
 def check_stored(files, settings):
     """The stored case is what `prepare` returns, in half precision; returns its key."""
-    stored, key = prepare_case("case", *files, settings)
+    stored, key = prepare_case(a_case(files), settings)
     fresh, _ = prepare(*map(read_volume, files), settings)
     assert stored.image.dtype == np.float16 and stored.image == pytest.approx(fresh.image, abs=2**-11)
     assert stored.mask.dtype == np.uint8 and np.array_equal(stored.mask, fresh.mask)
@@ -186,7 +191,7 @@ def test_a_case_is_prepared_once_and_anew_with_another_setting_file_code_or_wind
     with monkeypatch.context() as patched:
         patched.setattr(module, "prepare", lambda *_: pytest.fail("prepared again"))
         for change in ({}, {"epochs": 9}, {"seeds": (3,)}, {"profile": "mine"}, {"learning_rate": 0.5}):
-            assert prepare_case("case", *files, replace(SETTINGS, **change))[1] == keys[0], change
+            assert prepare_case(a_case(files), replace(SETTINGS, **change))[1] == keys[0], change
     for path, volume in zip(files, ball_scan(radius=10.0)):
         write_volume(volume, path)
         keys.append(check_stored(files, SETTINGS))
@@ -205,8 +210,8 @@ def test_an_error_and_an_interrupted_write_store_nothing(files, compendium, monk
     with monkeypatch.context() as patched:
         patched.setattr(module.Path, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
-            prepare_case("case", *files, SETTINGS)
+            prepare_case(a_case(files), SETTINGS)
     _, mask = ball_scan()
     write_volume(mask.with_array(mask.array * 0), files[1])
-    refused(lambda: prepare_case("case", *files, SETTINGS), "case.nii.gz: the mask is empty")
+    refused(lambda: prepare_case(a_case(files), SETTINGS), "case.nii.gz: the mask is empty")
     assert not [path for path in (compendium / "data").rglob("*") if path.is_file()]

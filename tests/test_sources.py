@@ -200,7 +200,7 @@ def check_terms(out, source, name):
     record, case = dataset["cases"][name], load_cohort(out).cases[name]
     assert (out.parent / record["source"]).exists() and record["thickness_mm"] == 6
     assert case.patient == name.removeprefix(f"{source}_")
-    assert describe(case, *read_checked(case.image, case.label))["target_ml"] > 10
+    assert describe(case, *read_checked(case))["target_ml"] > 10
 
 
 OTHER_NAMES = {
@@ -294,7 +294,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path, capsys):
     for source, array, right, reason in (
             ("out of view", hu, EMPTY, "no right hip in view"),
             ("with offset", (hu + 1024).clip(0), RIGHT, "not HU"),
-            ("of water", hu.clip(max=40), RIGHT, "do not lie on bone")):
+            ("of water", hu.clip(max=40), RIGHT, "no bone")):
         totalsegmentator(tmp_path / source, scan().with_array(array), right=right)
         assert run("totalsegmentator", tmp_path / source, "--out", tmp_path / "out") == 2
         printed = capsys.readouterr()

@@ -22,6 +22,7 @@ from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_device
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
+from magunet.cohort import Case
 from magunet.fast import evaluate_by_input
 from magunet.predict import RECORD_ENTRIES, RECORD_FILE, WEIGHTS_FILE, load_model
 from magunet.prepare import Prepared, clip_and_scale, prepare, prepare_case
@@ -155,7 +156,7 @@ def prepared_phantoms(folder: Path, count: int, settings: Settings) -> dict[str,
         for volume, file in zip(scan_and_mask(size), files):
             write_volume(volume, file)
         with patch.object(project, "data", lambda: folder):
-            cases[str(number)], _ = prepare_case(str(number), *files, settings)
+            cases[str(number)], _ = prepare_case(Case(str(number), *files, "", {}), settings)
     return cases
 
 

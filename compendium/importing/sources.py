@@ -18,7 +18,8 @@ from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError, require
-from magunet.cohort import case_problems
+from magunet.body import hu_problem
+from magunet.cohort import ANY_VALUES
 from magunet.volume import ENDING, FILE_ENDINGS, GRID_TOLERANCE, Volume, onto_grid, read_volume
 
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
@@ -104,8 +105,11 @@ def _files_below(folder: Path, without: Path | None = None) -> list[Path]:
                   and not path.name.startswith(".") and not (without and path.is_relative_to(without)))
 
 
-def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
-    """CT as it is, bones and joint mask on its grid. Raises InputError when the case cannot be used."""
+def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
+    """CT as it is, bones and joint mask on its grid; with ``force``, although its values are not HU.
+
+    Raises InputError when the case cannot be used.
+    """
     image, (first, *others), notes = read_volume(case.image), case.labels, []
     if others:
         labels = image.with_array(np.zeros(image.array.shape, np.uint8))
@@ -119,16 +123,15 @@ def read_case(case: SourceCase) -> tuple[Volume, Pelvis]:
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
-    for problem in case_problems(case.image, image):
-        raise InputError(problem)
-    require(np.percentile(image.array[pelvis.bones.array > 0], 90) >= 150,      # as in every pelvis in HU
-            "the labels do not lie on bone; the segmentation belongs to another scan, or the values are "
-            "not HU")
+    problem = None if force else hu_problem(image)
+    require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
+    require(force or np.percentile(image.array[pelvis.bones.array > 0], 90) >= 150,     # as in every pelvis
+            "the labels do not lie on bone; the segmentation belongs to another scan")
     return image, pelvis._replace(notes=notes + pelvis.notes)
 
 
-def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable
-                 ) -> tuple[dict[str, str], list[str], dict[str, str]]:
+def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable,
+                 force: bool = False) -> tuple[dict[str, str], list[str], dict[str, str]]:
     """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr``.
 
     base: folder that sources are named from. Returns new cases with notes, those that were there before
@@ -141,7 +144,7 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
         files = (f"bonesTr/{name}", f"labelsTr/{name}", f"imagesTr/{name}_0000")
         paths = [out / f"{file}{ENDING}" for file in files]
         try:
-            record = _record(case, base)
+            record = _record(case, base) | ({ANY_VALUES: True} if force else {})
             old = records.get(name, {}) if all(path.exists() for path in paths) else {}
             if old == old | record:
                 present.append(name)
@@ -149,7 +152,7 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
             require(not old or old["files"] == record["files"],
                     "is there already, from other files or label numbers; import this one under another "
                     f"--patient or --out, or remove {paths[2]} to put it in its place")
-            image, pelvis = read_case(case)
+            image, pelvis = read_case(case, force)
         except InputError as error:
             skipped[name] = str(error)
             continue

@@ -47,6 +47,8 @@ PROFILE = argument("--profile", default="smoke", help="in papermill_params/, or 
 """Whose settings to take."""
 PLAIN = argument("--plain", action="store_true", help="without the fast layers, in float32; to compare with")
 """Whether to compute without `magunet.fast`."""
+FORCE = argument("--force", action="store_true", help="take a CT although its values do not look like HU")
+"""Whether to go on where `magunet.body.hu_problem` says no."""
 
 
 def export_folder(out: Path) -> Path:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compendium.verbs import PLAIN, PROFILE, SEED, Words, argument, export_folder, verb
+from compendium.verbs import FORCE, PLAIN, PROFILE, SEED, Words, argument, export_folder, verb
 from compendium.view import FORMATS
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
@@ -55,13 +55,12 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
       "predict data/sample/ct.nii.gz --out out --formats nifti,png",
       argument("ct", type=Path, help="DICOM folder, NIfTI, NRRD or MHA"),
       argument("--model", type=Path, help="a run folder; default: the weights that come with magunet"),
-      argument("--out", type=Path, required=True, help="folder to write into"), *OUTPUT)
+      argument("--out", type=Path, required=True, help="folder to write into"), FORCE, *OUTPUT)
 def predict(words: Words) -> None:
     from compendium.fits import with_room
     from compendium.view.export import Exported, case_name, find_source, origin_of
-    from magunet.cohort import holds_air
+    from magunet.body import hu_problem
     from magunet.predict import CARD_FILE, load_model, shipped_weights
-    from magunet.series import AIR_HU
     from magunet.volume import read_volume
     run, ct, out = words.model or shipped_weights(), words.ct, export_folder(words.out)
     model = load_model(run, words.plain)
@@ -72,8 +71,9 @@ def predict(words: Words) -> None:
             f"{out}: is the folder of the series, which must hold nothing else; give another --out")
     scan = read_volume(ct)
     source = find_source(ct, scan, words.formats)
-    if not holds_air(scan):
-        say(f"note: {ct} has no voxel below {AIR_HU}; unless it is a CT in HU, the mask means nothing")
+    if problem := hu_problem(scan):
+        require(words.force, f"{ct}: {problem}; or take the values as they are with --force")
+        say(f"note: {ct}: {problem}; the mask may mean nothing")
     name, mask = case_name(ct, scan, words.anonymise), _segment(with_room(model), scan, ct)
     _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
 
@@ -95,7 +95,7 @@ def export(words: Words) -> None:
     for name in words.case:
         require(name in study.cases, f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
     for case in track([study.cases[name] for name in words.case], "exported"):
-        scan, truth = read_checked(case.image, case.label)
+        scan, truth = read_checked(case)
         mask, name = _segment(network, scan, case.image), case_name(case.label, scan, words.anonymise)
         note = f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
         _write(Exported(name, scan, mask, truth, note=note), origin_of(words.run, model), out, words)

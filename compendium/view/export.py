@@ -21,6 +21,7 @@ from magunet import __version__
 from magunet.base.errors import InputError, require
 from magunet.base.progress import say
 from magunet.base.provenance import file_hash, write_json
+from magunet.body import body_extent
 from magunet.joints import JOINTS, Joint, left_and_right, midline
 from magunet.predict import WEIGHTS_FILE, Model
 from magunet.volume import (
@@ -48,10 +49,12 @@ class Exported(NamedTuple):
 
 
 def origin_of(run: Path, model: Model) -> dict:
-    """What made a prediction: run folder, network, profile, seed, hashes of weights and training data."""
+    """What made a prediction: run folder, network, profile, seed, hashes of weights and training data, and
+    the side in mm of the square around the body that the network sees."""
     return {"run": run.resolve().name, "network": model.record["network"], "profile": model.settings.profile,
             "seed": model.record["seed"], "sha256_of_weights": file_hash(run / WEIGHTS_FILE),
-            "hash_of_training_data": model.record["data_hash"]}
+            "hash_of_training_data": model.record["data_hash"],
+            "sees_square_of_mm": round(model.record["pixel_mm"] * model.settings.size, 1)}
 
 
 def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
@@ -138,8 +141,10 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], files: Sequ
             "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
             "joints": {joint.side: _extent(both.with_array(both.array == joint.label)) for joint in JOINTS},
             "left_and_right_parted_at": {"x_mm_lps": round(plane.x, 3), "which_is": kind}}
+    field = np.multiply(scan.array.shape, scan.spacing)[::-1].round(1).tolist()
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
-            "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan)}
+            "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan),
+            "field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
     hashes = {path.name: file_hash(path) for path in files}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
             "masks": masks, "sha256_of_files": hashes}

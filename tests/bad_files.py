@@ -209,7 +209,8 @@ BY_MESSAGE = {
     "complex64 ... export magnitude or HU": {
         f"a{end}, complex": image((6, 5, 4), SimpleITK.sitkComplexFloat32) for end in (".nii.gz", ".nrrd")},
     "(1, 20, 22) ... at least 2 of each": {"a.nii.gz, one slice": voxels(lambda a: a[:1])},
-    "(6, 20, 1) ... at least 2 of each": {"a.mha, one column": voxels(lambda a: a[:, :, :1])},
+    "(6, 20, 1) ... at least 2 of each": {
+        "a.mha, one column": voxels(lambda a: np.resize(np.int16([-1000, 700] + [0] * 18), (6, 20, 1)))},
     "not a format magunet reads ... give a DICOM folder": {
         "a.png, a picture": text(PNG), "a.dcm, a slice": text("DICM"), "scan, without ending": text("?"),
         "a.nrrd.gz, compressed once more": text(gzip.compress(b"NRRD0004"))},

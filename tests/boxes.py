@@ -1,4 +1,4 @@
-"""A cohort of bright boxes in water, settings to learn it with, and scans as files of other formats."""
+"""A cohort of bright boxes in air, settings to learn it with, and scans as files that magunet only reads."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,10 @@ TINY = replace(profiles.load("smoke"), depth=16, size=32, scan_matrix=32, slice_
 
 
 def write_cohort(root, cases=4):
-    """Scans of a bright box in water, its place random; quick to make and to learn."""
+    """Scans of a bright box in air, its place random; quick to make and to learn."""
     rng = np.random.default_rng(0)
     for i in range(cases):
         scan, mask = np.full((20, 32, 32), -1000, np.int16), np.zeros((20, 32, 32), np.uint8)
-        scan[:, 2:-2, 2:-2] = 0
         z, y, x = rng.integers(3, 8), *rng.integers(6, 16, 2)
         box = slice(z, z + 9), slice(y, y + 10), slice(x, x + 10)
         scan[box], mask[box] = 700, 1
@@ -28,7 +27,8 @@ def write_cohort(root, cases=4):
         write_volume(Volume(scan, (3.0, 2.0, 2.0)), root / f"imagesTr/box_{i}_0000.nii.gz")
         write_volume(Volume(mask, (3.0, 2.0, 2.0)), root / f"labelsTr/box_{i}.nii.gz")
     write_json(root / "dataset.json", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1},
-                                       "numTraining": cases, "file_ending": ".nii.gz"})
+                                       "numTraining": cases, "file_ending": ".nii.gz", "cases": {
+                                           f"box_{i}": {"any_values": True} for i in range(cases)}})
     return load_cohort(root)
 
 

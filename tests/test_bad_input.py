@@ -127,7 +127,6 @@ CORPUS = {
     "one slice": (revoxelled(lambda a: a[8:9], SCAN_1, MASK_1), EXPORT, "box_1_0000.nii.gz ... at least 2"),
     "moved": (revoxelled(lambda a: a, MASK_1, z=5), TRAIN, "box_1.nii.gz ... another grid ... resample the"),
     **{f"voxels: {says}": (revoxelled(change, path), command, says) for path, change, command, says in [
-        (SCAN_1, lambda a: a + 1024, TRAIN, "box_1_0000.nii.gz ... not HU ... Export the CT again"),
         (SCAN_1, lambda a: a * 1e300, EXPORT, "box_1_0000.nii.gz ... beyond ... export it again"),
         (SCAN_1, lambda a: a + 1, EVALUATE, "runs/run ... trained on other data ... train on this"),
         (MASK_1, lambda a: a * 2, TRAIN, "box_1.nii.gz ... labels [0, 2] ... 0 and 1 only"),

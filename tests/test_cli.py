@@ -51,15 +51,19 @@ def own_profile(compendium, **changes):
                TINY.as_dict() | {"cohort": "data/boxes", "epochs": 1, "profile": "own"} | changes)
 
 
-def test_predict_says_where_there_is_no_air_and_where_no_joint(run, tmp_path, capsys, monkeypatch):
+def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.uint8(scan.array == 1)))
-    for number, says in ((1, "no voxel below -500; unless it is a CT in HU, the mask means nothing"),
-                         (-1000, "found no joint")):
-        path = tmp_path / f"{number}.mha"
-        write_scan(Volume(np.full((20, 20, 20), number, np.int16), (1, 1, 1)), path)
-        words = ("predict", path, "--model", run, "--out", tmp_path / "out", "--formats", "nifti")
-        status, _, error = call(capsys, *words)
-        assert status == 0 and says in error and error.count("note: ") == 1, error
+    scan = np.resize(np.repeat(np.int16([-1000, 0, 0, 0, 700]), 80), (20, 20, 20))
+    for name, array, force, status, says in (
+            ("empty", scan, (), 0, "note: empty: the network found no joint"),
+            ("offset", scan + np.int16(1024), (), 2, "no voxel is below -500 HU"),
+            ("padded", np.where(scan < 0, -2000, scan + 1024), (), 2, "perhaps an offset of 1024"),
+            ("taken", np.where(scan < 0, 0, scan * 0 + 1), ("--force",), 0, "the mask may mean nothing")):
+        path, out = tmp_path / f"{name}.mha", tmp_path / name
+        write_scan(Volume(array.astype(np.int16), (4, 4, 4)), path)
+        words = ("predict", path, "--model", run, "--out", out, "--formats", "nifti", *force)
+        got, _, error = call(capsys, *words)
+        assert got == status and says in error and out.exists() == (status == 0), error
 
 
 def test_from_phantom_to_export(compendium, said):

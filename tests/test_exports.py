@@ -18,7 +18,7 @@ import trimesh
 from boxes import write_scan
 from conftest import refused
 from dicom_series import PATIENT, STANDARD, planted, write_series
-from joint_object import COARSE, DIRECTIONS, both, grid, in_order, parts, places, world
+from joint_object import COARSE, DIRECTIONS, both, ct, grid, in_order, parts, places, world
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg
@@ -38,9 +38,7 @@ RIGHT_HANDED = [name for name, d in DIRECTIONS.items() if np.linalg.det(d) > 0]
 
 
 def scan_of(direction="LPS", *size):
-    on = grid(DIRECTIONS[direction], *size)
-    hu = np.where(both(on).array != 0, 700, -1000).astype(np.int16)
-    return Volume(hu, on.spacing, on.origin, on.direction)
+    return ct(grid(DIRECTIONS[direction], *size))
 
 
 def series_of(folder, direction="oblique", **options):

@@ -23,7 +23,7 @@ from boxes import TINY, write_cohort, write_scan
 from conftest import ROOT
 from dicom_series import PATIENT, STANDARD, planted, read, write_series
 from IPython.core.pylabtools import print_figure
-from joint_object import DIRECTIONS, both, grid
+from joint_object import DIRECTIONS, both, ct, grid
 from matplotlib.figure import Figure
 from printed import words as words_of
 from pydicom.datadict import DicomDictionary
@@ -33,7 +33,7 @@ from test_exports import ALL, finds_the_object  # noqa: F401
 from test_sources import LEFT, RIGHT, SACRUM, labelled
 from test_sources import scan as ct_of_boxes
 
-from magunet.volume import Volume, write_volume
+from magunet.volume import write_volume
 
 TEXT = "QX70431ZW"
 MARKS = {**dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"), TEXT), "AS": "917W",
@@ -125,9 +125,7 @@ def found_in(folder, words=WORDS):
 @pytest.fixture(scope="module")
 def scan():
     """The object on a grid coarse enough for headers of thousands of tags."""
-    on = grid(DIRECTIONS["oblique"], (9, 24, 28), (13.0, 5.0, 4.4))
-    return Volume(np.where(both(on).array != 0, 700, -1000).astype(np.int16), on.spacing, on.origin,
-                  on.direction)
+    return ct(grid(DIRECTIONS["oblique"], (9, 24, 28), (13.0, 5.0, 4.4)))
 
 
 def series_of(scan, folder, **options):
@@ -247,7 +245,7 @@ def test_nothing_of_a_cohorts_headers_reaches_checks_runs_records_tables_or_expo
     (compendium / "papermill_params" / "tiny.yaml").write_text(json.dumps(settings.as_dict()))
     own = set(found_in(compendium))
     status, printed, said = call(capfd, "check", root)
-    assert status == 2 and not found(printed + said)        # boxes are no pelvis: each case has its problems
+    assert status == 0 and not found(printed + said)
     status, run, said = call(capfd, "train", "3D U-Net", "--profile", "tiny")
     assert status == 0, said
     tables = "tables", "--profile", "tiny"

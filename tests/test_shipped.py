@@ -52,7 +52,7 @@ def test_a_weight_beyond_half_precision_is_refused_and_nothing_written(run, tmp_
 def test_predict_takes_them_when_no_model_is_named_and_says_so(run, compendium, capsys):
     weights, scan = compendium / "data" / "weights", np.full((24, 36, 36), -1000, np.int16)
     ship(run, weights)
-    scan[6:15, 12:22, 10:20] = 700
+    scan[:, 4:32, 4:32], scan[6:15, 12:22, 10:20] = 0, 700
     write_volume(Volume(scan, (3.0, 2.0, 2.0)), compendium / "ct.nii.gz")
     command = "predict", "ct.nii.gz", "--out", "out", "--formats", "nifti,json"
     status, out, said = call(capsys, *command)

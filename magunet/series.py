@@ -4,46 +4,89 @@ from pathlib import Path
 
 import numpy as np
 
-from magunet.base import itk
+from magunet.base.dicom import NO_SLICE, Slice, read_header, slices_of, stored_values
 from magunet.base.errors import require
+from magunet.base.progress import say
 
 AIR_HU = -500
 """Every CT holds air, whose HU are below."""
+PADDING_HU = -1000
+"""Air, which stands for what is no measurement."""
 SHEARED = "its axes are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
 """What is wrong with a volume that is no box."""
+LARGEST_GAP = 1.5
+"""Usual distances between neighbours; in a wider gap a slice is missing."""
+UNEVEN_MM = (0.1, 0.3)
+"""Slices may lie a tenth of their distance off an even grid, but no less, as scanners round positions, and no
+more, so that no bone is moved."""
+SCOUTS = 3
+"""Images at most, in another plane, of a series of localisers that does not say so."""
 
 
 def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
-    """Array, spacing, origin and direction of the one series in a folder, as `read_nifti` returns them.
+    """Array in HU, spacing, origin and direction of the one series in a folder, as `read_nifti` returns them.
 
-    Raises InputError that names the folder or the slice.
+    HU are slope * stored value + intercept, whatever the photometric interpretation; padding is air. Slices
+    at uneven distances are resampled to even ones, with a note. Raises InputError that names folder or slice.
     """
-    paths, headers, axes = ordered_slices(folder)
-    first, sitk = headers[0], itk.load()
-    array = sitk.GetArrayFromImage(itk.execute(sitk.ReadImage, folder, [str(path) for path in paths]))
-    require(first["rescaled"] or array.ndim > 3 or array.min() < AIR_HU, f"{folder}: has no Rescale "
+    slices, axes, ignored = ordered_slices(folder)
+    array, lowest, padded = np.zeros((len(slices), *slices[0].size), np.int16), np.inf, 0
+    for k, one in enumerate(slices):
+        if k == 0 or one.path != slices[k - 1].path:                    # one file may hold many
+            values = stored_values(one)
+        hu, padding = values[one.frame] * one.slope + one.intercept, np.zeros(one.size, bool)
+        if one.padding:
+            padding = (values[one.frame] >= one.padding[0]) & (values[one.frame] <= one.padding[1])
+        lowest = hu.min(initial=lowest, where=~padding)
+        padded += np.count_nonzero(padding & (hu > AIR_HU))
+        hu[padding] = PADDING_HU
+        kind = np.float32 if (hu % 1).any() else np.int16 if np.abs(hu).max() < 2**15 else np.int32
+        array = array.astype(np.result_type(array, kind), copy=False)
+        array[k] = hu
+    require(slices[0].rescaled or lowest < AIR_HU, f"{folder}: has no Rescale "
             f"Intercept and no voxel below {AIR_HU}, so is not HU; export the series again with that")
-    slice_mm = np.mean(np.diff([header["position"] @ axes[:, 2] for header in headers]))
-    return array, (float(slice_mm), *first["pixel_spacing"].tolist()), tuple(first["position"].tolist()), axes
+    if ignored:
+        say(f"note: {folder}: {ignored} files are ignored, for they are localisers or no slices of a CT")
+    if padded:
+        say(f"note: {folder}: {100 * padded / array.size:.1f} % of the voxels are padding by Pixel Padding "
+            "Value, so they are taken as air")
+    along = np.array([one.position for one in slices]) @ axes[:, 2]
+    usual, even = np.median(np.diff(along)), np.linspace(along[0], along[-1], len(along))
+    if (off := np.abs(along - even).max()) > np.clip(0.1 * usual, *UNEVEN_MM):
+        even = np.linspace(along[0], along[-1], round((along[-1] - along[0]) / usual) + 1)
+        say(f"note: {folder}: slices lie up to {off:.2f} mm off even distances, so the scan is resampled to "
+            f"slices {even[1] - even[0]:.3f} mm apart")
+        array = _between(array, np.interp(even, along, np.arange(len(along))))
+    return (array, (float(even[1] - even[0]), *slices[0].pixel_spacing.tolist()),
+            tuple(slices[0].position.tolist()), axes)
 
 
-def ordered_slices(folder: Path) -> tuple[list[Path], list[dict], np.ndarray]:
-    """Files of the one series in a folder, in order along its normal, of each what says where it lies, and
-    the directions of the array's x, y and z axis in the patient, as columns (3, 3).
+def _between(array: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """An array's slices at places between them, linearly."""
+    result = np.empty((len(places), *array.shape[1:]), array.dtype)
+    for k, place in enumerate(places):
+        below = min(int(place), len(array) - 2)
+        plane = (below + 1 - place) * array[below] + (place - below) * array[below + 1]
+        result[k] = plane if array.dtype.kind == "f" else np.rint(plane)
+    return result
+
+
+def ordered_slices(folder: Path) -> tuple[list[Slice], np.ndarray, int]:
+    """Slices of the one series in a folder, in order along its normal; the directions of the array's x, y and
+    z axis in the patient, as columns (3, 3); and how many other DICOM files are there.
 
     Raises InputError when slices are missing, doubled, of several series, or do not make a box.
     """
-    paths = _one_series(folder)
-    headers = [_slice_header(path) for path in paths]
+    slices, ignored = _one_series(folder)
     for key, name in (("orientation", "image orientations"), ("pixel_spacing", "pixel spacings"),
                       ("size", "image sizes"), ("rescaled", "ways to HU (some lack a rescale intercept)")):
-        values = np.array([header[key] for header in headers])
+        values = np.array([getattr(one, key) for one in slices], float)
         require(np.abs(values - values[0]).max() <= 1e-3, f"{folder}: slices have different {name}, so they "
                 "are not one series; keep one series in the folder")
-    row, column = headers[0]["orientation"][:3], headers[0]["orientation"][3:]
+    row, column = slices[0].orientation[:3], slices[0].orientation[3:]
     axes = np.stack([row, column, np.cross(row, column)], axis=1)
     require(np.allclose(axes.T @ axes, np.eye(3), atol=1e-3), f"{folder}: {SHEARED}")
-    places = np.array([header["position"] for header in headers]) @ axes            # (slices, 3), mm
+    places = np.array([one.position for one in slices]) @ axes              # (slices, 3), mm
     require(np.abs(places - places[0])[:, :2].max() <= 0.1, f"{folder}: slices are shifted against each "
             "other (tilted gantry); resample the series to a rectangular grid first")
     order = np.argsort(places[:, 2])
@@ -51,53 +94,42 @@ def ordered_slices(folder: Path) -> tuple[list[Path], list[dict], np.ndarray]:
     steps, usual = np.diff(along), float(np.median(np.diff(along)))
     require(steps.min() >= 1e-3, f"{folder}: two slices lie at the same position "
             f"({along[steps.argmin()]:.2f} mm); remove the duplicate")
-    worst = np.abs(steps - usual).argmax()
-    require(abs(steps[worst] - usual) <= 0.1 * usual, f"{folder}: slices are {usual:.2f} mm apart but "
+    worst = steps.argmax()
+    require(steps[worst] <= LARGEST_GAP * usual, f"{folder}: slices are {usual:.2f} mm apart but "
             f"{steps[worst]:.2f} mm at {along[worst]:.2f} mm; a slice is missing or the series mixes "
             "spacings: export it completely")
-    return [paths[i] for i in order], [headers[i] for i in order], axes
+    return [slices[i] for i in order], axes, ignored
 
 
-def _one_series(folder: Path) -> list[Path]:
-    """Files that GDCM takes for the slices of the one series in a folder, at least two."""
-    reader = itk.load().ImageSeriesReader
-    series = itk.execute(reader.GetGDCMSeriesIDs, folder, str(folder))
+def _one_series(folder: Path) -> tuple[list[Slice], int]:
+    """Slices of the one CT series in a folder, at least two, and how many DICOM files are no part of it:
+    localisers in series of their own, images without a place, and objects without images."""
+    headers = {path: read_header(path) for path in sorted(filter(Path.is_file, folder.iterdir()))}
+    series = {}
+    for path, header in headers.items():
+        if header:
+            series.setdefault(str(header.get("SeriesInstanceUID")), {})[path] = header
     require(series, f"{folder}: no DICOM images in this folder; give the folder that holds the slices")
-    require(len(series) < 2, f"{folder}: holds {len(series)} DICOM series; move one to a folder of its own")
-    paths = [*map(Path, itk.execute(reader.GetGDCMSeriesFileNames, folder, str(folder), series[0]))]
-    for path in filter(Path.is_file, {*folder.iterdir()} - {*paths, folder / "DICOMDIR"}):
-        with open(path, "rb") as stream:
-            start = stream.read(132)                                    # a preamble, and then "DICM"
-        alike = path.suffix == paths[0].suffix and (path.suffix != "" or len(start) < 132)     # only a rest
-        require(not alike and start[128:] != b"DICM", f"{path}: a DICOM file that holds no readable slice; "
-                "export the series again, or remove it")
-    _slice_header(paths[0])                                             # perhaps many slices in one file
-    require(len(paths) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
-    return paths
+    largest = max(series.values(), key=len)
+    scans = [files for files in series.values() if not _is_aside(files, largest)] or [largest]
+    counts = "; ".join(f"{len(files)} files of number {next(iter(files.values())).get('SeriesNumber')}"
+                       for files in scans)
+    require(len(scans) == 1, f"{folder}: holds {len(scans)} DICOM series ({counts}); move one to a folder of "
+            "its own")
+    endings = {path.suffix for path in scans[0]}
+    for path in (path for path, header in headers.items() if header is None):
+        require(path.suffix not in endings or (path.suffix == "" and path.stat().st_size >= 132),
+                f"{path}: {NO_SLICE}")
+    slices = [one for path, header in scans[0].items() for one in slices_of(header, path)]
+    require(len(slices) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
+    return slices, sum(header is not None for header in headers.values()) - len(scans[0])
 
 
-def _slice_header(path: Path) -> dict:
-    """Position (3,), orientation (6,), pixel_spacing (2,) and size (2,), and whether a slice is rescaled."""
-    reader = itk.load().ImageFileReader()
-    reader.SetFileName(str(path))
-    itk.execute(reader.ReadImageInformation, path)
-
-    def numbers(tag: str, name: str, count: int) -> np.ndarray:
-        try:
-            values = np.array(reader.GetMetaData(tag).split("\\"), float)
-        except (RuntimeError, ValueError):
-            values = np.array([])
-        require(len(values) == count and np.isfinite(values).all(), f"{path}: DICOM tag "
-                f"({tag.replace('|', ',')}) {name} is missing or malformed; export the series again")
-        return values
-
-    size, frames = reader.GetSize()[:2], reader.GetSize()[2:]
-    require(max(frames, default=1) == 1, f"{path}: a multi-frame DICOM file; convert it to NIfTI")
-    kind = reader.GetMetaData("0008|0008") if reader.HasMetaDataKey("0008|0008") else ""
-    require("LOCALIZER" not in kind, f"{path}: a localiser (scout); keep only the slices in the folder")
-    spacing = numbers("0028|0030", "Pixel Spacing", 2)
-    require(spacing.min() > 0, f"{path}: Pixel Spacing must be positive, not {spacing} mm; export the series "
-            "again")
-    return {"position": numbers("0020|0032", "Image Position (Patient)", 3), "pixel_spacing": spacing,
-            "orientation": numbers("0020|0037", "Image Orientation (Patient)", 6), "size": np.array(size),
-            "rescaled": float(reader.HasMetaDataKey("0028|1052"))}
+def _is_aside(files: dict, largest: dict) -> bool:
+    """Whether a series is none of slices: images without a place, or localisers by name, or by plane."""
+    headers = list(files.values())
+    normals = [np.cross(*np.reshape(one.get("ImageOrientationPatient") or [0] * 6, (2, 3)).astype(float))
+               for one in (headers[0], next(iter(largest.values())))]
+    return (not any("NumberOfFrames" in one or one.get("ImagePositionPatient") for one in headers)
+            or all("LOCALIZER" in str(one.get("ImageType")) for one in headers)
+            or (len(files) <= SCOUTS < len(largest) and abs(np.dot(*normals)) < 0.9))

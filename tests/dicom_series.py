@@ -37,10 +37,11 @@ def planted(names=None) -> list[bytes]:
 
 
 def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *, reverse=False, tags=None,
-                 drop=(), preamble=True) -> Path:
+                 drop=(), preamble=True, change=None) -> Path:
     """A CT series, one file a slice: array (d, h, w) in HU on a grid as in `Volume`, right-handed or not.
 
-    The files' names, instance numbers and times run against the normal when ``reverse``. Returns the folder.
+    The files' names, instance numbers and times run against the normal when ``reverse``. change: done to each
+    header and the index of its slice. Returns the folder.
     """
     folder.mkdir(parents=True)
     study, series, frame = generate_uid(), generate_uid(), generate_uid()
@@ -70,6 +71,8 @@ def write_series(folder: Path, array: np.ndarray, spacing, origin, direction, *,
         header.private_block(0x0029, "HERSTELLER PRIVAT", create=True).add_new(0x10, "LO", "PrivateGeheimnis")
         for name in drop:
             delattr(header, name)
+        if change:
+            change(header, k)
         header.preamble = header.preamble if preamble else None
         header.save_as(folder / f"IM{number:04d}.dcm", enforce_file_format=preamble)
     return folder

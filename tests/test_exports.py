@@ -294,6 +294,32 @@ def test_a_series_that_cannot_be_referred_to_or_is_another_scans_is_refused(seri
     refused(lambda: read_source(folder, mask), "do not lie where the scan does")
 
 
+def test_frames_of_a_resampled_scan_lie_on_the_slices_where_they_were(tmp_path, capsys):
+    """Each shows the mask of the scan's slice that is nearest; distances grow by a third."""
+    (depth, *_), (step, *_) = COARSE
+    normal = grid(DIRECTIONS["oblique"], *COARSE).direction[:, 2]
+
+    def move(header, k):
+        shift = 3 * step * (k / depth) ** 2 * normal
+        header.ImagePositionPatient = [round(v, 6) for v in np.array(header.ImagePositionPatient) + shift]
+
+    mask = series_of(tmp_path / "series", change=move)
+    made = pydicom.dcmread(segmented(tmp_path / "series", mask))
+    slices = np.array([pydicom.dcmread(path).ImagePositionPatient
+                       for path in (tmp_path / "series").iterdir()])
+    assert not errors_by_dciodvfy(tmp_path / "made.dcm") and "resampled" in capsys.readouterr().err
+    planes = np.array([mask.to_world((k, 0, 0)) for k in range(len(mask.array))])
+    labels, seen = left_and_right(mask).array, 0
+    for frame, pixels in zip(made.PerFrameFunctionalGroupsSequence, made.pixel_array):
+        place = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        nearest = np.linalg.norm(planes - place, axis=1).argmin()
+        assert np.abs(slices - place).max(axis=1).min() < 1e-4
+        assert np.array_equal(pixels, labels[nearest] == number)
+        seen += pixels.sum()
+    assert seen > 0.8 * np.count_nonzero(labels)
+
+
 def test_a_disk_that_is_full_leaves_no_half_file_of_any_format(series, tmp_path, monkeypatch):
     (folder, mask), out = series, tmp_path / "out"
     scan, source = read_volume(folder), read_source(folder, mask)

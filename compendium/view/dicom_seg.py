@@ -4,12 +4,9 @@ Of the series is read only what kept_tags.toml names, so nothing else can reach 
 comments, or private tags.
 """
 
-import contextlib
-import logging
 import re
 import tomllib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom
@@ -21,6 +18,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from magunet import __version__
+from magunet.base.dicom import silently
 from magunet.base.errors import InputError, is_out_of_memory, require
 from magunet.base.provenance import whole_file
 from magunet.joints import JOINTS, Joint
@@ -31,19 +29,7 @@ TAGS = tomllib.loads(Path(__file__).with_name("kept_tags.toml").read_text(encodi
 """All that is read of a slice's header, and what may stand in its text."""
 
 
-@contextlib.contextmanager
-def _silently() -> Iterator[None]:
-    """Silences pydicom and highdicom, whose warnings quote odd values: on stderr, the patient's name."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)
-
-
-@_silently()
+@silently()
 def read_source(folder: Path, scan: Volume) -> list[pydicom.Dataset]:
     """Headers of a folder's slices in the order of ``scan``, which `read_volume` read from there.
 
@@ -52,20 +38,30 @@ def read_source(folder: Path, scan: Volume) -> list[pydicom.Dataset]:
     require(folder.is_dir(), f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the "
             "folder of the series, or leave dicom-seg out of --formats")
     names = [name for group in TAGS.values() for name in group]
+    paths = [one.path for one in ordered_slices(folder)[0]]
+    require(len({*paths}) == len(paths), f"{folder}: the slices of an enhanced CT are one file, of which no "
+            "DICOM SEG is made; choose other formats")
     headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=True)
-               for path in ordered_slices(folder)[0]]
+               for path in paths]
     for name in TAGS["uids"] + TAGS["geometry"]:
         require(all(header.get(name) for header in headers), f"{folder}: slices lack {name}, which a DICOM "
                 "SEG must refer to; export the series again from the archive, or choose other formats")
-    expected = np.array([scan.to_world((k, 0, 0)) for k in range(len(scan.array))])
-    places = np.array([header.ImagePositionPatient for header in headers], float)
-    if (places.shape != expected.shape or (headers[0].Rows, headers[0].Columns) != scan.array.shape[1:]
-            or np.linalg.norm(places - expected, axis=1).max() > scan.spacing[0] / 2):  # spaced almost evenly
-        raise InputError(f"{folder}: the slices do not lie where the scan does; leave the folder alone")
+    places, nearest = _nearest(headers, scan)
+    off = np.linalg.norm(places - [scan.to_world((k, 0, 0)) for k in nearest], axis=1)
+    require((headers[0].Rows, headers[0].Columns) == scan.array.shape[1:] and off.max() <= scan.spacing[0] / 2
+            and nearest[[0, -1]].tolist() == [0, len(scan.array) - 1],
+            f"{folder}: the slices do not lie where the scan does; leave the folder alone")
     return headers
 
 
-@_silently()
+def _nearest(headers: Sequence[pydicom.Dataset], grid: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """World coordinates of slices' first voxels, and the indices of a grid's slices that lie nearest."""
+    places = np.array([header.ImagePositionPatient for header in headers], float)
+    index = (places - grid.origin) @ grid.direction[:, 2] / grid.spacing[0]
+    return places, np.rint(index).astype(int).clip(0, len(grid.array) - 1)
+
+
+@silently()
 def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: str, run: str,
                     anonymise: bool, path: Path | str) -> None:
     """Write labels of `left_and_right` as a binary DICOM SEG with a segment a joint, whole or not at all.
@@ -78,7 +74,7 @@ def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: 
     require(joints, "the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
         _complete(header, labels.spacing[0], anonymise)
-    numbers = labels.array.clip(max=len(joints))                         # segments count from 1 without a gap
+    numbers = labels.array[_nearest(source, labels)[1]].clip(max=len(joints))        # segments count from 1
     segments = [_segment(number, joint, network) for number, joint in enumerate(joints, 1)]
     try:
         dataset = Segmentation(

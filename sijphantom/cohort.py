@@ -89,8 +89,8 @@ def make_phantoms_like(model: Cohort, root: Path, count: int, first_seed: int, p
         except InputError as error:
             raise InputError(f"{case.image}: {error}") from error
     phantoms = {first_seed + n: options[n % len(options)] for n in range(count)}
-    provenance.write_json(root / LIKE_FILE, {"like": model.root.resolve().name})
-    write_phantoms(root, phantoms, f"magunet phantoms like {model.root.name}", progress)
+    provenance.write_json(root / LIKE_FILE, {"like": project.typed_name(model.root)})
+    write_phantoms(root, phantoms, f"magunet phantoms like {project.typed_name(model.root)}", progress)
 
 
 def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, progress: Progress) -> None:

@@ -47,7 +47,9 @@ def format_names(text: str) -> tuple[str, ...]:
 
 
 OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FORMATS)}; default: all"), PLAIN,
-          argument("--anonymise", action="store_true", help="neutral file names; no patient in DICOM SEG"))
+          argument("--anonymise", action="store_true", help="neutral file names; no patient in DICOM SEG"),
+          argument("--overwrite", action="store_true", help="replace files that are no earlier export of the "
+                   "same scan"))
 """Arguments of verbs that write masks."""
 
 
@@ -58,7 +60,7 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
       argument("--out", type=Path, required=True, help="folder to write into"), FORCE, *OUTPUT)
 def predict(words: Words) -> None:
     from compendium.fits import with_room
-    from compendium.view.export import Exported, case_name, find_source, origin_of
+    from compendium.view.export import Exported, case_name, earlier_files, find_source, origin_of
     from magunet.body import hu_problem
     from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.volume import read_volume
@@ -74,7 +76,9 @@ def predict(words: Words) -> None:
     if problem := hu_problem(scan):
         require(words.force, f"{ct}: {problem}; or take the values as they are with --force")
         say(f"note: {ct}: {problem}; the mask may mean nothing")
-    name, mask = case_name(ct, scan, words.anonymise), _segment(with_room(model), scan, ct)
+    name = case_name(ct, scan, words.anonymise)
+    earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
+    mask = _segment(with_room(model), scan, ct)
     _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
 
 
@@ -112,7 +116,7 @@ def _segment(model, scan, path: Path):
 def _write(case, origin, out: Path, words: Words) -> None:
     """Export a case and print its files."""
     from compendium.view.export import export
-    files = export(case, origin, out, words.formats, words.anonymise)
+    files = export(case, origin, out, words.formats, words.anonymise, words.overwrite)
     if not case.prediction.array.any():
         say(f"note: {case.name}: the network found no joint; the mask is empty")
     print(*files, sep="\n")

@@ -1,10 +1,13 @@
 """All files that one scan and its masks are exported to.
 
 No file holds anything of a DICOM header, but the DICOM SEG what the standard requires; and none holds a path,
-or the name of a DICOM series' folder, which often is the patient's.
+the name of a DICOM series' folder, which often is the patient's, or the name of what a link leads to.
 """
 
-from collections.abc import Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +22,9 @@ from compendium.view.meshes import surface_mesh, write_stl
 from compendium.view.segments import write_segments
 from magunet import __version__
 from magunet.base.errors import InputError, require
+from magunet.base.project import typed_name
 from magunet.base.progress import say
-from magunet.base.provenance import file_hash, write_json
+from magunet.base.provenance import file_hash, read_json, whole_file, write_json
 from magunet.body import body_extent
 from magunet.joints import JOINTS, Joint, left_and_right, midline
 from magunet.predict import WEIGHTS_FILE, Model
@@ -34,6 +38,11 @@ from magunet.volume import (
     voxel_hash,
     write_volume,
 )
+
+OTHERWISE = "give another --out, or --overwrite to replace it"
+"""What to do about a file that is in the way."""
+EARLIER = "sha256_of_earlier_files"
+"""In a report, of files of earlier exports of its scan, if there are any."""
 
 
 class Exported(NamedTuple):
@@ -51,7 +60,7 @@ class Exported(NamedTuple):
 def origin_of(run: Path, model: Model) -> dict:
     """What made a prediction: run folder, network, profile, seed, hashes of weights and training data, and
     the side in mm of the square around the body that the network sees."""
-    return {"run": run.resolve().name, "network": model.record["network"], "profile": model.settings.profile,
+    return {"run": typed_name(run), "network": model.record["network"], "profile": model.settings.profile,
             "seed": model.record["seed"], "sha256_of_weights": file_hash(run / WEIGHTS_FILE),
             "hash_of_training_data": model.record["data_hash"],
             "sees_square_of_mm": round(model.record["pixel_mm"] * model.settings.size, 1)}
@@ -59,10 +68,10 @@ def origin_of(run: Path, model: Model) -> dict:
 
 def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
     """How a scan's files begin: as its own name; DICOM series, and with ``anonymise``, ``ct-`` and a hash."""
-    path = path.resolve()
+    name = typed_name(path)
     if anonymise or path.is_dir():
         return f"ct-{voxel_hash(scan)[:10]}"
-    return next((path.name[:-len(e)] for e in FILE_ENDINGS if path.name.lower().endswith(e)), path.name)
+    return next((name[:-len(e)] for e in FILE_ENDINGS if name.lower().endswith(e)), name)
 
 
 def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list[pydicom.Dataset] | None:
@@ -79,24 +88,44 @@ def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list
         return None
 
 
+def earlier_files(out: Path, name: str, scan: Volume, overwrite: bool = False) -> dict[str, str]:
+    """Files in ``out`` of earlier exports of this very scan, and their hashes, by its JSON report.
+
+    Raises InputError where that report is another scan's, or none of magunet's, unless ``overwrite``.
+    """
+    path, voxels, files = out / f"{name}_sij.json", None, {}
+    if not os.path.lexists(path):
+        return files
+    try:
+        report = read_json(path)
+        voxels, files = report["scan"]["sha256_of_voxels"], {**report["sha256_of_files"]}
+        files = {**report.get(EARLIER, {}), **files}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass                                                # somebody's own file
+    ours = voxels == voxel_hash(scan)
+    require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
+    return files if ours else {}
+
+
 def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | None = None,
-           anonymise: bool = False) -> list[Path]:
+           anonymise: bool = False, overwrite: bool = False) -> list[Path]:
     """Write a case, with `origin_of` its model, into the folder ``out``; returns the files' paths.
 
     A joint without voxels gets no mesh, and an empty mask no DICOM SEG: a note says so, and that file of an
     earlier export is removed. Files in other formats stay, with a note. Raises InputError for a mask on
-    another grid, and when a DICOM SEG is asked for and cannot be made.
+    another grid, when a DICOM SEG is asked for and cannot be made, and, before anything is written, where a
+    file is there that is no earlier export of this scan, unless ``overwrite``.
     """
+    earlier = earlier_files(out, case.name, case.scan, overwrite)
     masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
     for name, mask in masks.items():
         if not same_geometry(case.scan, mask):
             raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan")
-    labels, files, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
+    labels, names, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
     model = "{network}, profile {profile}, seed {seed}".format_map(origin)
-    jobs = [("json", "sij.json", lambda path: write_json(path, _report(case, origin, labels, files))),
-            ("png", "sij.png", lambda path: save_figure(
-                three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
-                f"{model}; run {origin['run']}", vector=False))]
+    jobs = [("png", "sij.png", lambda path: save_figure(
+        three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
+        f"{model}; run {origin['run']}", vector=False))]
     for name, both in labels.items():
         whole = both.with_array(np.uint8(both.array != 0))
         jobs += [("nifti", f"{name}.nii.gz", partial(write_volume, whole)),
@@ -106,21 +135,41 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         jobs += [("dicom-seg", "sij.dcm", partial(write_dicom_seg, labels["sij"], case.source,
                                                   origin["network"], origin["run"], anonymise))]
     optional = {"stl"} | ({"dicom-seg"} if formats is None or not case.prediction.array.any() else set())
-    for form, ending, write in sorted(jobs, key=lambda job: FORMATS.index(job[0])):
-        path = out / f"{case.name}_{ending}"
-        if form not in (formats or FORMATS):
-            older += [path.name] * path.exists()
-            continue
-        try:
-            write(path)
-            files.append(path)
-        except InputError as error:
-            if form not in optional:
-                raise
-            path.unlink(missing_ok=True)
-            say(f"note: {path.name} is not written: {error}")
+    with tempfile.TemporaryDirectory(prefix="magunet-") as folder:
+        for form, ending, write in sorted(jobs, key=lambda job: FORMATS.index(job[0])):
+            path = Path(folder, f"{case.name}_{ending}")
+            if form not in (formats or FORMATS):
+                older += [path.name] * (out / path.name).exists()
+                continue
+            names.append(path.name)
+            try:
+                write(path)
+            except InputError as error:
+                if form not in optional:
+                    raise
+                say(f"note: {path.name} is not written: {error}")
+        hashes = {path.name: file_hash(path) for path in map(Path(folder).joinpath, names) if path.exists()}
+        for path in filter(os.path.lexists, (out / name for name in names)):
+            ours = path.is_file() and file_hash(path) in (earlier.get(path.name), hashes.get(path.name))
+            require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
+        json, report = out / f"{case.name}_sij.json", _report(case, origin, labels, hashes)
+        files = [out / name for name in names if name in hashes]
+        if "json" in (formats or FORMATS):              # before what it lists, so that all that is, is known
+            write_json(json, report | ({EARLIER: earlier} if earlier else {}))
+            files.append(json)
+        else:
+            older += [json.name] * json.exists()
+        for name in names:
+            if name in hashes:
+                with whole_file(out / name) as part:
+                    shutil.copyfile(Path(folder, name), part)
+            else:
+                (out / name).unlink(missing_ok=True)
     if older:
         say(f"note: of an earlier export, perhaps of another prediction, are still: {', '.join(older)}")
+    if earlier and json in files:
+        earlier = {name: earlier[name] for name in older if name in earlier}
+        write_json(json, report | ({EARLIER: earlier} if earlier else {}))
     return files
 
 
@@ -130,7 +179,7 @@ def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
     write_stl(surface_mesh(inside), path)
 
 
-def _report(case: Exported, origin: dict, labels: dict[str, Volume], files: Sequence[Path]) -> dict:
+def _report(case: Exported, origin: dict, labels: dict[str, Volume], hashes: Mapping[str, str]) -> dict:
     """The JSON report: grids, hashes, the model, and of each mask volumes, borders and the midline."""
     scan, masks = case.scan, {}
     for name, both in labels.items():
@@ -145,7 +194,6 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], files: Sequ
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
             "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan),
             "field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
-    hashes = {path.name: file_hash(path) for path in files}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
             "masks": masks, "sha256_of_files": hashes}
 

@@ -1,5 +1,6 @@
 """Where things lie: the folders of the compendium."""
 
+import os
 from pathlib import Path
 
 from magunet.base.errors import InputError
@@ -16,6 +17,17 @@ def root() -> Path:
             return folder
     raise InputError(f"{here}: not inside a magunet compendium (no {MARKER} folder here or above); "
                      "change to the folder you cloned")
+
+
+def typed(path: Path) -> Path:
+    """Absolute, and as the user typed it: unlike `Path.resolve`, it never holds the names of links' targets."""
+    here = os.environ.get("PWD", "")                        # where the shell went, perhaps along a link
+    return Path(here if os.path.isdir(here) and os.path.samefile(here, ".") else os.getcwd(), path)
+
+
+def typed_name(path: Path) -> str:
+    """The last part of a path as the user typed it, also of ``.`` and ``..``."""
+    return os.path.basename(os.path.normpath(typed(path)))
 
 
 def data() -> Path:

@@ -148,8 +148,8 @@ def read_volume(path: Path | str) -> Volume:
     state where it lies; for DICOM also when slices are missing, doubled, or of several series.
     """
     path = Path(path)
-    require(path.exists() or not path.is_symlink(), f"{path}: a link to a file that is not there; fetch it, as "
-            "by 'git annex get'")
+    require(path.exists() or not path.is_symlink(), f"{path}: a link to a file that is not there; fetch "
+            "it, as by 'git annex get'")
     require(path.exists(), f"{path}: no such file or folder")
     require(path.is_dir() or path.name.lower().endswith(FILE_ENDINGS), f"{path}: not a format magunet reads; "
             f"give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from compendium.verbs import FORCE, PROFILE, SEED, Words, argument, verb, whole_number
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
+from magunet.base.project import typed
 from magunet.base.progress import track
 
 
@@ -47,10 +48,10 @@ def cohort(words: Words) -> None:
 def import_(words: Words) -> None:
     from compendium.importing.bones import BoneNumbers
     from compendium.importing.sources import import_cases, own_cases, published_cases
-    base, out = words.src.resolve(), words.out.resolve()
+    base, out = typed(words.src), typed(words.out)
     numbers = {bone: tuple(values) for bone in BoneNumbers._fields if (values := getattr(words, bone))}
     if words.source == "labelmap":
-        labels = words.labels and words.labels.resolve()
+        labels = words.labels and typed(words.labels)
         cases = own_cases(base, labels, BoneNumbers(**numbers), words.patient)
         base = base.parent if base.is_file() else base
     else:

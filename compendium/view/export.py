@@ -22,8 +22,8 @@ from compendium.view.meshes import surface_mesh, write_stl
 from compendium.view.segments import write_segments
 from magunet import __version__
 from magunet.base.errors import InputError, require
-from magunet.base.project import typed_name
 from magunet.base.progress import say
+from magunet.base.project import typed_name
 from magunet.base.provenance import file_hash, read_json, whole_file, write_json
 from magunet.body import body_extent
 from magunet.joints import JOINTS, Joint, left_and_right, midline

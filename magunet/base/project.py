@@ -20,7 +20,7 @@ def root() -> Path:
 
 
 def typed(path: Path) -> Path:
-    """Absolute, and as the user typed it: unlike `Path.resolve`, it never holds the names of links' targets."""
+    """Absolute, and as the user typed it: unlike `Path.resolve`, it never names what a link leads to."""
     here = os.environ.get("PWD", "")                        # where the shell went, perhaps along a link
     return Path(here if os.path.isdir(here) and os.path.samefile(here, ".") else os.getcwd(), path)
 

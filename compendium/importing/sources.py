@@ -44,7 +44,7 @@ def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
     require(folder.is_dir(), f"{folder}: no such folder; unpack the data set there")
     require(not folder.resolve().is_relative_to(out.resolve()),
             f"{out}: --out must not be the data set's own folder, nor hold it; give a new one")
-    layout, files, cases = LAYOUTS[source], _files_below(folder, without=out), {}
+    layout, files, cases = LAYOUTS[source], _files_below(folder, without=out.resolve()), {}
     images = {key: Path(match.string) for key, match in reversed(_matches(layout["images"], files))}
     numbers, segments = BoneNumbers(*map(tuple, layout["numbers"])), tuple(layout.get("segments", ()))
     for key, match in _matches(layout["labels"], files):
@@ -101,8 +101,9 @@ def stem(path: Path) -> str:
 
 def _files_below(folder: Path, without: Path | None = None) -> list[Path]:
     """Volumes in a folder and below it, in order; none that are hidden or lie in ``without``."""
-    return sorted(path for path in folder.rglob("*") if path.name.lower().endswith(FILE_ENDINGS)
-                  and not path.name.startswith(".") and not (without and path.parent.resolve().is_relative_to(without.resolve())))
+    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(FILE_ENDINGS)
+                   and not path.name.startswith("."))
+    return [path for path in files if not (without and path.parent.resolve().is_relative_to(without))]
 
 
 def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:

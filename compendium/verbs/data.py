@@ -5,8 +5,8 @@ from pathlib import Path
 from compendium.verbs import FORCE, PROFILE, SEED, Words, argument, verb, whole_number
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
-from magunet.base.project import typed
 from magunet.base.progress import track
+from magunet.base.project import typed
 
 
 @verb("download the real sample CT and derive its joint mask", "sample")

@@ -5,6 +5,7 @@ what), 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 import argparse
+import codecs
 import signal
 import sys
 import tomllib
@@ -44,6 +45,12 @@ class Ended(KeyboardInterrupt):
     import, Python ends itself by SIGINT, whatever the exit status."""
 
 
+def _shown(error: UnicodeError) -> tuple[bytes, int]:
+    """What to print of characters that the terminal lacks: the bytes of a file's name, else "?"."""
+    text = error.object[error.start:error.end]
+    return bytes(ord(c) - 0xDC00 if "\udc80" <= c <= "\udcff" else ord("?") for c in text), error.end
+
+
 def _end(number: int, frame: object) -> None:
     raise Ended
 
@@ -56,6 +63,9 @@ def main(command_line: list[str] | None = None) -> int:
     """
     if command_line is None:
         command_line = sys.argv[1:]
+        codecs.register_error("shown", _shown)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.reconfigure(errors="shown")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     if command_line and command_line[0] in GONE:

@@ -1,8 +1,9 @@
 """The rows of each table, and the networks that a profile trains for them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from compendium.paper import TABLES, Row
+from magunet.base import profiles
 from magunet.base.errors import require
 from magunet.studies import ALIASES
 
@@ -12,6 +13,9 @@ LEFT_OUT = {4: ("+MFF+LGAG",)}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet")}
 """Networks a user may take instead, by table; shown where they have been trained, as profile gpu does."""
+
+SWITCH = {"none": None, "true": True, "false": False}
+"""Snakemake hands over True, and words as text."""
 
 
 def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
@@ -35,6 +39,20 @@ def grid(profile: str, beyond: bool | None = None) -> list[str]:
     more = BEYOND if (profile == "gpu" if beyond is None else beyond) else {}
     rows = [row for table in range(1, len(TABLES) + 1) for row in study_rows(table, more.get(table, ()))]
     return list(dict.fromkeys(trained_as(row.network) for row in rows))
+
+
+def workflow_settings(config: Mapping) -> tuple[profiles.Settings, list[str]]:
+    """The settings of a workflow and its networks, by Snakemake's ``--config``.
+
+    Raises InputError for a key or a value that means nothing, else a default would be taken in silence.
+    """
+    for key in config:
+        require(key in ("profile", "beyond"), f"--config {key}: there are only profile=NAME and beyond=true")
+    name, beyond = config.get("profile", "smoke"), str(config.get("beyond")).lower()
+    require(beyond in SWITCH, f"--config beyond={config.get('beyond')}: must be true or false")
+    settings = profiles.load(str(name))
+    require(settings.profile == name, f"--config profile={name}: must be a name, without a folder or .yaml")
+    return settings, grid(settings.profile, SWITCH[beyond])
 
 
 def trained_as(network: str) -> str:

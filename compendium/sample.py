@@ -55,19 +55,20 @@ def fetch_sample() -> Sample:
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
     code, record = provenance.code_hash(target, bones), sample.mask.with_name("sij.txt")
-    if not (sample.mask.exists() and record.exists() and record.read_text() == code):
+    if not (sample.mask.exists() and record.exists() and record.read_text("utf-8") == code):
         write_volume(bones.derive_pelvis(read_volume(sample.bones), bones.BoneNumbers()).mask, sample.mask)
-        record.write_text(code)
+        record.write_text(code, encoding="utf-8")
     return sample
 
 
 def _download(folder: Path) -> Path:
     """The archive, by pip from the index that this machine uses."""
     pin, archive = folder / "pin.txt", folder / f"{PACKAGE}-{VERSION}.tar.gz"
-    pin.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n")
+    pin.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
                "--no-binary", PACKAGE, "--require-hashes", "--requirement", str(pin), "--dest", str(folder)]
-    process = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    process = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL,
+                             encoding="utf-8", errors="replace")
     reason = ["no reason", *(line for line in process.stderr.splitlines() if line.startswith("ERROR"))][-1]
     require(not process.returncode and archive.exists(), "the sample CT could not be downloaded with pip "
             f"({reason.strip()[:160]}); check the network connection and run 'magunet sample' again")

@@ -14,7 +14,7 @@ import numpy as np
 from magunet.base import provenance
 from magunet.base.errors import InputError, require
 from magunet.body import hu_problem
-from magunet.volume import ENDING, Volume, corners, read_volume, same_geometry
+from magunet.volume import ENDING, Volume, corners, extent_problem, read_volume, same_geometry
 
 SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""
@@ -133,7 +133,7 @@ def case_problems(case: Case, image: Volume | None, label: Volume | None) -> lis
     """What makes a case useless for training, a line a problem; None is for a file that cannot be read.
 
     It is a mask that does not lie voxel on voxel of its scan, holds other values than 0 and 1 or only one of
-    them, and a scan whose values are not HU, if dataset.json does not say that they are to be taken.
+    them, a scan of the wrong size, or whose values are not HU, if dataset.json does not say to take them.
     """
     lines, label_path, image_path = [], case.label, case.image
     if image and label and not same_geometry(image, label):
@@ -149,6 +149,8 @@ def case_problems(case: Case, image: Volume | None, label: Volume | None) -> lis
     elif len(values) < 2:
         content = "fills the volume" if values.any() else "is empty"
         lines.append(f"{label_path}: the mask {content}; remove the case or label it")
+    if image and (problem := extent_problem(image)):
+        lines.append(f"{image_path}: {problem}")
     if image and not case.info.get(ANY_VALUES) and (problem := hu_problem(image)):
         lines.append(f"{image_path}: {problem}")
     return lines

@@ -140,7 +140,7 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
                           "learning_rate": settings.learning_rate * factor, "step_seconds": step_seconds})
         state.order, state.losses, state.seconds = [], [], 0.0
         with whole_file(folder / LOG_FILE) as part:         # first: a finished training lacks no line
-            part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log))
+            part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log), encoding="utf-8")
         if epoch == settings.epochs or time.monotonic() - last_save >= EPOCH_SECONDS[device.type]:
             checkpoint.save(state, path, settings_hash)
             last_save = time.monotonic()

@@ -25,6 +25,8 @@ FILE_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".mha", ".mhd")
 """Of the files that `read_volume` reads."""
 AXIS_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 """World axis x, y, z -> letter of its negative and positive end in LPS coordinates."""
+UNSTATED = "does not state which of its sides is the patient's left"
+"""Of a NIfTI file with both codes 0, an NRRD without a space, a MetaImage without a matrix."""
 BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
 """Faces of a volume, in the order of its axes."""
 
@@ -84,6 +86,17 @@ def corners(volume: Volume) -> np.ndarray:
     return np.array([volume.to_world(index) for index in itertools.product(*ends)])
 
 
+def extent_problem(volume: Volume) -> str | None:
+    """Why no CT of a pelvis is as large or as small as this one, None if one can be.
+
+    A crop around one joint is 60 mm wide or deep; a scan in cm that is taken to be in mm is not.
+    """
+    sides = np.abs(volume.direction) @ np.multiply(volume.array.shape, volume.spacing)[::-1]
+    return None if 60 <= sides[:2].max() <= 1200 and sides[2] <= 2500 else (
+        "is {:.4g} mm wide, {:.4g} mm deep and {:.4g} mm high, which no CT of a pelvis is; perhaps its voxel "
+        "spacing is not in mm: export it again".format(*sides))
+
+
 def same_geometry(a: Volume, b: Volume, tolerance: float = 0.01) -> bool:
     """True when the grids have one shape and no corner lies more than ``tolerance`` mm apart."""
     same_shape = a.array.shape == b.array.shape
@@ -110,13 +123,23 @@ def orientation(volume: Volume) -> str:
     return "".join(orientations.ornt2axcodes(_axes(volume), AXIS_LETTERS))
 
 
-def reorient(volume: Volume, code: str) -> Volume:
-    """The same voxels with axes permuted and flipped to ``code``; nothing is interpolated or lost.
+def directions(code: str) -> np.ndarray:
+    """LPS directions (3, 3) of axes whose index grows the way that three letters such as "LPS" say.
 
     Raises InputError when ``code`` is not three of L/R, A/P, I/S in some order.
     """
     require(len(code) == 3 and all(len(set(code) & set(letters)) == 1 for letters in AXIS_LETTERS),
             f"orientation must be three letters such as LPS or RAS, not {code!r}")
+    axes, signs = orientations.axcodes2ornt(code, AXIS_LETTERS).T
+    return np.eye(3)[:, axes.astype(int)] * signs + 0.0               # no -0.0
+
+
+def reorient(volume: Volume, code: str) -> Volume:
+    """The same voxels with axes permuted and flipped to ``code``; nothing is interpolated or lost.
+
+    Raises InputError as `directions` does.
+    """
+    directions(code)
     turn = orientations.ornt_transform(_axes(volume), orientations.axcodes2ornt(code, AXIS_LETTERS))
     back = orientations.inv_ornt_aff(turn, volume.array.shape[::-1])        # new index -> old index, x-y-z
     array = np.ascontiguousarray(orientations.apply_orientation(volume.array.T, turn).T)
@@ -141,11 +164,13 @@ def onto_grid(volume: Volume, grid: Volume, value: float = 0) -> Volume:
     return grid.with_array(np.pad(inside, margins.T, constant_values=value))
 
 
-def read_volume(path: Path | str) -> Volume:
+def read_volume(path: Path | str, code: str | None = None) -> Volume:
     """Read a DICOM folder, or a NIfTI, NRRD, MHA or MHD file.
 
-    Raises InputError, naming the file, when it is missing, damaged, not 3D, has colour channels, or does not
-    state where it lies; for DICOM also when slices are missing, doubled, or of several series.
+    code: the `orientation` of a file that does not state it; its position is turned as its axes are.
+    Raises InputError, naming the file, when it is missing, damaged, not 3D, has colour channels, does not
+    state where it lies or states another code; for DICOM also when slices are missing, doubled, or of several
+    series.
     """
     path = Path(path)
     require(path.exists() or not path.is_symlink(), f"{path}: a link to a file that is not there; fetch "
@@ -154,18 +179,25 @@ def read_volume(path: Path | str) -> Volume:
     require(path.is_dir() or path.name.lower().endswith(FILE_ENDINGS), f"{path}: not a format magunet reads; "
             f"give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")
     if path.is_dir():
-        array, *grid = read_series(path)
+        array, *grid, stated = *read_series(path), True
     elif path.name.lower().endswith(NIFTI_ENDINGS):
-        array, *grid = read_nifti(path)
+        array, *grid, stated = read_nifti(path)
     else:
-        image = itk.read_image(path)
+        image, stated = itk.read_image(path)
         array = itk.load().GetArrayFromImage(image)
         grid = image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection()
+    require(stated or code, f"{path}: {UNSTATED}; convert it anew from DICOM, or if you know it, tell "
+            "predict or import by --orientation")
     most = max(float(array.max()), -float(array.min())) if array.size and array.dtype.kind in "iuf" else 0
     require(most <= 10**6, f"{path}: holds NaN, infinite values or such beyond 1,000,000, which no CT has; "
             "export it again")                                              # metal is 30,000 HU
     try:
-        return Volume(array, *grid)
+        volume = Volume(array, *grid)
+        own = orientation(volume)
+        require(not stated or code in (None, own), f"states its own orientation: {own}, not {code}")
+        turn = np.eye(3) if stated else directions(code) @ volume.direction.T
+        place = tuple((turn @ volume.origin).tolist())
+        return replace(volume, origin=place, direction=turn @ volume.direction)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -22,7 +22,7 @@ from test_check import pelvis
 
 from magunet.volume import FILE_ENDINGS, Volume
 
-SCAN = pelvis(0, (6, 20, 22))[0]
+SCAN = pelvis(0, (6, 30, 32))[0]
 """A sound one; on another grid than those of the cohorts."""
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 ZEROS = gzip.compress(bytes(2**24)) * 64
@@ -92,7 +92,7 @@ def huge(content: bytes) -> bytes:
     if content.startswith(b"\x1f\x8b"):
         header = gzip.decompress(content)[:352]
         return gzip.compress(header[:42] + struct.pack("<3h", *[32000] * 3) + header[48:]) + ZEROS
-    return content.replace(b"22 20 6", b"60000 60000 60000") + ZEROS
+    return content.replace(b"32 30 6", b"60000 60000 60000") + ZEROS
 
 
 # DICOM ------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ JPEG, JPEG_2000 = compressed("JPEG"), compressed("JPEG2000")
 LOCALISERS = tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
 MANY_FRAMES = tags(NumberOfFrames=6, PixelData=SCAN.array.astype("<i2").tobytes())
 COLOUR = tags(SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0, BitsAllocated=8,
-              BitsStored=8, HighBit=7, PixelRepresentation=0, PixelData=bytes(20 * 22 * 3), RescaleSlope=None,
+              BitsStored=8, HighBit=7, PixelRepresentation=0, PixelData=bytes(30 * 32 * 3), RescaleSlope=None,
               RescaleIntercept=None)
 
 
@@ -198,6 +198,8 @@ UNSTATED = "does not state three dimensions ... copy or export it again"
 UNREADABLE = "cannot be read ... copy or export it again"
 """By SimpleITK."""
 DAMAGED = "damaged ... copy or export it again"
+NO_SIDES = "does not state which of its sides is the patient's left ... DICOM ... by --orientation"
+SPACE = "space: left-posterior-superior"
 RGB, AXES, STEPS = SimpleITK.sitkVectorUInt8, "1 0 0 0 1 0 0 0 1", "space directions: (2,0,0) (0,2,0) (0,0,3)"
 TRUNCATED = spoilt(lambda content: content[:len(content) * 3 // 4])
 BY_MESSAGE = {
@@ -208,9 +210,9 @@ BY_MESSAGE = {
     "4 dimensions ... one channel": {f"a{end}, RGB": image((6, 5, 4), RGB) for end in (".nrrd", ".mha")},
     "complex64 ... export magnitude or HU": {
         f"a{end}, complex": image((6, 5, 4), SimpleITK.sitkComplexFloat32) for end in (".nii.gz", ".nrrd")},
-    "(1, 20, 22) ... at least 2 of each": {"a.nii.gz, one slice": voxels(lambda a: a[:1])},
-    "(6, 20, 1) ... at least 2 of each": {
-        "a.mha, one column": voxels(lambda a: np.resize(np.int16([-1000, 700] + [0] * 18), (6, 20, 1)))},
+    "(1, 30, 32) ... at least 2 of each": {"a.nii.gz, one slice": voxels(lambda a: a[:1])},
+    "(6, 30, 1) ... at least 2 of each": {
+        "a.mha, one column": voxels(lambda a: np.resize(np.int16([-1000, 700] + [0] * 18), (6, 30, 1)))},
     "not a format magunet reads ... give a DICOM folder": {
         "a.png, a picture": text(PNG), "a.dcm, a slice": text("DICM"), "scan, without ending": text("?"),
         "a.nrrd.gz, compressed once more": text(gzip.compress(b"NRRD0004"))},
@@ -230,7 +232,7 @@ BY_MESSAGE = {
         "a.nii, voxels in the header": packed((108, "f", 0)),
         "a.nii, a pair without its other half": packed((344, "4s", b"ni1"))},
     "truncated ... copy or export it again": {"a.nii, truncated": TRUNCATED},
-    "truncated ... Expected 5280 bytes ... copy or export it again": {
+    "truncated ... Expected 11520 bytes ... copy or export it again": {
         "a.nii, header alone": spoilt(lambda content: content[:352])},
     "more voxels than there is memory for ... export it again": {
         "a.nii, of too many voxels": packed((42, "3h", 32767, 32767, 32767)),
@@ -267,17 +269,33 @@ BY_MESSAGE = {
     f"spacing ... {UNREADABLE}": {
         "a.mha, spacing 0": worded("ElementSpacing = 2", "ElementSpacing = 0"),
         "a.nrrd, spacing 0": worded("(2,0,0)", "(0,0,0)")},
+    NO_SIDES: {
+        "a.nii, codes 0": packed((252, "2h", 0, 0)),
+        "a.mha, no matrix": worded(f"TransformMatrix = {AXES}\n", ""),
+        "a.mha, matrix misspelt": worded("TransformMatrix", "transformmatrix"),
+        **{f"a.nrrd, {space}": worded(SPACE, space) for space in (
+            "space dimension: 3", "space: scanner-xyz", "space: 3D-left-handed", "space: 3D-right-handed")}},
+    "sform (LPS) and qform (LPI) disagree about the sides ... set_sform": {
+        "a.nii, qform mirrored": packed((252, "2h", 1, 2), (76, "f", -1))},
+    "sform (LPS) and qform (ALS) disagree ... set_sform": {
+        "a.nii, qform turned": packed((252, "2h", 2, 1), (264, "f", 0.5))},
+    "['cm', 'mm'] ... export it again with one of ['mm'": {
+        "a.nrrd, two units": worded(SPACE, f'{SPACE}\nspace units: "mm" "cm" "mm"')},
+    "['in'] ... export it again": {"a.nrrd, inches": worded(SPACE, f'{SPACE}\nspace units: "in" "in" "in"')},
+    "6.4 mm wide, 6 mm deep and 1.8 mm high ... spacing is not in mm ... export it again": {
+        "a.nrrd, in cm": worded(STEPS, "space directions: (.2,0,0) (0,.2,0) (0,0,.3)")},
+    "640 mm wide, 6000 mm deep ... is not in mm": {"a.mha, deep": worded("2 2 3", "20 200 3")},
     "must be positive ... to 1000 mm ... export it again": {
         "a.mha, spacing of kilometres": worded("2 2 3", "2 2 3e6")},
-    "no voxels ... export it again": {"a.mha, without slices": worded("22 20 6", "22 20 0")},
-    f"size is zero ... {UNREADABLE}": {"a.nrrd, without slices": worded("22 20 6", "22 20 0")},
+    "no voxels ... export it again": {"a.mha, without slices": worded("32 30 6", "32 30 0")},
+    f"size is zero ... {UNREADABLE}": {"a.nrrd, without slices": worded("32 30 6", "32 30 0")},
     UNREADABLE: {
         "a.mha, no axes": worded(AXES, "0 0 0 0 0 0 0 0 0"),
-        "a.mha, of too many slices": worded("22 20 6", "22 20 60000"),
+        "a.mha, of too many slices": worded("32 30 6", "32 30 60000"),
         "a.mha, of another file": worded("LOCAL", "../../secret.raw"),
         "a.mhd, without its voxels": worded("ElementDataFile = a.raw", "ElementDataFile = b.raw"),
         **{f"a{end}, claims to be huge": spoilt(huge) for end in (".nrrd", ".mha")},
-        **{f"a{end}, too large": worded("22 20 6", "60000 60000 60000") for end in (".nrrd", ".mha")}},
+        **{f"a{end}, too large": worded("32 30 6", "60000 60000 60000") for end in (".nrrd", ".mha")}},
     f"PixelType ... {UNREADABLE}": {"a.mha, of unknown numbers": worded("MET_SHORT", "MET_OTHER")},
     f"secret.raw ... {UNREADABLE}": {
         "a.nrrd, of another file": worded("encoding", "data file: secret.raw\nencoding")},
@@ -317,7 +335,7 @@ SERIES = {
     "third slice cut in its last pixels": (cut(-40, 3), f"IM0003.dcm ... {AGAIN}"),
     "last slice a text": (filed(text("not found " * 99), 6), f"IM0006.dcm ... {NO_SLICE}"),
     "last slice without pixels": (tags(6, PixelData=None), f"IM0006.dcm ... {NO_SLICE}"),
-    "sizes that differ": (tags(5, Rows=19, PixelData=bytes(19 * 22 * 2)), "different image sizes ... keep"),
+    "sizes that differ": (tags(5, Rows=19, PixelData=bytes(19 * 32 * 2)), "different image sizes ... keep"),
     "localisers": (LOCALISERS, SCOUT),
     "localiser among the slices": (tags(1, ImageType="LOCALIZER"), SCOUT),
     "spacing absent": (tags(PixelSpacing=None), f"Pixel Spacing is missing ... {AGAIN}"),
@@ -359,7 +377,6 @@ WORKS = {
     "padding": ("a.nrrd", voxels(lambda a: np.where(a < -900, -32768, a))),
     "floats": ("a.mha", voxels(lambda a: a.astype(np.float64))),
     "NIfTI that says no slope": ("a.nii", packed((112, "2f", np.nan, np.nan))),
-    "NIfTI without qform and sform": ("a.nii", packed((252, "2h", 0, 0))),
     "HU without rescale tags": ("series", tags(RescaleIntercept=None, RescaleSlope=None)),
     "RLE": ("series", RLE), "deflated": ("series", DEFLATED),
     "lossless JPEG": ("series", JPEG), "lossless JPEG 2000": ("series", JPEG_2000),

@@ -173,7 +173,7 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
         """In no time: what a phantom looks like is not the matter here."""
         assert (matrix, slices, thickness) == (32, (20, 24), 6.0)
         made.append(seed)
-        return phantom.Phantom(scans[seed], mask, mask, (3, 1, 1), (seed, 0), {"seed": seed})
+        return phantom.Phantom(scans[seed], mask, mask, (3, 8, 8), (seed, 0), {"seed": seed})
 
     def interrupted(items, what):
         yield items[0]
@@ -201,5 +201,5 @@ def test_interrupted_generation_goes_on_and_ends_with_the_same_files(compendium,
         assert (row["patient"], row["grade_left"], row["grade_right"]) == (f"phantom_00{seed}", seed, 0)
         for path, array in ((case.image, scans[seed]), (case.label, mask)):
             volume = read_volume(path)
-            assert np.array_equal(volume.array, array) and volume.spacing == (3, 1, 1)
+            assert np.array_equal(volume.array, array) and volume.spacing == (3, 8, 8)
             assert volume.to_world((3.5, 3.5, 3.5)) == pytest.approx([0, 0, 0])         # centred

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from bad_files import SCAN, packed
+from bad_files import AXES, SCAN, packed, worded
 from boxes import as_image, write_scan
 from conftest import refused
 from dicom_series import read, write_series
@@ -17,7 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from magunet.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume
+from magunet.base.nifti import FLIP
+from magunet.volume import (
+    Volume,
+    corners,
+    directions,
+    extent_problem,
+    orientation,
+    read_volume,
+    reorient,
+    same_geometry,
+    write_volume,
+)
 
 SPACING, ORIGIN = (2.5, 0.7, 0.9), (-10.0, 20.0, -300.0)
 TURNED = Rotation.from_euler("xyz", (20, 20, -20), degrees=True).as_matrix()
@@ -65,10 +76,81 @@ def test_a_file_gives_back_any_volume_to_magunet_and_to_simpleitk(volume, ending
     assert np.array_equal(theirs.array, volume.array) and same_geometry(volume, theirs, 1e-3)
 
 
-def test_the_sform_counts_where_it_is_the_scanners_or_alone_and_else_the_qform(tmp_path):
-    for qform, sform, expected in ((1, 1, SCAN.origin[0]), (0, 2, SCAN.origin[0]), (1, 2, 5), (2, 0, 5)):
-        packed((252, "2h", qform, sform), (268, "f", -5))(tmp_path / "a.nii")           # the qform's x
-        assert read_volume(tmp_path / "a.nii").origin[0] == expected, (qform, sform)
+def test_the_form_that_nibabel_takes_counts_and_is_said_where_the_other_is_half_a_voxel_off(tmp_path, capsys):
+    """The voxels are 2 x 2 x 3 mm."""
+    path, place, width, turn = tmp_path / "a.nii", 268, 80, 264
+    for qform, sform, *change, says in [
+            (1, 1, place, -5, "a.nii: its qform lies up to 5 mm off its sform"), (1, 2, place, -5, "5 mm"),
+            (4, 3, place, -11.01, "1.01 mm"), (1, 1, place, -10.99, ""), (0, 2, place, -5, ""),
+            (2, 0, place, -5, ""), (1, 1, turn, 0.98, "mm off"), (2, 1, width, 2.019, ""),
+            (0, 1, width, 2.019, "")]:
+        packed((252, "2h", qform, sform), (change[0], "f", change[1]))(path)
+        volume, error = read_volume(path), capsys.readouterr().err
+        affine = nibabel.load(path).affine
+        ends = itertools.product(*[(0, n - 1) for n in volume.array.shape[::-1]])
+        expected = nibabel.affines.apply_affine(affine, sorted(ends, key=lambda end: end[::-1]))
+        assert corners(volume) == pytest.approx(expected * FLIP, abs=1e-4), (qform, sform, change)
+        assert error.count("note: ") == bool(says) and says in error, (qform, sform, change)
+
+
+def nrrd(path, space="space: LPS", directions="(2,0,0) (0,2,0) (0,0,3)", origin="(1,2,3)"):
+    header = ("NRRD0005\ntype: short\ndimension: 3\n{}\nsizes: 32 30 6\nspace directions: {}\nencoding: raw\n"
+              "endian: little\nspace origin: {}\n\n")
+    path.write_bytes(header.format(space, directions, origin).encode() + SCAN.array.tobytes())
+    return path
+
+
+def test_of_a_file_that_states_no_sides_axes_and_position_are_as_told(tmp_path):
+    """By the letters of nibabel; the position is turned with the axes."""
+    packed((252, "2h", 0, 0))(tmp_path / "a.nii")
+    worded(f"TransformMatrix = {AXES}\n", "")(tmp_path / "a.mha")
+    nrrd(tmp_path / "a.nrrd", "space dimension: 3")
+    nrrd(tmp_path / "b.nrrd", "space: scanner-xyz", "(0,2,0) (2,0,0) (0,0,3)")       # as if it were P, L, S
+    for name, code in itertools.product(("a.nii", "a.mha", "a.nrrd", "b.nrrd"), ("RAS", "LAS", "LPS", "SPR")):
+        volume = read_volume(tmp_path / name, code)
+        affine = nibabel.affines.from_matvec(FLIP[:, None] * volume.direction * volume.spacing[::-1])
+        assert "".join(nibabel.aff2axcodes(affine)) == orientation(volume) == code, (name, code)
+        assert np.array_equal(volume.array, SCAN.array) and volume.spacing == SCAN.spacing, (name, code)
+        places = {"RAS": (-1, -2, 3), "LAS": (1, -2, 3), "LPS": (1, 2, 3), "SPR": (-3, 2, 1)}
+        first = {"a.nii": (0, 0, 0), "a.mha": (0, 0, 0), "a.nrrd": places[code]}
+        assert volume.origin == first.get(name, volume.origin), (name, code)
+    assert read_volume(tmp_path / "b.nrrd", "LPS").origin == (2, 1, 3)
+    refused(partial(read_volume, tmp_path / "a.nii", "RAX"), "a.nii", "LPS or RAS, not 'RAX'")
+    assert read_volume(nrrd(tmp_path / "a.nrrd"), "LPS").origin == (1, 2, 3)
+    refused(partial(read_volume, tmp_path / "a.nrrd", "RAS"), "a.nrrd: states its own orientation: LPS, not")
+
+
+def test_spaces_of_nrrd_and_units_of_length_are_honoured(tmp_path):
+    for (space, sides, origin), (unit, mm) in itertools.product(
+            [("RAS", "RAS", (-1, -2, 3)), ("right-anterior-superior", "RAS", (-1, -2, 3)),
+             ("LAS", "LAS", (1, -2, 3)), ("left-posterior-superior", "LPS", (1, 2, 3))],
+            [(None, 1), ("mm", 1), ("cm", 10), ("m", 1000), ("um", 0.001)]):
+        units = f'\nspace units: "{unit}" "{unit}" "{unit}"' if unit else ""
+        steps = [f"({','.join(map(str, row))})" for row in np.diag((2, 2, 3)) / mm]
+        place = "({},{},{})".format(*np.divide((1, 2, 3), mm))
+        volume = read_volume(nrrd(tmp_path / "a.nrrd", f"space: {space}{units}", " ".join(steps), place))
+        assert volume.spacing == pytest.approx((3, 2, 2)) and orientation(volume) == sides, (space, unit)
+        assert volume.origin == pytest.approx(origin), (space, unit)
+    for code, mm in {0: 1, 1: 1000, 2: 1, 3: 0.001}.items():                 # of NIfTI
+        packed((123, "B", code), (80, "3f", 2 / mm, 2 / mm, 3 / mm), *[
+            (280 + 20 * axis, "f", step / mm) for axis, step in enumerate((-2, -2, 3))])(tmp_path / "a.nii")
+        assert read_volume(tmp_path / "a.nii").spacing == pytest.approx((3, 2, 2)), code
+    worded("ElementSpacing = 2 2 3", "DistanceUnits = cm\nElementSpacing = .2 .2 .3")(tmp_path / "a.mha")
+    assert read_volume(tmp_path / "a.mha").spacing == pytest.approx((3, 2, 2))
+
+
+def test_no_pelvis_is_smaller_than_a_crop_around_one_joint_or_larger_than_a_scanner():
+    for shape, spacing, direction, sound in [
+            ((100, 512, 512), (3, 0.7, 0.7), "LPS", True), ((20, 90, 61), (1, 1, 1), "LPS", True),
+            ((30, 60, 40), (3, 1, 1), "RAS", True), ((400, 30, 60), (1, 1, 1), "LPS", True),
+            ((30, 59, 40), (3, 1, 1), "RAS", False), ((100, 512, 512), (0.3, 0.07, 0.07), "LPS", False),
+            ((60, 59, 59), (1, 1, 1), "LPS", False), ((59, 60, 59), (1, 1, 1), "LIP", False),
+            ((2000, 500, 500), (1, 1, 1), "LPS", True), ((100, 512, 512), (30, 7, 7), "LPS", False),
+            ((260, 300, 300), (10, 1, 1), "LPS", False), ((300, 260, 300), (1, 10, 1), "LIP", False),
+            ((20, 45, 45), (1, 1, 1), "oblique", True)]:
+        axes = DIRECTIONS.get(direction) if direction in DIRECTIONS else directions(direction)
+        problem = extent_problem(Volume(np.zeros(shape, np.uint8), spacing, direction=axes))
+        assert (problem is None) == sound, (shape, spacing, direction, problem)
 
 
 def test_booleans_become_uint8_and_halves_float32_and_both_are_compressed(tmp_path):

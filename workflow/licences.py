@@ -42,7 +42,7 @@ def wanted(text: str) -> dict[str, str]:
 
 
 def table(root: Path) -> str:
-    reasons = wanted((root / "pyproject.toml").read_text())
+    reasons = wanted((root / "pyproject.toml").read_text("utf-8"))
     return HEAD + "".join(f"| {name} | {licence(name)} | {reasons[name]} |\n" for name in reasons)
 
 

@@ -52,18 +52,18 @@ def compiled(requirements: str, locked: str, binding: str, *options: str) -> str
     with tempfile.TemporaryDirectory() as folder:
         source, made, bound = (Path(folder) / name for name in ("requirements.in", "lock", "bound"))
         for path, text in ((source, requirements), (made, locked), (bound, binding)):
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         subprocess.run([sys.executable, "-m", "uv", "pip", "compile", str(source), "--constraint", str(bound),
                         "--universal",
                         "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header",
                         "--quiet",
                         "--output-file", str(made), *options], check=True)
-        return made.read_text()
+        return made.read_text("utf-8")
 
 
 def write(path: Path, kept: list[str]) -> None:
     with whole_file(path) as part:
-        part.write_text(HEADS[path] + "".join(kept))
+        part.write_text(HEADS[path] + "".join(kept), encoding="utf-8")
 
 
 def main() -> None:
@@ -71,16 +71,16 @@ def main() -> None:
     parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME",
                         help="take the newest version of this one")
     words = parser.parse_args()
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    locked = without_hashes(LOCK.read_text() + GPU_LOCK.read_text())
+    locked = without_hashes(LOCK.read_text("utf-8") + GPU_LOCK.read_text("utf-8"))
     upgrades = [f"--upgrade-package={name}" for name in words.upgrade_package]
     found = packages(compiled("\n".join(wanted), locked, "", *upgrades))
     for path in (LOCK, GPU_LOCK):
         write(path, [package for package in found if bool(GPU.match(package)) == (path == GPU_LOCK)])
     names = {package.split("==")[0] for package in found}
     for path, requirements in BESIDE.items():
-        locked = without_hashes(path.read_text()) if path.exists() else ""
+        locked = without_hashes(path.read_text("utf-8")) if path.exists() else ""
         needed = packages(compiled(requirements, locked, without_hashes("".join(found)), *upgrades))
         write(path, [package for package in needed if package.split("==")[0] not in names])
 

@@ -74,7 +74,7 @@ def main() -> None:
     scores = pd.DataFrame(rows)
     _write(scores, folder / "scores.csv")
     with provenance.whole_file(folder / CARD_FILE) as part:
-        part.write_text(card(provenance.read_json(folder / RECORD_FILE), scores))
+        part.write_text(card(provenance.read_json(folder / RECORD_FILE), scores), encoding="utf-8")
     figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan),
                           truth_name="mask from bone labels",
                           title="The real CT, and what the weights in data/weights find in it")

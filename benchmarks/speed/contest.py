@@ -125,6 +125,6 @@ def peak_megabytes() -> float:
     """Peak resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():                                     # the peak of getrusage begins with the parent's
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -70,7 +70,7 @@ def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
             "intervals.")
     lines = to_markdown(linked(table, "../../notebooks/11_paper_audit.ipynb"))
     with whole_file(path) as part:
-        part.write_text(f"# The paper's claims\n\n{text}\n\n{lines}\n")
+        part.write_text(f"# The paper's claims\n\n{text}\n\n{lines}\n", encoding="utf-8")
 
 
 def leads(scores: pd.DataFrame, better: Sequence[str], worse: Sequence[str],

@@ -20,7 +20,7 @@ from magunet.base import provenance
 from magunet.base.errors import InputError, require
 from magunet.body import hu_problem
 from magunet.cohort import ANY_VALUES
-from magunet.volume import ENDING, FILE_ENDINGS, GRID_TOLERANCE, Volume, onto_grid, read_volume
+from magunet.volume import ENDING, FILE_ENDINGS, GRID_TOLERANCE, Volume, extent_problem, onto_grid, read_volume
 
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""
@@ -37,6 +37,7 @@ class SourceCase(NamedTuple):
     labels: tuple[Path, ...]
     numbers: BoneNumbers
     segments: tuple[str, ...] = ()
+    orientation: str | None = None
 
 
 def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
@@ -111,19 +112,21 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
 
     Raises InputError when the case cannot be used.
     """
-    image, (first, *others), notes = read_volume(case.image), case.labels, []
+    image, (first, *others), notes = read_volume(case.image, case.orientation), case.labels, []
     if others:
         labels = image.with_array(np.zeros(image.array.shape, np.uint8))
         for number, path in enumerate(case.labels, 1):
             if path.exists():
-                labels.array[onto_grid(read_volume(path), image).array > 0] = number
+                labels.array[onto_grid(read_volume(path, case.orientation), image).array > 0] = number
     else:
-        labels = read_segments(first, case.segments) if case.segments else read_volume(first)
+        labels = (read_segments(first, case.segments) if case.segments else
+                  read_volume(first, case.orientation))
     upright = np.diag([-1.0, 1.0, -1.0])            # half a turn, since some CTs of VSD lie upside down
     turned = Volume(image.array, image.spacing, upright @ image.origin, upright @ image.direction)
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
+    require(not (problem := extent_problem(image)), f"{case.image}: {problem}")
     problem = None if force else hu_problem(image)
     require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
     require(force or np.percentile(image.array[pelvis.bones.array > 0], 90) >= 150,     # as in every pelvis
@@ -177,7 +180,8 @@ def _record(case: SourceCase, base: Path) -> dict:
     series = case.image.is_dir()
     files = [0 if series else case.image.stat().st_size,
              *(provenance.file_hash(path) for path in case.labels if path.exists())]
-    return {"patient": case.patient, "files": provenance.content_hash(files, case.numbers),
+    known_by = files, case.numbers, *filter(None, [case.orientation])
+    return {"patient": case.patient, "files": provenance.content_hash(*known_by),
             "source": "a DICOM series" if series else case.image.relative_to(base).as_posix(),
             "thickness_mm": target.THICKNESS, "code": provenance.code_hash(target, bones)}
 

@@ -50,6 +50,11 @@ PLAIN = argument("--plain", action="store_true", help="without the fast layers, 
 FORCE = argument("--force", action="store_true", help="take a CT although its values do not look like HU")
 """Whether to go on where `magunet.body.hu_problem` says no."""
 
+ORIENTATION = argument(
+    "--orientation", type=str.upper, metavar="RAS", help="of files that do not state it: the sides of the "
+    "patient that columns, rows and slices are counted towards, as in nibabel")
+"""What `magunet.volume.read_volume` may have to be told."""
+
 
 def export_folder(out: Path) -> Path:
     """A folder to write into. Raises InputError when it is a file, or may not be written to."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from compendium.verbs import FORCE, PROFILE, SEED, Words, argument, verb, whole_number
+from compendium.verbs import FORCE, ORIENTATION, PROFILE, SEED, Words, argument, verb, whole_number
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
 from magunet.base.progress import track
@@ -44,7 +44,7 @@ def cohort(words: Words) -> None:
       *(argument(f"--{bone}", type=int, nargs="+", metavar="N", help=f"labelmap: its numbers; {default}")
         for bone, default in (("sacrum", "25 26"), ("left-hip", "77"), ("right-hip", "78"))),
       argument("--patient", help="labelmap: whose CTs these are, if one has several; default: each its own"),
-      FORCE)
+      ORIENTATION, FORCE)
 def import_(words: Words) -> None:
     from compendium.importing.bones import BoneNumbers
     from compendium.importing.sources import import_cases, own_cases, published_cases
@@ -58,6 +58,7 @@ def import_(words: Words) -> None:
         require(not (numbers or words.labels or words.patient), f"{words.source} has its own labels and "
                 "patients; label numbers, --labels and --patient are for labelmap")
         cases = published_cases(words.source, base, out)
+    cases = [case._replace(orientation=words.orientation) for case in cases]
     imported, present, skipped = import_cases(words.source, cases, base, out, track, words.force)
     for name, note in imported.items():
         print(f"imported  {name}" + (f"  ({note})" if note else ""))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from compendium.verbs import FORCE, PLAIN, PROFILE, SEED, Words, argument, export_folder, verb
+from compendium.verbs import FORCE, ORIENTATION, PLAIN, PROFILE, SEED, Words, argument, export_folder, verb
 from compendium.view import FORMATS
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
@@ -57,13 +57,13 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
       "predict data/sample/ct.nii.gz --out out --formats nifti,png",
       argument("ct", type=Path, help="DICOM folder, NIfTI, NRRD or MHA"),
       argument("--model", type=Path, help="a run folder; default: the weights that come with magunet"),
-      argument("--out", type=Path, required=True, help="folder to write into"), FORCE, *OUTPUT)
+      argument("--out", type=Path, required=True, help="folder to write into"), ORIENTATION, FORCE, *OUTPUT)
 def predict(words: Words) -> None:
     from compendium.fits import with_room
     from compendium.view.export import Exported, case_name, earlier_files, find_source, origin_of
     from magunet.body import hu_problem
     from magunet.predict import CARD_FILE, load_model, shipped_weights
-    from magunet.volume import read_volume
+    from magunet.volume import extent_problem, read_volume
     run, ct, out = words.model or shipped_weights(), words.ct, export_folder(words.out)
     model = load_model(run, words.plain)
     if words.model is None:
@@ -71,7 +71,8 @@ def predict(words: Words) -> None:
             f"{model.record['network']}, trained on phantoms only; {run / CARD_FILE} says what they can do")
     require(not ct.is_dir() or out.resolve() != ct.resolve(),
             f"{out}: is the folder of the series, which must hold nothing else; give another --out")
-    scan = read_volume(ct)
+    scan = read_volume(ct, words.orientation)
+    require(not (problem := extent_problem(scan)), f"{ct}: {problem}")
     source = find_source(ct, scan, words.formats)
     if problem := hu_problem(scan):
         require(words.force, f"{ct}: {problem}; or take the values as they are with --force")

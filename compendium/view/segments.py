@@ -10,7 +10,7 @@ from magunet.base import itk
 from magunet.base.errors import InputError, require
 from magunet.base.provenance import whole_file
 from magunet.joints import JOINTS
-from magunet.volume import Volume
+from magunet.volume import UNSTATED, Volume
 
 
 def write_segments(labels: Volume, path: Path | str) -> None:
@@ -36,7 +36,7 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
 
     Raises InputError, naming the file, when it is damaged or names none of the segments.
     """
-    image, all_names = itk.read_image(Path(path)), ", ".join(names)
+    (image, stated), all_names = itk.read_image(Path(path)), ", ".join(names)
     array = itk.load().GetArrayFromImage(image)
     layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array   # (d, h, w, layers)
     labels = np.zeros(layers.shape[:3], np.uint8)
@@ -50,5 +50,6 @@ def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
     except (RuntimeError, TypeError, KeyError, ValueError, IndexError) as error:
         reason = error if isinstance(error, InputError) else f"does not say which voxels are {all_names}"
         raise InputError(f"{path}: {reason}; save it again in 3D Slicer") from error
+    require(stated, f"{path}: {UNSTATED}; save it again in 3D Slicer")
     require(set(names) & set(keys), f"{path}: no segment is named {all_names}; rename them in 3D Slicer")
     return mask

@@ -41,7 +41,7 @@ def free_memory() -> float:
     """GiB that can still be taken, of the machine or of the container this runs in."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):      # no container, or one without a limit: "max"
-        free = min(free, int(CONTAINER_LIMIT.read_text()))
+        free = min(free, int(CONTAINER_LIMIT.read_text("utf-8")))
     return free / 2**30
 
 
@@ -51,7 +51,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

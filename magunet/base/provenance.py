@@ -75,7 +75,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 def write_json(path: Path, content: object) -> None:
     """Write indented JSON, whole or not at all."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -105,7 +105,7 @@ def code_hash(*modules: ModuleType) -> str:
 @functools.cache
 def _code(file: str) -> str:
     """What a module computes, read once: it stays what it was when it was imported."""
-    return ast.dump(ast.parse(Path(file).read_text("utf-8")))
+    return ast.dump(ast.parse(Path(file).read_bytes()))
 
 
 def git_revision(root: Path) -> str:
@@ -113,8 +113,9 @@ def git_revision(root: Path) -> str:
     others = ".", ":(exclude)figures", ":(exclude)benchmarks/*.json"
     questions = ["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", *others]
     try:
-        commit, changes = (subprocess.run(["git", *question], cwd=root, capture_output=True, text=True,
-                                          check=True, timeout=20).stdout.strip() for question in questions)
+        commit, changes = (subprocess.run(
+            ["git", *question], cwd=root, capture_output=True, encoding="utf-8", check=True,
+            timeout=20).stdout.strip() for question in questions)
         return commit + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("MAGUNET_REVISION", "unknown")

@@ -242,8 +242,8 @@ def _from_npm(scratch: Path) -> Callable[[packages.Package], bytes]:
 def _run_npm(command: list[str]) -> None:
     say("fetching the viewer's programs with npm, about 52 MB")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              timeout=LONGEST)
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=LONGEST,
+                              encoding="utf-8", errors="replace")
     except subprocess.TimeoutExpired:
         raise InputError(f"the viewer's programs could not be fetched within {LONGEST // 60} minutes; check the network, "
                          f"or {BY_HAND}") from None

@@ -20,7 +20,15 @@ from magunet.base import provenance
 from magunet.base.errors import InputError, require
 from magunet.body import hu_problem
 from magunet.cohort import ANY_VALUES
-from magunet.volume import ENDING, FILE_ENDINGS, GRID_TOLERANCE, Volume, extent_problem, onto_grid, read_volume
+from magunet.volume import (
+    ENDING,
+    FILE_ENDINGS,
+    GRID_TOLERANCE,
+    Volume,
+    extent_problem,
+    onto_grid,
+    read_volume,
+)
 
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""

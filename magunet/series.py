@@ -40,7 +40,7 @@ def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
         lowest = hu.min(initial=lowest, where=~padding)
         padded += np.count_nonzero(padding & (hu > AIR_HU))
         hu[padding] = PADDING_HU
-        kind = np.float32 if (hu % 1).any() else np.int16 if np.abs(hu).max() < 2**15 else np.int32
+        kind = np.float32 if (hu != np.rint(hu)).any() else np.int16 if np.abs(hu).max() < 2**15 else np.int32
         array = array.astype(np.result_type(array, kind), copy=False)
         array[k] = hu
     require(slices[0].rescaled or lowest < AIR_HU, f"{folder}: has no Rescale "

@@ -230,5 +230,7 @@ def touched_faces(mask: np.ndarray, names: Sequence[str] = BORDERS) -> list[str]
 
 def voxel_hash(volume: Volume) -> str:
     """sha256 of the voxels as float32 and of the grid's shape: the same for one image in any file format."""
-    voxels = np.ascontiguousarray(volume.array, "<f4")
-    return hashlib.sha256(str(volume.array.shape).encode() + voxels.tobytes()).hexdigest()
+    digest = hashlib.sha256(str(volume.array.shape).encode())
+    for plane in volume.array:                                          # one by one, to save memory
+        digest.update(np.ascontiguousarray(plane, "<f4"))
+    return digest.hexdigest()

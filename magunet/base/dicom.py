@@ -72,12 +72,12 @@ def read_header(path: Path) -> Any:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS), force=True)
         list(header.iterall())                                          # makes values of bytes
-        kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", "")
+        kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
+        name = pydicom.uid.UID(kind).name                               # itself, of an unknown kind
     except Exception:                                                   # of any kind, by how odd it is
         raise InputError(f"{path}: {NO_SLICE}") from None
-    image = not kind or "Image Storage" in pydicom.uid.UID(kind).name
-    require("Rows" in header or not image, f"{path}: {NO_SLICE}")
-    return header if image or ("Rows" in header and pydicom.uid.UID(kind).is_private) else False
+    require("Rows" in header or (kind and "Image Storage" not in name), f"{path}: {NO_SLICE}")
+    return header if "Image Storage" in name or ("Rows" in header and name == kind) else False
 
 
 def _numbers(header: Any, name: str, count: int, path: Path, default: float | None = None) -> np.ndarray:

@@ -1,20 +1,30 @@
 """A cohort: a folder of CTs and masks in nnU-Net v2 raw layout, with a split by patient.
 
-    imagesTr/CASE_0000.nii.gz  labelsTr/CASE.nii.gz  dataset.json  splits.json
+    imagesTr/CASE_0000.nii.gz  labelsTr/CASE.nii.gz  dataset.json  splits.json or nnU-Net's splits_final.json
 
 ``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from magunet.base import provenance
 from magunet.base.errors import InputError, require
+from magunet.base.progress import say
 from magunet.body import hu_problem
-from magunet.volume import ENDING, Volume, corners, extent_problem, read_volume, same_geometry
+from magunet.volume import (
+    ENDING,
+    FILE_ENDINGS,
+    Volume,
+    corners,
+    extent_problem,
+    read_volume,
+    same_geometry,
+)
 
 SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""
@@ -44,6 +54,7 @@ class Cohort(NamedTuple):
 def load_cohort(root: Path | str) -> Cohort:
     """Read a cohort's lists; makes ``splits.json`` once if there is none, and never changes it.
 
+    It is made of fold 0 of nnU-Net's ``splits_final.json`` where that is there and keeps patients together.
     Scans of one patient only are all for validation: they can be looked at and scored, not trained on. Raises
     InputError when a file is missing, a split names an unknown case, or a patient's scans are on both sides.
     """
@@ -53,9 +64,11 @@ def load_cohort(root: Path | str) -> Cohort:
     if not path.exists():
         if len(set(patients.values())) == 1:
             return Cohort(root, cases, (), tuple(cases))
-        train, val = split_by_patient(patients)
-        provenance.write_json(path, {"seed": SPLIT_SEED, "train": train, "val": val})
-    return Cohort(root, cases, *map(tuple, _read_split(path, patients)))
+        fold = _nnunet_fold(root / "splits_final.json", patients)
+        train, val = fold or split_by_patient(patients)
+        source = {"from": "splits_final.json, fold 0"} if fold else {"seed": SPLIT_SEED}
+        provenance.write_json(path, source | {"train": train, "val": val})
+    return Cohort(root, cases, *map(tuple, _sides(path, _read_json(path), patients)))
 
 
 def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:
@@ -81,6 +94,7 @@ def _cases(root: Path) -> dict[str, Case]:
     infos = dataset.get("cases", {})
     require(isinstance(infos, dict) and all(isinstance(info, dict) for info in infos.values()),
             f'{path}: \'cases\' must map each case to {{"patient": "p1"}} or such; correct or remove it')
+    _require_all_read(root, dataset.get("channel_names") or dataset.get("modality") or {})
     for image in sorted(root.glob(f"imagesTr/[!.]*_0000{ENDING}")):
         name = image.name.removesuffix(f"_0000{ENDING}")
         label, info = root / "labelsTr" / f"{name}{ENDING}", infos.get(name, {})
@@ -93,8 +107,39 @@ def _cases(root: Path) -> dict[str, Case]:
     return cases
 
 
-def _read_json(path: Path) -> dict:
-    """The object in a JSON file."""
+def _require_all_read(root: Path, channels: Mapping[str, str]) -> None:
+    """Raises InputError for a scan or mask that would be passed over; other channels get a note if named."""
+    others = 0
+    for path in sorted([*root.glob("imagesTr/[!.]*"), *root.glob("labelsTr/[!.]*")]):
+        require(path.name.endswith(ENDING) or not (path.is_dir() or path.name.lower().endswith(FILE_ENDINGS)),
+                f"{path}: files of cases must end in {ENDING}, in small letters; convert or rename it")
+        if path.parent.name == "imagesTr" and path.name.endswith(ENDING):
+            number = re.search(rf"_(\d{{4}}){re.escape(ENDING)}$", path.name)
+            require(number and (number[1] == "0000" or str(int(number[1])) in channels), f"{path}: is no "
+                    f"channel that {root / 'dataset.json'} names, and only _0000 is read; rename or move it")
+            others += number[1] != "0000"
+    if others:
+        say(f"note: {root}: only channel 0 is read; {others} images of other channels are not")
+
+
+def _nnunet_fold(path: Path, patients: Mapping[str, str]) -> list[list[str]]:
+    """Cases for training and validation of nnU-Net's fold 0, with a note; none if it is missing or unfit."""
+    if not path.exists():
+        return []
+    try:
+        folds = _read_json(path, list)
+        require(folds and isinstance(folds[0], dict), f"{path}: holds no folds of 'train' and 'val'")
+        train, val = _sides(path, folds[0], patients)
+    except InputError as error:
+        say(f"note: cases are split anew, not as by nnU-Net: {error}")
+        return []
+    say(f"note: cases are split by fold 0 of {len(folds)} in {path}: {len(train)} to train on, {len(val)} to "
+        "score")
+    return [train, val]
+
+
+def _read_json(path: Path, kind: type = dict) -> Any:
+    """The object, or what else it must be, in a JSON file."""
     try:
         content = provenance.read_json(path)
     except FileNotFoundError:
@@ -102,13 +147,13 @@ def _read_json(path: Path) -> dict:
                          "'magunet cohort'") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); restore it or remove it") from error
-    require(isinstance(content, dict), f"{path}: must hold a JSON object; restore it or remove it")
+    require(isinstance(content, kind), f"{path}: must hold a JSON {'object' if kind is dict else 'list'}; "
+            "restore it or remove it")
     return content
 
 
-def _read_split(path: Path, patients: Mapping[str, str]) -> list[list[str]]:
-    """The cases for training and those for validation, whose patients are no others."""
-    split = _read_json(path)
+def _sides(path: Path, split: dict, patients: Mapping[str, str]) -> list[list[str]]:
+    """The cases for training and those for validation in a file's split, whose patients are no others."""
     sides = [split.get("train"), split.get("val")]
     require(all(isinstance(side, list) and side for side in sides), f"{path}: must hold two lists of cases, "
             "'train' and 'val'; remove it to split anew")

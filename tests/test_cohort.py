@@ -110,6 +110,37 @@ def test_a_broken_folder_is_explained(root, spoil, words):
     assert not (root / "splits.json").exists()
 
 
+def test_fold_0_of_nnunet_is_the_split_if_it_keeps_patients_apart_else_it_is_said_why_not(root, capsys):
+    for folds, words in (
+            ([{"train": ["box_4", "box_0", "box_1"], "val": ["box_5"]}, {}], "fold 0 of 2"),
+            ([{"train": ["box_0"], "val": ["box_1"]}], "patient 'a' is in both train and val"),
+            ([{"train": ["box_0"], "val": ["gone"]}], "'gone' must be the name"),
+            ({"train": ["box_4"], "val": ["box_5"]}, "JSON list"), ([], "no folds"), ([[]], "no folds")):
+        (root / "splits_final.json").write_text(json.dumps(folds))
+        (root / "splits.json").unlink(missing_ok=True)
+        cohort, said = load_cohort(root), capsys.readouterr().err
+        assert "splits_final.json" in said and words in said and said.count("\n") == 1, said
+        taken = (list(cohort.train), list(cohort.val)) == (["box_4", "box_0", "box_1"], ["box_5"])
+        assert taken == ("fold 0 of" in words) and load_cohort(root) == cohort
+        assert capsys.readouterr().err == ""                                            # said once
+
+
+def test_no_file_of_a_case_is_passed_over_without_a_word(root, capsys):
+    for name, words in (
+            ("imagesTr/new_0000.nii", "must end in .nii.gz"), ("imagesTr/new_0000.NII.GZ", "small letters"),
+            ("labelsTr/new.nii", "must end in .nii.gz"), ("imagesTr/new_0000.mha", "convert"),
+            ("imagesTr/new.nii.gz", "no channel"), ("imagesTr/box_1_0001.nii.gz", "no channel")):
+        shutil.copy(root / "imagesTr/box_1_0000.nii.gz", root / name)
+        refused(lambda: load_cohort(root), f"{root / name}: ", words)
+        (root / name).unlink()
+    (root / "imagesTr/notes.txt").write_text("mine")
+    shutil.copy(root / "imagesTr/box_1_0000.nii.gz", root / "imagesTr/box_1_0001.nii.gz")
+    for key in ("channel_names", "modality"):
+        write_dataset(root, **{"channel_names": None, key: {"0": "CT", "1": "PET"}})
+        assert len(load_cohort(root).cases) == 6
+        assert "only channel 0 is read; 1 images of other channels are not" in capsys.readouterr().err
+
+
 def test_a_broken_split_is_explained_and_left_alone(root):
     for content, *words in (
             ('{"train": ["box_4"], "val": ["gone"]}', "'gone'", "must be the name of a case"),

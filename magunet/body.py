@@ -13,6 +13,8 @@ BODY_HU = -300
 """The body is denser: fat lies near -100 HU; air, foam and padding are below."""
 SOFT_HU = 200
 """Fat and muscle lie between -200 and 200 HU, noise included; bone reaches higher."""
+NARROW_MM = 250
+"""An adult's hips are wider; scaled down so far, the real sample CT is no more segmented."""
 AIR = -1000
 """HU of what is filled in where a scan ends."""
 OFFSET = 1024

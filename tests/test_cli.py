@@ -53,12 +53,14 @@ def own_profile(compendium, **changes):
 
 def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(np.uint8(scan.array == 1)))
-    scan = np.resize(np.repeat(np.int16([-1000, 0, 0, 0, 700]), 80), (20, 20, 20))
+    scan = np.resize(np.repeat(np.int16([-1000, 0, 0, 0, 700]), 80), (20, 20, 20))      # 80 mm wide
     for name, array, force, status, says in (
             ("empty", scan, (), 0, "note: empty: the network found no joint"),
             ("offset", scan + np.int16(1024), (), 2, "no voxel is below -500 HU"),
             ("padded", np.where(scan < 0, -2000, scan + 1024), (), 2, "perhaps an offset of 1024"),
-            ("taken", np.where(scan < 0, 0, scan * 0 + 1), ("--force",), 0, "the mask may mean nothing")):
+            ("cut off", scan + (scan == 700), (), 0, "a child's, or cut off"),
+            ("taken", np.where(scan < 0, 0, scan * 0 + 1), ("--force",), 0, "the mask may mean nothing"),
+            ("cut", np.where(scan == 700, 1, scan), ("--force",), 0, "the mask touches the first slice and the last")):
         path, out = tmp_path / f"{name}.mha", tmp_path / name
         write_scan(Volume(array.astype(np.int16), (4, 4, 4)), path)
         words = ("predict", path, "--model", run, "--out", out, "--formats", "nifti", *force)

@@ -61,7 +61,7 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
 def predict(words: Words) -> None:
     from compendium.fits import with_room
     from compendium.view.export import Exported, case_name, earlier_files, find_source, origin_of
-    from magunet.body import hu_problem
+    from magunet.body import NARROW_MM, body_extent, hu_problem
     from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.volume import extent_problem, read_volume
     run, ct, out = words.model or shipped_weights(), words.ct, export_folder(words.out)
@@ -77,6 +77,9 @@ def predict(words: Words) -> None:
     if problem := hu_problem(scan):
         require(words.force, f"{ct}: {problem}; or take the values as they are with --force")
         say(f"note: {ct}: {problem}; the mask may mean nothing")
+    if (width := body_extent(scan)["width"]) < NARROW_MM:
+        say(f"note: {ct}: the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
+            "learned from whole adults may take something else for a joint: look at the mask")
     name = case_name(ct, scan, words.anonymise)
     earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
     mask = _segment(with_room(model), scan, ct)
@@ -117,7 +120,10 @@ def _segment(model, scan, path: Path):
 def _write(case, origin, out: Path, words: Words) -> None:
     """Export a case and print its files."""
     from compendium.view.export import export
+    from magunet.volume import touched_faces
     files = export(case, origin, out, words.formats, words.anonymise, words.overwrite)
     if not case.prediction.array.any():
         say(f"note: {case.name}: the network found no joint; the mask is empty")
+    elif faces := touched_faces(case.prediction.array):
+        say(f"note: {case.name}: the mask touches the {' and the '.join(faces)}, where a joint may be cut off")
     print(*files, sep="\n")

@@ -125,5 +125,5 @@ def _write(case, origin, out: Path, words: Words) -> None:
     if not case.prediction.array.any():
         say(f"note: {case.name}: the network found no joint; the mask is empty")
     elif faces := touched_faces(case.prediction.array):
-        say(f"note: {case.name}: the mask touches the {' and the '.join(faces)}, where a joint may be cut off")
+        say(f"note: {case.name}: the mask touches the {' and the '.join(faces)}; a joint may be cut off")
     print(*files, sep="\n")

@@ -26,7 +26,7 @@ from magunet.base import profiles
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Cohort
-from magunet.joints import JOINTS, SIDES, left_and_right, midline
+from magunet.joints import JOINTS, SIDES, sides
 from magunet.metrics import overlap
 from magunet.predict import load_model
 from magunet.runs import fit
@@ -94,14 +94,14 @@ def real_ct() -> Unseen:
 def score(unseen: Unseen, prediction: Volume) -> dict:
     """Scores of a mask on the scan's grid, in a row: Dice in [0, 1] of the scan and of each side, and the
     median distance between the surfaces in mm, infinite where a mask is empty."""
-    plane = midline(unseen.truth).x
-    truth, predicted = (left_and_right(mask, plane).array for mask in (unseen.truth, prediction))
+    plane, parted = sides(unseen.scan, unseen.truth, prediction)
+    truth, predicted = (labels.array for labels in parted)
     distances = surface_distances(predicted, truth, unseen.truth.spacing)
     row = {"group": unseen.group, "case": unseen.case}
     row |= {f"grade_{side}": grade for side, grade in zip(SIDES, unseen.grades or (None, None))}
     row |= {"dice": overlap(predicted, truth).dice}
     row |= {f"dice_{joint.side}": overlap(predicted == joint.label, truth == joint.label).dice
-            for joint in JOINTS}
+            for joint in JOINTS if not np.isnan(plane.x)}
     return row | {"median_surface_mm": distances.median() if distances else np.inf}
 
 

@@ -57,7 +57,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
         mask = model.segment(scan)
         cost = {"seconds": round(time.monotonic() - began, 2), "peak_memory_mb": peak_memory_mb(model.device)}
         volume.write_volume(mask, run / "masks" / f"{case.name}.nii.gz")
-        row, sides = score_case(case, mask, truth)
+        row, sides = score_case(case, scan, mask, truth)
         tables[SCORES_FILE].append(of_run | row | cost)
         tables[SIDES_FILE] += [of_run | side for side in sides]
     for file, rows in tables.items():
@@ -67,19 +67,20 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     return read_scores(run)
 
 
-def score_case(case: Case, prediction: volume.Volume, truth: volume.Volume) -> tuple[dict, list[dict]]:
-    """A case in one row, and its left and right side in one row each.
+def score_case(case: Case, scan: volume.Volume, prediction: volume.Volume,
+               truth: volume.Volume) -> tuple[dict, list[dict]]:
+    """A case in one row, and its left and right side in one row each, or one row of the side "unknown".
 
-    prediction, truth: masks on the scan's grid, which are parted at the midline of the truth; what crosses it
-    is cut there. Overlaps and NSD are in [0, 1], HD95 and ASSD in mm, volumes in ml; ``undefined`` says that
-    just one mask was empty, and the whole scan's diagonal stands for its distances, for a side's, too;
-    ``missed`` counts missed joints.
+    prediction, truth: masks on the scan's grid, parted by `joints.sides`, by the truth unless it is empty;
+    what crosses the plane is cut there. Overlaps and NSD are in [0, 1], HD95 and ASSD in mm, volumes in ml;
+    ``undefined`` says that just one mask was empty, and the whole scan's diagonal stands for its distances,
+    for a side's, too; ``missed`` counts missed joints.
     """
-    plane = joints.midline(truth).x
-    predicted, true = (joints.left_and_right(mask, plane).array for mask in (prediction, truth))
+    _, parted = joints.sides(scan, truth, prediction)
+    true, predicted = (labels.array for labels in parted)
     names, rows = {"case": case.name, "patient": case.patient}, []
     grades = {key: case.info[key] for key in ("grade_left", "grade_right") if key in case.info}
-    for joint in joints.JOINTS:
+    for joint in joints.joints_of(*parted):
         ours, theirs = predicted == joint.label, true == joint.label
         missed = int(theirs.any() and not (ours & theirs).any())
         rows.append({**names, "side": joint.side, "grade": grades.get(f"grade_{joint.side}"),

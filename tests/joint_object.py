@@ -8,6 +8,8 @@ from magunet.volume import Volume
 CENTRES = {"left": np.array([45.0, 10.0, 5.0]), "right": np.array([-38.0, -6.0, -4.0])}
 """LPS mm."""
 SHAPE, SPACING = (44, 48, 56), (3.0, 2.5, 2.2)
+WIDE = (44, 48, 90)
+"""With room for the bones beside a joint."""
 COARSE = (22, 24, 28), (6.0, 5.0, 4.4)
 """As wide, in fewer slices, for the time."""
 TILT = Rotation.from_euler("xyz", (14, -17, 20), degrees=True).as_matrix()
@@ -42,6 +44,18 @@ def parts(on: Volume) -> dict[str, np.ndarray]:
     block = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1]) < 12) & (np.abs(right[..., 2]) < 14)
     step = (np.abs(right[..., 0]) < 6) & (np.abs(right[..., 1] - 10) < 10) & (np.abs(right[..., 2] - 6) < 6)
     return {"left": ellipsoid | spur, "right": block | step}
+
+
+def single(on: Volume, side: str) -> tuple[Volume, Volume]:
+    """A mask of one joint, a plate from the front and outside to the back and middle, and the CT of both: the
+    ilium's dense bone outside, the sacrum inside."""
+    at, hu, plates = world(on), np.full(on.array.shape, 80, np.int16), {}
+    for name, centre in CENTRES.items():
+        x, y, z = np.moveaxis(at - centre, -1, 0)
+        outside = x * np.sign(centre[0]) + 0.5 * y
+        plates[name] = (np.abs(outside) < 5) & (np.abs(y) < 15) & (np.abs(z) < 17)
+        hu[(outside > 0) & (at[..., 0] * centre[0] > 0)] = 300
+    return on.with_array(plates[side].astype(np.uint8)), on.with_array(hu)
 
 
 def in_order(at: np.ndarray) -> np.ndarray:

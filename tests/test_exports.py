@@ -18,7 +18,7 @@ import trimesh
 from boxes import write_scan
 from conftest import refused
 from dicom_series import PATIENT, STANDARD, planted, write_series
-from joint_object import COARSE, DIRECTIONS, both, ct, grid, in_order, parts, places, world
+from joint_object import COARSE, DIRECTIONS, WIDE, both, ct, grid, in_order, parts, places, single, world
 from test_cli import call
 
 from compendium.view import FORMATS, dicom_seg
@@ -98,7 +98,7 @@ def test_the_report_tells_volumes_borders_and_hashes(tmp_path):
         assert joint["volume_ml"] == pytest.approx(own.sum() * 3.0 * 2.5 * 2.2 / 1000, abs=1e-3)
         assert joint["touches_border"] is False and joint["touched_faces"] == []
     assert found["volume_ml"] == pytest.approx(both(scan).array.sum() * 16.5 / 1000, abs=1e-3)
-    assert found["left_and_right_parted_at"]["which_is"] == "halfway between the two joints"
+    assert found["left_and_right_parted_at"]["told_by"].startswith("the two joints")
     assert report["model"] == ORIGIN and report["magunet"] == __version__
     assert report["scan"]["sha256_of_voxels"] == voxel_hash(scan)
     others = {path.name: file_hash(path) for path in files.values() if path.suffix != ".json"}
@@ -131,10 +131,10 @@ def test_touched_faces_are_sides_of_the_patient():
 
 
 def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_says_so(tmp_path, capsys):
-    scan = scan_of()
+    _, scan = single(grid(np.eye(3), WIDE), "left")
     exported(tmp_path, scan)                                               # of an earlier, better network
     for present in ((), ("left",), ("right",)):
-        mask = scan.with_array(sum(part * (side in present) for side, part in parts(scan).items()))
+        mask = single(scan, *present)[0] if present else scan.with_array(0 * scan.array)
         files = exported(tmp_path, scan, mask, ("nifti", "stl", "seg.nrrd", "json"))
         report = json.loads(files["sij.json"].read_text())["masks"]["sij"]
         said = capsys.readouterr().err
@@ -144,20 +144,58 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
                 report["joints"][joint.side]["volume_ml"] > 0)
             assert found == (joint.side in present,) * 3, (joint.side, present)
             assert report["joints"][joint.side]["touched_faces"] == []
-        assert report["left_and_right_parted_at"]["which_is"].startswith("middle of the scan")
+        told_by = report["left_and_right_parted_at"]["told_by"]
+        assert told_by.startswith("the slant of one joint" if present else "nothing, for the mask is empty")
         assert "perhaps of another prediction, are still: case_sij.png\n" in said
         np.testing.assert_array_equal(read_volume(files["sij.nii.gz"]).array, mask.array)
         header = nrrd.read_header(str(files["sij.seg.nrrd"]))
         assert header["Segment0_Name"] == "left sacroiliac joint" and header["Segment1_LabelValue"] == "2"
-        assert header["Segment1_Extent"] == "0 55 0 47 0 43" and header["encoding"] == "gzip"
+        assert header["Segment1_Extent"] == "0 89 0 47 0 43" and header["encoding"] == "gzip"
+
+
+def test_where_nothing_tells_the_side_of_a_joint_no_file_names_one(tmp_path, capsys):
+    """The same in every orientation, beside the truth, and after an export that named sides."""
+    for direction in ("LPS", "RAS", "oblique, mirrored"):
+        out = tmp_path / direction
+        mask, scan = single(grid(DIRECTIONS[direction], WIDE), "left")
+        export(Exported("case", scan, mask, mask), ORIGIN, out, ("stl", "seg.nrrd", "json"))
+        assert {path.name for path in out.glob("*.stl")} == {"case_sij_left.stl", "case_truth_left.stl"}
+        mask = scan.with_array(np.uint8(parts(scan)["left"]))                                   # has no slant
+        files = export(Exported("case", scan, mask, mask), ORIGIN, out, ("stl", "seg.nrrd", "json"))
+        names = {path.name for path in out.iterdir()}
+        assert names == {path.name for path in files} and not any("left" in one for one in names), direction
+        assert "case: left and right are told by nothing, for no two joints" in capsys.readouterr().err
+        report = json.loads((out / "case_sij.json").read_text())["masks"]
+        for name in ("sij", "truth"):
+            assert list(report[name]["joints"]) == ["unknown"] and report[name]["joints"]["unknown"] == {
+                key: report[name][key] for key in ("volume_ml", "touches_border", "touched_faces")}
+            assert report[name]["left_and_right_parted_at"]["x_mm_lps"] is None
+            mesh = trimesh.load_mesh(str(out / f"case_{name}.stl"))
+            np.testing.assert_allclose(mesh.center_mass, places(scan, mask.array > 0).mean(axis=0), atol=0.5)
+            read = slicerio.read_segmentation(str(out / f"case_{name}.seg.nrrd"))
+            (segment,) = read["segments"]
+            assert segment["name"] == "sacroiliac joint" and "typeModifier" not in segment["terminology"]
+            assert (read["voxels"] == segment["labelValue"]).sum() == mask.array.sum()
+
+
+def test_the_truth_tells_the_sides_of_both_masks(tmp_path):
+    """In a CT that tells nothing of the prediction's only joint."""
+    scan = scan_of()
+    right = scan.with_array(parts(scan)["right"])
+    files = export(Exported("case", scan, right, both(scan)), ORIGIN, tmp_path, ("stl", "json"))
+    assert {path.name for path in files if path.suffix == ".stl"} == {
+        "case_sij_right.stl", "case_truth_left.stl", "case_truth_right.stl"}
+    report = json.loads((tmp_path / "case_sij.json").read_text())["masks"]
+    assert report["sij"]["left_and_right_parted_at"] == report["truth"]["left_and_right_parted_at"]
 
 
 # DICOM SEG ----------------------------------------------------------------------------------------------
-def segmented(folder, mask, anonymise=False):
-    """The DICOM SEG of a mask on the slices of a folder, beside it."""
+def segmented(folder, mask, anonymise=False, sided=True):
+    """The DICOM SEG of a mask on a folder's slices, beside it; unless ``sided``, one joint of no side."""
     path = folder.with_name("anonymous.dcm" if anonymise else "made.dcm")
     source = read_source(folder, mask)
-    write_dicom_seg(left_and_right(mask), source, "MAG-UNet", ORIGIN["run"], anonymise, path)
+    labels = left_and_right(both(mask) if sided else mask).array * (mask.array > 0)
+    write_dicom_seg(mask.with_array(labels), source, "MAG-UNet", ORIGIN["run"], anonymise, path)
     return path
 
 
@@ -233,6 +271,12 @@ def test_segments_are_coded_with_their_side_and_numbered_from_1_also_one_alone(s
         path = segmented(folder, mask.with_array(own))
         (segment,) = pydicom.dcmread(path).SegmentSequence
         assert (segment.SegmentNumber, segment.SegmentLabel) == (1, f"{side} sacroiliac joint")
+        np.testing.assert_allclose(places_by_pydicom(path, 1), places(mask, own), atol=2e-3)
+        path = segmented(folder, mask.with_array(own), sided=False)
+        (segment,) = pydicom.dcmread(path).SegmentSequence
+        assert segment.SegmentLabel == "sacroiliac joint" and not errors_by_dciodvfy(path)
+        (kind,) = segment.SegmentedPropertyTypeCodeSequence
+        assert "SegmentedPropertyTypeModifierCodeSequence" not in kind and kind.CodeValue == "39723000"
         np.testing.assert_allclose(places_by_pydicom(path, 1), places(mask, own), atol=2e-3)
 
 
@@ -418,7 +462,7 @@ def test_export_writes_prediction_and_truth_of_a_runs_cases(in_its_compendium, t
         np.testing.assert_array_equal(read_volume(out / f"{name}_truth.nii.gz").array, truth.array)
         report = json.loads((out / f"{name}_sij.json").read_text())
         assert set(report["masks"]) == {"sij", "truth"} and report["note"] == f"the network was {note}"
-        assert list(out.glob(f"{name}_truth_*.stl"))
+        assert list(out.glob(f"{name}_truth*.stl"))
     status, printed, _ = call(capsys, "export", in_its_compendium, names[1], "--anonymise")
     assert status == 0
     assert all(line.startswith(str(in_its_compendium / "exports" / "ct-")) for line in printed.splitlines())

@@ -21,7 +21,7 @@ from magunet import __version__
 from magunet.base.dicom import silently
 from magunet.base.errors import InputError, is_out_of_memory, require
 from magunet.base.provenance import whole_file
-from magunet.joints import JOINTS, Joint
+from magunet.joints import JOINTS, UNKNOWN, Joint
 from magunet.series import ordered_slices
 from magunet.volume import Volume
 
@@ -64,13 +64,13 @@ def _nearest(headers: Sequence[pydicom.Dataset], grid: Volume) -> tuple[np.ndarr
 @silently()
 def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: str, run: str,
                     anonymise: bool, path: Path | str) -> None:
-    """Write labels of `left_and_right` as a binary DICOM SEG with a segment a joint, whole or not at all.
+    """Write labels of `sides` as a binary DICOM SEG with a segment a joint, whole or not at all.
 
     source: from `read_source`, of the labels' scan. network, run: what made them. With ``anonymise`` the
     patient is called "anonymous", the rest of patient and study is empty, and every UID is a hash of the old
     one, so exports of a series stay together. Raises InputError for an empty mask or unfit headers.
     """
-    joints = [joint for joint in JOINTS if (labels.array == joint.label).any()]
+    joints = [joint for joint in (*JOINTS, UNKNOWN) if (labels.array == joint.label).any()]
     require(joints, "the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:
         _complete(header, labels.spacing[0], anonymise)
@@ -99,13 +99,14 @@ def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: 
 
 
 def _segment(number: int, joint: Joint, network: str) -> SegmentDescription:
-    """Coded by SNOMED CT: 91723000 (in 3D Slicer still 123037004) and 39723000, with the side."""
+    """Coded by SNOMED CT: 91723000 (in 3D Slicer still 123037004) and 39723000, with the side if known."""
     segment = SegmentDescription(
         number, joint.name, codes.cid7150.AnatomicalStructure, codes.cid7151.SacroiliacJoint, "AUTOMATIC",
         highdicom.AlgorithmIdentificationSequence(network, codes.cid7162.ArtificialIntelligence, __version__),
         display_color=highdicom.color.CIELabColor.from_rgb(*[round(255 * value) for value in joint.colour]))
-    side = highdicom.sr.CodedConcept(joint.laterality[0], "SCT", joint.laterality[1])
-    segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
+    if joint.laterality:
+        side = highdicom.sr.CodedConcept(joint.laterality[0], "SCT", joint.laterality[1])
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     return segment
 
 

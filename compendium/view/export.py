@@ -26,7 +26,7 @@ from magunet.base.progress import say
 from magunet.base.project import typed_name
 from magunet.base.provenance import file_hash, read_json, whole_file, write_json
 from magunet.body import body_extent
-from magunet.joints import JOINTS, Joint, left_and_right, midline
+from magunet.joints import JOINTS, UNKNOWN, Joint, Midline, joints_of, sides
 from magunet.predict import WEIGHTS_FILE, Model
 from magunet.volume import (
     FILE_ENDINGS,
@@ -111,8 +111,9 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
            anonymise: bool = False, overwrite: bool = False) -> list[Path]:
     """Write a case, with `origin_of` its model, into the folder ``out``; returns the files' paths.
 
-    A joint without voxels gets no mesh, and an empty mask no DICOM SEG: a note says so, and that file of an
-    earlier export is removed. Files in other formats stay, with a note. Raises InputError for a mask on
+    Left and right are told by `sides`, by the truth if there is one; where nothing tells them no file names a
+    side. A joint without voxels gets no mesh, and an empty mask no DICOM SEG. Notes say so, and such files of
+    an earlier export are removed. Files in other formats stay, with a note. Raises InputError for a mask on
     another grid, when a DICOM SEG is asked for and cannot be made, and, before anything is written, where a
     file is there that is no earlier export of this scan, unless ``overwrite``.
     """
@@ -121,7 +122,10 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     for name, mask in masks.items():
         if not same_geometry(case.scan, mask):
             raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan")
-    labels, names, older = {name: left_and_right(mask) for name, mask in masks.items()}, [], []
+    plane, parted = sides(case.scan, *reversed(masks.values()))
+    labels, names, older = dict(zip(masks, reversed(parted))), [], []
+    if UNKNOWN in joints_of(*parted):
+        say(f"note: {case.name}: left and right are told by {plane.told_by}; no file names a side")
     model = "{network}, profile {profile}, seed {seed}".format_map(origin)
     jobs = [("png", "sij.png", lambda path: save_figure(
         three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
@@ -131,6 +135,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         jobs += [("nifti", f"{name}.nii.gz", partial(write_volume, whole)),
                  ("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both))]
         jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint)) for joint in JOINTS]
+        jobs.append(("stl", f"{name}.stl", partial(_write_mesh, both, UNKNOWN)))
     if case.source is not None:
         jobs += [("dicom-seg", "sij.dcm", partial(write_dicom_seg, labels["sij"], case.source,
                                                   origin["network"], origin["run"], anonymise))]
@@ -152,7 +157,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         for path in filter(os.path.lexists, (out / name for name in names)):
             ours = path.is_file() and file_hash(path) in (earlier.get(path.name), hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
-        json, report = out / f"{case.name}_sij.json", _report(case, origin, labels, hashes)
+        json, report = out / f"{case.name}_sij.json", _report(case, origin, labels, plane, hashes)
         files = [out / name for name in names if name in hashes]
         if "json" in (formats or FORMATS):              # before what it lists, so that all that is, is known
             write_json(json, report | ({EARLIER: earlier} if earlier else {}))
@@ -174,22 +179,24 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
 
 
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
+    if joint not in joints_of(labels):
+        return
     inside = labels.with_array(labels.array == joint.label)
     require(inside.array.any(), f"the mask has no {joint.name}")
     write_stl(surface_mesh(inside), path)
 
 
-def _report(case: Exported, origin: dict, labels: dict[str, Volume], hashes: Mapping[str, str]) -> dict:
+def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midline,
+            hashes: Mapping[str, str]) -> dict:
     """The JSON report: grids, hashes, the model, and of each mask volumes, borders and the midline."""
     scan, masks = case.scan, {}
     for name, both in labels.items():
-        plane = midline(both)
-        kind = ("halfway between the two joints" if plane.between_joints else
-                "middle of the scan, for no two joints were found")
         masks[name] = _extent(both) | {
             "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
-            "joints": {joint.side: _extent(both.with_array(both.array == joint.label)) for joint in JOINTS},
-            "left_and_right_parted_at": {"x_mm_lps": round(plane.x, 3), "which_is": kind}}
+            "joints": {joint.side: _extent(both.with_array(both.array == joint.label))
+                       for joint in joints_of(both)},
+            "left_and_right_parted_at": {"x_mm_lps": None if np.isnan(plane.x) else round(plane.x, 3),
+                                         "told_by": plane.told_by}}
     field = np.multiply(scan.array.shape, scan.spacing)[::-1].round(1).tolist()
     grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
             "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan),

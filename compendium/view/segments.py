@@ -9,12 +9,12 @@ import slicerio
 from magunet.base import itk
 from magunet.base.errors import InputError, require
 from magunet.base.provenance import whole_file
-from magunet.joints import JOINTS
+from magunet.joints import joints_of
 from magunet.volume import UNSTATED, Volume
 
 
 def write_segments(labels: Volume, path: Path | str) -> None:
-    """Write labels of `left_and_right` on their own grid; a joint without voxels keeps its segment, empty."""
+    """Write labels of `sides` on their own grid; a joint without voxels keeps its segment, empty."""
     affine = np.eye(4)
     affine[:3] = np.column_stack([labels.direction * labels.spacing[::-1], labels.origin])
     extent = [end for size in labels.array.shape[::-1] for end in (0, size - 1)]
@@ -23,8 +23,9 @@ def write_segments(labels: Volume, path: Path | str) -> None:
                      "contextName": "Segmentation category and type - DICOM master list",
                      "category": ("SCT", "123037004", "Anatomical Structure"),       # 91723000 in DICOM now
                      "type": ("SCT", "39723000", "Sacroiliac joint"),
-                     "typeModifier": ("SCT", *joint.laterality),
-                     "anatomicContextName": "Anatomic codes - DICOM master list"}} for joint in JOINTS]
+                     "typeModifier": ("SCT", *joint.laterality) if joint.laterality else ("", "", ""),
+                     "anatomicContextName": "Anatomic codes - DICOM master list"}}
+                for joint in joints_of(labels)]
     with whole_file(Path(path)) as part:
         slicerio.write_segmentation(str(part), {
             "voxels": labels.array.T, "ijkToLPS": affine, "segments": segments,

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from compendium.figures.planes import FIGURE_WIDTH, PLANES, letters_and_bar
 from compendium.view.meshes import Mesh, surface_mesh
 from magunet.base.errors import require
-from magunet.joints import JOINTS, left_and_right, midline
+from magunet.joints import JOINTS, UNKNOWN, sides
 from magunet.volume import Volume, same_geometry
 
 COLOURS = colormaps["PuOr_r"].with_extremes(bad="0.6")
@@ -49,12 +49,12 @@ def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
     return SurfaceMap(mesh, np.where(inside, distance, -distance))
 
 
-def joint_maps(truth: Volume, prediction: Volume) -> dict[str, SurfaceMap]:
-    """Side -> map of its joint, for each side with truth. Raises InputError as `surface_map`."""
+def joint_maps(truth: Volume, prediction: Volume, scan: Volume | None = None) -> dict[str, SurfaceMap]:
+    """Side -> map of its joint, for each side with truth, told by `sides`, or "unknown" -> map of all.
+    Raises InputError as `surface_map`."""
     require(truth.array.any(), "the truth is empty, so it has no surface; choose another case")
-    plane, maps = midline(truth).x, {}
-    true, predicted = (left_and_right(mask, plane).array for mask in (truth, prediction))
-    for joint in JOINTS:
+    (true, predicted), maps = (labels.array for labels in sides(scan, truth, prediction)[1]), {}
+    for joint in (*JOINTS, UNKNOWN):
         if (true == joint.label).any():
             one = surface_map(truth.with_array(true == joint.label), prediction)
             known = np.where((predicted == joint.label).any(), one.distance, np.nan)
@@ -62,13 +62,14 @@ def joint_maps(truth: Volume, prediction: Volume) -> dict[str, SurfaceMap]:
     return maps
 
 
-def surface_figure(truth: Volume, prediction: Volume, title: str = "") -> Figure:
+def surface_figure(truth: Volume, prediction: Volume, title: str = "", scan: Volume | None = None) -> Figure:
     """Both joints from the front, and each from its iliac and sacral side, coloured by signed distance.
 
     The colours end at what 99 % of the points do not exceed, at least 1 mm. A joint on whose side nothing is
-    predicted is grey; a side without a true joint is an empty panel. Raises InputError as `surface_map`.
+    predicted is grey; a side without a true joint is an empty panel, and so is each where sides are unknown;
+    ``scan`` tells that of one joint alone. Raises InputError as `surface_map`.
     """
-    maps = joint_maps(truth, prediction)
+    maps = joint_maps(truth, prediction, scan)
     distances = np.concatenate([one.distance for one in maps.values()])
     limit = max(1.0, float(np.nanquantile(np.abs([*distances, 0]), 0.99)))
     panels = [[maps[side] for side in maps if name.startswith((side, "both"))] for name in PANELS]

@@ -51,6 +51,9 @@ def _shown(error: UnicodeError) -> tuple[bytes, int]:
     return bytes(ord(c) - 0xDC00 if "\udc80" <= c <= "\udcff" else ord("?") for c in text), error.end
 
 
+codecs.register_error("shown", _shown)
+
+
 def _end(number: int, frame: object) -> None:
     raise Ended
 
@@ -63,7 +66,6 @@ def main(command_line: list[str] | None = None) -> int:
     """
     if command_line is None:
         command_line = sys.argv[1:]
-        codecs.register_error("shown", _shown)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.reconfigure(errors="shown")
         for number in (signal.SIGINT, signal.SIGTERM):

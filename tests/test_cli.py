@@ -243,6 +243,54 @@ def test_the_status_after_a_signal_is_130_even_within_an_exec_of_text(tmp_path):
             130, "magunet sample: interrupted; the same command goes on from the last finished step\n"), sent
 
 
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+"""A locale in which text is ASCII; Python takes UTF-8 all the same unless it is told not to."""
+
+
+def in_ascii(*words, code="-m compendium", **environment):
+    """Status, bytes on stdout and on stderr of a command in an ASCII locale."""
+    done = subprocess.run([sys.executable, *code.split(), *map(str, words)], capture_output=True, cwd=ROOT,
+                          env=os.environ | ASCII | environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_an_encoding_lacks_is_a_question_mark_but_names_of_files_keep_their_bytes():
+    name = os.fsdecode(b"Gr\xf6\xdfe")
+    for encoding, expected in (("ascii", b"9.5 ? ?? Gr\xf6\xdfe"), ("latin-1", b"9.5 \xb1 ?? Gr\xf6\xdfe"),
+                               ("utf-8", "9.5 ± 骶髂 ".encode() + b"Gr\xf6\xdfe")):
+        assert f"9.5 ± 骶髂 {name}".encode(encoding, "shown") == expected, encoding
+
+
+@pytest.mark.slow
+def test_an_ascii_terminal_is_shown_what_it_can_show_and_names_of_files_are_whole(tmp_path):
+    for environment in ({}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}):
+        status, out, error = in_ascii("tables", "--scores", "figures/cpu", **environment)
+        sign = "±" if environment.get("PYTHONIOENCODING") == "latin-1" else "?"
+        assert status == 0 and f"45.8 {sign} 9.5".encode("latin-1") in out, error
+    status, out, error = in_ascii("predict", tmp_path / "Größe 骶.nii.gz", "--out", tmp_path, "--model", "a")
+    assert status == 2 and not out and error.startswith(b"magunet predict: a/run.json: missing"), error
+    status, _, error = in_ascii("check", "/Größe 骶")
+    assert status == 2 and error.decode().startswith("magunet check: /Größe 骶/dataset.json: missing"), error
+
+
+@pytest.mark.slow
+def test_hashes_of_code_and_json_do_not_depend_on_the_locale(tmp_path):
+    """Nor does what SimpleITK is told to read."""
+    path = tmp_path / "Größe 骶.mha"
+    write_scan(Volume(np.zeros((2, 3, 4), np.int16), (1, 1, 1)), path)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\nfrom magunet.base.provenance import code_hash, write_json\n"
+        "from magunet import joints, prepare\nfrom compendium import formats\n"
+        "from magunet.volume import read_volume\nwrite_json(Path(sys.argv[2]), {'ä': '骶'})\n"
+        "print(code_hash(joints, prepare, formats), read_volume(sys.argv[1]).array.shape)\n")
+    runs = [in_ascii(path, tmp_path / f"{number}.json", code=str(program), **environment,
+                     PYTHONPATH=os.pathsep.join(sys.path))
+            for number, environment in enumerate(({}, {"PYTHONUTF8": "1"}))]
+    assert runs[0] == runs[1] and runs[0][0] == 0 and runs[0][1].endswith(b"(2, 3, 4)\n"), runs
+    assert (tmp_path / "0.json").read_bytes() == (tmp_path / "1.json").read_bytes()
+
+
 def test_the_module_is_the_command_and_starts_without_what_computes():
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "compendium", "--help"],
                           capture_output=True, text=True)

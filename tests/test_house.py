@@ -69,6 +69,28 @@ def test_files_and_packages_are_small():
     assert all(sums[part] <= most for part, most in LIMITS.items()), sums
 
 
+def by_locale(tree):
+    """Lines where text is read or written in the encoding of the user's locale, also that of a subprocess."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            name, words = ast.unparse(call.func).split(".")[-1], {word.arg for word in call.keywords}
+            constants = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
+            opened = ast.unparse(call.func) == "open" and not any("b" in mode for mode in constants)
+            text = opened or name in ("read_text", "write_text") or words & {"text", "universal_newlines"}
+            if text and "encoding" not in words and "utf-8" not in constants:
+                yield call.lineno
+
+
+def test_text_is_utf_8_whatever_the_locale():
+    code = 'open("a"), open(p, "rb"), p.read_text(), p.read_text("utf-8")\nrun(c, text=1)\np.write_text("a")'
+    assert sorted(by_locale(ast.parse(code))) == [1, 1, 2, 3]
+    others = [path for folder in ("workflow", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    trees = MODULES | {path: ast.parse(path.read_text("utf-8")) for path in others}
+    assert not [(name, line) for name, tree in trees.items() for line in by_locale(tree)]
+    workflow = (ROOT / "workflow" / "Snakefile").read_text("utf-8")
+    assert re.findall(r"(?:read|write)_text\(.*?(utf-8)?\"\)", workflow) == ["utf-8"] * 2
+
+
 def test_variables_are_nouns():
     names = [(module, node.lineno, name) for module, tree in MODULES.items() for node in ast.walk(tree)
              if (name := node.arg if isinstance(node, ast.arg) else

@@ -15,11 +15,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from conftest import refused
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from compendium import paper
-from compendium.grid import BEYOND
+from compendium.grid import BEYOND, workflow_settings
 from magunet.base import profiles
 from magunet.studies import ALIASES
 
@@ -222,6 +223,21 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
     assert all(f"compendium train '{name}' --profile smoke" in beyond for name in (*BEYOND[1], "MAG-UNet"))
 
 
+def test_the_workflow_takes_profile_and_beyond_and_nothing_that_it_would_not_heed():
+    for config, profile, beyond in [
+            ({}, "smoke", False), ({"profile": "gpu"}, "gpu", True), ({"beyond": True}, "smoke", True),
+            ({"beyond": "false"}, "smoke", False), ({"profile": "cpu", "beyond": "true"}, "cpu", True),
+            ({"profile": "gpu", "beyond": "False"}, "gpu", False)]:             # as Snakemake passes them
+        settings, networks = workflow_settings(config)
+        assert settings == profiles.load(profile), config
+        assert {*networks} == NETWORKS | {*BEYOND[1] * beyond}, config
+    for config, words in [({"Profile": "cpu"}, "--config Profile"), ({"beyond": "no"}, "beyond=no: must be"),
+                          ({"beyond": 0}, "beyond=0"), ({"profile": "cpu", "seeds": 3}, "--config seeds"),
+                          ({"profile": 7}, "7.yaml: no such settings"), ({"profile": "smok"}, "smok.yaml"),
+                          ({"profile": "papermill_params/cpu.yaml"}, "must be a name")]:
+        refused(lambda config=config: workflow_settings(config), words)
+
+
 def copy_workflow(compendium, *left, **settings):
     """The workflow and the smoke profile with other settings in a compendium, where all networks but those
     left have their receipts, in the order in which the workflow makes them; returns the receipts' folder."""
@@ -274,6 +290,19 @@ def test_a_broken_off_grid_has_one_seed_of_everything_first(compendium):
     assert {*trained[6:]} == {("SegNet", "1"), ("+SE", "1")}
     # each is scored at once
     assert [bool(network) for network, _ in order] == [True, False] * 8
+
+
+@pytest.mark.slow
+def test_what_was_not_begun_is_not_named_as_not_finished(compendium):
+    receipts = copy_workflow(compendium, *NETWORKS, cohort="data/nowhere")
+    (receipts / "cohort.txt").unlink()
+    for trained in ("", "not finished: SegNet, seed 0\n"):
+        if trained:
+            receipts.mkdir(parents=True, exist_ok=True)
+            (receipts / "train-SegNet-s0.txt").write_text("runs/a")
+        done = snakemake(compendium, "--cores", "1", "--", "runs/smoke/receipts/grid.txt")
+        assert done.returncode and "data/nowhere" in done.stderr
+        assert trained in done.stderr and done.stderr.count("not finished") == bool(trained), done.stderr
 
 
 def test_no_machine_path_or_registry_host_is_committed():

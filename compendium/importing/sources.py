@@ -137,8 +137,9 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
     require(not (problem := extent_problem(image)), f"{case.image}: {problem}")
     problem = None if force else hu_problem(image)
     require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
-    require(force or np.percentile(image.array[pelvis.bones.array > 0], 90) >= 150,     # as in every pelvis
-            "the labels do not lie on bone; the segmentation belongs to another scan")
+    beside = "" if force else bones.misplaced(pelvis.bones, image)
+    require(not beside, f"the labels do not lie on bone: {beside}; the segmentation is shifted or mirrored, or "
+            "belongs to another scan")
     return image, pelvis._replace(notes=notes + pelvis.notes)
 
 

@@ -164,6 +164,12 @@ def onto_grid(volume: Volume, grid: Volume, value: float = 0) -> Volume:
     return grid.with_array(np.pad(inside, margins.T, constant_values=value))
 
 
+def require_there(path: Path) -> None:
+    """Raises InputError for a path that is not there, or a link to one, as git-annex leaves."""
+    what = "a link to what is not there; fetch it, as by 'git annex get'" if path.is_symlink() else None
+    require(path.exists(), f"{path}: {what or 'no such file or folder'}")
+
+
 def read_volume(path: Path | str, code: str | None = None) -> Volume:
     """Read a DICOM folder, or a NIfTI, NRRD, MHA or MHD file.
 
@@ -173,9 +179,7 @@ def read_volume(path: Path | str, code: str | None = None) -> Volume:
     series.
     """
     path = Path(path)
-    require(path.exists() or not path.is_symlink(), f"{path}: a link to a file that is not there; fetch "
-            "it, as by 'git annex get'")
-    require(path.exists(), f"{path}: no such file or folder")
+    require_there(path)
     require(path.is_dir() or path.name.lower().endswith(FILE_ENDINGS), f"{path}: not a format magunet reads; "
             f"give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")
     if path.is_dir():

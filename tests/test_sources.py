@@ -227,7 +227,10 @@ def test_every_layout_becomes_the_cohort_that_its_geometry_says(
     before = snapshot(tmp_path)
     assert run(source, tmp_path, "--out", out) == 0
     said = f"imported  {name}" + (f"  ({note})" if note else "")
-    assert capsys.readouterr().out.splitlines() == [said, f"1 imported, 0 there before, 0 skipped: {out}"]
+    assert capsys.readouterr().out.splitlines() == [
+        said, f"1 imported, 0 there before, 0 skipped: {out}",
+        f"look at {out / 'pictures'}, whether the labels lie on bone"]
+    assert [path.name for path in (out / "pictures").iterdir()] == [f"{name}.png"]
     assert records(out)[name]["notes"] == ([note] if note else [])
     check_imported(out, name, ct)
     check_terms(out, source, name)
@@ -301,6 +304,27 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(tmp_path, capsys):
         assert "none of 1 scans could be imported" in printed.err and printed.err.count("magunet import") == 1
         (line,) = [line for line in printed.out.splitlines() if line.startswith("skipped")]
         assert reason in line and not (tmp_path / "out").exists()
+
+
+def test_labels_beside_the_bone_are_refused_each_bone_for_itself():
+    """Also where marrow is no denser than muscle, in an uneven pelvis, and in slices of 5 mm."""
+    for shape, spacing in (((39, 33, 51), (3.0, 3.0, 2.0)), ((24, 50, 51), (5.0, 2.0, 2.0))):
+        half = (np.array(shape[::-1]) - 1) * spacing[::-1] / 2
+        grid = Volume(np.zeros(shape, np.int16), spacing, tuple(np.array((5.0, 4.0, 3.0)) - half), LPS)
+        labels = labelled(grid, (1, SACRUM), (2, LEFT), (3, RIGHT))
+        hu = np.where(inside(grid, BODY), 40, -1000) + np.random.default_rng(3).integers(-20, 20, shape)
+        for number in (1, 2, 3):
+            hu[shell(labels.array == number)] = 500
+        ct = grid.with_array(hu.astype(np.int16))
+        assert bones.misplaced(labels, ct) == ""
+        for axis in range(3):
+            assert "sacrum (" in bones.misplaced(labels.with_array(np.flip(labels.array, axis)), ct), axis
+            for mm in (-40, -24, -16, -8, 8, 16, 24, 40):
+                moved = np.roll(labels.array, int(np.sign(mm) * np.ceil(abs(mm) / spacing[axis])), axis)
+                said = bones.misplaced(labels.with_array(moved), ct)
+                assert said.count(" HU denser") == 3, (axis, mm, said)
+        left = np.where(labels.array == 2, 0, labels.array) | np.roll(2 * (labels.array == 2), 4, 1)
+        assert bones.misplaced(labels.with_array(left.astype(np.uint8)), ct).startswith("left hip (")
 
 
 TOTALSEGMENTATOR = (25, SACRUM), (26, UPPER), (77, LEFT), (78, RIGHT)
@@ -402,6 +426,21 @@ def test_a_further_import_makes_what_is_missing_new_or_of_other_code_and_keeps_t
     for text in ("imported  pengwin_001", "imported  pengwin_002", "skipped   pengwin_003: ", "1 skipped"):
         assert text in printed, printed
     assert snapshot(out)[out / "labelsTr/pengwin_001.nii.gz"] != after[out / "labelsTr/pengwin_001.nii.gz"]
+
+
+def test_another_ct_of_the_same_name_and_ones_own_file_in_its_place_are_not_passed_over(tmp_path, capsys):
+    image, labels = own(tmp_path / "mine", scan(), "a")
+    words, out = ("labelmap", image, "--labels", labels, "--out", tmp_path / "out"), tmp_path / "out"
+    assert run(*words) == 0 and run(*words) == 0 and "0 imported, 1 there before" in capsys.readouterr().out
+    changed = scan().array.copy()
+    changed[3, 4, 5] += 1                                               # the file may keep its size
+    write_volume(scan().with_array(changed), image)
+    assert run(*words) == 2 and "is there already, from other files" in capsys.readouterr().err
+    image, labels = own(tmp_path / "mine", scan(), "b")
+    (out / "imagesTr/b_0000.nii.gz").write_bytes(b"mine")
+    assert run(*words[:1], image, "--labels", labels, *words[4:]) == 2
+    assert "not from this import" in capsys.readouterr().err
+    assert (out / "imagesTr/b_0000.nii.gz").read_bytes() == b"mine"
 
 
 def test_an_import_that_was_cut_short_goes_on(tmp_path, monkeypatch):

@@ -10,12 +10,11 @@ from magunet.base.errors import InputError, require
 from magunet.target import THICKNESS, sij_mask
 from magunet.volume import Volume, bounding_box, touched_faces
 
-
 RIM, SHELL = 6.0, (2.0, 8.0)
 """mm: how deep the rim of a bone is, and from where to where what is around it counts, in `misplaced`."""
 CONTRAST = 70
-"""HU that a rim must be denser than what is around it: 132 and more in a real CT and in phantoms, also with
-marrow of 50 HU; 59 or less for one bone at least of labels that are mirrored."""
+"""HU that a rim must be denser than what is around it: a real CT has 177 and more, phantoms have 120 and more,
+also with marrow of 50 HU."""
 MOVES = (8.0, 16.0, 24.0, 32.0)
 """mm along each axis to other places of a bone, none of which may be a better one."""
 
@@ -80,9 +79,9 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
 def misplaced(bones: Volume, image: Volume) -> str:
     """What speaks against bones (1 sacrum, 2 left hip, 3 right hip) that lie where they are in a CT, or "".
 
-    The contrast of a bone is that of its rim, which is cortex, and of what is around it but no other bone. That
-    of labels in place falls to 0.6 or less of itself when they are moved by `MOVES`, and so that of labels 7 mm
-    beside the bone doubles at one of them.
+    The rim of a bone is mostly cortex: denser than what is around it and is no other bone, and less so when
+    it is moved. Labels in place lose a third or more of that contrast by any of `MOVES`; those 7 mm beside
+    the bone have less than half of what they have after one of them.
     """
     spacing, problems = np.array(image.spacing), []
 
@@ -105,7 +104,7 @@ def misplaced(bones: Volume, image: Volume) -> str:
         here, *others = (density(rim, move) - density(shell, move) for move in moves)
         best = max(filter(np.isfinite, others), default=0.0)
         if not here >= max(CONTRAST, best):
-            problems.append(f"{name} ({here:.0f} HU denser at its rim than around it; {best:.0f} HU when moved)")
+            problems.append(f"{name} ({here:.0f} HU denser at its rim than around it, {best:.0f} if moved)")
     return ", ".join(problems)
 
 

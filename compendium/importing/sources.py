@@ -4,6 +4,7 @@ What each data set looks like (``layouts.toml``) was taken from its record's des
 programs that read it; none of the four was downloaded here. Whatever does not fit is left out, with a reason.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from compendium.figures.planes import save_figure, three_planes
 from compendium.importing import bones
 from compendium.importing.bones import BoneNumbers, Pelvis
 from compendium.view.segments import read_segments
 from magunet import target, volume
 from magunet.base import provenance
 from magunet.base.errors import InputError, require
+from magunet.base.progress import say
 from magunet.body import hu_problem
 from magunet.cohort import ANY_VALUES
 from magunet.volume import (
@@ -98,6 +101,8 @@ def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: s
                 f"{path}: another CT in {image} has the same name; rename one of them")
     masks = {path: stem(path) for path in _files_below(labels)}
     require(masks, f"{labels}: holds no segmentations; they end in one of {', '.join(FILE_ENDINGS)}")
+    if alone := sorted(images.keys() - masks.values()):
+        say(f"note: {len(alone)} CTs have no segmentation and are left out: {', '.join(alone[:9])}")
     return [SourceCase(prefix + name, patient or name, images.get(name), (path,), numbers)
             for path, name in masks.items()]
 
@@ -138,20 +143,21 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
     problem = None if force else hu_problem(image)
     require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
     beside = "" if force else bones.misplaced(pelvis.bones, image)
-    require(not beside, f"the labels do not lie on bone: {beside}; the segmentation is shifted or mirrored, or "
-            "belongs to another scan")
+    require(not beside, f"the labels do not lie on bone: {beside}; the segmentation is shifted or mirrored, "
+            "or belongs to another scan")
     return image, pelvis._replace(notes=notes + pelvis.notes)
 
 
 def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable,
                  force: bool = False) -> tuple[dict[str, str], list[str], dict[str, str]]:
-    """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr``.
+    """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr`` and a picture of
+    each, to be looked at, in ``pictures``.
 
     base: folder that sources are named from. Returns new cases with notes, those that were there before
     (``import.json`` lists them), and those left out with the reason. ``dataset.json`` comes last. Raises
     InputError when ``out`` holds anything else.
     """
-    records, imported, present, skipped = _finished(out, source), {}, [], {}
+    (records, begun), imported, present, skipped = _finished(out, source), {}, [], {}
     for case in progress(cases, "read"):
         name = re.sub(r"[^\w.-]+", "_", case.name).strip(".")
         files = (f"bonesTr/{name}", f"labelsTr/{name}", f"imagesTr/{name}_0000")
@@ -162,7 +168,9 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
             if old == old | record:
                 present.append(name)
                 continue
-            require(not old or old["files"] == record["files"],
+            require(name in records or name == begun or not any(map(os.path.lexists, paths)),
+                    f"{paths[2]} or its labels are there, and not from this import; give another --out")
+            require(not old or all(old.get(key, record[key]) == record[key] for key in ("files", "ct")),
                     "is there already, from other files or label numbers; import this one under another "
                     f"--patient or --out, or remove {paths[2]} to put it in its place")
             image, pelvis = read_case(case, force)
@@ -170,9 +178,11 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
             skipped[name] = str(error)
             continue
         (out / "dataset.json").unlink(missing_ok=True)
-        provenance.write_json(out / STATE, {"source": source, "cases": records})
+        provenance.write_json(out / STATE, {"source": source, "cases": records, "begun": name})
         for path, content in zip(paths, (pelvis.bones, pelvis.mask, image)):
             volume.write_volume(content, path)
+        picture = three_planes(image, None, pelvis.bones, name, "bone labels")
+        save_figure(picture, out / f"pictures/{name}.png", "bone labels", dpi=150, vector=False)
         records[name] = record | {"notes": pelvis.notes}
         provenance.write_json(out / STATE, {"source": source, "cases": records})
         imported[name] = "; ".join(pelvis.notes)
@@ -184,27 +194,34 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
 
 
 def _record(case: SourceCase, base: Path) -> dict:
-    """What a finished case is known by: its files (of the CT the size will do), and the code that made it."""
+    """What a finished case is known by: its CT, its labels, and the code that made it."""
     require(case.image, f"no CT for {case.labels[0].name}; download it, and unpack it into the same folder")
     series = case.image.is_dir()
+    for path in filter(Path.is_symlink, (case.image, *case.labels)):
+        volume.require_there(path)
     files = [0 if series else case.image.stat().st_size,
              *(provenance.file_hash(path) for path in case.labels if path.exists())]
+    slices = sorted(filter(Path.is_file, case.image.iterdir())) if series else [case.image]
     known_by = files, case.numbers, *filter(None, [case.orientation])
     return {"patient": case.patient, "files": provenance.content_hash(*known_by),
+            "ct": provenance.content_hash([provenance.file_hash(path) for path in slices]),
             "source": "a DICOM series" if series else case.image.relative_to(base).as_posix(),
             "thickness_mm": target.THICKNESS, "code": provenance.code_hash(target, bones)}
 
 
-def _finished(out: Path, source: str) -> dict[str, dict]:
-    """Cases of an earlier import; raises InputError unless the folder is new, or of the same source."""
+def _finished(out: Path, source: str) -> tuple[dict[str, dict], str]:
+    """Cases of an earlier import, and the one it was interrupted at, if any.
+
+    Raises InputError unless the folder is new, or of the same source.
+    """
     if not (out / STATE).exists():
         require(not out.exists() or (out.is_dir() and not any(out.iterdir())),
                 f"{out}: is not empty, and not from 'magunet import'; give another --out")
-        return {}
+        return {}, ""
     try:
         state = provenance.read_json(out / STATE)
         origin, records = state["source"], dict(state["cases"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out / STATE}: damaged; remove {out} and import again") from error
     require(origin == source, f"{out}: holds cases of {origin}; give another folder with --out for {source}")
-    return records
+    return records, state.get("begun", "")

@@ -68,6 +68,8 @@ def import_(words: Words) -> None:
         name, reason = next(iter(skipped.items()))
         raise InputError(f"{words.src}: none of {len(skipped)} scans could be imported; {name}: {reason}")
     print(f"{len(imported)} imported, {len(present)} there before, {len(skipped)} skipped: {words.out}")
+    if imported:
+        print(f"look at {words.out / 'pictures'}, whether the labels lie on bone")
     if imported and (out / "splits.json").exists():
         print(f"{words.out} was split before these cases came; remove its splits.json to split it anew")
 

@@ -357,6 +357,7 @@ SERIES = {
     "many frames": (alone(MANY_FRAMES), "multi-frame ... NIfTI"),
     "many frames in many files": (MANY_FRAMES, "multi-frame ... convert it to NIfTI"),
     "unknown compression": (damaged_codestream(HTJ2KLossless), "cannot be read ... compressed in an unusual"),
+    "high bit elsewhere": (tags(2, BitsStored=12, HighBit=15), f"IM0002.dcm ... High Bit ... {AGAIN}"),
     "damaged JPEG 2000": (damaged_codestream(JPEG2000Lossless), UNREADABLE),
 }
 """What is wrong with a series -> what makes the folder, what the message says."""

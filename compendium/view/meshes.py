@@ -36,10 +36,9 @@ def surface_mesh(mask: Volume) -> Mesh:
 
     Marching cubes (Lewiner), not smoothed, closed at the border. Raises InputError for an empty mask.
     """
-    inside = mask.array != 0
-    require(inside.any(), "the mask is empty, so it has no surface; choose another case or network")
-    box = bounding_box(inside)
-    index, triangles, _, _ = marching_cubes(np.pad(inside[box], 1).astype(np.float32), 0.5)
+    require(mask.array.any(), "the mask is empty, so it has no surface; choose another case or network")
+    box = bounding_box(mask.array)
+    index, triangles, _, _ = marching_cubes(np.pad(mask.array[box] != 0, 1).astype(np.float32), 0.5)
     index = index + [side.start - 1 for side in box]                     # z-y-x, of the whole grid
     points = mask.origin + index[:, ::-1] * mask.spacing[::-1] @ mask.direction.T
     turn = 1 if np.linalg.det(mask.direction) > 0 else -1     # a mirrored grid turns triangles round

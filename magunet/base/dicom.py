@@ -96,6 +96,15 @@ def _numbers(header: Any, name: str, count: int, path: Path, default: float | No
     return values
 
 
+def in_one_plane(a: Any, b: Any) -> bool:
+    """Whether two headers state images that are about parallel, or do not state their planes."""
+    try:
+        normals = [np.cross(*np.reshape(one.ImageOrientationPatient, (2, 3)).astype(float)) for one in (a, b)]
+    except (AttributeError, TypeError, ValueError):
+        return True
+    return bool(abs(np.dot(*normals)) > 0.9)
+
+
 @silently()
 def slices_of(header: Any, path: Path) -> list[Slice]:
     """The slices in a file, more than one in an enhanced CT. Raises InputError where tags are missing."""
@@ -107,7 +116,8 @@ def slices_of(header: Any, path: Path) -> list[Slice]:
     padding, frames = None, [[]]
     if header.get("PixelPaddingValue") not in (None, "", b""):
         names = [name for name in TAGS[-2:] if header.get(name) not in (None, "", b"")]
-        cells, signed = 2**header.BitsAllocated, header.get("PixelRepresentation") == 1
+        cells = 2 ** int(_numbers(header, "BitsAllocated", 1, path)[0])
+        signed = header.get("PixelRepresentation") == 1
         ends = [int(_numbers(header, name, 1, path)[0]) % cells for name in names]
         ends = [end - cells * (signed and end >= cells // 2) for end in ends]
         padding = min(ends), max(ends)
@@ -151,6 +161,8 @@ def stored_values(one: Slice) -> np.ndarray:
             if name in source:
                 copy[name] = source[name]
         copy.PhotometricInterpretation = "MONOCHROME2"
+        require(copy.get("HighBit", copy.BitsStored - 1) == copy.BitsStored - 1, f"{one.path}: High Bit is not "
+                "that of Bits Stored, which the standard forbids; export the series again")
         if not copy.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
             most = 2**(copy.BitsStored - copy.PixelRepresentation)
             if one.padding and not (-most <= one.padding[0] and one.padding[1] < most):

@@ -161,8 +161,8 @@ def stored_values(one: Slice) -> np.ndarray:
             if name in source:
                 copy[name] = source[name]
         copy.PhotometricInterpretation = "MONOCHROME2"
-        require(copy.get("HighBit", copy.BitsStored - 1) == copy.BitsStored - 1, f"{one.path}: High Bit is not "
-                "that of Bits Stored, which the standard forbids; export the series again")
+        require(copy.get("HighBit", copy.BitsStored - 1) == copy.BitsStored - 1, f"{one.path}: High Bit must "
+                "be 1 less than Bits Stored; export the series again")
         if not copy.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
             most = 2**(copy.BitsStored - copy.PixelRepresentation)
             if one.padding and not (-most <= one.padding[0] and one.padding[1] < most):

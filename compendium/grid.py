@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from compendium.paper import TABLES, Row
 from magunet.base import profiles
-from magunet.base.errors import require
+from magunet.base.errors import InputError, require
 from magunet.studies import ALIASES
 
 REFERENCE = "MAG-UNet"
@@ -13,9 +13,6 @@ LEFT_OUT = {4: ("+MFF+LGAG",)}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet")}
 """Networks a user may take instead, by table; shown where they have been trained, as profile gpu does."""
-
-SWITCH = {"none": None, "true": True, "false": False}
-"""Snakemake hands over True, and words as text."""
 
 
 def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
@@ -46,13 +43,13 @@ def workflow_settings(config: Mapping) -> tuple[profiles.Settings, list[str]]:
 
     Raises InputError for a key or a value that means nothing, else a default would be taken in silence.
     """
-    for key in config:
-        require(key in ("profile", "beyond"), f"--config {key}: there are only profile=NAME and beyond=true")
     name, beyond = config.get("profile", "smoke"), str(config.get("beyond")).lower()
-    require(beyond in SWITCH, f"--config beyond={config.get('beyond')}: must be true or false")
+    for key in config.keys() - {"profile", "beyond"}:
+        raise InputError(f"--config {key}: there are only profile=NAME and beyond=true")
+    require(beyond in ("none", "true", "false"), f"--config beyond={beyond}: must be true or false")
     settings = profiles.load(str(name))
     require(settings.profile == name, f"--config profile={name}: must be a name, without a folder or .yaml")
-    return settings, grid(settings.profile, SWITCH[beyond])
+    return settings, grid(name, None if beyond == "none" else beyond == "true")
 
 
 def trained_as(network: str) -> str:

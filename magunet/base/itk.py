@@ -17,12 +17,11 @@ LONGEST_LINE = 500
 """Characters of a field in an NRRD's header; from about 1000 on SimpleITK ends the process."""
 SPACING_FIELDS = ("space directions", "spacings", "elementspacing", "elementsize")
 """Of an NRRD and a MetaImage; a MetaImage may have both of its own."""
-SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
-"""Of an NRRD, that name the patient's sides; "scanner-xyz" and the others do not."""
-MATRIX = re.compile("(TransformMatrix|Orientation|Rotation) *=")
-"""A MetaImage's line that states directions, as SimpleITK knows it."""
 UNIT_FIELDS = ("space units", "units", "distanceunits")
 """Of an NRRD, for the world and for its axes, and of a MetaImage."""
+SIDES = re.compile("(TransformMatrix|Orientation|Rotation) *=|"
+                   "(?i:space: *(lps|ras|las|(left|right)-(posterior|anterior)-superior)) *$")
+"""Lines of a MetaImage and an NRRD that state sides of the patient, as no other space of an NRRD does."""
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 """In mm."""
 
@@ -33,14 +32,6 @@ def load():
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
-
-
-def utf8(path: Path) -> str:
-    """A path as SimpleITK takes it, whatever the locale; it ends the process for other text."""
-    try:
-        return os.fsencode(path).decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: its name is not in UTF-8; rename it") from error
 
 
 def execute(call: Callable, path: Path, *arguments, **options) -> Any:
@@ -95,11 +86,12 @@ def read_image(path: Path) -> tuple:
                 while not unpack.eof and (part := stream.read(2**16)):
                     unpack.decompress(part)
             require(unpack.eof, f"{path}: compressed voxels are damaged or cut off; copy or export it again")
-    units = set(re.findall(r'[^\s"?]+', " ".join(fields.get(name, "") for name in UNIT_FIELDS))) - {"none"}
+    units = {*re.findall(r'[^\s"?]+', " ".join(fields.get(name, "") for name in UNIT_FIELDS))} - {"none"}
     require(len(units) < 2 and units <= UNITS.keys(), f"{path}: lengths are in {sorted(units)}; export it "
             f"again with one of {list(UNITS)}")
-    image = execute(load().ReadImage, path, utf8(path))
+    name = os.fsencode(path).decode("utf-8", "replace")         # other text ends the process
+    image = execute(load().ReadImage, path, name)
     for unit in units:
         image.SetSpacing(UNITS[unit] * np.array(image.GetSpacing()))
         image.SetOrigin(UNITS[unit] * np.array(image.GetOrigin()))
-    return image, fields.get("space") in SPACES or any(map(MATRIX.match, lines))
+    return image, any(map(SIDES.match, lines))

@@ -69,10 +69,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray, bool]:
 
 
 def _compare(path: Path, shape: tuple, unit: float, sform: np.ndarray, qform: np.ndarray) -> None:
-    """Says where the two forms lie more than half a voxel apart, which is what users must hear of.
-
-    Raises InputError where an axis of one runs 60 degrees or more off that of the other.
-    """
+    """Says where forms lie half a voxel apart. Raises InputError where their axes are 60 degrees apart."""
     lengths, others = (np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
     cosines = (sform[:3, :3] * qform[:3, :3]).sum(axis=0) / (lengths * others)
     require(cosines.min() > 0.5, "{}: sform ({}) and qform ({}) disagree about the sides; find out which is "

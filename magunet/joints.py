@@ -75,7 +75,7 @@ def midline(mask: Volume, scan: Volume | None = None) -> Midline:
         return Midline(np.nan, "nothing, for the mask is empty or of specks only")
     places = _world(mask, (sizes >= max(1, 0.2 * sizes.max()))[pieces])        # specks count no more
     places = places[np.argsort(places[:, 0])]
-    x, count = places[:, 0], np.arange(1, len(places))
+    x, count, gap = places[:, 0], np.arange(1, len(places)), 0.0
     right, left = np.cumsum(x)[:-1] / count, (np.cumsum(x[::-1])[:-1] / count)[::-1]     # means by cut
     cut = int(np.argmax(count * count[::-1] * (left - right) ** 2))
     if left[cut] - right[cut] > 40:          # mm; pieces of one joint are nearer
@@ -84,13 +84,14 @@ def midline(mask: Volume, scan: Volume | None = None) -> Midline:
         ratio = max(map(len, groups)) / min(map(len, groups))
         if 60 <= across <= 130 and max(level) <= 30 and ratio <= 4:         # mm, and ratio of volumes
             return Midline(float(right[cut] + left[cut]) / 2, "the two joints, halfway between which it lies")
-        places = max(groups, key=len)
+        places, gap = (groups[1], across) if len(groups[1]) > len(groups[0]) else (groups[0], -across)
     if not (side := 0 if scan is None or len(places) < 20 else _side(places, scan)):
         return Midline(np.nan, "nothing, for no two joints were found, and the slant of the one and the bone "
                        "beside it do not tell its side")
     x = side * places[:, 0]                                             # to the outside; a joint is never cut
-    return Midline(side * min(float(x.mean()) - HALF_APART, float(x.min()) - 1e-6),
-                   f"the slant of one joint and the bone beside it, {HALF_APART:g} mm or more away")
+    away = side * gap / 2 if 0 < side * gap < 2 * HALF_APART else HALF_APART         # a child's are nearer
+    return Midline(side * min(float(x.mean() - away), float(x.min()) - 1e-6),
+                   "the slant of one joint and the bone beside it")
 
 
 def _side(places: np.ndarray, scan: Volume) -> int:

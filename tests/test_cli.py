@@ -129,7 +129,7 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     assert re.search(rf"{run.name} +scored run", overview)
     row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))
     assert row.split()[1] == "1" and len(row.split()) == 6                  # one validation case, scored once
-    assert [len(pd.read_csv(run / file)) for file in ("scores.csv", "scores_by_side.csv")] == [1, 2]
+    assert [len(pd.read_csv(run / file)) for file in ("scores.csv", "scores_by_side.csv")] == [1, 1]
     printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("3", "claims", "effects")}
     note = "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, seeds 0, 1."
     assert note in printed["3"][1]

@@ -86,6 +86,12 @@ def test_a_joint_and_a_piece_of_the_hip_beside_it_are_not_called_left_and_right(
             mask.array[np.linalg.norm(world(on) - hip, axis=-1) < radius] = 1
             assert labels_in(mask, scan) == {0, label}, (joint.side, radius)
             assert labels_in(mask) == {0, UNKNOWN.label}
+        mask, scan = single(on, joint.side)
+        inward = CENTRES[joint.side] - (50 * np.sign(hip[0]), 0, 0)
+        ball = np.linalg.norm(world(on) - inward, axis=-1) < 10
+        (labels,) = sides(scan, scan.with_array(ball | (mask.array > 0)))[1]
+        found = set(labels.array[mask.array > 0]), set(labels.array[ball])
+        assert found == ({joint.label}, {3 - joint.label}), "a child's joints lie nearer"
 
 
 def test_a_piece_that_spans_both_sides_is_cut_and_specks_get_a_side_but_do_not_move_the_midline():

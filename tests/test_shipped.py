@@ -104,7 +104,7 @@ def test_a_scan_is_scored_as_a_whole_and_by_side(tmp_path):
     truth[2:8, 5:15, 5:10], truth[2:8, 5:15, 30:35] = 1, 1
     found[2:8, 5:15, 5:10], found[2:8, 5:10, 30:35] = 1, 1
     for columns, direction in ((slice(None), np.eye(3)), (slice(None, None, -1), np.diag([-1.0, 1, 1]))):
-        true, predicted, nothing = (Volume(array[:, :, columns], (2.0, 1.0, 2.0), (0, 0, 0), direction)
+        true, predicted, nothing = (Volume(array[:, :, columns], (2.0, 1.0, 3.0), (0, 0, 0), direction)
                                     for array in (truth, found, 0 * found))
         row = transfer.score(transfer.Unseen("g", "c", true, true, (1, 4)), predicted)
         assert row["dice"] == pytest.approx(2 * 450 / (600 + 450)) and row["dice_right"] == 1

@@ -131,8 +131,8 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
         f"{model}; run {origin['run']}", vector=False))]
     for name, both in labels.items():
-        whole = both.with_array(np.uint8(both.array != 0))
-        jobs += [("nifti", f"{name}.nii.gz", partial(write_volume, whole)),
+        jobs += [("nifti", f"{name}.nii.gz", lambda path, both=both: write_volume(
+                     both.with_array((both.array != 0).view(np.uint8)), path)),
                  ("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both))]
         jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint)) for joint in JOINTS]
         jobs.append(("stl", f"{name}.stl", partial(_write_mesh, both, UNKNOWN)))

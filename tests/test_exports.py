@@ -1,6 +1,7 @@
 """Exports of a run: every format read back by another program, DICOM SEG by pydicom and dciodvfy, for
 every orientation. That nothing else of a header reaches any file is shown by test_privacy.py."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -364,6 +365,67 @@ def test_frames_of_a_resampled_scan_lie_on_the_slices_where_they_were(tmp_path, 
     assert seen > 0.8 * np.count_nonzero(labels)
 
 
+FEW = tuple(name for name in FORMATS if name not in ("png", "dicom-seg"))
+
+
+def test_only_an_earlier_export_of_the_same_scan_is_replaced(tmp_path):
+    """Else nothing is written, unless it is asked for; whatever formats and networks there were before."""
+    scan, out = scan_of("LPS", *COARSE), tmp_path / "out"
+    other, smaller = scan.with_array(scan.array + np.int16(1)), both(scan)
+    smaller.array[:len(smaller.array) // 2] = 0
+
+    def refuses(scan, formats, name, mask=None):
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        refused(lambda: exported(out, scan, mask or both(scan), formats), f"{out / name}: is there already",
+                "--overwrite")
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before, (formats, name)
+
+    exported(out, scan, formats=FORMATS)
+    for formats in (FEW, ("nifti",), ("json",)):
+        refuses(other, formats, "case_sij.json")                            # another patient's ct.nii.gz
+    for again in (both(scan), smaller):                                     # the same again, another network
+        for formats in (("nifti", "json"), FEW):
+            assert {"sij.nii.gz", "sij.json"} <= exported(out, scan, again, formats).keys()
+    assert (out / "case_sij.png").exists()
+    exported(out, scan, formats=("png", "json"))                            # of a report before the last
+    for name in ("case_sij.nii.gz", "case_sij_right.stl"):
+        (out / name).write_bytes(b"mine")
+        refuses(scan, FEW, name)
+        refuses(scan, ("stl", "nifti"), name, scan.with_array(0 * scan.array))         # nor is it removed
+        (out / name).unlink()
+        exported(out, scan, formats=FEW)
+    for content in ("[]", "{", '{"scan": {}}', '{"sha256_of_files": []}'):
+        (out / "case_sij.json").write_text(content)
+        refuses(scan, FEW, "case_sij.json")
+    export(Exported("case", other, smaller), ORIGIN, out, FEW, overwrite=True)
+    assert json.loads((out / "case_sij.json").read_text())["scan"]["sha256_of_voxels"] == voxel_hash(other)
+    (out / "case_sij.json").unlink()
+    exported(out, other, smaller, ("nifti", "stl"))                         # equal bytes are no loss
+    refuses(scan, ("seg.nrrd",), "case_sij.seg.nrrd")
+
+
+def test_an_export_cut_short_goes_on(tmp_path, monkeypatch):
+    """At any of its files and again at a later one, the first and one that replaces it."""
+    scan, real = scan_of("LPS", *COARSE), os.replace
+    smaller = both(scan)
+    smaller.array[:len(smaller.array) // 2] = 0
+    for mask in (both(scan), smaller):
+        for writes in range(7):
+            left = iter(range(writes))
+
+            def stopped(part, path, left=left):
+                if Path(path).parent == tmp_path and next(left, None) is None:
+                    raise KeyboardInterrupt
+                real(part, path)
+
+            with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+                patched.setattr(os, "replace", stopped)
+                exported(tmp_path, scan, mask, FEW)
+        report = json.loads(exported(tmp_path, scan, mask, FEW)["sij.json"].read_text())
+        assert "sha256_of_earlier_files" not in report and report["sha256_of_files"] == {
+            path.name: file_hash(path) for path in tmp_path.glob("case_*") if path.suffix != ".json"}
+
+
 def test_a_disk_that_is_full_leaves_no_half_file_of_any_format(series, tmp_path, monkeypatch):
     (folder, mask), out = series, tmp_path / "out"
     scan, source = read_volume(folder), read_source(folder, mask)
@@ -404,6 +466,22 @@ def test_files_of_an_anonymous_scan_are_named_by_its_hash_and_only_those_asked_f
     model = json.loads(Path(f"{begin}.json").read_text())["model"]
     assert (model["run"], model["sha256_of_weights"]) == (run.name, file_hash(run / "weights.safetensors"))
     assert "Musterfrau" not in Path(f"{begin}.json").read_text()
+
+
+def test_the_same_name_of_another_patient_is_refused_before_anything_is_computed(
+        predict, finds_the_object, tmp_path, monkeypatch):
+    words = "--formats", "nifti,json"
+    for number, name in enumerate(("anna", "erik")):
+        scan = scan_of("LPS", *COARSE)
+        write_volume(scan.with_array(scan.array + np.int16(number)), tmp_path / name / "ct.nii.gz")
+    for _ in range(2):
+        assert predict(tmp_path / "anna/ct.nii.gz", tmp_path / "out", *words)[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
+        status, printed, said = predict(tmp_path / "erik/ct.nii.gz", tmp_path / "out", *words)
+    assert (status, printed) == (2, "") and "ct_sij.json: is there already, and not of this scan" in said
+    assert predict(tmp_path / "erik/ct.nii.gz", tmp_path / "out", *words, "--overwrite")[0] == 0
+    assert predict(tmp_path / "anna/ct.nii.gz", tmp_path / "out", *words)[0] == 2
 
 
 def quoting(source, *words, **named):

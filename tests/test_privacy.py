@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -34,6 +35,7 @@ from test_sources import LEFT, RIGHT, SACRUM, labelled
 from test_sources import scan as ct_of_boxes
 
 from magunet.volume import write_volume
+from sijphantom import cohort
 
 TEXT = "QX70431ZW"
 MARKS = {**dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"), TEXT), "AS": "917W",
@@ -276,6 +278,75 @@ def test_nothing_of_a_series_or_its_folders_name_reaches_an_imported_cohort(tmp_
     assert not found(printed + said, words) and found_in(out, words) == {}
     assert {"p1_0000.nii.gz", "p1.nii.gz", "dataset.json", "import.json"} <= {
         path.name for path in out.rglob("*")}
+
+
+# Links --------------------------------------------------------------------------------------------------
+ERIKA = "Mustermann_Erika"
+
+
+def linked(archive, link, make):
+    """A link to a file of the patient's name in the archive, which ``make`` writes, or to a folder of it."""
+    target = archive / ERIKA / f"{ERIKA}{''.join(link.suffixes)}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    make(target)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+    return link
+
+
+def silent_of_erika(folder, *texts):
+    return found_in(folder, [ERIKA.encode()]) == {} and not found("".join(texts), [ERIKA.encode()])
+
+
+@pytest.mark.parametrize("name, typed, begin", [
+    ("case007.nii.gz", "case007.nii.gz", "case007"), ("case007.mha", "./case007.mha", "case007"),
+    ("case007.NII.GZ", "../mine/case007.NII.GZ", "case007"), ("series", "series", "ct-"),
+    ("series", "series/.", "ct-"), ("series", "slices/../series", "ct-")])
+def test_outputs_of_predict_are_named_by_what_was_typed_not_by_what_a_link_leads_to(
+        name, typed, begin, scan, run, finds_the_object, tmp_path, monkeypatch, capfd):
+    def make(path):
+        if name == "series":
+            return series_of(scan, path)
+        write_scan(scan, plain := path.with_name(f"scan{''.join(path.suffixes).lower()}"))
+        plain.rename(path)
+
+    linked(tmp_path / "archive", tmp_path / "mine" / name, make)
+    (tmp_path / "mine" / "slices").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    (tmp_path / "latest").symlink_to(run)
+    words = "predict", typed, "--model", tmp_path / "latest", "--out", tmp_path / "out"
+    status, printed, said = call(capfd, *words)
+    assert status == 0 and silent_of_erika(tmp_path / "out", printed, said), said
+    assert {path.name.startswith(begin) for path in (tmp_path / "out").iterdir()} == {True}
+    (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "archive" / ".git" / ERIKA)
+    status, _, said = call(capfd, "predict", tmp_path / "gone.nii.gz", *words[2:])
+    assert status == 2 and "gone.nii.gz: a link to what is not there; fetch it" in said and ERIKA not in said
+
+
+def test_an_import_of_links_and_phantoms_like_it_name_nothing_that_links_lead_to(
+        compendium, monkeypatch, capfd):
+    """Links in folders that are links, from where a shell went along a link."""
+    pelvis, mine, archive = ct_of_boxes(shape=(29, 33, 51)), compendium / "mine", compendium / ERIKA
+    labels = labelled(pelvis, (25, SACRUM), (77, LEFT), (78, RIGHT))
+    for part, volume in (("cts", pelvis), ("bones", labels)):
+        linked(archive / part, archive / "mine" / part / "a.nii.gz", partial(write_volume, volume))
+    mine.symlink_to(archive / "mine")
+    monkeypatch.chdir(mine)
+    monkeypatch.setenv("PWD", str(mine))
+    for number, (image, bones) in enumerate((
+            ("cts", "bones"), ("cts/a.nii.gz", "bones/a.nii.gz"), (mine / "cts", "bones"),
+            ("bones/../cts/a.nii.gz", mine / "bones/a.nii.gz"))):
+        out = compendium / f"out{number}"
+        status, printed, said = call(capfd, "import", "labelmap", image, "--labels", bones, "--out", out)
+        assert status == 0 and silent_of_erika(out, printed, said), said
+        assert [path.name for path in (out / "imagesTr").iterdir()] == ["a_0000.nii.gz"]
+    shutil.move(out, archive / ERIKA)
+    (compendium / "own").symlink_to(archive / ERIKA)
+    monkeypatch.setattr(cohort, "options_like", lambda scan: {})
+    monkeypatch.setattr(cohort, "write_phantoms", lambda root, phantoms, title, _: print(title))
+    status, printed, said = call(capfd, "cohort", "--like", compendium / "own", "--out", compendium / "like")
+    assert status == 0 and printed.startswith("magunet phantoms like own\n")
+    assert silent_of_erika(compendium / "like", printed, said)
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -89,7 +89,7 @@ def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list
 
 
 def earlier_files(out: Path, name: str, scan: Volume, overwrite: bool = False) -> dict[str, str]:
-    """Files in ``out`` of earlier exports of this very scan, and their hashes, by its JSON report.
+    """Files in ``out`` that are as earlier exports of this very scan wrote them, and hashes, by its report.
 
     Raises InputError where that report is another scan's, or none of magunet's, unless ``overwrite``.
     """
@@ -98,9 +98,11 @@ def earlier_files(out: Path, name: str, scan: Volume, overwrite: bool = False) -
         return files
     try:
         report = read_json(path)
-        voxels, files = report["scan"]["sha256_of_voxels"], {**report["sha256_of_files"]}
-        files = {**report.get(EARLIER, {}), **files}
-    except (OSError, ValueError, KeyError, TypeError):
+        voxels = report["scan"]["sha256_of_voxels"]
+        known = [*report["sha256_of_files"].items(), *report.get(EARLIER, {}).items()]
+        files = {file: value for file, value in known
+                 if (out / file).is_file() and file_hash(out / file) == value}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass                                                # somebody's own file
     ours = voxels == voxel_hash(scan)
     require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
@@ -155,7 +157,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
                 say(f"note: {path.name} is not written: {error}")
         hashes = {path.name: file_hash(path) for path in map(Path(folder).joinpath, names) if path.exists()}
         for path in filter(os.path.lexists, (out / name for name in names)):
-            ours = path.is_file() and file_hash(path) in (earlier.get(path.name), hashes.get(path.name))
+            ours = path.name in earlier or (path.is_file() and file_hash(path) == hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
         json, report = out / f"{case.name}_sij.json", _report(case, origin, labels, plane, hashes)
         files = [out / name for name in names if name in hashes]

@@ -4,11 +4,13 @@ The pelvis is three boxes in patient coordinates (LPS, mm). What is expected is 
 by voxel, and never from the code under test.
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock, patch
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -350,6 +352,33 @@ def test_a_ct_and_its_segmentation_become_a_case(direction, code, numbers, words
     image, labels = own(tmp_path / "mine", ct, "scan", numbers, code)
     assert run("labelmap", image, "--labels", labels, *words, "--out", tmp_path / "out") == 0
     check_imported(tmp_path / "out", "scan", ct)
+
+
+def test_files_that_state_no_sides_are_taken_as_told_and_a_ct_in_cm_is_refused(tmp_path, capsys):
+    image, labels = own(tmp_path / "mine", scan(RAS))
+    words = ("labelmap", image, "--labels", labels, "--out")
+    assert run(*words, tmp_path / "stated") == 0
+    for path, change in itertools.product((image, labels), ("sides", "unit")):
+        file, other = nibabel.load(path), path.parents[1] / change / path.name
+        other.parent.mkdir(exist_ok=True)
+        affine = None if change == "sides" else np.diag([0.1, 0.1, 0.1, 1]) @ file.affine
+        changed = nibabel.Nifti1Image(np.asanyarray(file.dataobj), affine)
+        changed.header.set_zooms(file.header.get_zooms() if affine is None else changed.header.get_zooms())
+        nibabel.save(changed, other)
+    words = ("labelmap", tmp_path / "sides/ct.nii.gz", "--labels", tmp_path / "sides/ct_seg.nii.gz", "--out")
+    for out, options, status, says in (
+            ("told", (), 2, "sides/ct.nii.gz: does not state which of its sides"),
+            ("mirrored", ("--orientation", "LAS"), 0, "left and right hip named the other way round"),
+            ("told", ("--orientation", "ras"), 0, "imported  ct\n")):
+        assert run(*words, tmp_path / out, *options) == status, options
+        assert says in "".join(capsys.readouterr()), options
+    stated, told = (read_volume(tmp_path / out / "labelsTr/ct.nii.gz") for out in ("stated", "told"))
+    assert np.array_equal(stated.array, told.array) and volume.orientation(told) == "RAS"
+    assert run(*words, tmp_path / "told", "--orientation", "RAS") == 0         # nothing left to do
+    assert "0 imported, 1 there before" in capsys.readouterr().out
+    assert run("labelmap", tmp_path / "unit/ct.nii.gz", "--labels", tmp_path / "unit/ct_seg.nii.gz",
+               "--out", tmp_path / "cm") == 2
+    assert "15.3 mm wide, 9.9 mm deep and 7.8 mm high, which no CT" in capsys.readouterr().err
 
 
 def test_masks_of_single_bones_will_do_and_without_one_of_s1_the_joint_ends_below_it(tmp_path):

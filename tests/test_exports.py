@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import nrrd
@@ -440,6 +441,27 @@ def test_a_disk_that_is_full_leaves_no_half_file_of_any_format(series, tmp_path,
         with pytest.raises(OSError, match="No space left"):
             exported(out, scan, scan.with_array(parts(scan)["left"]), (name,), source)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before, name
+
+
+@pytest.mark.slow
+def test_reading_and_exporting_a_large_scan_takes_few_bytes_a_voxel(tmp_path):
+    """So that 512 x 512 x 1000 voxels need 2.5 GB, libraries and all."""
+    scan = scan_of("RAS", (200, 256, 256), (0.7, 0.7, 0.7))
+    folder, mask = tmp_path / "series", both(scan)
+    write_series(folder, scan.array, scan.spacing, scan.origin, scan.direction)
+    exported(tmp_path / "small", scan_of())                                 # imports
+    tracemalloc.start()
+    try:
+        for name, most, work in (("read", 2.5, lambda: read_volume(folder)),
+                                 ("hash", 0.1, lambda: voxel_hash(scan)),
+                                 ("export", 6.5, lambda: exported(tmp_path / "out", scan, mask))):
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            work()
+            bytes_a_voxel = (tracemalloc.get_traced_memory()[1] - before) / scan.array.size
+            assert bytes_a_voxel < most, (name, bytes_a_voxel)
+    finally:
+        tracemalloc.stop()
 
 
 # The command ------------------------------------------------------------------------------------------

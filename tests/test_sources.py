@@ -378,7 +378,7 @@ def test_files_that_state_no_sides_are_taken_as_told_and_a_ct_in_cm_is_refused(t
     assert "0 imported, 1 there before" in capsys.readouterr().out
     assert run("labelmap", tmp_path / "unit/ct.nii.gz", "--labels", tmp_path / "unit/ct_seg.nii.gz",
                "--out", tmp_path / "cm") == 2
-    assert "15.3 mm wide, 9.9 mm deep and 7.8 mm high, which no CT" in capsys.readouterr().err
+    assert "10.2 mm wide, 9.9 mm deep and 11.7 mm high, which no CT" in capsys.readouterr().err
 
 
 def test_masks_of_single_bones_will_do_and_without_one_of_s1_the_joint_ends_below_it(tmp_path):

@@ -126,6 +126,7 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
     Raises InputError when the case cannot be used.
     """
     image, (first, *others), notes = read_volume(case.image, case.orientation), case.labels, []
+    require(not (problem := extent_problem(image)), f"{case.image}: {problem}")
     if others:
         labels = image.with_array(np.zeros(image.array.shape, np.uint8))
         for number, path in enumerate(case.labels, 1):
@@ -139,7 +140,6 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
-    require(not (problem := extent_problem(image)), f"{case.image}: {problem}")
     problem = None if force else hu_problem(image)
     require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
     beside = "" if force else bones.misplaced(pelvis.bones, image)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from magunet.base.dicom import NO_SLICE, Slice, in_one_plane, read_header, slices_of, stored_values
+from magunet.base.dicom import NO_SLICE, Slice, read_header, slices_of, stored_values
 from magunet.base.errors import require
 from magunet.base.progress import say
 
@@ -127,7 +127,9 @@ def _one_series(folder: Path) -> tuple[list[Slice], int]:
 
 def _is_aside(files: dict, largest: dict) -> bool:
     """Whether a series is none of slices: images without a place, or localisers by name, or by plane."""
-    headers, other = list(files.values()), next(iter(largest.values()))
+    headers = list(files.values())
+    own, other = ({str(one.get("ImageOrientationPatient")) for one in part}
+                  for part in (headers, largest.values()))
     return (not any("NumberOfFrames" in one or one.get("ImagePositionPatient") for one in headers)
             or all("LOCALIZER" in str(one.get("ImageType")) for one in headers)
-            or (len(files) <= SCOUTS < len(largest) and not in_one_plane(headers[0], other)))
+            or (len(files) <= SCOUTS < len(largest) and own.isdisjoint(other)))

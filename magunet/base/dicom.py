@@ -96,15 +96,6 @@ def _numbers(header: Any, name: str, count: int, path: Path, default: float | No
     return values
 
 
-def in_one_plane(a: Any, b: Any) -> bool:
-    """Whether two headers state images that are about parallel, or do not state their planes."""
-    try:
-        normals = [np.cross(*np.reshape(one.ImageOrientationPatient, (2, 3)).astype(float)) for one in (a, b)]
-    except (AttributeError, TypeError, ValueError):
-        return True
-    return bool(abs(np.dot(*normals)) > 0.9)
-
-
 @silently()
 def slices_of(header: Any, path: Path) -> list[Slice]:
     """The slices in a file, more than one in an enhanced CT. Raises InputError where tags are missing."""

@@ -52,6 +52,9 @@ def fetch_sample() -> Sample:
     """
     sample = sample_paths()
     if not all(path.exists() and provenance.file_hash(path) == MEMBERS[path.name][1] for path in sample[:2]):
+        for path in filter(Path.exists, sample[:2]):
+            require(provenance.file_hash(path) == MEMBERS[path.name][1], f"{path}: is there already, and not "
+                    "of the sample; move it elsewhere, or remove it if it is damaged")
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
     code, record = provenance.code_hash(target, bones), sample.mask.with_name("sij.txt")

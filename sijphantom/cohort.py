@@ -103,7 +103,7 @@ def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, prog
     with provenance.alone_in(root):
         names = {_record(root, seed).stem for seed in phantoms}
         missing = [(root, *item) for item in phantoms.items() if not _is_made(root, *item)]
-        stray = [path for path in root.rglob("phantom_*")
+        stray = [path for path in root.glob("*/phantom_[0-9][0-9][0-9]*")
                  if path.name.split(".")[0].removesuffix("_0000") not in names]
         if missing or stray:
             for path in (root / "dataset.json", *stray, *([root / "splits.json"] if stray else [])):

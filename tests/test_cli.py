@@ -68,6 +68,14 @@ def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tm
         assert got == status and says in error and out.exists() == (status == 0), error
 
 
+def test_tables_replace_no_scores_of_ones_own(compendium, capsys):
+    (compendium / "scores.csv").write_text("mine")
+    for words in (("--profile", "smoke"), ("--scores", ROOT / "figures/cpu")):
+        status, _, said = call(capsys, "tables", *words, "--out", compendium)
+        assert status == 2 and "scores.csv: is there already, and not from" in said
+    assert (compendium / "scores.csv").read_text() == "mine"
+
+
 def test_from_phantom_to_export(compendium, said):
     """Every command takes what the one before has printed. A score is that of the files that are exported,
     and a prediction does not depend on the way a scan is stored."""

@@ -12,9 +12,9 @@ from magunet.volume import Volume, bounding_box, touched_faces
 
 RIM, SHELL = 6.0, (2.0, 8.0)
 """mm: how deep the rim of a bone is, and from where to where what is around it counts, in `misplaced`."""
-CONTRAST = 70
-"""HU that a rim must be denser than what is around it: a real CT has 177 and more, phantoms 120 and more,
-also with marrow of 50 HU."""
+CONTRAST = 50
+"""HU that a rim must be denser than what is around it: a real CT has 177 and more, phantoms 175 and more,
+and 87 with marrow of 50 HU, soft cortex and slices of 5 mm."""
 MOVES = (8.0, 16.0, 24.0, 32.0)
 """mm along each axis to other places of a bone, none of which may be a better one."""
 

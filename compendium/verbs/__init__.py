@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from magunet.base.errors import require
+from magunet.base.project import typed
 
 Words = argparse.Namespace
 """The arguments that stood on the command line."""
@@ -58,7 +59,7 @@ ORIENTATION = argument(
 
 def export_folder(out: Path) -> Path:
     """A folder to write into. Raises InputError when it is a file, or may not be written to."""
-    nearest = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    nearest = next(folder for folder in (out, *typed(out).parents) if folder.exists())
     require(nearest.is_dir(), f"{nearest}: is a file; give a folder to write into")
     require(os.access(nearest, os.W_OK | os.X_OK),
             f"{nearest}: nothing can be written there; give a folder to write into")

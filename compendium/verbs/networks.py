@@ -77,12 +77,12 @@ def predict(words: Words) -> None:
     if problem := hu_problem(scan):
         require(words.force, f"{ct}: {problem}; or take the values as they are with --force")
         say(f"note: {ct}: {problem}; the mask may mean nothing")
-    if (width := body_extent(scan)["width"]) < NARROW_MM:
-        say(f"note: {ct}: the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
-            "learned from whole adults may take something else for a joint: look at the mask")
     name = case_name(ct, scan, words.anonymise)
     earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
     mask = _segment(with_room(model), scan, ct)
+    if (width := body_extent(scan)["width"]) < NARROW_MM:
+        say(f"note: {ct}: the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
+            "learned from whole adults may take something else for a joint: look at the mask")
     _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
 
 

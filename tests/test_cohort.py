@@ -169,7 +169,7 @@ def test_one_patient_can_be_looked_at_but_not_trained_on(root):
 
 def test_a_case_is_described_and_one_that_cannot_be_used_is_explained(root):
     info = {"patient": "C", "grade_left": 2, "grade_right": 0}
-    write_dataset(root, cases={"box_4": info | {"parameters": {}}})
+    write_dataset(root, cases={"box_4": info | {"parameters": {}, "any_values": True}})
     case, known = load_cohort(root).cases["box_4"], {"case": "box_4"} | info
     assert describe(case, *read_checked(case)) == known | {
         "slices": 20, "matrix": 32, "slice_mm": 3.0, "pixel_mm": 2.0,

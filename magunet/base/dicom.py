@@ -84,10 +84,8 @@ def _numbers(header: Any, name: str, count: int, path: Path, default: float | No
     """The values of a tag. Raises InputError unless there are ``count`` finite ones."""
     import pydicom
 
-    value = header.get(name, default)
-    value = int.from_bytes(value, "little") if isinstance(value, bytes) else value      # it says not, of what
     try:
-        values = np.array(value, float).ravel()
+        values = np.array(header.get(name, default), float).ravel()
     except (TypeError, ValueError):
         values = np.array([])
     require(len(values) == count and np.isfinite(values).all(), f"{path}: DICOM tag "

@@ -37,7 +37,7 @@ from magunet.model import MAGUNet
 from magunet.volume import read_volume
 
 COMMANDS = {"cohort": "cohort --profile tiny", "train": "train MAG-UNet --profile tiny",
-            "predict": "predict {scan} --model {run} --out out",
+            "predict": "predict {scan} --model {run} --out out --force",
             "export": "export {run} phantom_002 --out exports --formats nifti,stl,json"}
 """Jobs; each needs what those before it made."""
 PATHS = {"scan": "data/phantoms-*/imagesTr/phantom_000_0000.nii.gz", "run": "runs/MAG-UNet*"}.items()

@@ -72,5 +72,5 @@ def test_a_prediction_looks_for_no_other_machine(run, tmp_path, monkeypatch):
     for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo")):
         monkeypatch.setattr(owner, name, lambda *words: calls.append(words))
     scan = run.parents[1] / "data" / "boxes" / "imagesTr" / "box_0_0000.nii.gz"
-    words = ["predict", str(scan), "--model", str(run), "--out", str(tmp_path), "--force"]     # boxes are no body
+    words = ["predict", str(scan), "--model", str(run), "--out", str(tmp_path), "--force"]
     assert cli.main(words) == 0 and not calls

@@ -226,6 +226,7 @@ BY_MESSAGE = {
         "a.nii.gz, compressed by name only": spoilt(gzip.decompress),
         "a.nii.gz, compressed twice": spoilt(gzip.compress),
         "a.nii, compressed without the name": spoilt(gzip.compress),
+        "a.nii, qform NaN": packed((256, "f", np.nan)), "a.nii, qform too long": packed((256, "3f", 1, 1, 1)),
         "a.nii, without dimensions": packed((40, "h", 0)), "a.nii, of -22 columns": packed((42, "h", -22)),
         "a.nii, of unknown numbers": packed((70, "2h", 5, 16)),
         "a.nii, of floats of 2 bytes": packed((70, "2h", 16, 16)),

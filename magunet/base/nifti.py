@@ -44,6 +44,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray, bool]:
             stream.read(2**16)                                      # to the end, where gzip has its checksum
         forms = {name: getattr(header, f"get_{name}")() for name in ("sform", "qform")
                  if header[f"{name}_code"] > 0}
+        if np.isnan(forms.get("qform", 0)).any():
+            raise ValueError("its qform holds NaN")
     except DAMAGED as error:
         reason = " ".join(str(error).split()) or "it states more voxels than there is memory for"
         raise InputError(f"{path}: damaged, truncated or not NIfTI ({reason}); copy or export it "

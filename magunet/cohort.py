@@ -16,15 +16,7 @@ from magunet.base import provenance
 from magunet.base.errors import InputError, require
 from magunet.base.progress import say
 from magunet.body import hu_problem
-from magunet.volume import (
-    ENDING,
-    FILE_ENDINGS,
-    Volume,
-    corners,
-    extent_problem,
-    read_volume,
-    same_geometry,
-)
+from magunet.volume import ENDING, FILE_ENDINGS, Volume, corners, extent_problem, read_volume, same_geometry
 
 SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""

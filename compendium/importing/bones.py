@@ -10,8 +10,8 @@ from magunet.base.errors import InputError, require
 from magunet.target import THICKNESS, sij_mask
 from magunet.volume import Volume, bounding_box, touched_faces
 
-RIM, SHELL = 6.0, (2.0, 8.0)
-"""mm: how deep the rim of a bone is, and from where to where what is around it counts, in `misplaced`."""
+RIM = 6.0
+"""mm: how deep the rim of a bone is, and how wide what is around it, 2 mm outside of it, in `misplaced`."""
 CONTRAST = 50
 """HU that a rim must be denser than what is around it: a real CT has 177 and more, phantoms 175 and more,
 and 87 with marrow of 50 HU, soft cortex and slices of 5 mm."""
@@ -84,28 +84,28 @@ def misplaced(bones: Volume, image: Volume) -> str:
     the bone have less than half of what they have after one of them.
     """
     spacing, problems = np.array(image.spacing), []
-
-    def density(points: NDArray[np.int_], move: NDArray[np.float64]) -> float:
-        """Mean HU at points (n, 3) moved by mm (z, y, x); metal counts as bone, air as fat."""
-        places = points + np.rint(move / spacing).astype(int)
-        places = places[((places >= 0) & (places < image.array.shape)).all(1)]
-        enough = 2 * len(places) > len(points)
-        return float(image.array[tuple(places.T)].clip(-200, 600).mean()) if enough else np.nan
-
+    moves = [np.zeros(3), *(sign * mm * axis for mm in MOVES for axis in np.eye(3) for sign in (-1, 1))]
     for number, name in enumerate(("sacrum", "left hip", "right hip"), 1):
-        box = bounding_box(bones.array == number, np.ceil(SHELL[1] / spacing).astype(int) + 1)
+        box = bounding_box(bones.array == number, np.ceil((RIM + 2) / spacing).astype(int) + 1)
         steps = [max(1, int(1.5 / s)) for s in spacing]                 # finer than that is only slow
         part = bones.array[tuple(slice(side.start, side.stop, step) for side, step in zip(box, steps))]
         depth, height = (ndimage.distance_transform_edt(where, spacing * steps)
                          for where in (part == number, part != number))
-        areas = (part == number) & (depth <= RIM), (part == 0) & (height > SHELL[0]) & (height <= SHELL[1])
+        areas = (part == number) & (depth <= RIM), (part == 0) & (height > 2) & (height <= RIM + 2)
         rim, shell = (np.argwhere(area) * steps + [side.start for side in box] for area in areas)
-        moves = [np.zeros(3), *(sign * mm * axis for mm in MOVES for axis in np.eye(3) for sign in (-1, 1))]
-        here, *others = (density(rim, move) - density(shell, move) for move in moves)
+        here, *others = (_density(image, rim, move) - _density(image, shell, move) for move in moves)
         best = max(filter(np.isfinite, others), default=0.0)
         if not here >= max(CONTRAST, best):
             problems.append(f"{name} ({here:.0f} HU denser at its rim than around it, {best:.0f} if moved)")
     return ", ".join(problems)
+
+
+def _density(image: Volume, points: NDArray[np.int_], move: NDArray[np.float64]) -> float:
+    """Mean HU at points (n, 3) moved by mm (z, y, x), NaN if outside; metal counts as bone, air as fat."""
+    places = points + np.rint(move / image.spacing).astype(int)
+    places = places[((places >= 0) & (places < image.array.shape)).all(1)]
+    values = image.array[tuple(places.T)].clip(-200, 600)
+    return float(values.mean()) if 2 * len(values) > len(points) else np.nan
 
 
 def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -160,24 +160,21 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
             ours = path.name in earlier or (path.is_file() and file_hash(path) == hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
         json, report = out / f"{case.name}_sij.json", _report(case, origin, labels, plane, hashes)
-        files = [out / name for name in names if name in hashes]
-        if "json" in (formats or FORMATS):              # before what it lists, so that all that is, is known
+        with_report = "json" in (formats or FORMATS)
+        older += [json.name] * (json.exists() and not with_report)
+        if with_report:                                 # before what it lists, so that all that is, is known
             write_json(json, report | ({EARLIER: earlier} if earlier else {}))
-            files.append(json)
-        else:
-            older += [json.name] * json.exists()
-        for name in names:
-            if name in hashes:
-                with whole_file(out / name) as part:
-                    shutil.copyfile(Path(folder, name), part)
-            else:
-                (out / name).unlink(missing_ok=True)
+        for name in hashes:
+            with whole_file(out / name) as part:
+                shutil.copyfile(Path(folder, name), part)
+        for name in set(names) - set(hashes):
+            (out / name).unlink(missing_ok=True)
     if older:
         say(f"note: of an earlier export, perhaps of another prediction, are still: {', '.join(older)}")
-    if earlier and json in files:
+    if earlier and with_report:
         earlier = {name: earlier[name] for name in older if name in earlier}
         write_json(json, report | ({EARLIER: earlier} if earlier else {}))
-    return files
+    return [*(out / name for name in hashes), *[json] * with_report]
 
 
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:

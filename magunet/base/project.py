@@ -26,7 +26,7 @@ def typed(path: Path) -> Path:
 
 
 def typed_name(path: Path) -> str:
-    """The last part of a path as the user typed it, also of ``.`` and ``..``."""
+    """Its last part, also of ``.`` and ``..``."""
     return os.path.basename(os.path.normpath(typed(path)))
 
 

@@ -44,7 +44,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray, bool]:
             stream.read(2**16)                                      # to the end, where gzip has its checksum
         forms = {name: getattr(header, f"get_{name}")() for name in ("sform", "qform")
                  if header[f"{name}_code"] > 0}
-        if np.isnan(forms.get("qform", 0)).any():
+        if "qform" in forms and np.isnan(header.get_qform_quaternion()).any():
             raise ValueError("its qform holds NaN")
     except DAMAGED as error:
         reason = " ".join(str(error).split()) or "it states more voxels than there is memory for"

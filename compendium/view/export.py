@@ -119,7 +119,6 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     another grid, when a DICOM SEG is asked for and cannot be made, and, before anything is written, where a
     file is there that is no earlier export of this scan, unless ``overwrite``.
     """
-    earlier = earlier_files(out, case.name, case.scan, overwrite)
     masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
     for name, mask in masks.items():
         if not same_geometry(case.scan, mask):
@@ -156,6 +155,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
                     raise
                 say(f"note: {path.name} is not written: {error}")
         hashes = {path.name: file_hash(path) for path in map(Path(folder).joinpath, names) if path.exists()}
+        earlier = earlier_files(out, case.name, case.scan, overwrite)
         for path in filter(os.path.lexists, (out / name for name in names)):
             ours = path.name in earlier or (path.is_file() and file_hash(path) == hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")

@@ -183,6 +183,8 @@ def read_volume(path: Path | str, code: str | None = None) -> Volume:
     require(path.is_dir() or path.name.lower().endswith(FILE_ENDINGS), f"{path}: not a format magunet reads; "
             f"give a DICOM folder or one of {', '.join(FILE_ENDINGS)}")
     if path.is_dir():
+        for link in filter(Path.is_symlink, path.iterdir()):
+            require_there(link)                                 # else the ends of a scan may be missing
         array, *grid, stated = *read_series(path), True
     elif path.name.lower().endswith(NIFTI_ENDINGS):
         array, *grid, stated = read_nifti(path)

@@ -318,6 +318,9 @@ def test_outputs_of_predict_are_named_by_what_was_typed_not_by_what_a_link_leads
     status, printed, said = call(capfd, *words)
     assert status == 0 and silent_of_erika(tmp_path / "out", printed, said), said
     assert {path.name.startswith(begin) for path in (tmp_path / "out").iterdir()} == {True}
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/1.dcm").symlink_to(tmp_path / "archive" / ERIKA / "gone")
+    assert "1.dcm: a link to what is not there" in call(capfd, "predict", tmp_path / "part", *words[2:])[2]
     (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "archive" / ".git" / ERIKA)
     status, _, said = call(capfd, "predict", tmp_path / "gone.nii.gz", *words[2:])
     assert status == 2 and "gone.nii.gz: a link to what is not there; fetch it" in said and ERIKA not in said

@@ -457,6 +457,14 @@ def test_a_further_import_makes_what_is_missing_new_or_of_other_code_and_keeps_t
     assert snapshot(out)[out / "labelsTr/pengwin_001.nii.gz"] != after[out / "labelsTr/pengwin_001.nii.gz"]
 
 
+def test_folders_of_a_data_set_may_be_links(tmp_path):
+    totalsegmentator(tmp_path / "one", scan(), "s0001")
+    totalsegmentator(tmp_path / "two", scan(shift=(0, 0, 6)), "s0002")
+    (tmp_path / "one/s0003").symlink_to(tmp_path / "two/s0002")
+    assert run("totalsegmentator", tmp_path / "one", "--out", tmp_path / "out") == 0
+    assert list(records(tmp_path / "out")) == ["s0001", "s0003"]
+
+
 def test_another_ct_of_the_same_name_and_ones_own_file_in_its_place_are_not_passed_over(tmp_path, capsys):
     image, labels = own(tmp_path / "mine", scan(), "a")
     words, out = ("labelmap", image, "--labels", labels, "--out", tmp_path / "out"), tmp_path / "out"

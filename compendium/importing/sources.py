@@ -4,6 +4,7 @@ What each data set looks like (``layouts.toml``) was taken from its record's des
 programs that read it; none of the four was downloaded here. Whatever does not fit is left out, with a reason.
 """
 
+import glob
 import os
 import re
 import tomllib
@@ -114,9 +115,9 @@ def stem(path: Path) -> str:
 
 
 def _files_below(folder: Path, without: Path | None = None) -> list[Path]:
-    """Volumes in a folder and below it, in order; none that are hidden or lie in ``without``."""
-    files = sorted(path for path in folder.rglob("*") if path.name.lower().endswith(FILE_ENDINGS)
-                   and not path.name.startswith("."))
+    """Volumes in a folder and below it, also by links, in order; none hidden, and none in ``without``."""
+    files = sorted(path for path in map(Path, glob.iglob(f"{glob.escape(str(folder))}/**", recursive=True))
+                   if path.name.lower().endswith(FILE_ENDINGS))
     return [path for path in files if not (without and path.parent.resolve().is_relative_to(without))]
 
 

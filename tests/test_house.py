@@ -9,7 +9,7 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 3700, "core": 2600, "sijphantom": 1900, "compendium": 4200, "all": 9700, "tests": 11700}
+LIMITS = {"magunet": 3900, "core": 2700, "sijphantom": 1900, "compendium": 4150, "all": 9900, "tests": 12100}
 """Lines; ``core`` is magunet without peers and base."""
 PLAIN_TORCH = {"blocks": {"base"}, "attention": {"blocks"}, "model": {"blocks", "attention"}}
 """The networks' files, and what else of magunet each may import."""

@@ -79,7 +79,7 @@ def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
 
 def ball_scan(direction=DIRECTIONS["LPS"], off=(0.0, 0.0, 0.0), radius=14.0):
     """A ball of bone in air and its mask, ``off`` mm from the middle along the array's (z, y, x)."""
-    shape, spacing = (20, 36, 48), (3.0, 1.4, 1.1)
+    shape, spacing = (20, 36, 56), (3.0, 1.4, 1.1)
     lines = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing)]
     away = np.stack(np.meshgrid(*lines, indexing="ij"), -1) - off
     mask = Volume((np.linalg.norm(away, axis=-1) < radius).astype(np.uint8), spacing, (12.0, -34.0, 56.0),

@@ -368,7 +368,7 @@ def test_files_that_state_no_sides_are_taken_as_told_and_a_ct_in_cm_is_refused(t
     words = ("labelmap", tmp_path / "sides/ct.nii.gz", "--labels", tmp_path / "sides/ct_seg.nii.gz", "--out")
     for out, options, status, says in (
             ("told", (), 2, "sides/ct.nii.gz: does not state which of its sides"),
-            ("mirrored", ("--orientation", "LAS"), 0, "left and right hip named the other way round"),
+            ("mirrored", ("--orientation", "LAS"), 2, "left and right hip lie on the wrong sides"),
             ("told", ("--orientation", "ras"), 0, "imported  ct\n")):
         assert run(*words, tmp_path / out, *options) == status, options
         assert says in "".join(capsys.readouterr()), options

@@ -141,6 +141,8 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
     if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
+    require(not (case.orientation and pelvis.notes), f"{case.image}: with --orientation {case.orientation} "
+            "left and right hip lie on the wrong sides; state another one, or other label numbers")
     problem = None if force else hu_problem(image)
     require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
     beside = "" if force else bones.misplaced(pelvis.bones, image)

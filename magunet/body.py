@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from magunet.base.errors import require
-from magunet.series import AIR_HU
+from magunet.series import AIR_HU, PADDING_HU
 from magunet.volume import Volume, bounding_box, reorient
 
 COARSE = 4.0
@@ -15,8 +15,6 @@ SOFT_HU = 200
 """Fat and muscle lie between -200 and 200 HU, noise included; bone reaches higher."""
 NARROW_MM = 250
 """An adult's hips are wider; scaled down so far, the real sample CT is no more segmented."""
-AIR = -1000
-"""HU of what is filled in where a scan ends."""
 OFFSET = 1024
 """What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 
@@ -46,7 +44,7 @@ def around_body(scan: Volume, side: float, step: float) -> Volume:
     corner = step * np.round(middle / step) - side / 2 - lps.origin @ lps.direction     # mm, along x, y, z
     first = np.round(corner / lps.spacing[::-1])[1::-1].astype(int)                     # row, column
     shape, kind = [round(side / s) for s in lps.spacing[1:]], lps.array.dtype
-    air = max(AIR, np.iinfo(kind).min) if kind.kind in "iu" else AIR
+    air = max(PADDING_HU, np.iinfo(kind).min) if kind.kind in "iu" else PADDING_HU
     square = np.full((len(lps.array), *shape), air, kind)
     ends = [(max(0, a), min(n, a + m)) for a, n, m in zip(first, lps.array.shape[1:], shape)]
     source = tuple(slice(start, end) for start, end in ends)

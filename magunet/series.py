@@ -11,7 +11,7 @@ from magunet.base.progress import say
 AIR_HU = -500
 """Every CT holds air, whose HU are below."""
 PADDING_HU = -1000
-"""Air, which stands for what is no measurement."""
+"""Air, which stands for what is no measurement, and lies beyond the ends of a scan."""
 SHEARED = "its axes are not perpendicular (sheared or tilted gantry); resample it to a rectangular grid first"
 """What is wrong with a volume that is no box."""
 LARGEST_GAP = 1.5
@@ -30,21 +30,17 @@ def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
     at uneven distances are resampled to even ones, with a note. Raises InputError that names folder or slice.
     """
     slices, axes, ignored = ordered_slices(folder)
-    array, lowest, padded = np.zeros((len(slices), *slices[0].size), np.int16), np.inf, 0
+    array, padded = np.zeros((len(slices), *slices[0].size), np.int16), 0
     for k, one in enumerate(slices):
         if k == 0 or one.path != slices[k - 1].path:                    # one file may hold many
             values = stored_values(one)
-        hu, padding = values[one.frame] * one.slope + one.intercept, np.zeros(one.size, bool)
-        if one.padding:
-            padding = (values[one.frame] >= one.padding[0]) & (values[one.frame] <= one.padding[1])
-        lowest = hu.min(initial=lowest, where=~padding)
+        hu, (low, high) = values[one.frame] * one.slope + one.intercept, one.padding or (1, 0)
+        padding = (values[one.frame] >= low) & (values[one.frame] <= high)
         padded += np.count_nonzero(padding & (hu > AIR_HU))
         hu[padding] = PADDING_HU
         kind = np.float32 if (hu != np.rint(hu)).any() else np.int16 if np.abs(hu).max() < 2**15 else np.int32
         array = array.astype(np.result_type(array, kind), copy=False)
         array[k] = hu
-    require(slices[0].rescaled or lowest < AIR_HU, f"{folder}: has no Rescale "
-            f"Intercept and no voxel below {AIR_HU}, so is not HU; export the series again with that")
     if ignored:
         say(f"note: {folder}: {ignored} files are ignored, for they are localisers or no slices of a CT")
     if padded:

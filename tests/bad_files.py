@@ -352,7 +352,7 @@ SERIES = {
     "axes of no length": (tags(ImageOrientationPatient=[0] * 6), ASLANT),
     "orientations that differ": (tags(1, ImageOrientationPatient=[0, 1, 0, -1, 0, 0]),
                                  "different image orientations ... keep one"),
-    "rescale tags absent": (sliced(not_rescaled), f"no Rescale Intercept ... not HU ... {AGAIN}"),
+    "rescale tags absent": (sliced(not_rescaled), "not HU ... offset of 1024 ... with rescale slope and"),
     "rescale tags in some slices": (tags(3, RescaleIntercept=None), "ways to HU ... keep one series"),
     "colour": (COLOUR, "colours ... one channel"),
     "many frames": (alone(MANY_FRAMES), "multi-frame ... NIfTI"),

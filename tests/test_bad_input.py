@@ -5,31 +5,25 @@ Every entry of the corpus goes through the command itself, in a compendium with 
 run of it. What only looks odd must work: the second half.
 """
 
-import itertools
 import json
 import pickle
 import re
 import shlex
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import safetensors.torch
-from bad_files import DAMAGED, SCAN, SCANS, SERIES, UNSTATED, WORKS, metal, series, sound, text
+from bad_files import DAMAGED, SCAN, SCANS, SERIES, UNSTATED, WORKS, series, sound, text
 from boxes import TINY
-from conftest import ROOT, refused
-from test_check import pelvis
+from conftest import ROOT
 from test_cli import call
 from test_sources import EMPTY, own, scan, totalsegmentator, vsd, write_on_another_grid
 
 from compendium import cli
-from magunet.base import profiles
 from magunet.base.provenance import write_json
-from magunet.predict import Model
 from magunet.studies import build
 from magunet.volume import Volume, read_volume, same_geometry, write_volume
 
@@ -117,9 +111,10 @@ CORPUS = {
     "other images": (changed(LIST, file_ending=".mha"), CHECK, "dataset.json ... .nii.gz ... convert"),
     "no object": (changed(LIST, cases={"box_0": 3}), TABLE, "dataset.json ... 'cases' ... correct"),
     "split of no bytes": (holding(SPLIT, b""), EVALUATE, f"splits.{NO_JSON}"),
+    "a list of lists": (holding(LIST, "[]"), CHECK, "dataset.json ... JSON object ... restore it"),
+    "a list of cases": (changed(LIST, cases=["box_0"]), TRAIN, "dataset.json ... 'cases' ... correct"),
+    "no images": (lambda: shutil.rmtree(BOXES / "imagesTr"), TRAIN, "no images named imagesTr/CASE_0000.nii"),
     "unknown case": (changed(SPLIT, val=["box_9"]), TRAIN, "splits.json ... 'box_9' ... remove the file"),
-    "split of nothing": (changed(SPLIT, val=[]), TRAIN, "splits.json ... two lists ... remove it"),
-    "split by number": (changed(SPLIT, val=[3]), CHECK, "splits.json ... name of a case ... remove the file"),
     "no mask": (MASK_1.unlink, TRAIN, "box_1.nii.gz ... is missing ... add it or remove the image"),
     "no image": (SCAN_1.unlink, CHECK, "box_1.nii.gz ... has no image box_1_0000.nii.gz"),
     "image of no bytes": (holding(SCAN_1, b""), TRAIN, f"box_1_0000.nii.gz ... {DAMAGED}"),
@@ -129,12 +124,10 @@ CORPUS = {
     **{f"voxels: {says}": (revoxelled(change, path), command, says) for path, change, command, says in [
         (SCAN_1, lambda a: a * 1e300, EXPORT, "box_1_0000.nii.gz ... beyond ... export it again"),
         (SCAN_1, lambda a: a + 1, EVALUATE, "runs/run ... trained on other data ... train on this"),
-        (MASK_1, lambda a: a * 2, TRAIN, "box_1.nii.gz ... labels [0, 2] ... 0 and 1 only"),
         (MASK_1, lambda a: a * 0.5, EXPORT, "box_1.nii.gz ... [0.0, 0.5] ... 0 and 1 only"),
         (MASK_1, lambda a: a * np.int16(-1), CHECK, "box_1.nii.gz ... labels [-1, 0] ... 0 and 1 only"),
         (MASK_1, lambda a: np.where(a, np.nan, 0.0), TRAIN, "box_1.nii.gz ... NaN ... export it again"),
-        (MASK_1, lambda a: a * 0, TRAIN, "box_1.nii.gz ... is empty ... remove the case or label it"),
-        (MASK_1, lambda a: a * 0 + 1, CHECK, "box_1.nii.gz ... fills the volume ... remove the case")]},
+        (MASK_1, lambda a: a * 0, TRAIN, "box_1.nii.gz ... is empty ... remove the case or label it")]},
     # Runs
     "weights of no bytes": (holding(WEIGHTS, b""), PREDICT, NOT_A_RUN),
     "weights pickled": (holding(WEIGHTS, pickle.dumps({"a": 1})), EXPORT, NOT_A_RUN),
@@ -189,7 +182,6 @@ CORPUS = {
     "results over a file": (holding("out", "mine"), PREDICT, f"out ... {NO_FOLDER}"),
     "results in the series": (lambda: series(Path("series")), "predict series --model runs/run --out series",
                               "series ... folder of the series ... give another --out"),
-    "no data set": (lambda: sound(Path("src/a.mha")), PENGWIN, "src ... as it is published"),
     "no labels": (mine(lambda ct, labels: text("")(labels)), IMPORT, f"ct_seg.nii.gz ... {DAMAGED}"),
     "no CT": (mine(lambda ct, labels: text("")(ct)), IMPORT, f"mine/ct.nii.gz ... {DAMAGED}"),
     "no bones": (mine(lambda ct, labels: revoxelled(lambda a: a * 0, labels)()), IMPORT, NO_SACRUM),
@@ -203,8 +195,6 @@ CORPUS = {
     "segment whose name is no text": (segmentation(b"_Name:=Sacrum", b"\xff_Name:=Sacrum"), VSD, NO_SEGMENT),
     "segment in no layer": (segmentation(b"_Layer:=0", b"_Layer:=7"), VSD, NO_SEGMENT),
     "no spacing": (segmentation(b"space directions", b"directions"), VSD, f".seg.nrrd ... {UNSTATED}"),
-    "import's list": (lambda: (mine()(), text("[" * 10**5)(Path("out/import.json"))), IMPORT,
-                      "out/import.json ... damaged ... import again"),
     # The command itself
     **{command: (lambda: None, command, says) for command, says in {
         "check nowhere": "nowhere/dataset.json ... missing ... make one with 'magunet cohort'",
@@ -216,7 +206,10 @@ CORPUS = {
         f"{PREDICT} --formats obj": "'obj' ... there are nifti",
         f"{TRAIN} --recompute sometimes": "--recompute ... auto ... never",
         "train MAGUNet --profile own": "'MAGUNet' ... unknown network ... known: 3D U-Net",
-        "train MAG-UNet --seed -1": "--seed ... from 0 to",
+        "train MAG-UNet --seed -1": "--seed ... from 0 to", "": "VERB", "train": "required: network",
+        "train MAG-UNet --seed one": "'one' is no whole number from 0 to",
+        "cohort --out phantoms": "--out, --cases and --seed are for phantoms like a cohort",
+        "cohort --like data/boxes": "give it with --out", "tables 1 --out out": "all tables, not only 1",
         "doctor smoke": "smoke ... unrecognized",
         **{f"tables {words} --scores none": "none ... no results ... --out"
            for words in ("2", "claims", "effects", "--out out")},
@@ -229,7 +222,6 @@ CORPUS = {
         "cohort --like nowhere --out out": "nowhere/dataset.json ... missing",
         LIKE: "box_0_0000.nii.gz ... hardly any soft tissue",
         f"{LIKE} --cases 0": "--cases ... from 1 to 99999",
-        "import vsd nowhere --out out": "nowhere ... no such folder ... unpack the data set",
         f"{IMPORT} --sacrum os": "--sacrum ... invalid int value: 'os'",
         "sample": "sample CT ... could not be downloaded ... check the network",
         "study 1": "study ... no verb any more ... magunet tables NUMBER",
@@ -239,8 +231,8 @@ CORPUS = {
 
 
 def test_the_corpus_is_large_and_has_every_verb():
-    verbs = set(cli.parser()._subparsers._group_actions[0].choices)
-    assert len(CORPUS) >= 200 and verbs == verbs & {command.split()[0] for _, command, _ in CORPUS.values()}
+    begins = {command.partition(" ")[0] for _, command, _ in CORPUS.values()}
+    assert len(CORPUS) >= 200 and set(cli.parser()._subparsers._group_actions[0].choices) <= begins
 
 
 @pytest.fixture(scope="session")
@@ -292,35 +284,6 @@ def test_it_is_one_line_and_leaves_nothing(bad, place, capfd):
     assert files(place) == before
 
 
-# Settings in notebooks ----------------------------------------------------------------------------------
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WRONG = {name: [-1, 10**7, [1.5]] for name in (
-    "cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs", "learning_rate",
-    "samples_per_case", "weight_decay")} | {
-        "cohort_seed": [-1, 2**63, [1.5]], "scan_slices": [[15, 40], [40, 36], [36, 10**5], "36"],
-        "seeds": [[], [-1], [2**63], 0], "width_divisor": [0, -1, 33, [1.5]], "schedule": ["step", "", 1],
-        "augmentation": ["Strong", "", 2], "precision": ["float16", True], "cohort": ["", " ", 3],
-        "profile": ["", "..", "a/b", "../../up", "a\\b", 3]}
-
-
-def parameters(injected: str, path: Path = NOTEBOOKS[0]) -> profiles.Settings:
-    """What a notebook's parameters cell gives together with one that papermill puts behind it."""
-    cell = next(c.source for c in nbformat.read(path, as_version=4).cells
-                if "parameters" in c.metadata.get("tags", []))
-    namespace = {"In": [cell, f"# Parameters\n{injected}"]}
-    for source in namespace["In"].copy():
-        exec(source, namespace)
-    return profiles.from_notebook(namespace)
-
-
-def test_a_notebook_names_the_parameter_that_is_wrong_and_one_that_it_does_not_know():
-    assert set(WRONG) == set(profiles.load("smoke").as_dict())
-    for name, value in ((name, value) for name, values in WRONG.items() for value in values):
-        refused(partial(parameters, f"{name} = {value!r}"), "notebook parameters", name, "must", "got")
-    for path, name in itertools.product(NOTEBOOKS, ("learning_rte", "seed", "Epochs", "network")):
-        refused(partial(parameters, f"{name} = 1", path), f"notebook parameters: unknown parameter {name!r}")
-
-
 # What only looks odd ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", WORKS)
 def test_what_only_looks_odd_is_segmented(name, place, capfd):
@@ -334,25 +297,3 @@ def test_what_only_looks_odd_is_segmented(name, place, capfd):
     assert same_geometry(read, mask)
     if name not in ("metal", "padding", "NIfTI without qform and sform"):
         assert np.array_equal(read.array, SCAN.array) and same_geometry(read, SCAN)
-
-
-def test_one_joint_alone_is_segmented(place, capfd, monkeypatch):
-    one = np.zeros(SCAN.array.shape, np.uint8)
-    one[2:4, 8:12, 2:6] = 1
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(one))
-    status, out, error = call(capfd, *PREDICT.split(), "--formats", "nifti,stl")
-    assert status == 0
-    assert [Path(line).name for line in out.split()] == ["scan_sij.nii.gz", "scan_sij.stl"]
-    assert "no file names a side" in error
-
-
-def test_a_cohort_of_single_joints_with_metal_is_sound(place, capfd):
-    folder = Path("Kohorte 骶髂 ä")
-    for seed in range(3):
-        image, mask = pelvis(seed)
-        left = mask.array * (np.arange(mask.array.shape[2]) < mask.array.shape[2] // 2)
-        write_volume(image.with_array(metal(image.array)), folder / f"imagesTr/p{seed}_0000.nii.gz")
-        write_volume(mask.with_array(left), folder / f"labelsTr/p{seed}.nii.gz")
-    write_json(folder / "dataset.json", {"labels": {"background": 0, "SIJ": 1}})
-    status, out, error = call(capfd, "check", folder)
-    assert status == 0, out + error

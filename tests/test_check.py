@@ -34,15 +34,16 @@ def pelvis(seed, shape=(14, 40, 44)):
 @pytest.fixture
 def root(tmp_path):
     """Four sound scans of four patients, three to train on."""
+    root = tmp_path / "Kohorte 骶髂 ä"
     for seed, name in enumerate(NAMES):
         scan, mask = pelvis(seed)
-        write_volume(scan, tmp_path / f"imagesTr/{name}_0000.nii.gz")
-        write_volume(mask, tmp_path / f"labelsTr/{name}.nii.gz")
-    (tmp_path / "dataset.json").write_text(json.dumps({
+        write_volume(scan, root / f"imagesTr/{name}_0000.nii.gz")
+        write_volume(mask, root / f"labelsTr/{name}.nii.gz")
+    (root / "dataset.json").write_text(json.dumps({
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": 4,
         "file_ending": ".nii.gz", "cases": {"ana": {"grade_left": 3, "grade_right": 0}}}))
-    (tmp_path / "splits.json").write_text(json.dumps({"train": ["ana", "ben", "cem"], "val": ["dora"]}))
-    return tmp_path
+    (root / "splits.json").write_text(json.dumps({"train": ["ana", "ben", "cem"], "val": ["dora"]}))
+    return root
 
 
 def image_path(root, name="ben"):

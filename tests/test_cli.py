@@ -182,25 +182,6 @@ def test_stored_scores_and_the_paper_alone_give_tables_and_nothing_is_made(compe
     assert snapshot(compendium) == before
 
 
-def test_a_users_mistake_is_one_line_and_status_2(compendium, capsys):
-    before = snapshot(compendium)
-    for command, says in {
-            "": "VERB", "train": "required: network",
-            "train MAG-UNet --seed one": "'one' is no whole number from 0 to",
-            "cohort --profile missing.yaml": "missing.yaml: no such settings",
-            "cohort --out phantoms": "--out, --cases and --seed are for phantoms like a cohort",
-            "cohort --like data/boxes": "give it with --out",
-            "tables 5": "argument table: invalid choice: '5'",
-            "tables 1 --profile smok": "no such settings; papermill_params has cpu, gpu, paper, smoke",
-            "tables 1 --out out": "--out writes all tables, not only 1",
-            "predict ct.nii.gz --model nowhere --out out": "nowhere/run.json: missing",
-            "predict ct.nii.gz --out out --quick": "unrecognized arguments: --quick"}.items():
-        status, out, error = call(capsys, *command.split())
-        assert (status, out, error.count("\n")) == (2, "", 1), command
-        assert says in error and error.startswith("magunet") and "Traceback" not in error, command
-        assert snapshot(compendium) == before, command
-
-
 def test_a_verb_of_earlier_versions_names_the_new_way(capsys):
     for verb, way in cli.GONE.items():
         status, out, error = call(capsys, verb, "1", "--profile", "smoke")

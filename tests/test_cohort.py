@@ -94,22 +94,6 @@ def test_a_plain_nnunet_dataset_has_one_patient_a_case_and_keeps_the_users_split
     assert (root / "splits.json").read_text() == text
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda root: (root / "dataset.json").unlink(), ["dataset.json", "missing", "magunet cohort"]),
-    (lambda root: (root / "dataset.json").write_text("[]"), ["dataset.json", "JSON object"]),
-    (lambda root: (root / "dataset.json").write_bytes(b"\xff\xfe{"), ["dataset.json", "not valid JSON"]),
-    (lambda root: write_dataset(root, file_ending=".nrrd"), ["dataset.json", ".nii.gz", "convert"]),
-    (lambda root: write_dataset(root, cases={"box_0": "a"}), ["dataset.json", "'cases'"]),
-    (lambda root: write_dataset(root, cases=["box_0"]), ["dataset.json", "'cases'"]),
-    (lambda root: (root / "labelsTr/box_4.nii.gz").unlink(), ["labelsTr/box_4.nii.gz: the mask", "missing"]),
-    (lambda root: (root / "imagesTr/box_4_0000.nii.gz").unlink(), ["labelsTr/box_4.nii.gz: has no image"]),
-    (lambda root: shutil.rmtree(root / "imagesTr"), ["no images named imagesTr/CASE_0000.nii.gz"])])
-def test_a_broken_folder_is_explained(root, spoil, words):
-    spoil(root)
-    refused(lambda: load_cohort(root), *words)
-    assert not (root / "splits.json").exists()
-
-
 def test_fold_0_of_nnunet_is_the_split_if_it_keeps_patients_apart_else_it_is_said_why_not(root, capsys):
     for folds, words in (
             ([{"train": ["box_4", "box_0", "box_1"], "val": ["box_5"]}, {}], "fold 0 of 2"),

@@ -166,7 +166,9 @@ def test_where_nothing_tells_the_side_of_a_joint_no_file_names_one(tmp_path, cap
         files = export(Exported("case", scan, mask, mask), ORIGIN, out, ("stl", "seg.nrrd", "json"))
         names = {path.name for path in out.iterdir()}
         assert names == {path.name for path in files} and not any("left" in one for one in names), direction
-        assert "case: left and right are told by nothing, for no two joints" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "case: left and right are told by nothing, for no two joints" in said, said
+        assert "no file names a side" in said
         report = json.loads((out / "case_sij.json").read_text())["masks"]
         for name in ("sij", "truth"):
             assert list(report[name]["joints"]) == ["unknown"] and report[name]["joints"]["unknown"] == {

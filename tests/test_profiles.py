@@ -88,11 +88,23 @@ WRONG = {
 }
 
 
+FAR_OFF = {name: [-1, 10**7, [1.5]] for name in (
+    "cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs", "learning_rate",
+    "samples_per_case", "weight_decay")} | {
+        "cohort_seed": [2**63, [1.5]], "scan_slices": [[36, 10**5]], "seeds": [[-1]],
+        "width_divisor": [-1, 33], "schedule": ["", 1], "augmentation": ["Strong", ""], "cohort": [""],
+        "profile": ["", "../../up", "a\\b"]}
+"""Further values that no setting may have, whatever is said of them."""
+
+
 def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken():
     assert set(WRONG) == set(SMOKE)
     for name, (value, rule) in ((name, case) for name, cases in WRONG.items() for case in cases):
         refused(lambda name=name, value=value: from_mapping(SMOKE | {name: value}, "here"),
                 f"here: parameter {name!r} must", rule, f"; got {value!r}")
+    for name, value in ((name, value) for name, values in FAR_OFF.items() for value in values):
+        refused(lambda name=name, value=value: from_mapping(SMOKE | {name: value}, "here"),
+                f"here: parameter {name!r} must", f"; got {value!r}")
     edges = SMOKE | dict(cases=3, depth=16, size=16, scan_matrix=32, epochs=1, scan_slices=[16, 16],
                          margin_mm=0, weight_decay=0, slice_mm=None, cohort="Daten ä/骶", seeds=[2**63 - 1])
     assert from_mapping(edges, "here").as_dict() == edges

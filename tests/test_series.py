@@ -23,6 +23,12 @@ SHAPE = (4, 8, 9)
 SIDES = {"HFS": (1, 1, 0), "HFP": (-1, -1, 0), "FFS": (-1, 1, 0), "FFP": (1, -1, 0),
          "HFDR": (1, -1, 1), "HFDL": (-1, 1, 1), "FFDL": (1, 1, 1), "FFDR": (-1, -1, 1)}
 """Patient positions: signs of the rows' and columns' direction, and whether rows run along y."""
+TURN = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
+DIRECTIONS = {"OBLIQUE": TURN, "CORONAL": np.eye(3)[:, [0, 2, 1]] * [1, -1, 1],
+              "SAGITTAL": np.eye(3)[:, [1, 2, 0]]}
+for position, (a, b, turned) in SIDES.items():
+    sides = np.roll([a, 0, 0], turned), np.roll([b, 0, 0], 1 - turned)
+    DIRECTIONS[position] = np.stack([*sides, np.cross(*sides)], axis=1)
 
 
 def stored(bits, signed, photometric=lambda k: "MONOCHROME2", rescale=lambda k: (1, -1000), seed=0):
@@ -126,10 +132,8 @@ def test_padding_is_air_and_nothing_else_is(tmp_path, capsys):
 
 
 # Places -----------------------------------------------------------------------------------------------
-def test_all_patient_positions_lie_where_their_headers_say_whatever_spacing_between_slices_states(tmp_path):
-    for name, (a, b, turned) in SIDES.items():
-        row, column = np.roll([a, 0, 0], turned), np.roll([b, 0, 0], 1 - turned)
-        direction = np.stack([row, column, np.cross(row, column)], axis=1)
+def test_all_positions_lie_where_their_headers_say_whatever_spacing_between_slices_states(tmp_path):
+    for name, direction in DIRECTIONS.items():
         for between in (-SPACING[0], 0, 7, None):
             folder = written(tmp_path / f"{name} {between}", stored(12, 0), direction, reverse=between == 7,
                              tags={"PatientPosition": name, "SpacingBetweenSlices": between})
@@ -141,21 +145,19 @@ def test_all_patient_positions_lie_where_their_headers_say_whatever_spacing_betw
 def uneven(folder: Path, along) -> tuple[Volume, list]:
     """The volume of slices at these places along an oblique normal, of HU that are linear in the patient, and
     the places of all voxels."""
-    turn = np.array([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
-
     def change(header, k):
-        header.ImagePositionPatient = [round(v, 6) for v in (ORIGIN + turn[:, 2] * along[k])]
+        header.ImagePositionPatient = [round(v, 6) for v in (ORIGIN + TURN[:, 2] * along[k])]
         header.PixelData = np.rint(linear(by_place(header)) * 10).astype("<i2").tobytes()
         header.RescaleSlope = 0.1
 
     def by_place(header):
         j, i = np.indices(SHAPE[1:])
-        return (np.array(header.ImagePositionPatient, float) + i[..., None] * SPACING[2] * turn[:, 0]
-                + j[..., None] * SPACING[1] * turn[:, 1])
+        return (np.array(header.ImagePositionPatient, float) + i[..., None] * SPACING[2] * TURN[:, 0]
+                + j[..., None] * SPACING[1] * TURN[:, 1])
 
-    write_series(folder, np.zeros((len(along), *SHAPE[1:])), SPACING, ORIGIN, turn, change=change)
+    write_series(folder, np.zeros((len(along), *SHAPE[1:])), SPACING, ORIGIN, TURN, change=change)
     volume = read_volume(folder)
-    return volume, np.moveaxis([volume.to_world(index) for index in np.ndindex(volume.array.shape)], 0, 0)
+    return volume, np.array([volume.to_world(index) for index in np.ndindex(volume.array.shape)])
 
 
 def linear(points):

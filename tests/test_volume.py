@@ -1,4 +1,4 @@
-"""Volumes against SimpleITK, and DICOM series written by pydicom slice by slice."""
+"""Volumes against SimpleITK and nibabel: files, units, places and axes."""
 
 import itertools
 import tempfile
@@ -12,7 +12,6 @@ import SimpleITK
 from bad_files import AXES, SCAN, packed, worded
 from boxes import as_image, write_scan
 from conftest import refused
-from dicom_series import read, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -243,34 +242,3 @@ def test_samples_are_linear_between_voxels_and_end_with_them():
         beyond = np.array([[ramp.to_world((-1, 2, 2)), ramp.to_world((2, 2, 5.5))]])
         assert ramp.sample(beyond).shape == (1, 2) and np.isnan(ramp.sample(beyond)).all(), name
         assert (ramp.sample(beyond, -1000) == -1000).all(), name
-
-
-# DICOM ------------------------------------------------------------------------------------------------
-HU = np.random.default_rng(4).integers(-1000, 2000, (5, 6, 7)).astype(np.int16)
-
-
-def test_a_dicom_series_lies_where_its_headers_say_in_whatever_order_its_slices_come(tmp_path):
-    for name, direction, options in [
-            ("axial", np.eye(3), {"reverse": True}), ("oblique", TURNED, {"tags": {"SliceThickness": 7}}),
-            ("prone", np.diag([-1.0, -1, 1]), {"drop": ["SliceThickness"]}),
-            ("coronal", np.eye(3)[:, [0, 2, 1]] * [1, -1, 1], {"reverse": True}),
-            ("sagittal", np.eye(3)[:, [1, 2, 0]], {"tags": {"SliceThickness": 0}})]:
-        folder = write_series(tmp_path / name, HU, SPACING, ORIGIN, direction, **options)
-        for letter, path in zip("dacbe" if name == "coronal" else "", sorted(folder.iterdir())):
-            path.rename(path.with_name(f"{letter}.dcm"))
-        volume = read_volume(folder)
-        assert np.array_equal(volume.array, HU), name
-        assert volume.spacing == pytest.approx(SPACING, abs=1e-5), name
-        assert volume.origin == pytest.approx(ORIGIN, abs=1e-5), name
-        assert volume.direction == pytest.approx(direction, abs=1e-6), name
-
-
-def test_each_slice_has_its_own_rescale_and_may_be_off_by_a_little(tmp_path):
-    folder = write_series(tmp_path / "series", HU, SPACING, ORIGIN, np.eye(3),
-                          tags={"RescaleSlope": 2, "RescaleIntercept": -1000})
-    header, above = read(folder / "IM0003.dcm"), ORIGIN[2] + 2 * SPACING[0]
-    header.RescaleIntercept, header.ImagePositionPatient[2] = 24, above + 0.1
-    header.save_as(folder / "IM0003.dcm")
-    volume, expected = read_volume(folder), HU.astype(int) * 2 - 1000
-    expected[2] += 1024
-    assert np.array_equal(volume.array, expected) and volume.spacing == pytest.approx(SPACING, abs=1e-5)

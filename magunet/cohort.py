@@ -167,11 +167,7 @@ def read_checked(case: Case) -> tuple[Volume, Volume]:
 
 
 def case_problems(case: Case, image: Volume | None, label: Volume | None) -> list[str]:
-    """What makes a case useless for training, a line a problem; None is for a file that cannot be read.
-
-    It is a mask that does not lie voxel on voxel of its scan, holds other values than 0 and 1 or only one of
-    them, a scan of the wrong size, or whose values are not HU, if dataset.json does not say to take them.
-    """
+    """What makes a case useless for training, a line a problem; None is for a file that cannot be read."""
     lines, label_path, image_path = [], case.label, case.image
     if image and label and not same_geometry(image, label):
         how = f"{label.array.shape} voxels against {image.array.shape}"

@@ -69,10 +69,7 @@ def _between(array: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def ordered_slices(folder: Path) -> tuple[list[Slice], np.ndarray, int]:
     """Slices of the one series in a folder, in order along its normal; the directions of the array's x, y and
-    z axis in the patient, as columns (3, 3); and how many other DICOM files are there.
-
-    Raises InputError when slices are missing, doubled, of several series, or do not make a box.
-    """
+    z axis in the patient, as columns (3, 3); and how many other DICOM files are there. Raises InputError."""
     slices, ignored = _one_series(folder)
     for key, name in (("orientation", "image orientations"), ("pixel_spacing", "pixel spacings"),
                       ("size", "image sizes"), ("rescaled", "ways to HU (some lack a rescale intercept)")):

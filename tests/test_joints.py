@@ -4,16 +4,15 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-import nrrd
 import numpy as np
 import pytest
-from joint_object import CENTRES, COARSE, DIRECTIONS, WIDE, both, grid, parts, places, single, world
+from joint_object import CENTRES, COARSE, DIRECTIONS, WIDE, both, grid, parts, single, world
 from scipy.spatial.transform import Rotation
 
 from compendium.scores import score_case
 from magunet.cohort import Case
 from magunet.joints import JOINTS, SIDES, UNKNOWN, left_and_right, midline, sides
-from magunet.volume import Volume, read_volume, reorient, same_geometry
+from magunet.volume import Volume, reorient, same_geometry
 from sijphantom.phantom import make_phantom
 
 LPS, PAIR = DIRECTIONS["LPS"], "the two joints"
@@ -37,21 +36,6 @@ def test_the_patients_left_is_left_on_any_grid():
             np.testing.assert_array_equal(labelled.array, mask.array * joint.label, name)
             for empty in (None, scan.with_array(0 * scan.array)):
                 assert labels_in(mask, empty) == {0, UNKNOWN.label}, name
-
-
-def test_files_whose_axes_run_against_a_world_of_ras(tmp_path):
-    """A NRRD file as other programs write them: steps of negative length, and x to the right."""
-    to_lps = np.array([-1, -1, 1])
-    for sign in ((-1, -1, 1), (1, 1, -1)):
-        on = grid(np.diag(np.multiply(sign, to_lps).astype(float)))
-        steps = np.diag(np.multiply(sign, on.spacing[::-1]))
-        nrrd.write(str(tmp_path / "mask.nrrd"), both(on).array.T, {
-            "space": "right-anterior-superior", "space directions": steps,
-            "space origin": np.multiply(on.origin, to_lps), "kinds": ["domain"] * 3})
-        labels = left_and_right(read_volume(tmp_path / "mask.nrrd"))
-        for joint in JOINTS:
-            np.testing.assert_allclose(places(labels, labels.array == joint.label),
-                                       places(on, parts(on)[joint.side]), atol=1e-6, err_msg=str(sign))
 
 
 def test_the_middle_of_the_scan_tells_nothing_about_a_single_joint():

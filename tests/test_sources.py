@@ -16,6 +16,7 @@ import pytest
 import SimpleITK
 from boxes import write_scan
 from conftest import refused
+from joint_object import world
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -43,16 +44,10 @@ DIRECTIONS = {"LPS": LPS, "RAS": RAS,
               "oblique": Rotation.from_euler("xz", (10, 15), degrees=True).as_matrix() @ RAS}
 
 
-def points(grid):
-    """LPS coordinates (d, h, w, 3) of all voxel centres."""
-    index = np.moveaxis(np.indices(grid.array.shape), 0, -1)[..., ::-1]
-    return np.asarray(grid.origin) + (index * grid.spacing[::-1]) @ grid.direction.T
-
-
 def inside(grid, box):
     """Which voxel centres (d, h, w) lie in a box."""
     low, high = np.array(box, float)
-    return ((points(grid) >= low) & (points(grid) <= high)).all(-1)
+    return ((world(grid) >= low) & (world(grid) <= high)).all(-1)
 
 
 def to_voxels(grid, mask):
@@ -188,7 +183,7 @@ def check_imported(out, name, ct):
     expected = np.maximum(to_sacrum, np.minimum(to_left, to_right))     # mm to the farther of two bones
     assert (mask.array[expected < THICKNESS - 3] == 1).all()
     assert (mask.array[expected > THICKNESS + 2] == 0).all()
-    for side in (points(ct)[..., 0] > 0, points(ct)[..., 0] < 0):       # the mask's edges are rounded
+    for side in (world(ct)[..., 0] > 0, world(ct)[..., 0] < 0):       # the mask's edges are rounded
         assert overlap(mask.array[side], expected[side] < THICKNESS).dice > 0.85
 
 
@@ -391,7 +386,7 @@ def test_masks_of_single_bones_will_do_and_without_one_of_s1_the_joint_ends_belo
     (folder / "segmentations/vertebrae_S1.nii.gz").unlink()
     assert run("labelmap", *words, tmp_path / "without") == 0
     lower = read_volume(tmp_path / "without/labelsTr/p1.nii.gz").array > 0
-    assert not lower[points(ct)[..., 2] > 12].any() and lower.any()
+    assert not lower[world(ct)[..., 2] > 12].any() and lower.any()
 
 
 def test_folders_are_paired_by_name_and_an_nnunet_folder_needs_no_labels(tmp_path, capsys):

@@ -16,18 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from magunet import volume as module
 from magunet.base.nifti import FLIP
-from magunet.volume import (
-    Volume,
-    corners,
-    directions,
-    extent_problem,
-    orientation,
-    read_volume,
-    reorient,
-    same_geometry,
-    write_volume,
-)
+from magunet.volume import Volume, corners, orientation, read_volume, reorient, same_geometry, write_volume
 
 SPACING, ORIGIN = (2.5, 0.7, 0.9), (-10.0, 20.0, -300.0)
 TURNED = Rotation.from_euler("xyz", (20, 20, -20), degrees=True).as_matrix()
@@ -120,12 +111,13 @@ def test_of_a_file_that_states_no_sides_axes_and_position_are_as_told(tmp_path):
 
 
 def test_spaces_of_nrrd_and_units_of_length_are_honoured(tmp_path):
-    for (space, sides, origin), (unit, mm) in itertools.product(
-            [("RAS", "RAS", (-1, -2, 3)), ("right-anterior-superior", "RAS", (-1, -2, 3)),
-             ("LAS", "LAS", (1, -2, 3)), ("left-posterior-superior", "LPS", (1, 2, 3))],
+    for (space, sign, sides, origin), (unit, mm) in itertools.product(
+            [("RAS", 1, "RAS", (-1, -2, 3)), ("right-anterior-superior", 1, "RAS", (-1, -2, 3)),
+             ("RAS", -1, "LPI", (-1, -2, 3)), ("LAS", 1, "LAS", (1, -2, 3)),
+             ("left-posterior-superior", 1, "LPS", (1, 2, 3))],
             [(None, 1), ("mm", 1), ("cm", 10), ("m", 1000), ("um", 0.001)]):
         units = f'\nspace units: "{unit}" "{unit}" "{unit}"' if unit else ""
-        steps = [f"({','.join(map(str, row))})" for row in np.diag((2, 2, 3)) / mm]
+        steps = [f"({','.join(map(str, row))})" for row in sign * np.diag((2, 2, 3)) / mm]
         place = "({},{},{})".format(*np.divide((1, 2, 3), mm))
         volume = read_volume(nrrd(tmp_path / "a.nrrd", f"space: {space}{units}", " ".join(steps), place))
         assert volume.spacing == pytest.approx((3, 2, 2)) and orientation(volume) == sides, (space, unit)
@@ -147,8 +139,8 @@ def test_no_pelvis_is_smaller_than_a_crop_around_one_joint_or_larger_than_a_scan
             ((2000, 500, 500), (1, 1, 1), "LPS", True), ((100, 512, 512), (30, 7, 7), "LPS", False),
             ((260, 300, 300), (10, 1, 1), "LPS", False), ((300, 260, 300), (1, 10, 1), "LIP", False),
             ((20, 45, 45), (1, 1, 1), "oblique", True)]:
-        axes = DIRECTIONS.get(direction) if direction in DIRECTIONS else directions(direction)
-        problem = extent_problem(Volume(np.zeros(shape, np.uint8), spacing, direction=axes))
+        axes = DIRECTIONS.get(direction) if direction in DIRECTIONS else module.directions(direction)
+        problem = module.extent_problem(Volume(np.zeros(shape, np.uint8), spacing, direction=axes))
         assert (problem is None) == sound, (shape, spacing, direction, problem)
 
 

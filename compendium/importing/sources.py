@@ -24,15 +24,7 @@ from magunet.base.errors import InputError, require
 from magunet.base.progress import say
 from magunet.body import hu_problem
 from magunet.cohort import ANY_VALUES
-from magunet.volume import (
-    ENDING,
-    FILE_ENDINGS,
-    GRID_TOLERANCE,
-    Volume,
-    extent_problem,
-    onto_grid,
-    read_volume,
-)
+from magunet.volume import ENDING, FILE_ENDINGS, Volume, extent_problem, onto_grid, read_volume
 
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""
@@ -138,7 +130,7 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
                   read_volume(first, case.orientation))
     upright = np.diag([-1.0, 1.0, -1.0])            # half a turn, since some CTs of VSD lie upside down
     turned = Volume(image.array, image.spacing, upright @ image.origin, upright @ image.direction)
-    if case.segments and volume.same_geometry(turned, labels, GRID_TOLERANCE):
+    if case.segments and volume.same_geometry(turned, labels, volume.GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
     require(not (case.orientation and pelvis.notes), f"{case.image}: with --orientation {case.orientation} "

@@ -20,7 +20,7 @@ from compendium.view import FORMATS
 from compendium.view.dicom_seg import read_source, write_dicom_seg
 from compendium.view.meshes import surface_mesh, write_stl
 from compendium.view.segments import write_segments
-from magunet import __version__
+from magunet import __version__, volume
 from magunet.base.errors import InputError, require
 from magunet.base.progress import say
 from magunet.base.project import typed_name
@@ -28,16 +28,7 @@ from magunet.base.provenance import file_hash, read_json, whole_file, write_json
 from magunet.body import body_extent
 from magunet.joints import JOINTS, UNKNOWN, Joint, Midline, joints_of, sides
 from magunet.predict import WEIGHTS_FILE, Model
-from magunet.volume import (
-    FILE_ENDINGS,
-    Volume,
-    orientation,
-    reorient,
-    same_geometry,
-    touched_faces,
-    voxel_hash,
-    write_volume,
-)
+from magunet.volume import FILE_ENDINGS, Volume, orientation, same_geometry, voxel_hash
 
 OTHERWISE = "give another --out, or --overwrite to replace it"
 """What to do about a file that is in the way."""
@@ -114,10 +105,9 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     """Write a case, with `origin_of` its model, into the folder ``out``; returns the files' paths.
 
     Left and right are told by `sides`, by the truth if there is one; where nothing tells them no file names a
-    side. A joint without voxels gets no mesh, and an empty mask no DICOM SEG. Notes say so, and such files of
-    an earlier export are removed. Files in other formats stay, with a note. Raises InputError for a mask on
-    another grid, when a DICOM SEG is asked for and cannot be made, and, before anything is written, where a
-    file is there that is no earlier export of this scan, unless ``overwrite``.
+    side. A joint without voxels gets no mesh, and an empty mask no DICOM SEG: such files of an earlier export
+    are removed, and those in other formats stay, with notes. Raises InputError, before anything is written,
+    for what cannot be made, and for a file that is no earlier export of this scan, unless ``overwrite``.
     """
     masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
     for name, mask in masks.items():
@@ -132,7 +122,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
         f"{model}; run {origin['run']}", vector=False))]
     for name, both in labels.items():
-        jobs += [("nifti", f"{name}.nii.gz", lambda path, both=both: write_volume(
+        jobs += [("nifti", f"{name}.nii.gz", lambda path, both=both: volume.write_volume(
                      both.with_array((both.array != 0).view(np.uint8)), path)),
                  ("seg.nrrd", f"{name}.seg.nrrd", partial(write_segments, both))]
         jobs += [("stl", f"{name}_{joint.side}.stl", partial(_write_mesh, both, joint)) for joint in JOINTS]
@@ -205,7 +195,7 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midl
 
 
 def _extent(mask: Volume) -> dict:
-    faces = touched_faces(reorient(mask, "LPS").array,
-                          ("inferior", "superior", "anterior", "posterior", "right", "left"))
+    faces = volume.touched_faces(volume.reorient(mask, "LPS").array,
+                                 ("inferior", "superior", "anterior", "posterior", "right", "left"))
     return {"volume_ml": round(float(np.count_nonzero(mask.array) * np.prod(mask.spacing) / 1000), 4),
             "touches_border": bool(faces), "touched_faces": faces}

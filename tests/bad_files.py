@@ -123,11 +123,6 @@ def tags(*numbers: int, **values) -> Callable[[Path], None]:
     return sliced(change, *numbers)
 
 
-def placed(number: int, x: float = 0, z: float = 0) -> Callable[[Path], None]:
-    """A series of which one slice lies ``x`` and ``z`` mm from the position of the first."""
-    return tags(number, ImagePositionPatient=[SCAN.origin[0] + x, SCAN.origin[1], SCAN.origin[2] + z])
-
-
 def filed(change: Callable[[Path], object], number: int) -> Callable[[Path], None]:
     """A series with something done to the file of one slice."""
     return lambda folder: change(series(folder) / f"IM{number:04d}.dcm")
@@ -136,12 +131,6 @@ def filed(change: Callable[[Path], object], number: int) -> Callable[[Path], Non
 def cut(length: int, number: int) -> Callable[[Path], None]:
     """A series of which the file of one slice ends early."""
     return filed(lambda path: path.write_bytes(path.read_bytes()[:length]), number)
-
-
-def two_series(folder: Path) -> None:
-    for path in series(series(folder) / "b").iterdir():
-        path.rename(folder / f"b{path.name}")
-    (folder / "b").rmdir()
 
 
 def alone(make: Callable[[Path], object]) -> Callable[[Path], None]:
@@ -324,10 +313,6 @@ SERIES = {
     "missing slice": (filed(Path.unlink, 3), "6.00 mm at ... a slice is missing ... export it completely"),
     "copied slice": (filed(lambda path: shutil.copy(path, path.with_name("copy.dcm")), 3),
                      "same position ... remove the duplicate"),
-    "doubled position": (placed(4, z=6), "same position ... remove"),
-    "uneven spacing": (placed(6, z=17), "5.00 mm at ... completely"),
-    "tilted gantry": (placed(6, x=-10, z=15), "shifted against each other ... resample"),
-    "two series": (two_series, "2 DICOM series (6 files of number 3; 6 files of ... folder of its own"),
     "last slice of no bytes": (filed(text(""), 6), f"IM0006.dcm ... {NO_SLICE}"),
     "last slice cut in its preamble": (filed(text(bytes(100)), 6), f"IM0006.dcm ... {NO_SLICE}"),
     "last slice cut in its header": (cut(600, 6), f"IM0006.dcm ... {AGAIN}"),

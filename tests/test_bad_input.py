@@ -179,6 +179,7 @@ CORPUS = {
     # What other verbs are given
     "damaged example": (holding(BOXES / "imagesTr/box_0_0000.nii.gz", b""), LIKE, f"box_0_0 ... {DAMAGED}"),
     "out not empty": (holding("out/mine.txt", "mine"), LIKE, "out ... is not empty ... give another --out"),
+    "phantoms over a file": (holding("out", "mine"), LIKE, "out ... is not empty ... give another --out"),
     "results over a file": (holding("out", "mine"), PREDICT, f"out ... {NO_FOLDER}"),
     "results in the series": (lambda: series(Path("series")), "predict series --model runs/run --out series",
                               "series ... folder of the series ... give another --out"),
@@ -203,7 +204,9 @@ CORPUS = {
         "evaluate nowhere": "nowhere/run.json ... missing ... as train prints it",
         "predict scan.mha --model scan.mha --out out": "scan.mha/run.json ... missing ... give the folder",
         "predict scan.mha --out out": "data/weights/weights.safetensors ... missing ... --model",
-        f"{PREDICT} --formats obj": "'obj' ... there are nifti",
+        f"{PREDICT} --formats obj": "'obj' ... there are nifti", f"{PREDICT} --formats ''": "no format ''",
+        f"{PREDICT} --formats dicom-seg": "scan.mha ... is no DICOM series, so no DICOM SEG",
+        f"{EXPORT} --out out --formats dicom-seg": "cases are no DICOM series ... with 'magunet predict'",
         f"{TRAIN} --recompute sometimes": "--recompute ... auto ... never",
         "train MAGUNet --profile own": "'MAGUNet' ... unknown network ... known: 3D U-Net",
         "train MAG-UNet --seed -1": "--seed ... from 0 to", "": "VERB", "train": "required: network",

@@ -570,19 +570,6 @@ def test_export_writes_prediction_and_truth_of_a_runs_cases(in_its_compendium, t
     assert all(line.startswith(str(in_its_compendium / "exports" / "ct-")) for line in printed.splitlines())
 
 
-def test_formats_that_cannot_be_are_refused_in_one_line(in_its_compendium, predict, tmp_path, capsys):
-    """Others are in the corpus of test_bad_input.py."""
-    ct, out = tmp_path / "ct.mha", tmp_path / "out"
-    write_scan(scan_of(), ct)
-    for (status, printed, error), says in (
-            (predict(ct, out, "--formats", ""), "no format ''"),
-            (predict(ct, out, "--formats", "dicom-seg"), "is no DICOM series, so no DICOM SEG"),
-            (call(capsys, "export", in_its_compendium, "box_0", "--out", out, "--formats", "dicom-seg"),
-             "cases are no DICOM series")):
-        assert (status, printed, error.count("\n")) == (2, "", 1) and says in error, says
-    assert not out.exists()
-
-
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(predict, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))

@@ -13,7 +13,7 @@ import torch
 from conftest import refused
 from scipy import ndimage
 
-from sijphantom import phantom
+from sijphantom import phantom, scanner
 from sijphantom.pelvis import parametric_pelvis
 from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
@@ -49,15 +49,17 @@ def test_same_seed_same_voxels_and_grades_and_another_seed_others(phantoms, bone
     assert np.std(volumes) / np.mean(volumes) > 0.03
 
 
-def test_same_voxels_and_grades_on_any_number_of_cores(bones, request):
+def test_same_voxels_and_grades_on_any_number_of_cores_and_in_slabs_of_any_size(bones, request, monkeypatch):
     """A phantom that differed in a few voxels while torch divided its sums."""
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     made = []
-    for threads in (1, 2):
+    for threads, slab in ((1, 10**12), (2, 10**5)):
         torch.set_num_threads(threads)
+        monkeypatch.setattr(scanner, "_SLAB", slab)
         made.append(make_phantom(2, matrix=96, slices=(40, 60), bones=bones))
         assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(made[0].image, made[1].image)
+    np.testing.assert_array_equal(made[0].mask, made[1].mask)
     assert made[0].grades == made[1].grades
 
 

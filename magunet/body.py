@@ -28,7 +28,7 @@ def body(scan: Volume) -> tuple[np.ndarray, tuple[slice, ...]]:
     opened = ndimage.binary_opening(dense, iterations=2)                # cuts what is thinner than 16 mm
     pieces, _ = ndimage.label(opened if opened.any() else dense)
     inside = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-    return ndimage.binary_dilation(inside, iterations=2, mask=dense) if opened.any() else inside, grid
+    return ndimage.binary_dilation(inside, iterations=2, mask=dense), grid
 
 
 def around_body(scan: Volume, side: float, step: float) -> Volume:

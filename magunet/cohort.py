@@ -182,8 +182,7 @@ def case_problems(case: Case, image: Volume | None, label: Volume | None) -> lis
     elif len(values) < 2:
         content = "fills the volume" if values.any() else "is empty"
         lines.append(f"{label_path}: the mask {content}; remove the case or label it")
-    if image and (problem := extent_problem(image)):
-        lines.append(f"{image_path}: {problem}")
-    if image and not case.info.get(ANY_VALUES) and (problem := hu_problem(image)):
-        lines.append(f"{image_path}: {problem}")
+    if image:
+        problems = extent_problem(image), None if case.info.get(ANY_VALUES) else hu_problem(image)
+        lines += [f"{image_path}: {problem}" for problem in problems if problem]
     return lines

@@ -29,7 +29,6 @@ UNSTATED = "does not state which of its sides is the patient's left"
 """Of a NIfTI file with both codes 0, an NRRD without a space, a MetaImage without a matrix."""
 BORDERS = ("first slice", "last slice", "first row", "last row", "first column", "last column")
 """Faces of a volume, in the order of its axes."""
-
 GRID_TOLERANCE = 0.1
 """mm between voxel centres that are taken for the same point."""
 

@@ -50,7 +50,6 @@ PLAIN = argument("--plain", action="store_true", help="without the fast layers, 
 """Whether to compute without `magunet.fast`."""
 FORCE = argument("--force", action="store_true", help="take a CT although its values do not look like HU")
 """Whether to go on where `magunet.body.hu_problem` says no."""
-
 ORIENTATION = argument(
     "--orientation", type=str.upper, metavar="RAS", help="of files that do not state it: the sides of the "
     "patient that columns, rows and slices are counted towards, as in nibabel")

@@ -15,6 +15,10 @@ SOFT_HU = 200
 """Fat and muscle lie between -200 and 200 HU, noise included; bone reaches higher."""
 NARROW_MM = 250
 """An adult's hips are wider; scaled down so far, the real sample CT is no more segmented."""
+CENTRAL_MM = 80
+"""Only bones that lie no farther from the middle of a pelvis decide where it is: no arms, and no edges."""
+MEAN_SHIFTS = 30
+"""Steps towards that middle; it moves no more after some ten."""
 OFFSET = 1024
 """What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 
@@ -31,18 +35,20 @@ def body(scan: Volume) -> tuple[np.ndarray, tuple[slice, ...]]:
     return ndimage.binary_dilation(inside, iterations=2, mask=dense), grid
 
 
-def around_body(scan: Volume, side: float, step: float) -> Volume:
+def around_body(scan: Volume, side: float) -> Volume:
     """The body alone, in LPS, in slices cut or filled up with air to squares of ``side`` mm around it: so
-    neither the field of view nor what lies in it beside the patient decides what a network sees.
-
-    The square moves in steps of ``step`` mm, so that it stays in place when something small comes into view.
+    neither the field of view, nor what lies in it beside the patient, nor the origin of the scanner's
+    coordinates decides what a network sees. The middle is that of the bones, which lie where they lie however
+    much of the skin is in view.
     """
     lps = reorient(scan, "LPS")
     inside, grid = body(lps)
     steps = [part.step for part in grid]
-    middle = lps.to_world(tuple(np.multiply(ndimage.center_of_mass(inside), steps))) @ lps.direction
-    corner = step * np.round(middle / step) - side / 2 - lps.origin @ lps.direction     # mm, along x, y, z
-    first = np.round(corner / lps.spacing[::-1])[1::-1].astype(int)                     # row, column
+    bones = sum((plane > SOFT_HU).astype(int) for plane in lps.array)   # number in each line of voxels (h, w)
+    reach = np.divide(CENTRAL_MM, lps.spacing[1:])
+    column = _middle(bones.sum(0), reach[1])
+    row = _middle(bones[:, abs(np.arange(bones.shape[1]) - column) <= reach[1]].sum(1), reach[0])   # no arms
+    first = np.floor(np.subtract((row, column), side / 2 / np.array(lps.spacing[1:])) + 0.4999).astype(int)
     shape, kind = [round(side / s) for s in lps.spacing[1:]], lps.array.dtype
     air = max(PADDING_HU, np.iinfo(kind).min) if kind.kind in "iu" else PADDING_HU
     square = np.full((len(lps.array), *shape), air, kind)
@@ -54,6 +60,16 @@ def around_body(scan: Volume, side: float, step: float) -> Volume:
     for z, plane in enumerate(lps.array):                               # one by one, to save memory
         np.copyto(square[z][target], plane[source], where=skin[z // steps[0]][coarse])
     return Volume(square, lps.spacing, tuple(lps.to_world((0, *first)).tolist()), lps.direction)
+
+
+def _middle(counts: np.ndarray, reach: float) -> float:
+    """The place that is the mean of the counts (n,) within ``reach`` of it, from their median on; the middle
+    where nothing was counted."""
+    places = np.repeat(np.arange(len(counts)), counts)
+    middle = float(np.median(places)) if len(places) else (len(counts) - 1) / 2
+    for _ in range(MEAN_SHIFTS if len(places) else 0):
+        middle = float(places[abs(places - middle) <= reach].mean())
+    return middle
 
 
 def body_extent(scan: Volume) -> dict[str, float]:

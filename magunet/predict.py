@@ -116,7 +116,7 @@ class Model:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
         require_scan(scan)
         pixel, size = self.record["pixel_mm"], self.settings.size
-        prepared, frame = prepare(around_body(scan, pixel * size, pixel * SMALLEST_SIDE), None, self.settings)
+        prepared, frame = prepare(around_body(scan, pixel * size), None, self.settings)
         return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
 
 
@@ -131,6 +131,8 @@ def load_model(run: Path | str, plain: bool = False) -> Model:
             raise ValueError(f"{RECORD_FILE} does not say {missing[0]}")
         if not all(isinstance(record[name], list) for name in ("train", "val")):
             raise ValueError(f"train and val in {RECORD_FILE} must be lists of cases")
+        if not 0.1 <= record["pixel_mm"] <= 20:
+            raise ValueError(f"pixel_mm in {RECORD_FILE} must be a distance of pixels in mm")
         settings = from_mapping(record["settings"], str(run / RECORD_FILE))
         network = build(record["network"], settings.width_divisor)
         weights = safetensors.torch.load_file(run / WEIGHTS_FILE)

@@ -1,5 +1,7 @@
 """What a network sees is the body, in mm: not the field of view, and nothing that lies beside the patient."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import ROOT, refused
@@ -12,7 +14,7 @@ from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
 
 SPACING = (4.0, 2.5, 2.0)
-SIDE, STEP = 320.0, 40.0
+SIDE = 320.0
 
 
 def lying(shape=(24, 128, 200), body=(90, 160)):
@@ -56,14 +58,16 @@ def disturbed(scan):
 
 def test_what_lies_beside_the_body_is_not_seen():
     scan = lying()
-    seen = around_body(scan, SIDE, STEP)
+    seen = around_body(scan, SIDE)
     assert seen.array.shape[1:] == (SIDE / SPACING[1], SIDE / SPACING[2])
     for name, other in disturbed(scan).items():
-        view = around_body(other, SIDE, STEP)
+        view = around_body(other, SIDE)
         assert np.allclose(view.origin, seen.origin), name
         differing = (np.maximum(view.array, -1000) != seen.array).mean()
         assert differing < 1e-3, f"{name}: {differing}"
         assert body_extent(other)["width"] == pytest.approx(320, abs=10), name
+    moved = replace(scan, origin=(7.0, -13.0, 1e5))                     # the scanner's coordinates, or others
+    assert np.array_equal(around_body(moved, SIDE).array, seen.array)
 
 
 def test_the_body_is_measured_and_a_scan_without_one_is_refused():
@@ -71,12 +75,13 @@ def test_the_body_is_measured_and_a_scan_without_one_is_refused():
     assert extent == {side: pytest.approx(mm, abs=8)
                       for side, mm in {"height": 96, "depth": 180, "width": 320}.items()}
     air = lying().with_array(np.full((24, 128, 200), -1000, np.int16))
-    refused(lambda: around_body(air, SIDE, STEP), "no body")
+    refused(lambda: around_body(air, SIDE), "no body")
 
 
 @pytest.mark.slow
 def test_the_shipped_weights_give_the_same_mask_whatever_is_beside_the_body():
     scan, _ = phantom_scan(make_phantom(77, matrix=128, slices=(40, 50)))
+    scan = in_air(scan, 150, 150)
     model = load_model(ROOT / "data" / "weights")
     mask = model.segment(scan)
     for name, other in disturbed(scan).items():

@@ -91,11 +91,14 @@ def _cases(root: Path) -> dict[str, Case]:
         name = image.name.removesuffix(f"_0000{ENDING}")
         label, info = root / "labelsTr" / f"{name}{ENDING}", infos.get(name, {})
         require(label.exists(), f"{label}: the mask of {image.name} is missing; add it or remove the image")
-        cases[name] = Case(name, image, label, str(info.get("patient", name)), info)
+        cases[name] = Case(name, image, label, str(info.get("patient", name)).strip(), info)
     require(cases, f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
     for label in root.glob(f"labelsTr/[!.]*{ENDING}"):
         name = label.name.removesuffix(ENDING)
         require(name in cases, f"{label}: has no image {name}_0000{ENDING}; add it or remove the mask")
+    for name in infos.keys() - cases.keys():
+        raise InputError(f"{path}: 'cases' names {name!r}, which has no image; correct the name, or the "
+                         "scan that it means is taken for another patient's")
     return cases
 
 

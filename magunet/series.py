@@ -19,6 +19,8 @@ LARGEST_GAP = 1.5
 UNEVEN_MM = (0.1, 0.3)
 """Slices may lie a tenth of their distance off an even grid, but no less, as scanners round positions, and no
 more, so that no bone is moved."""
+SAME = ("StudyInstance", "SeriesInstance", "FrameOfReference")
+"""What slices of one series share, so that those of two patients are never mixed."""
 SCOUTS = 3
 """Images at most, in another plane, of a series of localisers that does not say so."""
 
@@ -101,7 +103,8 @@ def _one_series(folder: Path) -> tuple[list[Slice], int]:
     series = {}
     for path, header in headers.items():
         if header:
-            series.setdefault(str(header.get("SeriesInstanceUID")), {})[path] = header
+            uids = [str(header.get(f"{kind}UID")) for kind in SAME]
+            series.setdefault(tuple(uids), {})[path] = header
     require(series, f"{folder}: no DICOM images in this folder; give the folder that holds the slices")
     largest = max(series.values(), key=len)
     scans = [files for files in series.values() if not _is_aside(files, largest)] or [largest]

@@ -116,6 +116,7 @@ CORPUS = {
     "no images": (lambda: shutil.rmtree(BOXES / "imagesTr"), TRAIN, "no images named imagesTr/CASE_0000.nii"),
     "unknown case": (changed(SPLIT, val=["box_9"]), TRAIN, "splits.json ... 'box_9' ... remove the file"),
     "no mask": (MASK_1.unlink, TRAIN, "box_1.nii.gz ... is missing ... add it or remove the image"),
+    "case without scan": (changed(LIST, cases={"box_9": {}}), CHECK, "dataset.json ... 'box_9' ... no image"),
     "no image": (SCAN_1.unlink, CHECK, "box_1.nii.gz ... has no image box_1_0000.nii.gz"),
     "image of no bytes": (holding(SCAN_1, b""), TRAIN, f"box_1_0000.nii.gz ... {DAMAGED}"),
     "image cut": (holding(SCAN_1, b"\x1f\x8b\x08"), EXPORT, f"box_1_0000.nii.gz ... {DAMAGED}"),
@@ -142,6 +143,7 @@ CORPUS = {
     **{f"record without {name}": (changed(RECORD, **{name: None}), command, f"{name} ... {NOT_A_RUN}")
        for name, command in {"seed": PREDICT, "data_hash": EVALUATE, "train": EXPORT, "val": EXPORT}.items()},
     "record with a word for its cases": (changed(RECORD, val="all"), EXPORT, NOT_A_RUN),
+    "record, pixel": (changed(RECORD, pixel_mm="x"), EVALUATE, "runs/run ... cannot be read"),
     "record, setting misspelt": (changed(RECORD, settings={"epoch": 1}), EVALUATE, "run.json ... 'epochs'?"),
     **{f"{name}: {content}": (holding(RUN / name, content), command, f"{name} ... damaged ... {remedy}")
        for name, content, command, remedy in [

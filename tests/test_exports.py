@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import nrrd
@@ -397,6 +398,8 @@ def test_only_an_earlier_export_of_the_same_scan_is_replaced(tmp_path):
         refuses(scan, ("stl", "nifti"), name, scan.with_array(0 * scan.array))         # nor is it removed
         (out / name).unlink()
         exported(out, scan, formats=FEW)
+    aside = {"origin": (0.0, 0.0, 7.0)}
+    refuses(replace(scan, **aside), FEW, "case_sij.json", replace(both(scan), **aside))
     for content in ("[]", "{", '{"scan": {}}', '{"sha256_of_files": []}'):
         (out / "case_sij.json").write_text(content)
         refuses(scan, FEW, "case_sij.json")
@@ -405,6 +408,18 @@ def test_only_an_earlier_export_of_the_same_scan_is_replaced(tmp_path):
     (out / "case_sij.json").unlink()
     exported(out, other, smaller, ("nifti", "stl"))                         # equal bytes are no loss
     refuses(scan, ("seg.nrrd",), "case_sij.seg.nrrd")
+
+
+def test_a_mask_that_is_no_pair_of_joints_is_doubted(tmp_path, capsys):
+    scan, mask = scan_of(), both(scan_of())
+    speck = mask.with_array(mask.array.copy())
+    speck.array[[0, -1], :4, :4] = 1
+    right = mask.with_array(mask.array * (world(scan)[..., 0] < 0))
+    for name, one, says in (("pair", mask, ()), ("right", right, ("it is no pair of joints",)),
+                            ("speck", speck, ("so a piece of it is no joint",))):
+        files = exported(tmp_path / name, scan, one, ("json",))
+        doubts, said = json.loads(files["sij.json"].read_text())["doubts"], capsys.readouterr().err
+        assert len(doubts) == len(says) and all(word in doubts[0] and word in said for word in says), name
 
 
 def test_an_export_cut_short_goes_on(tmp_path, monkeypatch):

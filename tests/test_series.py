@@ -286,6 +286,20 @@ def test_two_series_of_slices_are_refused_and_named_by_number_alone(tmp_path):
         assert not [word for word in planted() if word in str(error.value).encode()], name
 
 
+@pytest.mark.parametrize("tags, says", [
+    ({"Modality": "MR"}, "give a CT"), ({"RescaleType": "MGML"}, "give a CT"), ({"RescaleType": "HU"}, None)])
+def test_what_says_that_it_is_not_in_hu_is_refused(tags, says, tmp_path):
+    folder = written(tmp_path / "series", tags=tags)
+    refused(lambda: read_volume(folder), says) if says else read_volume(folder)
+
+
+def test_slices_of_two_patients_are_never_mixed_though_their_series_have_one_uid(tmp_path):
+    folder, other = (written(tmp_path / name, tags={"SeriesInstanceUID": "1.2.3"}) for name in ("a", "b"))
+    for path in other.iterdir():
+        path.rename(folder / f"other-{path.name}")
+    refused(lambda: read_volume(folder), "holds 2 DICOM series")
+
+
 def test_a_tilted_gantry_is_refused_and_a_corrected_one_is_not(tmp_path):
     tilt = np.deg2rad(15)
     row, column = np.array([1, 0, 0]), np.array([0, np.cos(tilt), np.sin(tilt)])

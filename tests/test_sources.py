@@ -7,6 +7,7 @@ by voxel, and never from the code under test.
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock, patch
 
@@ -324,6 +325,22 @@ def test_labels_beside_the_bone_are_refused_each_bone_for_itself():
         assert bones.misplaced(labels.with_array(left.astype(np.uint8)), ct).startswith("left hip (")
 
 
+def test_a_joint_too_large_cut_off_by_its_labels_or_by_one_bone_is_refused_or_noted(tmp_path):
+    ct, numbers = scan(), BoneNumbers((25,), (77,), (78,))
+    whole = labelled(ct, (25, SACRUM), (77, LEFT), (78, RIGHT))
+    assert derive_pelvis(whole, numbers).notes == []
+    lower = whole.array.copy()
+    lower[19:][lower[19:] == 78] = 0
+    assert "one may be cut off" in derive_pelvis(whole.with_array(lower), numbers).notes[0]
+    wide = replace(whole, spacing=(24.0, *whole.spacing[1:]))
+    refused(lambda: derive_pelvis(wide, numbers), "which none has", "spacing")
+    half = replace(whole, array=whole.array[:20])                       # ends in the middle of a joint
+    write_volume(ct, tmp_path / "ct.nii.gz")
+    write_volume(half, tmp_path / "labels.nii.gz")
+    case = sources.SourceCase("a", "a", tmp_path / "ct.nii.gz", (tmp_path / "labels.nii.gz",), numbers)
+    refused(lambda: sources.read_case(case), "labels.nii.gz", "cut off", "of the whole CT")
+
+
 TOTALSEGMENTATOR = (25, SACRUM), (26, UPPER), (77, LEFT), (78, RIGHT)
 OWN_NUMBERS = (3, RIGHT), (4, SACRUM), (5, UPPER), (9, LEFT), (2, FEMUR)
 ONE_FOR_BOTH_HIPS = (1, SACRUM), (2, LEFT), (2, RIGHT)
@@ -363,7 +380,7 @@ def test_files_that_state_no_sides_are_taken_as_told_and_a_ct_in_cm_is_refused(t
     words = ("labelmap", tmp_path / "sides/ct.nii.gz", "--labels", tmp_path / "sides/ct_seg.nii.gz", "--out")
     for out, options, status, says in (
             ("told", (), 2, "sides/ct.nii.gz: does not state which of its sides"),
-            ("mirrored", ("--orientation", "LAS"), 2, "left and right hip lie on the wrong sides"),
+            ("mirrored", ("--orientation", "LAS"), 2, "left and right hip lie on the wrong"),
             ("told", ("--orientation", "ras"), 0, "imported  ct\n")):
         assert run(*words, tmp_path / out, *options) == status, options
         assert says in "".join(capsys.readouterr()), options

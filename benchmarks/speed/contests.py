@@ -80,7 +80,7 @@ def untrained_run(folder: Path, settings: Settings) -> Path:
     folder.mkdir()
     weights = build(NETWORK, settings.width_divisor).state_dict()
     safetensors.torch.save_file(weights, folder / WEIGHTS_FILE)
-    record = {"network": NETWORK, "train": [], "val": [], "settings": asdict(settings)}
+    record = {"network": NETWORK, "train": [], "val": [], "settings": asdict(settings), "pixel_mm": 2.5}
     provenance.write_json(folder / RECORD_FILE, dict.fromkeys(RECORD_ENTRIES) | record)
     return folder
 

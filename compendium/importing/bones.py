@@ -19,6 +19,10 @@ MOVES = (8.0, 16.0, 24.0, 32.0)
 """mm along each axis to other places of a bone, none of which may be a better one."""
 
 
+SWAPPED = "left and right hip named the other way round, told apart by position"
+"""The note on labels that call the patient's left hip the right one."""
+
+
 class BoneNumbers(NamedTuple):
     """The values of each bone in a segmentation, more than one where a bone is in parts.
 
@@ -53,13 +57,13 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
     step, (z, y, x) = labels.direction[0] * labels.spacing[::-1], np.ogrid[box]
     leftward = labels.origin[0] + (x * step[0] + y * step[1] + z * step[2])         # LPS x in mm (d, h, w)
     sacrum, left, right = (np.isin(labels.array[box], values) for values in numbers)
-    middle, notes = leftward[sacrum].mean(), []
+    middle, notes, volumes = leftward[sacrum].mean(), [], []
     if numbers.left_hip == numbers.right_hip:
         left, right = left & (leftward > middle), right & (leftward <= middle)
     centres = [leftward[hip].mean() if hip.any() else middle for hip in (left, right)]
     if centres[0] < centres[1]:
         left, right = right, left
-        notes.append("left and right hip named the other way round, told apart by position")
+        notes.append(SWAPPED)
     require(min(centres) < middle < max(centres),
             "both hips lie on one side of the sacrum; check the label numbers")
     bones, joints = np.zeros((2, *labels.array.shape), np.uint8)
@@ -70,6 +74,11 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
         volume = np.count_nonzero(joints[box][where]) * np.prod(labels.spacing) / 1000  # mL; whole: 10 to 60
         require(volume >= 2, f"no {side} sacroiliac joint in view ({volume:.1f} mL of it); give a scan of "
                 "the whole pelvis")
+        require(volume <= 100, f"the {side} sacroiliac joint has {volume:.0f} mL, which none has; see "
+                "whether the voxel spacing is in mm, and the label numbers")
+        volumes.append(volume)
+    if min(volumes) < 0.6 * max(volumes):
+        notes.append("left and right joint have {:.0f} and {:.0f} mL, so one may be cut off".format(*volumes))
     for face in touched_faces(joints):
         raise InputError(f"a sacroiliac joint is cut off by the {face} of the scan; give one that reaches "
                          "farther")

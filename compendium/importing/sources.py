@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from compendium.figures.planes import save_figure, three_planes
 from compendium.importing import bones
@@ -133,8 +134,11 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
     if case.segments and volume.same_geometry(turned, labels, volume.GRID_TOLERANCE):
         image, notes = turned, ["stored upside down, turned as its segmentation is"]
     pelvis = bones.derive_pelvis(onto_grid(labels, image), case.numbers)
-    require(not (case.orientation and pelvis.notes), f"{case.image}: with --orientation {case.orientation} "
-            "left and right hip lie on the wrong sides; state another one, or other label numbers")
+    extent = onto_grid(labels.with_array(np.ones(labels.array.shape, bool)), image).array
+    require(extent[ndimage.binary_dilation(pelvis.mask.array)].all(), f"{first}: ends where a joint goes "
+            "on, so that its mask is cut off; give a segmentation of the whole CT")
+    require(not (case.orientation and bones.SWAPPED in pelvis.notes), f"{case.image}: with --orientation "
+            f"{case.orientation} left and right hip lie on the wrong sides; state another, or other numbers")
     problem = None if force else hu_problem(image)
     require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
     beside = "" if force else bones.misplaced(pelvis.bones, image)

@@ -95,17 +95,20 @@ def export(words: Words) -> None:
     from compendium.view.export import Exported, case_name, origin_of
     from magunet.cohort import read_checked
     from magunet.predict import load_model
+    from magunet.runs import data_hash
     from sijphantom.cohort import cohort_of
     out, model = export_folder(words.out or words.run / "exports"), load_model(words.run, words.plain)
     require("dicom-seg" not in (words.formats or ()), "a cohort's cases are no DICOM series; take the series "
             "with 'magunet predict' for a DICOM SEG")
     study, network = cohort_of(model.settings, track), with_room(model)
+    same = data_hash(study, model.settings) == model.record["data_hash"]
     for name in words.case:
         require(name in study.cases, f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
     for case in track([study.cases[name] for name in words.case], "exported"):
         scan, truth = read_checked(case)
         mask, name = _segment(network, scan, case.image), case_name(case.label, scan, words.anonymise)
-        note = f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
+        note = (f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
+                if same else "the cohort is no more what the network was trained on")
         _write(Exported(name, scan, mask, truth, note=note), origin_of(words.run, model), out, words)
 
 

@@ -36,6 +36,12 @@ EARLIER = "sha256_of_earlier_files"
 """In a report, of files of earlier exports of its scan, if there are any."""
 
 
+USUAL_ML = (5, 80)
+"""Volume of the band about one joint, in adults."""
+HIGHEST_MM = 120
+"""A mask of two sacroiliac joints is lower."""
+
+
 class Exported(NamedTuple):
     """A scan with its predicted and, if known, true mask on its grid. ``name`` begins all file names;
     ``source`` is the headers of its DICOM series, if any; ``note`` is for the report."""
@@ -84,18 +90,17 @@ def earlier_files(out: Path, name: str, scan: Volume, overwrite: bool = False) -
 
     Raises InputError where that report is another scan's, or none of magunet's, unless ``overwrite``.
     """
-    path, voxels, files = out / f"{name}_sij.json", None, {}
+    path, files, grid, ours = out / f"{name}_sij.json", {}, _grid(scan), False
     if not os.path.lexists(path):
         return files
     try:
         report = read_json(path)
-        voxels = report["scan"]["sha256_of_voxels"]
+        ours = {key: report["scan"].get(key) for key in grid} == grid
         known = [*report["sha256_of_files"].items(), *report.get(EARLIER, {}).items()]
         files = {file: value for file, value in known
                  if (out / file).is_file() and file_hash(out / file) == value}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass                                                # somebody's own file
-    ours = voxels == voxel_hash(scan)
     require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
     return files if ours else {}
 
@@ -117,6 +122,8 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     labels, names, older = dict(zip(masks, reversed(parted))), [], []
     if UNKNOWN in joints_of(*parted):
         say(f"note: {case.name}: left and right are told by {plane.told_by}; no file names a side")
+    if case.prediction.array.any() and (doubts := _doubts(labels["sij"])):
+        say(f"note: {case.name}: look at the mask: {'; '.join(doubts)}")
     model = "{network}, profile {profile}, seed {seed}".format_map(origin)
     jobs = [("png", "sij.png", lambda path: save_figure(
         three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
@@ -187,11 +194,29 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midl
             "left_and_right_parted_at": {"x_mm_lps": None if np.isnan(plane.x) else round(plane.x, 3),
                                          "told_by": plane.told_by}}
     field = np.multiply(scan.array.shape, scan.spacing)[::-1].round(1).tolist()
-    grid = {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
-            "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan),
-            "field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
+    grid = _grid(scan) | {"field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
-            "masks": masks, "sha256_of_files": hashes}
+            "masks": masks, "doubts": _doubts(labels["sij"]), "sha256_of_files": hashes}
+
+
+def _grid(scan: Volume) -> dict:
+    """What makes two scans the same: voxels, and where they lie."""
+    return {"sha256_of_voxels": voxel_hash(scan), "voxels_zyx": list(scan.array.shape),
+            "spacing_zyx_mm": [round(s, 6) for s in scan.spacing], "orientation_xyz": orientation(scan),
+            "origin_lps_mm": np.round(scan.origin, 3).tolist(), "axes_lps": scan.direction.round(6).tolist()}
+
+
+def _doubts(labels: Volume) -> list[str]:
+    """What a mask of two sacroiliac joints never is, of labels that tell them apart."""
+    array = volume.reorient(labels, "LPS").array
+    volumes = {joint.name: _extent(labels.with_array(labels.array == joint.label))["volume_ml"]
+               for joint in joints_of(labels)}
+    lines = [f"the {name} has {ml:.1f} mL, where {USUAL_ML[0]} to {USUAL_ML[1]} are usual"
+             for name, ml in volumes.items() if not USUAL_ML[0] <= ml <= USUAL_ML[1]]
+    lines += ["it is no pair of joints"] * (joints_of(labels) == (UNKNOWN,))
+    places = np.flatnonzero(array.any((1, 2)))
+    height = np.ptp(places) * volume.reorient(labels, "LPS").spacing[0] if len(places) else 0
+    return lines + [f"it is {height:.0f} mm high, so a piece of it is no joint"] * bool(height > HIGHEST_MM)
 
 
 def _extent(mask: Volume) -> dict:

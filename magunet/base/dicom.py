@@ -18,10 +18,12 @@ PIXELS = ("SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "PhotometricInterp
 """Tags that say how pixels are stored."""
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 """Where an enhanced CT, whose slices are frames of one file, says where they lie and how they become HU."""
-TAGS = (*PIXELS, *FRAMES, "SeriesInstanceUID", "SeriesNumber", "ImageType", "PixelSpacing", "RescaleSlope",
-        "ImagePositionPatient", "ImageOrientationPatient", "RescaleIntercept", "PixelPaddingValue",
-        "PixelPaddingRangeLimit")
+TAGS = (*PIXELS, *FRAMES, "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
+        "Modality", "ImageType", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+        "RescaleType", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
 """All that is read of a header here; nothing of the patient."""
+OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
+"""Rescale Types of images that were computed from CTs, such as of iodine, and are not in HU."""
 NO_SLICE = "a DICOM file that holds no readable slice; export the series again, or remove it"
 """What is wrong with a file among slices."""
 
@@ -101,6 +103,8 @@ def slices_of(header: Any, path: Path) -> list[Slice]:
 
     require("LOCALIZER" not in str(header.get("ImageType")), f"{path}: a localiser (scout); keep only the "
             "slices in the folder")
+    require(str(header.get("Modality") or "CT") == "CT" and str(header.get("RescaleType")) not in OTHER_UNITS,
+            f"{path}: its Modality or its Rescale Type says that its values are not HU; give a CT")
     require(header.get("SamplesPerPixel", 1) == 1, f"{path}: has colours, not one channel; give a CT in HU")
     padding, frames = None, [[]]
     if header.get("PixelPaddingValue") not in (None, "", b""):

@@ -52,7 +52,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray, bool]:
                          "again") from error
     array = (array.reshape(shape[:3]) if set(shape[3:]) == {1} else array).T
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    slope, intercept = slope if abs(slope) > 0 else 1.0, 0.0 if np.isnan(intercept) else intercept
+    slope, intercept = (slope, np.nan_to_num(intercept)) if abs(slope) > 0 else (1.0, 0.0)
     form, affine = next(iter(forms.items()), ("header", np.diag([*FLIP * spacing, 1])))
     array = array.astype(dtype.newbyteorder("="), copy=False)
     if (slope, intercept) != (1.0, 0.0):

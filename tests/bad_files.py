@@ -286,6 +286,7 @@ BY_MESSAGE = {
         "a.mhd, without its voxels": worded("ElementDataFile = a.raw", "ElementDataFile = b.raw"),
         **{f"a{end}, claims to be huge": spoilt(huge) for end in (".nrrd", ".mha")},
         **{f"a{end}, too large": worded("32 30 6", "60000 60000 60000") for end in (".nrrd", ".mha")}},
+    "bytes of a.raw ... export both again": {"a.mhd, of other voxels": worded("MET_SHORT", "MET_CHAR")},
     f"PixelType ... {UNREADABLE}": {"a.mha, of unknown numbers": worded("MET_SHORT", "MET_OTHER")},
     f"secret.raw ... {UNREADABLE}": {
         "a.nrrd, of another file": worded("encoding", "data file: secret.raw\nencoding")},

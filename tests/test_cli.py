@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from boxes import TINY, write_cohort, write_scan
 from conftest import ROOT
+from scipy.spatial.transform import Rotation
 from test_sources import snapshot
 
 from compendium import cli
@@ -60,9 +61,11 @@ def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tm
             ("padded", np.where(scan < 0, -2000, scan + 1024), (), 2, "perhaps an offset of 1024"),
             ("cut off", scan + (scan == 700), (), 0, "a child's, or cut off"),
             ("taken", np.where(scan < 0, 0, scan * 0 + 1), ("--force",), 0, "the mask may mean nothing"),
+            ("tilted", scan, (), 0, "its axes are 17 degrees off"),
             ("cut", np.where(scan == 700, 1, scan), ("--force",), 0, "touches the first slice and the")):
         path, out = tmp_path / f"{name}.mha", tmp_path / name
-        write_scan(Volume(array.astype(np.int16), (4, 4, 4)), path)
+        turn = Rotation.from_euler("x", 17 * (name == "tilted"), degrees=True).as_matrix()
+        write_scan(Volume(array.astype(np.int16), (4, 4, 4), direction=turn), path)
         words = ("predict", path, "--model", run, "--out", out, "--formats", "nifti", *force)
         got, _, error = call(capsys, *words)
         assert got == status and says in error and out.exists() == (status == 0), error

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from compendium.verbs import FORCE, ORIENTATION, PLAIN, PROFILE, SEED, Words, argument, export_folder, verb
 from compendium.view import FORMATS
 from magunet.base import profiles
@@ -36,6 +38,10 @@ def evaluate(words: Words) -> None:
     from sijphantom.cohort import cohort_of
     study = cohort_of(load_model(words.run).settings, track)
     print(score_run(words.run, study, words.plain).round(4).to_string(index=False))
+
+
+OBLIQUE = 10
+"""Degrees between the axes of a scan and the patient's from which on masks are worse."""
 
 
 def format_names(text: str) -> tuple[str, ...]:
@@ -83,6 +89,9 @@ def predict(words: Words) -> None:
     if (width := body_extent(scan)["width"]) < NARROW_MM:
         say(f"note: {ct}: the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
             "learned from whole adults may take something else for a joint: look at the mask")
+    if (tilt := np.degrees(np.arccos(np.abs(scan.direction).max(0).min().clip(max=1)))) > OBLIQUE:
+        say(f"note: {ct}: its axes are {tilt:.0f} degrees off the patient's; a network that learned from "
+            "axial slices finds less in it: resample it to such, or look at the mask")
     _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
 
 

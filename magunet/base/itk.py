@@ -91,6 +91,11 @@ def read_image(path: Path) -> tuple:
             f"again with one of {list(UNITS)}")
     name = os.fsencode(path).decode("utf-8", "replace")         # other text ends the process
     image = execute(load().ReadImage, path, name)
+    if "ndims" in fields and data != "LOCAL" and not packed and "headersize" not in fields:
+        size = (path.parent / Path(data).name).stat().st_size
+        count = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
+        require(size == count * image.GetSizeOfPixelComponent(), f"{path}: states other voxels than "
+                f"the {size} bytes of {Path(data).name} hold; copy or export both again")
     for unit in units:
         image.SetSpacing(UNITS[unit] * np.array(image.GetSpacing()))
         image.SetOrigin(UNITS[unit] * np.array(image.GetOrigin()))

@@ -9,7 +9,7 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 3920, "core": 2650, "sijphantom": 1900, "compendium": 4180, "all": 9910, "tests": 11900}
+LIMITS = {"magunet": 3920, "core": 2650, "sijphantom": 1900, "compendium": 4185, "all": 9915, "tests": 11900}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
 took some 600; before, the limits were 3,400, 2,400, 1,900, 4,000, 9,299 and, of tests, 11,000."""
 PLAIN_TORCH = {"blocks": {"base"}, "attention": {"blocks"}, "model": {"blocks", "attention"}}

@@ -214,6 +214,8 @@ def _doubts(labels: Volume) -> list[str]:
     lines = [f"the {name} has {ml:.1f} mL, where {USUAL_ML[0]} to {USUAL_ML[1]} are usual"
              for name, ml in volumes.items() if not USUAL_ML[0] <= ml <= USUAL_ML[1]]
     lines += ["it is no pair of joints"] * (joints_of(labels) == (UNKNOWN,))
+    uneven = 2 * min(volumes.values()) < max(volumes.values())
+    lines += ["one joint is not half as large as the other"] * uneven
     places = np.flatnonzero(array.any((1, 2)))
     height = np.ptp(places) * volume.reorient(labels, "LPS").spacing[0] if len(places) else 0
     return lines + [f"it is {height:.0f} mm high, so a piece of it is no joint"] * bool(height > HIGHEST_MM)

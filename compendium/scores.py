@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from compendium.fits import with_room
-from magunet import joints, metrics, predict, prepare, surfaces, volume
+from magunet import body, joints, metrics, predict, prepare, surfaces, volume
 from magunet.base import provenance
 from magunet.base.device import peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError
@@ -44,7 +44,8 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
     weights = provenance.file_hash(run / predict.WEIGHTS_FILE)
-    code = provenance.code_hash(metrics, predict, prepare, joints, surfaces, volume, sys.modules[__name__])
+    code = provenance.code_hash(body, metrics, predict, prepare, joints, surfaces, volume,
+                                sys.modules[__name__])
     key = provenance.content_hash(weights, model.record["data_hash"], plain, code)
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
         return read_scores(run)

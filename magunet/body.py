@@ -48,7 +48,8 @@ def around_body(scan: Volume, side: float) -> Volume:
     reach = np.divide(CENTRAL_MM, lps.spacing[1:])
     column = _middle(bones.sum(0), reach[1])
     row = _middle(bones[:, abs(np.arange(bones.shape[1]) - column) <= reach[1]].sum(1), reach[0])   # no arms
-    first = np.floor(np.subtract((row, column), side / 2 / np.array(lps.spacing[1:])) + 0.4999).astype(int)
+    corner = np.subtract((row, column), side / 2 / np.array(lps.spacing[1:]))
+    first = np.floor(corner + 0.4999).astype(int)       # halves go down, also where they are off by rounding
     shape, kind = [round(side / s) for s in lps.spacing[1:]], lps.array.dtype
     air = max(PADDING_HU, np.iinfo(kind).min) if kind.kind in "iu" else PADDING_HU
     square = np.full((len(lps.array), *shape), air, kind)

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from compendium.figures.planes import save_figure, three_planes
-from magunet import augment, predict, prepare
+from magunet import augment, body, predict, prepare
 from magunet.base import profiles, project, provenance
 from magunet.base.errors import InputError
 from magunet.base.progress import track
@@ -56,7 +56,7 @@ def main() -> None:
     full, half = load_model(run), load_model(folder)
     exact = [replace(model, precision=torch.float32) for model in (full, half)]
     key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE),
-                                  provenance.code_hash(transfer, predict, prepare))
+                                  provenance.code_hash(transfer, body, predict, prepare))
     kept = run / f"unseen-{key}.csv"
     rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     done = {row["case"] for row in rows}
@@ -114,7 +114,7 @@ def card(record: dict, scores: pd.DataFrame) -> str:
                         for side in SIDES])
     reach = augment.REACH[settings["augmentation"]]
     return CARD.format(
-        **(settings | record), trained=len(record["train"]), held_out=len(record["val"]),
+        **({"note": ""} | settings | record), trained=len(record["train"]), held_out=len(record["val"]),
         last_seed=settings["cohort_seed"] + settings["cases"] - 1,
         steps=settings["epochs"] * settings["samples_per_case"] * len(record["train"]),
         minutes=record["seconds"] / 60,
@@ -166,7 +166,7 @@ Worst phantoms: {worst}.
 
 Masks by the weights in half and in full precision, both computed in float32, agree with a Dice of {mean_agreement:.5f} on average
 and {min_agreement:.5f} at least ({compared} of the scans). Computed in {precision}, whose own rounding is coarser than that of
-the weights, they agree with {mean_agreement_as_run:.5f} and {min_agreement_as_run:.5f} (all scans).
+the weights, they agree with {mean_agreement_as_run:.5f} and {min_agreement_as_run:.5f} (all scans).{note}
 
 The real CT has voxels of 3 mm, and its mask is derived from bone labels that another network predicted: a check that the
 weights find the joints of a person, and no measure of how exactly. The renders of label maps are new in pose, surface, tissue

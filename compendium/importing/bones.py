@@ -17,8 +17,6 @@ CONTRAST = 50
 and 87 with marrow of 50 HU, soft cortex and slices of 5 mm."""
 MOVES = (8.0, 16.0, 24.0, 32.0)
 """mm along each axis to other places of a bone, none of which may be a better one."""
-
-
 SWAPPED = "left and right hip named the other way round, told apart by position"
 """The note on labels that call the patient's left hip the right one."""
 

@@ -208,7 +208,6 @@ def _grid(scan: Volume) -> dict:
 
 def _doubts(labels: Volume) -> list[str]:
     """What a mask of two sacroiliac joints never is, of labels that tell them apart."""
-    array = volume.reorient(labels, "LPS").array
     volumes = {joint.name: _extent(labels.with_array(labels.array == joint.label))["volume_ml"]
                for joint in joints_of(labels)}
     lines = [f"the {name} has {ml:.1f} mL, where {USUAL_ML[0]} to {USUAL_ML[1]} are usual"
@@ -216,8 +215,9 @@ def _doubts(labels: Volume) -> list[str]:
     lines += ["it is no pair of joints"] * (joints_of(labels) == (UNKNOWN,))
     uneven = 2 * min(volumes.values()) < max(volumes.values())
     lines += ["one joint is not half as large as the other"] * uneven
-    places = np.flatnonzero(array.any((1, 2)))
-    height = np.ptp(places) * volume.reorient(labels, "LPS").spacing[0] if len(places) else 0
+    lps = volume.reorient(labels, "LPS")
+    places = np.flatnonzero(lps.array.any((1, 2)))
+    height = np.ptp(places) * lps.spacing[0] if len(places) else 0
     return lines + [f"it is {height:.0f} mm high, so a piece of it is no joint"] * bool(height > HIGHEST_MM)
 
 

@@ -18,6 +18,10 @@ _EROSION = (0.0, 0.5, 2.0, 3.5, 2.0)                # mm, depth
 _SCLEROSIS = (0.0, 150.0, 280.0, 430.0, 500.0)      # HU
 _REACH = (3.0, 5.0, 6.0, 8.0, 10.0)                 # mm, of the sclerosis
 _BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)               # share of the joint that is bridged by bone
+_DEEPEST = 3.0
+"""mm that an erosion reaches into a bone, at most."""
+_GRAFTED = 1.5
+"""mm that a bridge reaches into a bone; deeper, it would draw cortex inside it."""
 
 
 def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str, Parameters]:
@@ -56,9 +60,10 @@ def diseased_joint(lesion: Parameters, sacrum: Array, hip: Array, noise: dict[st
     to_joint = np.maximum(sacrum, hip)  # mm from the opposite bone
     near = np.clip(1.5 - to_joint / 10, 0, 1)
     pits = np.clip(noise["erosion"] - 0.7, 0, 1.2) / 1.2
-    change = near * (lesion["erosion"] * pits + (lesion["widening"] + lesion["age"]) / 2)
+    change = near * np.minimum(lesion["erosion"] * pits + (lesion["widening"] + lesion["age"]) / 2, _DEEPEST)
     bony = 1.5 * (noise["bridge"] - ndtri(1 - lesion["bridged"]))
     bridge = np.maximum(-3 * bony, (sacrum + hip - 8) / 2)
+    bridge = np.maximum(bridge, -_GRAFTED - np.minimum(sacrum, hip))    # ends where it meets a bone
     patch = np.clip(0.75 + 0.45 * noise["patch"], 0, 1.4)
     reach = np.exp(-((np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2))
     bones = (np.minimum(bone + change, bridge) for bone in (sacrum, hip))

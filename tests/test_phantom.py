@@ -14,6 +14,8 @@ from conftest import refused
 from scipy import ndimage
 
 from sijphantom import phantom, scanner
+from sijphantom import phantom
+from sijphantom.disease import diseased_joint
 from sijphantom.pelvis import parametric_pelvis
 from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
@@ -214,3 +216,26 @@ def test_smooth_fields_are_the_same_however_many_threads_numpy_has():
     hashes = {subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
                              env=os.environ | {"OPENBLAS_NUM_THREADS": threads}).stdout for threads in "12"}
     assert len(hashes) == 1
+
+
+def surfaces_deep_in_bone(seeds, monkeypatch):
+    """mm, by seed: how deep in a bone disease has put the surface of one at most, in grades 3 and 4."""
+    depths = {}
+
+    def measured(lesion, sacrum, hip, noise):
+        joint = diseased_joint(lesion, sacrum, hip, noise)
+        for own, other, level in ((sacrum, hip, joint.sacrum), (hip, sacrum, joint.hip)):
+            eaten, grafted = own[(own < 0) & (level >= 0)], other[(own >= 0) & (level < 0)]
+            depths[seed] = max([depths.get(seed, 0), *(-least.min(initial=0) for least in (eaten, grafted))])
+        return joint
+
+    monkeypatch.setattr("sijphantom.tissue.diseased_joint", measured)
+    for seed in seeds:
+        make_phantom(seed, matrix=64, slices=(30, 40), grades=(3 + seed % 2, 4 - seed % 2))
+    return depths
+
+
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(200), marks=pytest.mark.slow)], ids=len)
+def test_disease_draws_no_cortex_deep_inside_a_bone(seeds, monkeypatch):
+    depths = surfaces_deep_in_bone(seeds, monkeypatch)
+    assert len(depths) == len(seeds) and 1 < max(depths.values()) < 4, depths

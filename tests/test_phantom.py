@@ -14,7 +14,6 @@ from conftest import refused
 from scipy import ndimage
 
 from sijphantom import phantom, scanner
-from sijphantom import phantom
 from sijphantom.disease import diseased_joint
 from sijphantom.pelvis import parametric_pelvis
 from sijphantom.phantom import make_phantom

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magunet import checkpoint, fast, losses
 from magunet.augment import augment
@@ -60,6 +60,16 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
     return TrainingState(net, adam, scheduler, torch.Generator().manual_seed(seed))
 
 
+def start_at_share(network: torch.nn.Module, share: float) -> None:
+    """Sets the bias of the last layer to the log odds of the target, whose ``share`` of voxels is in (0, 1).
+
+    A drawn bias near 0 says one half everywhere; how soon a network unlearns that would decide which is best.
+    """
+    layers = (layer for layer in network.modules() if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d)))
+    head = [layer for layer in layers if layer.out_channels == 1 and layer.bias is not None][-1]
+    nn.init.constant_(head.bias, math.log(share / (1 - share)))
+
+
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
                precision: torch.dtype) -> None:
     """A random window of a case, augmented, forwards and backwards; asks a GPU for no value."""
@@ -108,9 +118,16 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
     """
     windows = [name for name in cases for _ in range(settings.samples_per_case)]
     steps, path = settings.epochs * len(windows), folder / CHECKPOINT_FILE
-    state = new_state(network, settings, seed, steps, device, plain)
+    share = float(np.mean([case.mask.mean() for case in cases.values()]))
+
+    def start() -> TrainingState:
+        state = new_state(network, settings, seed, steps, device, plain)
+        start_at_share(state.network, share)
+        return state
+
+    state = start()
     if path.exists() and not checkpoint.restore(state, path, settings_hash):
-        state = new_state(network, settings, seed, steps, device, plain)    # half restored, it is of no use
+        state = start()                                     # half restored, the other is of no use
     if not set(state.order) <= set(cases):
         raise InputError(f"{path}: names cases that are not trained on; remove it to start again")
     if state.log or state.losses:

@@ -18,7 +18,7 @@ from magunet.base.provenance import file_hash, read_json, write_json
 from magunet.cohort import load_cohort
 from magunet.metrics import overlap
 from magunet.prepare import Prepared
-from magunet.studies import build
+from magunet.studies import NETWORKS, build
 
 SHORT = replace(TINY, epochs=1, samples_per_case=1)
 
@@ -44,6 +44,18 @@ def test_one_volume_can_be_learnt_by_heart():
         losses.dice_ce_loss(network(image), mask).backward()
         optimizer.step()
     assert overlap(network.train()(image) > 0, mask).dice > 0.99
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_starts_at_the_log_odds_of_the_target(network):
+    """The bias alone is moved: the logits before and after differ by one number everywhere."""
+    torch.manual_seed(0)
+    net, image = build(network, 8).eval(), torch.rand(1, 1, 32, 64, 64)
+    with torch.no_grad():
+        train.start_at_share(net, 0.5)
+        even = net(image)
+        train.start_at_share(net, 0.01)
+        assert torch.allclose(even - net(image), torch.tensor(np.log(99.0)).float(), atol=1e-3)
 
 
 def test_training_lowers_the_loss_follows_its_schedule_and_records_what_it_did(run):

@@ -1,0 +1,95 @@
+"""The region of interest: a box of isotropic voxels about both joints, cut out of a scan and put back.
+
+The paper shrinks whole planes; a box of the same number of voxels shows the joints three times as large.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage, sparse
+
+from magunet.base.errors import require
+from magunet.volume import Volume, orientation, reorient
+
+BOX_MM = (96.0, 96.0, 168.0)
+"""Height, depth and width of the box: both joints of every phantom and pelvis here, and 20 mm around them."""
+
+Triple = tuple[float, float, float]
+
+
+class Region(NamedTuple):
+    """Voxels along z, y and x of a scan turned to LPS: ``first`` is mm (z, y, x) from the centre of the
+    scan's first voxel to that of the region's, ``voxel`` mm lie between them, and there are ``shape``."""
+
+    first: Triple
+    voxel: float
+    shape: tuple[int, int, int]
+
+
+def box_shape(voxel: float, margin: float = 0) -> tuple[int, int, int]:
+    """Voxels of the box (d, h, w), with ``margin`` mm on every side."""
+    return tuple(round((side + 2 * margin) / voxel) for side in BOX_MM)
+
+
+def region_about(centre: Triple, spacing: Triple, voxel: float, margin: float = 0) -> Region:
+    """The box about a centre, in mm (z, y, x) from the first voxel of a scan turned to LPS, to half a voxel.
+
+    It begins at the centre of a voxel: on a scan of the same spacing nothing is interpolated.
+    """
+    shape = box_shape(voxel, margin)
+    first = (s * round((c - (n - 1) / 2 * voxel) / s) for c, n, s in zip(centre, shape, spacing))
+    return Region(tuple(first), voxel, shape)
+
+
+def joints_centre(mask: Volume) -> Triple:
+    """The middle between the two joints of a mask, from the first voxel of the grid in LPS: mm (z, y, x).
+
+    The two joints are the pieces that make the largest pair; of a single piece its own middle is returned.
+    Raises InputError when the mask is empty.
+    """
+    lps = reorient(mask, "LPS")
+    pieces, count = ndimage.label(lps.array != 0, np.ones((3, 3, 3)))
+    require(count, "the mask is empty, so there is no region of interest; remove the case or label it")
+    sizes = np.bincount(pieces.ravel())[1:]
+    largest = 1 + np.argsort(sizes)[::-1][:2]
+    boxes = [ndimage.find_objects(pieces)[number - 1] for number in largest]
+    middles = [[(part.start + part.stop - 1) / 2 for part in box] for box in boxes]
+    return tuple((np.mean(middles, axis=0) * lps.spacing).tolist())
+
+
+def linear(n: int, spacing: float, first: float, step: float, m: int) -> sparse.csr_array:
+    """(m, n): linear interpolation of n values ``spacing`` apart at m places, ``step`` apart from ``first``
+    on, averaging where they are coarser; rows of 0 for places beyond the outer faces."""
+    places = first + step * np.arange(m)[:, None]
+    weights = np.clip(1 - np.abs(places - spacing * np.arange(n)) / max(step, spacing), 0, None)
+    weights *= (places > -spacing / 2) & (places < (n - 0.5) * spacing)
+    total = weights.sum(1, keepdims=True)
+    return sparse.csr_array((weights / np.where(total > 0, total, 1)).astype(np.float32))
+
+
+def resample(array: np.ndarray, axes: list[sparse.csr_array], outside: float = 0) -> np.ndarray:
+    """An array (d, h, w) by a matrix of `linear` for each axis, float32; ``outside`` where a row is 0."""
+    z, y, x = axes
+    used, rows, columns = (np.flatnonzero(axis.sum(0)) for axis in axes)
+    ends = [slice(part[0], part[-1] + 1) if len(part) else slice(0, 0) for part in (rows, columns)]
+    planes = np.zeros((len(used), y.shape[0], x.shape[0]), np.float32)
+    for target, k in zip(planes, used):
+        plane = array[k][ends[0], ends[1]].astype(np.float32) - np.float32(outside)
+        target[:] = (x[:, columns[0]:columns[-1] + 1] @ (y[:, rows[0]:rows[-1] + 1] @ plane).T).T
+    result = (z[:, used] @ planes.reshape(len(used), -1)).reshape(z.shape[0], y.shape[0], x.shape[0])
+    return result + np.float32(outside)
+
+
+def cut(scan: Volume, region: Region, outside: float = 0) -> np.ndarray:
+    """The region of a scan (d, h, w), float32; ``outside`` is what lies beyond the scan."""
+    lps = reorient(scan, "LPS")
+    return resample(lps.array, [linear(n, s, first, region.voxel, m) for n, s, first, m in zip(
+        lps.array.shape, lps.spacing, region.first, region.shape)], outside)
+
+
+def put_back(values: np.ndarray, region: Region, scan: Volume) -> Volume:
+    """Values (d, h, w) of a region on the scan's own grid, float32; 0 beyond it."""
+    lps = reorient(scan, "LPS")
+    array = resample(values, [linear(m, region.voxel, -first, s, n) for n, s, first, m in zip(
+        lps.array.shape, lps.spacing, region.first, region.shape)])
+    return scan.with_array(reorient(lps.with_array(array), orientation(scan)).array)

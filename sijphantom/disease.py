@@ -66,5 +66,6 @@ def diseased_joint(lesion: Parameters, sacrum: Array, hip: Array, noise: dict[st
     bridge = np.maximum(bridge, -_GRAFTED - np.minimum(sacrum, hip))    # ends where it meets a bone
     patch = np.clip(0.75 + 0.45 * noise["patch"], 0, 1.4)
     reach = np.exp(-((np.clip(to_joint - 2, 0, None) / lesion["reach"]) ** 2))
-    bones = (np.minimum(bone + change, bridge) for bone in (sacrum, hip))
+    bones = (np.minimum(np.where(other < -_GRAFTED, np.maximum(bone, bone + change), bone + change), bridge)
+             for bone, other in ((sacrum, hip), (hip, sacrum)))         # nor does one grow inside the other
     return DiseasedJoint(*bones, lesion["sclerosis"] * patch * reach, lesion["margin"] * near)

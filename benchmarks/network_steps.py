@@ -35,7 +35,7 @@ def step_report(name: str, settings: Settings, device: torch.device) -> str:
     torch.manual_seed(0)
     network = accelerate(build(name, settings.width_divisor)).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.Adam(network.train().parameters(), lr=settings.learning_rate)
-    image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=device)
+    image = torch.rand(1, 1, *settings.shape, device=device)
     image, parts = image.contiguous(memory_format=torch.channels_last_3d), []
     for search in (False, True) if device.type == "cuda" else (False,):
         torch.backends.cudnn.benchmark = search

@@ -29,7 +29,7 @@ def machine(device: torch.device) -> str:
 def step_seconds(settings: Settings, device: torch.device) -> float:
     """Seconds of a training step of MAG-UNet here: the faster of two, after one to warm up. Seeds torch."""
     precision = choose_precision(settings.precision, device)
-    shape, seconds = (settings.depth, settings.size, settings.size), []
+    shape, seconds = settings.shape, []
     case = Prepared(np.zeros(shape, np.float32), np.ones(shape, np.uint8), (1.0, 1.0, 1.0))
     state = train.new_state(REFERENCE, settings, 0, 10, device)
     for _ in range(3):
@@ -43,7 +43,7 @@ def step_seconds(settings: Settings, device: torch.device) -> float:
 def step_flop(settings: Settings) -> int:
     """Operations of a forward pass of MAG-UNet on a window."""
     network = build_on_meta(REFERENCE, settings.width_divisor)
-    return count_flop(network, (settings.depth, settings.size, settings.size))
+    return count_flop(network, settings.shape)
 
 
 def profile_table(device: torch.device, timed: Settings | None = None) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def profile_table(device: torch.device, timed: Settings | None = None) -> pd.Dat
         sizes = {way: process_bytes(way, REFERENCE, settings, device)
                  for way in ("training", "recomputing", "prediction")}
         way = "yes" if sizes["training"] < free else "recomputing" if sizes["recomputing"] < free else "no"
-        row = {"window": f"{settings.depth}x{settings.size}x{settings.size}",
+        row = {"window": "x".join(map(str, settings.shape)),
                "widths / ": settings.width_divisor, "fits": way,
                **{f"{way}, GB": size / 1e9 for way, size in sizes.items()}}
         images = project.root() / (settings.cohort or "") / "imagesTr"

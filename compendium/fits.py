@@ -1,5 +1,6 @@
 """What networks cost in operations and memory, counted from shapes beforehand, and what fits into memory."""
 
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -72,7 +73,7 @@ def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dt
 
     def work() -> None:
         net.to_empty(device=CPU)
-        image = torch.zeros(1, 1, settings.depth, settings.size, settings.size)
+        image = torch.zeros(1, 1, *settings.shape)
         with torch.inference_mode(way == "prediction"), autocast(CPU, precision):
             logits = net(image).float()
         if way == "prediction":
@@ -98,7 +99,7 @@ def free_bytes(device: torch.device) -> int:
 def choose_recompute(network: str, settings: Settings, device: torch.device) -> bool:
     """Whether training has to compute maps a second time to fit into memory; says so."""
     free = free_bytes(device)
-    if AMPLE_BYTES * settings.depth * settings.size**2 + OWN_BYTES[device.type] < free:
+    if AMPLE_BYTES * math.prod(settings.shape) + OWN_BYTES[device.type] < free:
         return False
     usual, lean = (process_bytes(way, network, settings, device) for way in ("training", "recomputing"))
     if usual < free:
@@ -112,7 +113,7 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
 def with_room(model: Model) -> Model:
     """The model with windows shallow enough for what memory is free once the scan was read; says so."""
     settings, free = model.settings, free_bytes(model.device)
-    if AMPLE_BYTES * settings.depth * settings.size**2 < free:
+    if AMPLE_BYTES * math.prod(settings.shape) < free:
         return model
     window = settings
     while (size := tensor_bytes("prediction", model.record["network"], window, model.precision)) > free \

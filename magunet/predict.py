@@ -1,8 +1,9 @@
 """From a CT to a mask on the CT's own grid, with a trained run."""
 
+import functools
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
 from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
-from magunet.prepare import prepare, require_scan, restore
+from magunet.prepare import HU_WINDOW, clip_and_scale, prepare, require_scan, restore
+from magunet.region import cut, joints_centre, put_back, region_about
 from magunet.studies import build
 from magunet.volume import Volume, onto_grid
 
@@ -29,6 +31,8 @@ RECORD_FILE = "run.json"
 """A run's record, written last: what it was trained from and with."""
 RECORD_ENTRIES = ("network", "seed", "settings", "data_hash", "train", "val", "pixel_mm")
 """What a run's record must hold for the run to be used."""
+LOCATOR = "locator"
+"""Its folder, in that of the weights that come with the project."""
 CARD_FILE = "README.md"
 """Beside the weights that come with the project: what they can do and what they cannot."""
 
@@ -97,7 +101,7 @@ class Model:
                                 for view in (window, window[..., ::-1]))
             return (answer + mirrored[..., ::-1]) / 2
 
-        depth = self.window_depth or self.settings.depth
+        depth = self.window_depth or self.settings.shape[0]
         while True:
             try:
                 return predict_windows(image, depth, both_ways)
@@ -109,15 +113,31 @@ class Model:
                                       "larger width_divisor would".format(depth, *image.shape[1:])) from error
                 traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
             depth = max(SMALLEST_SIDE, depth // 2)
-            say(f"note: not enough memory; going on with windows of {depth} instead of {self.settings.depth} "
-                "slices, from which the mask may differ a little")
+            say(f"note: not enough memory; going on with windows of {depth} slices instead of "
+                f"{self.settings.shape[0]}, from which the mask may differ a little")
 
     def segment(self, scan: Volume) -> Volume:
         """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
         require_scan(scan)
-        pixel, size = self.record["pixel_mm"], self.settings.size
-        prepared, frame = prepare(around_body(scan, pixel * size), None, self.settings)
+        if self.settings.voxel_mm:
+            region = region_about(self.locate(scan), scan, self.settings.voxel_mm)
+            image = clip_and_scale(cut(scan, region, HU_WINDOW[0]))
+            share = put_back(self.probability(image), region, scan)
+            return share.with_array((share.array > THRESHOLD).astype(np.uint8))
+        side = (self.settings.pixel_mm or self.record["pixel_mm"]) * self.settings.size
+        prepared, frame = prepare(around_body(scan, side), None, replace(self.settings, pixel_mm=None))
         return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
+
+
+    def locate(self, scan: Volume) -> tuple[float, float, float]:
+        """Where the locator finds the middle between the joints: mm as `magunet.region.joints_centre`."""
+        return joints_centre(load_locator().segment(scan))
+
+
+@functools.cache
+def load_locator() -> Model:
+    """The network that finds the joints in a whole scan, the same for every other."""
+    return load_model(shipped_weights() / LOCATOR)
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

@@ -17,13 +17,15 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
-from magunet import volume
+from magunet import body, region, volume
 from magunet.base import nifti, project, provenance
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import say
+from magunet.body import around_body
 from magunet.cohort import Case, read_checked
-from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
+from magunet.region import cut, joints_centre, region_about
+from magunet.volume import Volume, bounding_box, onto_grid, orientation, reorient, same_geometry
 
 HU_WINDOW = (-200.0, 1200.0)
 """Intensities are clipped to this window and scaled to [0, 1]; Sec. 2.1.2."""
@@ -31,6 +33,9 @@ SLAB = 8
 """Slices that are resized in plane at a time, so that no second scan of floats is in memory."""
 HALF = 0.5 + 1e-5
 """What a resized mask must exceed; voxels just half inside are outside, however their sum is rounded."""
+
+DIFFERENT_GRIDS = "image and mask lie on different grids; resample the mask onto the image"
+"""What is wrong with a case whose voxels do not coincide."""
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -66,9 +71,11 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
 
     Raises InputError when mask and scan lie on different grids, the mask is empty, or the scan holds NaN.
     """
-    require(mask is None or same_geometry(scan, mask),
-            "image and mask lie on different grids; resample the mask onto the image")
+    require(mask is None or same_geometry(scan, mask), DIFFERENT_GRIDS)
     require_scan(scan)
+    if settings.pixel_mm:
+        scan = around_body(scan, settings.pixel_mm * settings.size)
+        mask = mask and onto_grid(mask, scan)
     lps = reorient(scan, "LPS")
     square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     shape = resized_shape(square.shape, lps.spacing, settings.size, settings.slice_mm)
@@ -86,6 +93,19 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     else:
         image = resize(square, shape)[slice(*slices)]
     return Prepared(clip_and_scale(image), target, spacing), Frame(scan, square.shape, inside, shape, slices)
+
+
+def prepare_region(scan: Volume, mask: Volume, settings: Settings) -> Prepared:
+    """The region of interest of a training case, with ``margin_mm`` on every side, by which its boxes move.
+
+    Raises InputError when mask and scan lie on different grids, the mask is empty, or the scan holds NaN.
+    """
+    require(same_geometry(scan, mask), DIFFERENT_GRIDS)
+    require_scan(scan)
+    region = region_about(joints_centre(mask), mask, settings.voxel_mm, settings.margin_mm)
+    target = (cut(mask, region) > HALF).astype(np.uint8)
+    require(target.any(), "the target vanishes in the region of interest; lower voxel_mm")
+    return Prepared(clip_and_scale(cut(scan, region, HU_WINDOW[0])), target, (settings.voxel_mm,) * 3)
 
 
 def require_scan(scan: Volume) -> None:
@@ -168,7 +188,8 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
     """Changes with the content of the files, the settings that matter here and the code of preparation."""
     return provenance.content_hash(
         provenance.file_hash(image), provenance.file_hash(label), settings.size, settings.slice_mm,
-        settings.margin_mm, HU_WINDOW, provenance.code_hash(sys.modules[__name__], nifti, volume))
+        settings.margin_mm, settings.voxel_mm, settings.pixel_mm, HU_WINDOW,
+        provenance.code_hash(sys.modules[__name__], body, nifti, region, volume))
 
 
 def prepare_case(case: Case, settings: Settings) -> tuple[Prepared, str]:
@@ -182,7 +203,8 @@ def prepare_case(case: Case, settings: Settings) -> tuple[Prepared, str]:
     if not path.exists():
         scan, mask = read_checked(case)
         try:
-            prepared, _ = prepare(scan, mask, settings)
+            prepared = (prepare_region(scan, mask, settings) if settings.voxel_mm else
+                        prepare(scan, mask, settings)[0])
         except InputError as error:
             raise InputError(f"{case.image}: {error}") from error
         parts = {"image": prepared.image.astype(np.float16), "mask": prepared.mask,

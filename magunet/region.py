@@ -9,10 +9,8 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from magunet.base.errors import require
+from magunet.base.profiles import box_shape
 from magunet.volume import Volume, orientation, reorient
-
-BOX_MM = (96.0, 96.0, 168.0)
-"""Height, depth and width of the box: both joints of every phantom and pelvis here, and 20 mm around them."""
 
 Triple = tuple[float, float, float]
 
@@ -26,17 +24,12 @@ class Region(NamedTuple):
     shape: tuple[int, int, int]
 
 
-def box_shape(voxel: float, margin: float = 0) -> tuple[int, int, int]:
-    """Voxels of the box (d, h, w), with ``margin`` mm on every side."""
-    return tuple(round((side + 2 * margin) / voxel) for side in BOX_MM)
+def region_about(centre: Triple, scan: Volume, voxel: float, margin: float = 0) -> Region:
+    """The box about a centre, in mm (z, y, x) from the first voxel of a scan turned to LPS.
 
-
-def region_about(centre: Triple, spacing: Triple, voxel: float, margin: float = 0) -> Region:
-    """The box about a centre, in mm (z, y, x) from the first voxel of a scan turned to LPS, to half a voxel.
-
-    It begins at the centre of a voxel: on a scan of the same spacing nothing is interpolated.
+    It begins at the centre of a voxel of the scan, so that one of the same spacing is not interpolated.
     """
-    shape = box_shape(voxel, margin)
+    shape, spacing = box_shape(voxel, margin), reorient(scan, "LPS").spacing
     first = (s * round((c - (n - 1) / 2 * voxel) / s) for c, n, s in zip(centre, shape, spacing))
     return Region(tuple(first), voxel, shape)
 

@@ -97,7 +97,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
-            size = f"{settings.depth} x {settings.size} x {settings.size}"
+            size = " x ".join(map(str, settings.shape))
             raise MemoryError(f"training {network} on windows of {size} voxels does not fit") from error
     weights = folder / WEIGHTS_FILE
     checkpoint.write_tensors(state.network.state_dict(), weights)

@@ -19,7 +19,7 @@ from magunet.base.provenance import whole_file
 from magunet.checkpoint import TrainingState
 from magunet.metrics import overlap
 from magunet.predict import THRESHOLD, predict_windows, probability
-from magunet.prepare import Prepared
+from magunet.prepare import Prepared, Shape
 from magunet.studies import build
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -32,15 +32,23 @@ STEP_SECONDS = 60
 """Minimum between two checkpoints within an epoch."""
 
 
-def window(prepared: Prepared, depth: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random ``depth`` slices of a case, image and mask (1, 1, depth, h, w); fewer are padded, masks by 0."""
-    slices = len(prepared.image)
-    start = int(torch.randint(max(1, slices - depth + 1), (1,), generator=generator))
-    image, mask = prepared.image[start:start + depth], prepared.mask[start:start + depth]
-    before = (depth - len(image)) // 2
-    pad = ((before, depth - len(image) - before), (0, 0), (0, 0))
+def window(prepared: Prepared, shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random box of a case, image and mask (1, 1, *shape); slices that it lacks are padded, masks by 0."""
+    spare = [max(0, n - m) for n, m in zip(prepared.image.shape, shape)]
+    starts = [int(torch.randint(more + 1, (1,), generator=generator)) if more or not axis else 0
+              for axis, more in enumerate(spare)]
+    box = tuple(slice(start, start + m) for start, m in zip(starts, shape))
+    image, mask = prepared.image[box], prepared.mask[box]
+    before = (shape[0] - len(image)) // 2
+    pad = ((before, shape[0] - len(image) - before), (0, 0), (0, 0))
     image, mask = np.pad(image, pad, mode="edge"), np.pad(mask, pad)
     return torch.from_numpy(image)[None, None].float(), torch.from_numpy(mask)[None, None]
+
+
+def middle(case: Prepared, shape: Shape) -> Prepared:
+    """The box in the middle of a case."""
+    box = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(case.image.shape, shape))
+    return case._replace(image=case.image[box], mask=case.mask[box])
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -73,7 +81,7 @@ def start_at_share(network: torch.nn.Module, share: float) -> None:
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
                precision: torch.dtype) -> None:
     """A random window of a case, augmented, forwards and backwards; asks a GPU for no value."""
-    parts = window(case, settings.depth, state.generator)
+    parts = window(case, settings.shape, state.generator)
     if device.type == "cuda":
         parts = [part.pin_memory() for part in parts]
     image, mask = (part.to(device, non_blocking=True) for part in parts)
@@ -103,7 +111,9 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
     """Mean Dice over prepared cases, around the target only; reported scores are of whole scans."""
     scores = []
     for case in cases.values():
-        p = predict_windows(case.image, settings.depth, lambda x: probability(network, x, device, precision))
+        case = middle(case, settings.shape) if settings.voxel_mm else case
+        p = predict_windows(case.image, settings.shape[0],
+                            lambda x: probability(network, x, device, precision))
         scores.append(overlap(p > THRESHOLD, case.mask).dice)
     return float(np.mean(scores))
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from conftest import refused
 from joint_object import DIRECTIONS, WIDE, both, grid, world
 
+from magunet.base.profiles import BOX_MM, box_shape
 from magunet.metrics import overlap
-from magunet.region import BOX_MM, box_shape, cut, joints_centre, linear, put_back, region_about, resample
+from magunet.region import cut, joints_centre, linear, put_back, region_about, resample
 from magunet.volume import reorient
 
 
@@ -34,7 +35,7 @@ def test_a_region_lies_where_the_joints_are_and_comes_back_to_its_place(directio
     middle = np.mean([(p.min(0) + p.max(0)) / 2 for p in local], axis=0)
     assert centre == pytest.approx(middle[::-1], abs=1e-6)
     for voxel in (1.5, 2.0):
-        region = region_about(centre, lps.spacing, voxel)
+        region = region_about(centre, mask, voxel)
         part = cut(mask, region)
         assert part.shape == box_shape(voxel) == tuple(round(side / voxel) for side in BOX_MM)
         assert part.sum() * voxel**3 == pytest.approx(inside.sum() * np.prod(lps.spacing), rel=0.02)
@@ -45,7 +46,7 @@ def test_a_region_lies_where_the_joints_are_and_comes_back_to_its_place(directio
 def test_beyond_the_scan_there_is_air_and_an_empty_mask_has_no_region():
     scan = grid(np.eye(3), WIDE)
     scan = scan.with_array(np.full(scan.array.shape, 40, np.int16))
-    region = region_about((0.0, 0.0, 0.0), scan.spacing, 2.0)           # about the first voxel
+    region = region_about((0.0, 0.0, 0.0), scan, 2.0)           # about the first voxel
     part = cut(scan, region, -200)
     assert part[0, 0, 0] == -200 and part[-1, -1, -1] == pytest.approx(40) and part.max() == pytest.approx(40)
     refused(lambda: joints_centre(scan.with_array(0 * scan.array)), "is empty")

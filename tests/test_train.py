@@ -200,7 +200,7 @@ def test_training_windows_are_all_runs_of_slices_and_short_cases_are_padded():
         found = set()
         case = Prepared(image, (image > 3).astype(np.uint8), (1.0, 1.0, 1.0))
         for seed in range(40):
-            x, m = train.window(case, 16, torch.Generator().manual_seed(seed))
+            x, m = train.window(case, (16, 4, 4), torch.Generator().manual_seed(seed))
             assert x.shape == m.shape == (1, 1, 16, 4, 4), (slices, seed)
             assert (m.sum() == 5 * 16) if slices == 9 else torch.equal(m, (x > 3).to(torch.uint8)), seed
             found.add(tuple(x[0, 0, :, 0, 0].tolist()))

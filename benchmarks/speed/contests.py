@@ -66,7 +66,7 @@ def forward(folder: Path, size: Size = INPUT_SIZE, divisor: int = 1) -> Contest:
 def training_step(folder: Path, profile: str = "cpu") -> Contest:
     settings, device = profiles.load(profile), choose_device()
     networks = work.fast_network(settings.width_divisor), build(NETWORK, settings.width_divisor).to(device)
-    image = torch.rand(1, 1, settings.depth, settings.size, settings.size, device=device)
+    image = torch.rand(1, 1, *settings.shape, device=device)
     optimizers = [torch.optim.Adam(network.train().parameters()) for network in networks]
     ours, theirs = (partial(work.step, network, optimizer, image, precision) for network, optimizer, precision
                     in zip(networks, optimizers, (work.default_precision(), torch.float32)))
@@ -165,7 +165,7 @@ def epoch(folder: Path, settings: Settings | None = None, count: int = 4) -> Con
     device, precision = choose_device(), work.default_precision()
     cases = prepared_phantoms(folder, count, settings)
     state, alone = (train.new_state(NETWORK, settings, 0, 10**6, device) for _ in range(2))
-    image = train.window(cases["0"], settings.depth, state.generator)[0]
+    image = train.window(cases["0"], settings.shape, state.generator)[0]
     image = image.to(device, memory_format=torch.channels_last_3d)
 
     def whole_epoch() -> None:

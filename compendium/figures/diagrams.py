@@ -95,7 +95,7 @@ def draw(module: nn.Module, shapes: dict[str, tuple], title: str, picture: dict)
 def network_diagrams(settings: Settings) -> dict[str, Figure]:
     """Figs. 1 to 6 at the width and input size of a profile: file name -> figure."""
     network = build_on_meta("MAG-UNet", settings.width_divisor)
-    shapes = network_shapes(network, (settings.depth, settings.size, settings.size))
+    shapes = network_shapes(network, settings.shape)
     divisor = f" / {settings.width_divisor:g}" if settings.width_divisor != 1 else ""
     whole = f"MAG-UNet at the paper's widths{divisor}, input {shape_text(shapes[''][0])}"
     figures = {}

@@ -17,6 +17,8 @@ from pydantic.dataclasses import dataclass
 from magunet.base import project
 from magunet.base.errors import InputError, require
 
+BOX_MM = (96.0, 96.0, 168.0)
+"""Height, depth and width of the region of interest: both joints of an adult, and 20 mm around them."""
 SMALLEST_SIDE = 16
 """Of the network's input, in voxels: after four halvings one voxel is left."""
 
@@ -24,6 +26,11 @@ SMALLEST_SIDE = 16
 def setting(meaning: str, low: float | None = None, high: float | None = None, **rules: Any) -> Any:
     """What a setting means, its smallest and its largest value, and pydantic's further rules for it."""
     return Field(description=meaning, ge=low, le=high, **rules)
+
+
+def box_shape(voxel: float, margin: float = 0) -> tuple[int, int, int]:
+    """Voxels of the region of interest (d, h, w), with ``margin`` mm on every side."""
+    return tuple(round((side + 2 * margin) / voxel) for side in BOX_MM)
 
 
 def from_text(value: object) -> object:
@@ -60,7 +67,9 @@ class Settings:
     depth: int = setting("slices of the network's input", SMALLEST_SIDE, 1024)
     size: int = setting("pixels a side of the network's input", SMALLEST_SIDE, 2048)
     slice_mm: Number | None = setting("distance of slices; null: as in the scan", 0.1, 100)
-    margin_mm: Number = setting("training slices reach this far beyond the target", 0, 1000)
+    margin_mm: Number = setting("how far training slices, or boxes, reach beyond the target", 0, 1000)
+    voxel_mm: Number | None = setting("voxels of the region of interest; null: planes", 0.5, 10)
+    pixel_mm: Number | None = setting("pixels of planes about the body; null: whole planes", 0.5, 20)
     width_divisor: int = setting("the paper's channel widths are divided by this", 1, 32)
     epochs: int = setting("passes over the training cases", 1, 10**6)
     samples_per_case: int = setting("windows of each case in an epoch; batch size 1", 1, 10**6)
@@ -70,6 +79,11 @@ class Settings:
     schedule: Literal["constant", "cosine"] = setting("of the learning rate")
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto: bfloat16 where the processor has it")
     seeds: tuple[Seed, ...] = setting("one training each", strict=False, min_length=1)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the network's input (d, h, w): of the region of interest, or slices of planes."""
+        return box_shape(self.voxel_mm) if self.voxel_mm else (self.depth, self.size, self.size)
 
     def as_dict(self) -> dict:
         """Plain values that JSON and YAML can hold; ``from_mapping`` reads them back."""

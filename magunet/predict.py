@@ -31,8 +31,6 @@ RECORD_FILE = "run.json"
 """A run's record, written last: what it was trained from and with."""
 RECORD_ENTRIES = ("network", "seed", "settings", "data_hash", "train", "val", "pixel_mm")
 """What a run's record must hold for the run to be used."""
-LOCATOR = "locator"
-"""Its folder, in that of the weights that come with the project."""
 CARD_FILE = "README.md"
 """Beside the weights that come with the project: what they can do and what they cannot."""
 
@@ -137,7 +135,7 @@ class Model:
 @functools.cache
 def load_locator() -> Model:
     """The network that finds the joints in a whole scan, the same for every other."""
-    return load_model(shipped_weights() / LOCATOR)
+    return load_model(shipped_weights())
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from compendium.fits import count_flop, free_bytes, process_bytes
-from compendium.grid import REFERENCE, grid
+from compendium.grid import REFERENCE, trainings
 from magunet import train
 from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_precision
@@ -63,12 +63,13 @@ def profile_table(device: torch.device, timed: Settings | None = None) -> pd.Dat
                "widths / ": settings.width_divisor, "fits": way,
                **{f"{way}, GB": size / 1e9 for way, size in sizes.items()}}
         images = project.root() / (settings.cohort or "") / "imagesTr"
-        scans = len(list(images.glob("*_0000.*"))) if settings.cohort else settings.cases
+        scans = len(list(images.glob("*_0000.*"))) if settings.cohort else 2
         if timed and scans > 1:                             # each counts as a patient
-            cases, held_out = map(len, split_by_patient({str(n): str(n) for n in range(scans)}))
+            cases = (len(split_by_patient({str(n): str(n) for n in range(scans)})[0]) if settings.cohort
+                     else settings.cases)
             seconds, steps = flop_seconds * step_flop(settings), cases * settings.samples_per_case
-            hours = seconds * settings.epochs * (steps + 2 / 3 * held_out) / 3600   # two windows, no backward
+            hours = seconds * settings.epochs * (steps + 2 / 3 * train.CURVE_CASES) / 3600  # two windows, no backward
             row |= {"steps": settings.epochs * steps, "seconds a step": seconds, "one training, h": hours,
-                    "trainings": len(grid(settings.profile)) * len(settings.seeds)}
+                    "trainings": len(trainings(settings))}
         rows[settings.profile] = row
     return pd.DataFrame.from_dict(rows, orient="index")

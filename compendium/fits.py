@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from compendium.grid import seeds_of
 from compendium.paper import INPUT_SIZE
 from magunet import fast, losses, runs
 from magunet.base.device import autocast, choose_device, choose_precision, free_memory
@@ -144,7 +145,8 @@ def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict
     folders = {}
     for network in networks:
         try:
-            folders[network] = [fit_with_room(network, settings, seed, cohort) for seed in settings.seeds]
+            folders[network] = [fit_with_room(network, settings, seed, cohort)
+                                for seed in seeds_of(network, settings)]
         except InputError:
             raise
         except Exception as error:                      # the other networks shall be trained all the same

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from compendium.paper import TABLES, Row
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
-from magunet.studies import ALIASES
+from magunet.studies import ALIASES, checked
 
 REFERENCE = "MAG-UNet"
 """What every other network is tested against."""
@@ -31,15 +31,30 @@ def networks_of(table: int) -> list[str]:
     return list(dict.fromkeys([*names, REFERENCE]))
 
 
-def grid(profile: str, beyond: bool | None = None) -> list[str]:
-    """The networks that a profile trains, each once. beyond: also BEYOND's; None: gpu does."""
-    more = BEYOND if (profile == "gpu" if beyond is None else beyond) else {}
+def grid(settings: profiles.Settings, beyond: bool | None = None) -> list[str]:
+    """The networks that a profile trains, each once. beyond: also BEYOND's; None: cpu and gpu do.
+
+    Raises InputError for a name in the settings that is no row of a table.
+    """
+    more = BEYOND if (settings.profile in ("cpu", "gpu") if beyond is None else beyond) else {}
     rows = [row for table in range(1, len(TABLES) + 1) for row in study_rows(table, more.get(table, ()))]
-    return list(dict.fromkeys(trained_as(row.network) for row in rows))
+    names = settings.networks or [row.network for row in rows]
+    return list(dict.fromkeys(checked(name, settings.width_divisor) for name in names))
 
 
-def workflow_settings(config: Mapping) -> tuple[profiles.Settings, list[str]]:
-    """The settings of a workflow and its networks, by Snakemake's ``--config``.
+def seeds_of(network: str, settings: profiles.Settings) -> tuple[int, ...]:
+    """The seeds that a network is trained with: all for those of Table 4, ``other_seeds`` for others."""
+    return settings.seeds[:None if trained_as(network) in networks_of(4) else settings.other_seeds]
+
+
+def trainings(settings: profiles.Settings, beyond: bool | None = None) -> list[tuple[str, int]]:
+    """(Network, seed) in the order in which they are trained: those of Table 4 first, each seed by seed."""
+    runs = [(name, seed) for name in grid(settings, beyond) for seed in seeds_of(name, settings)]
+    return sorted(runs, key=lambda run: (run[0] not in networks_of(4), settings.seeds.index(run[1])))
+
+
+def workflow_settings(config: Mapping) -> tuple[profiles.Settings, list[tuple[str, int]]]:
+    """The settings of a workflow and its trainings, by Snakemake's ``--config``.
 
     Raises InputError for a key or a value that means nothing, else a default would be taken in silence.
     """
@@ -49,7 +64,7 @@ def workflow_settings(config: Mapping) -> tuple[profiles.Settings, list[str]]:
     require(beyond in ("none", "true", "false"), f"--config beyond={beyond}: must be true or false")
     settings = profiles.load(str(name))
     require(settings.profile == name, f"--config profile={name}: must be a name, without a folder or .yaml")
-    return settings, grid(name, None if beyond == "none" else beyond == "true")
+    return settings, trainings(settings, None if beyond == "none" else beyond == "true")
 
 
 def trained_as(network: str) -> str:

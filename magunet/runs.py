@@ -21,8 +21,9 @@ from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import cache_key, prepare_case
 from magunet.studies import checked, configuration
 
-TRAINING_SETTINGS = ("depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs", "samples_per_case",
-                     "augmentation", "learning_rate", "weight_decay", "schedule")
+TRAINING_SETTINGS = ("voxel_mm", "depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs",
+                     "samples_per_case", "augmentation", "optimizer", "learning_rate", "weight_decay", "schedule",
+                     "warmup_steps", "clip_norm")
 """The settings that change the weights; the others change the data, which is hashed itself."""
 CODE = (attention, augment, blocks, fast, losses, model, studies, train,
         adapt, deeplab, monai, segnet, transunet, unetr)
@@ -79,15 +80,16 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
          recompute: bool, plain: bool) -> None:
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
+    held_out = [cohort.val[i] for i in np.unique(np.linspace(0, len(cohort.val) - 1, train.CURVE_CASES, dtype=int))]
     prepared = {case.name: prepare_case(case, settings)[0] for case in
-                track([cohort.cases[name] for name in cohort.train + cohort.val], "prepared")}
+                track([cohort.cases[name] for name in (*cohort.train, *held_out)], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
     record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),
               "pixel_mm": round(float(np.median([case.spacing[1] for case in prepared.values()])), 3),
               "data_hash": data, "settings_hash": settings_hash, "train": cohort.train, "val": cohort.val,
               "config": configuration(network, divisor), "precision": str(precision).removeprefix("torch."),
               "git": provenance.git_revision(project.root()), **provenance.environment(device)}
-    sides = [{name: prepared[name] for name in side} for side in (cohort.train, cohort.val)]
+    sides = [{name: prepared[name] for name in side} for side in (cohort.train, held_out)]
     reset_peak_memory(device)
     with torch.random.fork_rng():
         try:

@@ -30,6 +30,8 @@ EPOCH_SECONDS = {"cpu": 0, "cuda": 20}
 """Minimum between two checkpoints after an epoch: on a GPU writing one can take longer than an epoch."""
 STEP_SECONDS = 60
 """Minimum between two checkpoints within an epoch."""
+CURVE_CASES = 10
+"""Of the cases that are scored at the end, evenly chosen: their Dice after every epoch is the learning curve."""
 
 
 def window(prepared: Prepared, shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -46,14 +48,30 @@ def window(prepared: Prepared, shape: Shape, generator: torch.Generator) -> tupl
 
 
 def middle(case: Prepared, shape: Shape) -> Prepared:
-    """The box in the middle of a case."""
-    box = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(case.image.shape, shape))
+    """The box in the middle of a case, where the joints are; smaller where the case is."""
+    box = tuple(slice(max(0, (n - m) // 2), max(0, (n - m) // 2) + m) for n, m in zip(case.image.shape, shape))
     return case._replace(image=case.image[box], mask=case.mask[box])
 
 
-def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """What the learning rate is multiplied with at a step: 1, or half a cosine from 1 down to 0."""
-    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
+def learning_rate_factor(settings: Settings, step: int, steps: int) -> float:
+    """What the learning rate is multiplied with at a step: 1, or half a cosine from 1 down to 0; less at first."""
+    rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    return rise if settings.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def optimizer_of(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Adam with its L2 term (Sec. 2.1.3), or AdamW, which shrinks kernels alone (Loshchilov, Hutter, ICLR 2019).
+
+    AdamW leaves biases, normalisation and scalars alone; both leave modules that are ``undecayed``.
+    """
+    undecayed = {p for module in network.modules() if getattr(module, "undecayed", False)
+                 for p in module.parameters()}
+    if settings.optimizer == "adamw":
+        undecayed |= {p for p in network.parameters() if p.ndim < 2}
+    groups = [{"params": [p for p in network.parameters() if (p in undecayed) == free],
+               "weight_decay": 0 if free else settings.weight_decay} for free in (False, True)]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+    return kind([group for group in groups if group["params"]], lr=settings.learning_rate)
 
 
 def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device,
@@ -62,10 +80,10 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
     torch.manual_seed(seed)
     net = build(network, settings.width_divisor)
     net = (net if plain else fast.accelerate(net)).to(device, memory_format=torch.channels_last_3d)
-    adam = torch.optim.Adam(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = optimizer_of(net, settings)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda step: learning_rate_factor(settings.schedule, step, steps))
-    return TrainingState(net, adam, scheduler, torch.Generator().manual_seed(seed))
+        optimizer, lambda step: learning_rate_factor(settings, step, steps))
+    return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed))
 
 
 def start_at_share(network: torch.nn.Module, share: float) -> None:
@@ -91,6 +109,8 @@ def train_step(state: TrainingState, case: Prepared, settings: Settings, device:
     loss = losses.dice_ce_loss(logits.float(), mask)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if settings.clip_norm:
+        nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
     state.optimizer.step()
     state.scheduler.step()
     state.losses.append(loss.detach())
@@ -128,7 +148,8 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
     """
     windows = [name for name in cases for _ in range(settings.samples_per_case)]
     steps, path = settings.epochs * len(windows), folder / CHECKPOINT_FILE
-    share = float(np.mean([case.mask.mean() for case in cases.values()]))
+    windows_seen = (middle(case, settings.shape) if settings.voxel_mm else case for case in cases.values())
+    share = float(np.mean([case.mask.mean() for case in windows_seen]))
 
     def start() -> TrainingState:
         state = new_state(network, settings, seed, steps, device, plain)
@@ -161,7 +182,7 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         loss, count = mean_loss(state), len(state.losses) - done
         step_seconds = round((time.monotonic() - start) / count, 5) if count else None
         dice = validation_dice(state.network, held_out, settings, device, precision)
-        factor = learning_rate_factor(settings.schedule, len(windows) * (epoch - 1), steps)
+        factor = learning_rate_factor(settings, len(windows) * (epoch - 1), steps)
         seconds = earlier + time.monotonic() - start
         state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "seconds": round(seconds, 2),
                           "learning_rate": settings.learning_rate * factor, "step_seconds": step_seconds})

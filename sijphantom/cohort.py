@@ -1,8 +1,9 @@
 """Cohorts of phantoms: the built-in one of each profile, and phantoms like the scans of another cohort."""
 
 import importlib
+import itertools
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import sijphantom
 from magunet import target
 from magunet.base import project, provenance
 from magunet.base.device import free_memory
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.cohort import Cohort, load_cohort
 from magunet.volume import ENDING, Volume, read_volume, reorient, write_volume
@@ -45,18 +46,29 @@ def phantom_scan(source: phantom.Phantom) -> tuple[Volume, Volume]:
 def phantom_folder(settings: Settings) -> Path:
     """``data/phantoms-PROFILE-HASH``: the hash changes with the settings and code that make the voxels."""
     key = provenance.content_hash(
-        settings.cases, settings.cohort_seed, settings.scan_matrix, settings.scan_slices, settings.target_mm,
-        provenance.code_hash(*PHANTOM_CODE))
+        settings.cases, settings.cohort_seed, settings.test_cases, settings.test_seed, settings.scan_matrix,
+        settings.scan_slices, settings.target_mm, provenance.code_hash(*PHANTOM_CODE))
     return project.data() / f"phantoms-{settings.profile}-{key}"
 
 
 def make_phantom_cohort(settings: Settings, progress: Progress) -> Path:
-    """Generate what is missing of the profile's cohort, on all cores, and return its folder."""
+    """Generate what is missing of the profile's cohort, on all cores, and return its folder.
+
+    Phantoms to train on have the grades that their seeds draw; those that are scored have all 25 pairs of
+    grades in turn, so that 25, 50 or 100 have each grade equally often. Raises InputError when a phantom
+    would be on both sides.
+    """
     root = phantom_folder(settings)
     if not (root / "dataset.json").exists():
         options = dict(matrix=settings.scan_matrix, slices=settings.scan_slices, thickness=settings.target_mm)
-        phantoms = dict.fromkeys(range(settings.cohort_seed, settings.cohort_seed + settings.cases), options)
-        write_phantoms(root, phantoms, f"magunet phantoms, profile {settings.profile}", progress)
+        train = range(settings.cohort_seed, settings.cohort_seed + settings.cases)
+        test = range(settings.test_seed, settings.test_seed + settings.test_cases)
+        require(not set(train) & set(test), f"profile {settings.profile}: phantoms of seeds {test.start} to "
+                f"{test.stop - 1} would be trained on and scored; choose another test_seed")
+        pairs = itertools.cycle(itertools.product(range(5), repeat=2))
+        balanced = {seed: options | {"grades": pair} for seed, pair in zip(test, pairs)}
+        phantoms = dict.fromkeys(train, options) | balanced
+        write_phantoms(root, phantoms, f"magunet phantoms, profile {settings.profile}", progress, test)
     return root
 
 
@@ -93,8 +105,11 @@ def make_phantoms_like(model: Cohort, root: Path, count: int, first_seed: int, p
     write_phantoms(root, phantoms, f"magunet phantoms like {project.typed_name(model.root)}", progress)
 
 
-def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, progress: Progress) -> None:
+def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, progress: Progress,
+                   test: Collection[int] = ()) -> None:
     """Generate phantoms, seed -> options, into a cohort in nnU-Net raw layout, on all cores.
+
+    test: the seeds of those that are scored; without, the split is left to `load_cohort`.
 
     A case is complete when its file in ``parameters/`` says that it was made with these options, by this
     code; ``dataset.json`` comes last. Phantoms of an earlier call that this one does not name are removed.
@@ -111,6 +126,10 @@ def write_phantoms(root: Path, phantoms: Mapping[int, Options], title: str, prog
         if missing:
             run_all(_make_case, missing, phantom_processes([job[2] for job in missing]), progress, "phantoms")
         cases = {_record(root, seed).stem: provenance.read_json(_record(root, seed)) for seed in phantoms}
+        if test:
+            sides = {"train": phantoms.keys() - set(test), "val": test}
+            provenance.write_json(root / "splits.json", {
+                side: [_record(root, seed).stem for seed in sorted(seeds)] for side, seeds in sides.items()})
         provenance.write_json(root / "dataset.json", {
             "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(cases),
             "file_ending": ENDING, "name": title, "licence": "CC BY 4.0", "citation": SHAPE_SOURCE,

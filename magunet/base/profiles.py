@@ -59,26 +59,33 @@ class Settings:
     profile: str = setting("a name for folders, without / and \\",
                            pattern=r"^[^/\\\x00]*[^/\\\x00. ][^/\\\x00]*$")
     cohort: str | None = setting("nnU-Net raw folder; null: phantoms", pattern=r"\S")
-    cases: int = setting("phantoms; 3 are the fewest to train on and score", 3, 99_999)
-    cohort_seed: Seed = setting("of the first phantom; the others follow")
+    cases: int = setting("phantoms to train on", 1, 99_999)
+    cohort_seed: Seed = setting("of the first phantom to train on; the others follow")
+    test_cases: int = setting("phantoms that are scored, balanced by grade", 1, 99_999)
+    test_seed: Seed = setting("of the first phantom that is scored; the others follow")
     scan_matrix: int = setting("pixels a side of a phantom's slices", 32, 2048)
     scan_slices: Slices = setting("slices of a phantom", strict=False, min_length=2, max_length=2)
     target_mm: Number = setting("the SIJ mask reaches this far from both bones", 0.1, 15)
-    depth: int = setting("slices of the network's input", SMALLEST_SIDE, 1024)
-    size: int = setting("pixels a side of the network's input", SMALLEST_SIDE, 2048)
-    slice_mm: Number | None = setting("distance of slices; null: as in the scan", 0.1, 100)
-    margin_mm: Number = setting("how far training slices, or boxes, reach beyond the target", 0, 1000)
     voxel_mm: Number | None = setting("voxels of the region of interest; null: planes", 0.5, 10)
+    depth: int | None = setting("slices of planes; null with voxel_mm", SMALLEST_SIDE, 1024)
+    size: int | None = setting("pixels a side of planes; null with voxel_mm", SMALLEST_SIDE, 2048)
+    slice_mm: Number | None = setting("distance of planes; null: as in the scan", 0.1, 100)
     pixel_mm: Number | None = setting("pixels of planes about the body; null: whole planes", 0.5, 20)
+    margin_mm: Number = setting("how far training slices reach beyond the target, or boxes move", 0, 1000)
     width_divisor: int = setting("the paper's channel widths are divided by this", 1, 32)
     epochs: int = setting("passes over the training cases", 1, 10**6)
     samples_per_case: int = setting("windows of each case in an epoch; batch size 1", 1, 10**6)
     augmentation: Literal["paper", "strong"] = setting("of training windows")
-    learning_rate: Number = setting("of Adam", 1e-12, 10)
-    weight_decay: Number = setting("of Adam", 0, 10)
+    optimizer: Literal["adam", "adamw"] = setting("adam: L2 in the gradient; adamw: decay of kernels alone")
+    learning_rate: Number = setting("of the optimizer", 1e-12, 10)
+    weight_decay: Number = setting("of the optimizer", 0, 10)
     schedule: Literal["constant", "cosine"] = setting("of the learning rate")
+    warmup_steps: int = setting("in which the learning rate rises to the schedule's", 0, 10**6)
+    clip_norm: Number | None = setting("largest norm of all gradients; null: any", 1e-6, 1e6)
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto: bfloat16 where the processor has it")
     seeds: tuple[Seed, ...] = setting("one training each", strict=False, min_length=1)
+    other_seeds: int | None = setting("of them for networks outside Table 4; null: all", 1, 10**6)
+    networks: tuple[str, ...] | None = setting("that are compared; null: the tables' rows", strict=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,13 +111,17 @@ def from_mapping(values: Mapping, source: str) -> Settings:
     if missing := [name for name in FIELDS if name not in values]:
         raise InputError(f"{source}: parameter {missing[0]!r} is missing; copy it from {template}")
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name, rule = first["loc"][0], first["msg"].replace("tuple", "list")
         rule = re.sub(r"^(\w+ should|Value error, must)", "must", rule)
         raise InputError(f"{source}: parameter {name!r} {rule}; got {reprlib.repr(values[name])} "
                          f"({FIELDS[name].description})") from None
+    planes = settings.depth, settings.size
+    require(planes == (None, None) if settings.voxel_mm else None not in planes, f"{source}: parameters 'depth' "
+            f"and 'size' must be null with 'voxel_mm', and numbers without; got {planes[0]} and {planes[1]}")
+    return settings
 
 
 def load(profile: str) -> Settings:
@@ -137,17 +148,18 @@ def load(profile: str) -> Settings:
 
 
 def from_notebook(namespace: MutableMapping) -> Settings:
-    """The settings in a notebook's ``parameters`` cells, its own and papermill's: pass ``globals()``.
+    """The settings of a notebook's profile, but for those that its ``parameters`` cells set: pass ``globals()``.
 
-    A name that is no setting raises InputError, and is deleted so that the corrected cell can be run again.
+    Those cells are its own and papermill's. A name that is no setting raises InputError, and is deleted so that
+    the corrected cell can be run again.
     """
-    assigned = set()
+    assigned = {}
     for cell in namespace["In"]:
         with contextlib.suppress(SyntaxError):              # such a cell did not run
             nodes = ast.walk(ast.parse(cell)) if cell.startswith("# Parameters") else []
-            assigned |= {node.id for node in nodes
-                         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    values = {name: namespace[name] for name in [*FIELDS, *assigned] if name in namespace}
-    for name in assigned - set(FIELDS):
-        namespace.pop(name, None)
+            assigned |= {node.id: namespace[node.id] for node in nodes if isinstance(node, ast.Name)
+                         and isinstance(node.ctx, ast.Store) and node.id in namespace}
+    for name in assigned.keys() - FIELDS.keys():
+        namespace.pop(name)
+    values = load(str(assigned["profile"])).as_dict() | assigned
     return from_mapping(values, "notebook parameters")

@@ -68,7 +68,8 @@ def profile_table(device: torch.device, timed: Settings | None = None) -> pd.Dat
             cases = (len(split_by_patient({str(n): str(n) for n in range(scans)})[0]) if settings.cohort
                      else settings.cases)
             seconds, steps = flop_seconds * step_flop(settings), cases * settings.samples_per_case
-            hours = seconds * settings.epochs * (steps + 2 / 3 * train.CURVE_CASES) / 3600  # two windows, no backward
+            steps_and_curve = steps + train.CURVE_CASES / 3                         # which goes forward only
+            hours = seconds * settings.epochs * steps_and_curve / 3600
             row |= {"steps": settings.epochs * steps, "seconds a step": seconds, "one training, h": hours,
                     "trainings": len(trainings(settings))}
         rows[settings.profile] = row

@@ -22,8 +22,8 @@ from magunet.prepare import cache_key, prepare_case
 from magunet.studies import checked, configuration
 
 TRAINING_SETTINGS = ("voxel_mm", "depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs",
-                     "samples_per_case", "augmentation", "optimizer", "learning_rate", "weight_decay", "schedule",
-                     "warmup_steps", "clip_norm")
+                     "samples_per_case", "augmentation", "optimizer", "learning_rate", "weight_decay",
+                     "schedule", "warmup_steps", "clip_norm")
 """The settings that change the weights; the others change the data, which is hashed itself."""
 CODE = (attention, augment, blocks, fast, losses, model, studies, train,
         adapt, deeplab, monai, segnet, transunet, unetr)
@@ -80,7 +80,8 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
          recompute: bool, plain: bool) -> None:
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    held_out = [cohort.val[i] for i in np.unique(np.linspace(0, len(cohort.val) - 1, train.CURVE_CASES, dtype=int))]
+    places = np.linspace(0, len(cohort.val) - 1, train.CURVE_CASES).astype(int)
+    held_out = [cohort.val[place] for place in np.unique(places)]
     prepared = {case.name: prepare_case(case, settings)[0] for case in
                 track([cohort.cases[name] for name in (*cohort.train, *held_out)], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)

@@ -31,7 +31,7 @@ EPOCH_SECONDS = {"cpu": 0, "cuda": 20}
 STEP_SECONDS = 60
 """Minimum between two checkpoints within an epoch."""
 CURVE_CASES = 10
-"""Of the cases that are scored at the end, evenly chosen: their Dice after every epoch is the learning curve."""
+"""Of the cases that are scored, evenly chosen: their Dice after every epoch is the learning curve."""
 
 
 def window(prepared: Prepared, shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -49,20 +49,22 @@ def window(prepared: Prepared, shape: Shape, generator: torch.Generator) -> tupl
 
 def middle(case: Prepared, shape: Shape) -> Prepared:
     """The box in the middle of a case, where the joints are; smaller where the case is."""
-    box = tuple(slice(max(0, (n - m) // 2), max(0, (n - m) // 2) + m) for n, m in zip(case.image.shape, shape))
+    starts = [max(0, (n - m) // 2) for n, m in zip(case.image.shape, shape)]
+    box = tuple(slice(start, start + m) for start, m in zip(starts, shape))
     return case._replace(image=case.image[box], mask=case.mask[box])
 
 
 def learning_rate_factor(settings: Settings, step: int, steps: int) -> float:
-    """What the learning rate is multiplied with at a step: 1, or half a cosine from 1 down to 0; less at first."""
+    """What the learning rate is multiplied with: 1, or half a cosine from 1 to 0; less in the warm-up."""
     rise = min(1.0, (step + 1) / (settings.warmup_steps + 1))
     return rise if settings.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def optimizer_of(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Adam with its L2 term (Sec. 2.1.3), or AdamW, which shrinks kernels alone (Loshchilov, Hutter, ICLR 2019).
+    """Adam with its L2 term (Sec. 2.1.3), or AdamW, which shrinks kernels alone.
 
-    AdamW leaves biases, normalisation and scalars alone; both leave modules that are ``undecayed``.
+    Loshchilov, Hutter: Decoupled Weight Decay Regularization, ICLR 2019. AdamW leaves biases,
+    normalisation and scalars alone; both leave modules that are ``undecayed``.
     """
     undecayed = {p for module in network.modules() if getattr(module, "undecayed", False)
                  for p in module.parameters()}

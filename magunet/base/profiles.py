@@ -119,8 +119,9 @@ def from_mapping(values: Mapping, source: str) -> Settings:
         raise InputError(f"{source}: parameter {name!r} {rule}; got {reprlib.repr(values[name])} "
                          f"({FIELDS[name].description})") from None
     planes = settings.depth, settings.size
-    require(planes == (None, None) if settings.voxel_mm else None not in planes, f"{source}: parameters 'depth' "
-            f"and 'size' must be null with 'voxel_mm', and numbers without; got {planes[0]} and {planes[1]}")
+    require(planes == (None, None) if settings.voxel_mm else None not in planes,
+            f"{source}: parameters 'depth' and 'size' must be null with 'voxel_mm', and numbers without; got "
+            f"{planes[0]} and {planes[1]}")
     return settings
 
 
@@ -148,10 +149,10 @@ def load(profile: str) -> Settings:
 
 
 def from_notebook(namespace: MutableMapping) -> Settings:
-    """The settings of a notebook's profile, but for those that its ``parameters`` cells set: pass ``globals()``.
+    """The settings of a notebook's profile, and what its ``parameters`` cells change: pass ``globals()``.
 
-    Those cells are its own and papermill's. A name that is no setting raises InputError, and is deleted so that
-    the corrected cell can be run again.
+    Those cells are its own and papermill's. A name that is no setting raises InputError, and is deleted so
+    that the corrected cell can be run again.
     """
     assigned = {}
     for cell in namespace["In"]:
@@ -161,5 +162,6 @@ def from_notebook(namespace: MutableMapping) -> Settings:
                          and isinstance(node.ctx, ast.Store) and node.id in namespace}
     for name in assigned.keys() - FIELDS.keys():
         namespace.pop(name)
-    values = load(str(assigned["profile"])).as_dict() | assigned
-    return from_mapping(values, "notebook parameters")
+    if FIELDS.keys() - assigned.keys():
+        assigned = load(str(assigned.get("profile"))).as_dict() | assigned
+    return from_mapping(assigned, "notebook parameters")

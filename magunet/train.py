@@ -98,6 +98,12 @@ def start_at_share(network: torch.nn.Module, share: float) -> None:
     nn.init.constant_(head.bias, math.log(share / (1 - share)))
 
 
+def share_of(cases: dict[str, Prepared], settings: Settings) -> float:
+    """Mean share of the target in what the network sees of each case."""
+    return float(np.mean([middle(case, settings.shape).mask.mean() if settings.voxel_mm else case.mask.mean()
+                          for case in cases.values()]))
+
+
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
                precision: torch.dtype) -> None:
     """A random window of a case, augmented, forwards and backwards; asks a GPU for no value."""
@@ -150,8 +156,7 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
     """
     windows = [name for name in cases for _ in range(settings.samples_per_case)]
     steps, path = settings.epochs * len(windows), folder / CHECKPOINT_FILE
-    windows_seen = (middle(case, settings.shape) if settings.voxel_mm else case for case in cases.values())
-    share = float(np.mean([case.mask.mean() for case in windows_seen]))
+    share = share_of(cases, settings)
 
     def start() -> TrainingState:
         state = new_state(network, settings, seed, steps, device, plain)

@@ -1,0 +1,120 @@
+"""The study's recipe: what was tried on 20 tuning phantoms, which no table reports.
+
+    python benchmarks/recipe.py [rates|steps|choices ...] [--networks NAME ...]     trains what is missing
+    python benchmarks/recipe.py --show                                              prints what is stored
+
+rates: every network alike with each learning rate in RATES, for a third of the study's steps. steps: the 3D
+U-Net and MAG-UNet for 1/4 to 2 times the study's steps. choices: the same two with one thing changed at a
+time. A trial is a training on the phantoms of profile cpu with one seed and one thread; its Dice is the mean
+over the tuning phantoms, about the middle of their joints, on the prepared box. Trials that are stored are
+not run again, so the command can be interrupted, and two of them can share the work.
+"""
+
+import argparse
+import copy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from magunet import train
+from magunet.base import profiles, project, provenance
+from magunet.base.device import choose_device, choose_precision
+from magunet.base.errors import InputError
+from magunet.base.profiles import Settings
+from magunet.base.progress import say, track
+from magunet.prepare import Prepared, prepare_case
+from magunet.studies import NETWORKS
+from sijphantom.cohort import cohort_of
+
+RATES = (0.0005, 0.0015, 0.0045)
+"""Learning rates, each three times the one before."""
+TUNING = {"profile": "tuning", "test_cases": 20, "test_seed": 40_000}
+"""What differs from profile cpu: the phantoms that are scored."""
+SHARES = (0.25, 0.5, 1, 2)
+"""Of the study's steps."""
+CHOICES = {"as chosen": {}, "twice the warm-up": {"warmup_steps": 200}, "no warm-up": {"warmup_steps": 0},
+           "gradients clipped at 1": {"clip_norm": 1.0}, "not clipped": {"clip_norm": None},
+           "constant learning rate": {"schedule": "constant"},
+           "strong augmentation": {"augmentation": "strong"}, "AdamW": {"optimizer": "adamw"}}
+"""One change at a time of profile cpu; what equals it is not trained twice."""
+BOTH = ("3D U-Net", "MAG-UNet")
+"""The networks that steps and choices are tried with."""
+AVERAGE = 0.99
+"""Of the averaged weights: what a step keeps of the average before it."""
+FILE = "recipe.csv"
+"""What was tried, beside this script: a row a trial."""
+
+
+def plan(kinds: list[str], networks: list[str]) -> list[tuple[str, str, Settings, int]]:
+    """Kind, network, settings and seed of every trial."""
+    cpu = replace(profiles.load("cpu"), **TUNING)
+    rates = [("rates", network, replace(cpu, learning_rate=rate, epochs=max(1, cpu.epochs // 3)), 0)
+             for network in networks for rate in RATES]
+    steps = [("steps", network, replace(cpu, epochs=round(share * cpu.epochs)), seed)
+             for seed in (0, 1) for network in BOTH for share in SHARES]
+    choices = [(f"choices: {name}", network, replace(cpu, **change), seed)
+               for seed in (0, 1) for network in BOTH for name, change in CHOICES.items()]
+    return [trial for trial in rates + steps + choices if trial[0].split(":")[0] in kinds]
+
+
+def trial(network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
+          tuning: dict[str, Prepared]) -> dict[str, float]:
+    """Dice in percent over the tuning phantoms, with the last and with the averaged weights, and the loss."""
+    device = choose_device()
+    precision = choose_precision(settings.precision, device)
+    windows = [name for name in cases for _ in range(settings.samples_per_case)]
+    state = train.new_state(network, settings, seed, settings.epochs * len(windows), device)
+    train.start_at_share(state.network, train.share_of(cases, settings))
+    average = copy.deepcopy(state.network)
+    for _ in range(settings.epochs):
+        for place in torch.randperm(len(windows), generator=state.generator):
+            state.network.train()
+            train.train_step(state, cases[windows[place]], settings, device, precision)
+            with torch.no_grad():
+                for mean, last in zip(average.parameters(), state.network.parameters()):
+                    mean.lerp_(last, 1 - AVERAGE)
+    dice = [100 * train.validation_dice(net, tuning, settings, device, precision)
+            for net in (state.network, average)]
+    return {"dice": dice[0], "averaged": dice[1], "loss": float(torch.stack(state.losses[-100:]).mean())}
+
+
+def main() -> None:
+    """Train what is missing, store it, print all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="*", choices=["rates", "steps", "choices", []], default=[])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--show", action="store_true")
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    folder, cohort, prepared = project.runs() / "tuning" / "trials", None, {}
+    for kind, network, settings, seed in plan(words.kinds, words.networks):
+        key = provenance.content_hash(network, settings.as_dict(), seed)
+        file = folder / f"{kind.replace(': ', '-').replace(' ', '-')}-{key}.json"
+        if file.exists() or words.show:
+            continue
+        cohort = cohort or cohort_of(settings, track)
+        prepared = prepared or {name: prepare_case(cohort.cases[name], settings)[0] for name in
+                                track([*cohort.train, *cohort.val], "prepared")}
+        cases, tuning = ({name: prepared[name] for name in side} for side in (cohort.train, cohort.val))
+        result = trial(network, settings, seed, cases, tuning)
+        row = {"kind": kind, "network": network, "seed": seed, "learning_rate": settings.learning_rate,
+               "steps": settings.epochs * settings.samples_per_case * len(cases)} | result
+        provenance.write_json(file, row)
+        say(f"{kind}, {network}: {row}")
+    stored = Path(__file__).with_name(FILE)
+    rows = [provenance.read_json(file) for file in sorted(folder.glob("*.json"))]
+    if rows:
+        with provenance.whole_file(stored) as part:
+            pd.DataFrame(rows).sort_values(["kind", "network", "learning_rate", "steps", "seed"]).to_csv(
+                part, index=False, float_format="%.4g")
+    print(pd.read_csv(stored).to_string(index=False))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"recipe: {error}")

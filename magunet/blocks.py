@@ -87,23 +87,26 @@ class PAM(nn.Module):
     The softmax runs over i, so C_j is the query, B_i the key and D_i the value of dot-product attention with
     scale 1. The fused kernels want keys and values of one width, hence D is cut into heads as wide as B and
     C, ``channels // reduction`` or a divisor of both, which all share S. reduction=1 as the equations are
-    written, 8 as the counts suggest and as in DANet (Fu et al., CVPR 2019). alpha starts at 0: the identity.
+    written, 8 as the counts suggest and as in DANet (Fu et al., CVPR 2019). alpha starts at ``start``, 0 for
+    the identity. scaled: energies are divided by the square root of the length of B_i, the rule of
+    dot-product attention (Vaswani et al., NeurIPS 2017, Sec. 3.2.1), which the paper does not take.
     """
 
-    def __init__(self, channels: int, reduction: int = 8):
+    def __init__(self, channels: int, reduction: int = 8, start: float = 0.0, scaled: bool = False):
         super().__init__()
         width = math.gcd(channels, max(1, channels // reduction))
         self.B = nn.Conv3d(channels, width, 1)
         self.C = nn.Conv3d(channels, width, 1)
         self.D = nn.Conv3d(channels, channels, 1)
-        self.alpha = nn.Parameter(torch.zeros(1))
+        self.alpha = nn.Parameter(torch.full((1,), start))
+        self.scale = width**-0.5 if scaled else 1.0
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         key, query, value = rows(self.B(x)), rows(self.C(x)), rows(self.D(x))           # (b, n, width or c)
         value = value.unflatten(-1, (-1, key.shape[-1])).transpose(1, 2)                # (b, heads, n, width)
         key, query = (y.unsqueeze(1).expand_as(value) for y in (key, query))            # (b, heads, n, width)
-        e = F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
+        e = F.scaled_dot_product_attention(query, key, value, scale=self.scale).transpose(1, 2)
         return self.alpha * e.flatten(2).mT.reshape(x.shape) + x                        # (b, c, d, h, w)
 
 
@@ -111,17 +114,20 @@ class CAM(nn.Module):
     """Channel attention, Eqs. 6-8 and Fig. 5; no convolution.
 
         x_ji = exp(A_i . A_j) / sum_i exp(A_i . A_j)        (6)
-        E_j  = beta * sum_i x_ji A_i + A_j                  (7, 8; beta is applied once and starts at 0)
+        E_j  = beta * sum_i x_ji A_i + A_j                  (7, 8; beta is applied once)
+
+    beta starts at ``start``. scaled: energies are divided by sqrt(N), N the length of A_i, as in `PAM`.
     """
 
-    def __init__(self):
+    def __init__(self, start: float = 0.0, scaled: bool = False):
         super().__init__()
-        self.beta = nn.Parameter(torch.zeros(1))
+        self.beta, self.scaled = nn.Parameter(torch.full((1,), start)), scaled
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         a = x.flatten(2)                                                # (b, c, n)
-        weights = torch.softmax(a @ a.mT, dim=-1)                       # (b, c, c), rows sum to 1 over i
+        scale = a.shape[-1]**-0.5 if self.scaled else 1.0
+        weights = torch.softmax(a @ a.mT * scale, dim=-1)               # (b, c, c), rows sum to 1 over i
         return (self.beta * (weights @ a) + a).view(x.shape)
 
 
@@ -129,13 +135,15 @@ class DualAttention(nn.Module):
     """DA block, Eqs. 1-2 and Fig. 3: alpha * PAM(x) + beta * CAM(x), (alpha, beta) = softmax(w1, w2).
 
     These alpha and beta are not the scales inside PAM and CAM, although the paper uses the same letters. The
-    1^3 convolution after the sum is not in the text, but in the counts.
+    1^3 convolution after the sum is not in the text, but in the counts. start, scaled: as in `PAM` and `CAM`.
+    undecayed: training puts no weight decay on the parameters of this module.
     """
 
-    def __init__(self, channels: int, reduction: int = 8):
+    def __init__(self, channels: int, reduction: int = 8, start: float = 0.0, scaled: bool = False,
+                 undecayed: bool = False):
         super().__init__()
-        self.pam = PAM(channels, reduction)
-        self.cam = CAM()
+        self.undecayed = undecayed
+        self.pam, self.cam = PAM(channels, reduction, start, scaled), CAM(start, scaled)
         self.w = nn.Parameter(torch.zeros(2))
         self.out = conv_bn_relu(channels, channels, 1)
 

@@ -5,6 +5,7 @@ Three switches off give the paper's 3D U-Net (22.45 Mi parameters, Mi = 2^20).
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,11 @@ from magunet.attention import CBAM, ECA, SE, NonLocal
 from magunet.blocks import LGAG, MFF, BatchNorm3d, DualAttention, conv_bn_relu, double_conv, no_autocast
 
 ATTENTIONS = {"none": nn.Identity, "da": DualAttention, "se": SE, "cbam": CBAM, "non_local": NonLocal,
-              "eca": ECA}
-"""The modules for the bottleneck by their names in Table 2; each is made from the number of channels."""
+              "eca": ECA, "da_placebo": lambda channels: conv_bn_relu(channels, channels, 1),
+              "da_no_decay": partial(DualAttention, undecayed=True),
+              "da_open": partial(DualAttention, start=1.0), "da_scaled": partial(DualAttention, scaled=True)}
+"""The modules of Table 2, each made from the number of channels; then DA's output convolution alone, and DA
+with one thing changed: no weight decay, scales inside PAM and CAM that start at 1, scaled energies."""
 SMALLEST_SIDE = 16
 """Of an input, in voxels: it is halved four times."""
 
@@ -27,7 +31,9 @@ class MAGUNetConfig:
     in_channels, out_channels: CT in, one logit map out.
     widths: channels of the five levels (Sec. 1.1).
     mff_kernels: kernel sizes of MFF's branches (Table 3), or None for plain max pooling.
-    attention: the module on the bottleneck (Table 2): one of ATTENTIONS.
+    attention: one of ATTENTIONS.
+    attention_level: index into widths of the encoder's map that attention changes: 4, the bottleneck, in the
+        paper. Above it the skip connection takes the changed map, too.
     lgag: gates on the four skip connections (Table 4).
     """
 
@@ -36,6 +42,7 @@ class MAGUNetConfig:
     widths: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
     mff_kernels: tuple[int, ...] | None = (1, 3, 5)
     attention: str = "da"
+    attention_level: int = 4
     lgag: bool = True
 
     def __post_init__(self):
@@ -46,6 +53,8 @@ class MAGUNetConfig:
             raise ValueError(f"mff_kernels must be odd sizes such as (1, 3, 5), or None; not {kernels}")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}; not {self.attention!r}")
+        if self.attention_level not in range(5):
+            raise ValueError(f"attention_level must be from 0 to 4, not {self.attention_level}")
 
 
 class DecoderStep(nn.Module):
@@ -91,7 +100,7 @@ class MAGUNet(nn.Module):
             downs[0], inputs[1] = MFF(w[0], w[1], config.mff_kernels), w[1]
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip(inputs, w))
         self.down = nn.ModuleList(downs)
-        self.attention = ATTENTIONS[config.attention](w[-1])
+        self.attention = ATTENTIONS[config.attention](w[config.attention_level])
         self.decoder = nn.ModuleList(DecoderStep(w[i + 1], w[i], config.lgag) for i in (3, 2, 1, 0))
         self.head = nn.Conv3d(w[0], config.out_channels, 1)
 
@@ -101,11 +110,13 @@ class MAGUNet(nn.Module):
             raise ValueError(f"MAG-UNet halves its input four times and needs at least {SMALLEST_SIDE} "
                              f"voxels a side; got {size}. Pad or resample the volume.")
         skips = []
-        x = self.encoder[0](x)                              # (b, w0, d, h, w)
-        for down, encode in zip(self.down, self.encoder[1:]):
-            skips.append(x)
-            x = encode(down(x))                             # (b, w_i, d / 2^i, h / 2^i, w / 2^i)
-        x = self.attention(x)                               # (b, w4, d / 16, h / 16, w / 16)
+        for level, encode in enumerate(self.encoder):
+            if level:
+                skips.append(x)
+                x = self.down[level - 1](x)
+            x = encode(x)                                   # (b, w_i, d / 2^i, h / 2^i, w / 2^i)
+            if level == self.config.attention_level:
+                x = self.attention(x)
         for step in self.decoder:
             x = step(x, skips.pop())                        # (b, w_i, d / 2^i, h / 2^i, w / 2^i)
         return self.head(x)                                 # (b, out, d, h, w)

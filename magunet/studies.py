@@ -25,8 +25,14 @@ VARIANTS = {
     "+DA+MFF": BASELINE | dict(attention="da", mff_kernels=(1, 3, 5)),
     "+DA+LGAG": BASELINE | dict(attention="da", lgag=True),
     "+MFF+LGAG": BASELINE | dict(mff_kernels=(1, 3, 5), lgag=True),
+    **{f"+DA {change}": BASELINE | dict(attention=attention) for change, attention in (
+        ("placebo", "da_placebo"), ("no decay", "da_no_decay"), ("open scales", "da_open"),
+        ("scaled energies", "da_scaled"))},
+    "+DA one level up": BASELINE | dict(attention="da", attention_level=3),
+    "Wide 3D U-Net": BASELINE | dict(widths=(33, 66, 132, 264, 528)),
 }
-"""Switches of MAGUNetConfig for each row name that is a MAG-UNet."""
+"""Switches of MAGUNetConfig for each row name that is a MAG-UNet. After the paper's rows come five that change
+one thing about +DA, and a 3D U-Net as large as MAG-UNet: 25,031,986 parameters beside 25,156,241."""
 ALIASES = {"[1,3,5]": "+MFF"}
 """A second name of a row: Table 3's of a row of Table 4."""
 PEERS = {
@@ -58,10 +64,13 @@ def variant(name: str, width_divisor: float = 1) -> MAGUNetConfig:
     """The configuration of a row that is a MAG-UNet, with all channel widths divided by ``width_divisor``.
 
     The first level's is rounded down, and each level has twice the channels of the one above, as in the
-    paper: 32 / 3 gives 10, 20, 40, 80, 160. A divisor below 1 widens. Raises InputError as `checked` does.
+    paper: 32 / 3 gives 10, 20, 40, 80, 160. A divisor below 1 widens. Widths that a row states are rounded
+    down level by level, else 33 / 4 would make the 3D U-Net again. Raises InputError as `checked` does.
     """
     switches, (first,) = VARIANTS[checked(name, width_divisor)], scaled(width_divisor, NARROWEST)
-    return MAGUNetConfig(**switches, widths=(first, 2 * first, 4 * first, 8 * first, 16 * first))
+    stated = scaled(width_divisor, *switches.get("widths", ()))
+    widths = stated or (first, 2 * first, 4 * first, 8 * first, 16 * first)
+    return MAGUNetConfig(**switches | {"widths": widths})
 
 
 def build(name: str, width_divisor: float = 1) -> nn.Module:

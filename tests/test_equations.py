@@ -24,16 +24,16 @@ def projected(conv, a):
     return conv.weight.detach().numpy()[:, :, 0, 0, 0] @ a + conv.bias.detach().numpy()[:, None]
 
 
-def naive_pam(module, a):
-    """Eqs. 3-5 with the whole N x N matrix. a: (c, n) -> (c, n)."""
+def naive_pam(module, a, divisor=1):
+    """Eqs. 3-5 with the whole N x N matrix, all energies divided by a number. a: (c, n) -> (c, n)."""
     b, c, d = (projected(conv, a) for conv in (module.B, module.C, module.D))
-    e = np.exp(b.T @ c)                                     # (i, j)
+    e = np.exp(np.einsum("ki,kj->ij", b, c) / divisor)                                     # (i, j)
     return module.alpha.item() * d @ (e / e.sum(0)) + a
 
 
-def naive_cam(module, a):
-    """Eqs. 6-8. a: (c, n) -> (c, n)."""
-    e = np.exp(a @ a.T)                                     # (i, j)
+def naive_cam(module, a, divisor=1):
+    """Eqs. 6-8, all energies divided by a number. a: (c, n) -> (c, n)."""
+    e = np.exp(np.einsum("in,jn->ij", a, a) / divisor)                                     # (i, j)
     return module.beta.item() * (e / e.sum(0)).T @ a + a
 
 
@@ -68,6 +68,17 @@ def test_attention_is_eqs_1_to_8_also_in_float32_and_starts_as_the_identity():
         expected = per_case(naive, module, x)
         assert_close(module(x).detach(), expected, what=module)
         assert_close(module.float()(x.float()).double().detach(), expected, what=f"{module} in float32")
+
+
+def test_scaled_energies_are_divided_by_the_root_of_the_vectors_length_and_open_scales_start_at_1():
+    x, da = 0.5 * feature_map(), DualAttention(16, 4, 1.0, True)
+    for module, naive, length in ((da.pam, naive_pam, 4), (da.cam, naive_cam, 3 * 4 * 5)):
+        def scaled(module, a, naive=naive, length=length):
+            return naive(module, a, length**0.5)
+
+        assert_close(module.double()(x).detach(), per_case(scaled, module, x), what=module)
+        assert (module(x) - per_case(naive, module, x)).norm() > 0.01 * x.norm()    # of another function
+    assert da.pam.alpha.item() == da.cam.beta.item() == 1
 
 
 def test_pam_never_forms_the_matrix_and_survives_logits_that_overflow_a_plain_exponential():

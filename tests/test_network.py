@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compendium import paper
-from compendium.audit.parameters import alternative, parameter_audit
+from compendium.audit.parameters import alternative, count, parameter_audit
 from magunet.blocks import BatchNorm3d
 from magunet.fast import accelerate, evaluate_by_input
 from magunet.model import ATTENTIONS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.peers.adapt import scaled
-from magunet.studies import ALIASES, NETWORKS, build, build_on_meta, configuration, variant
+from magunet.studies import ALIASES, NETWORKS, VARIANTS, build, build_on_meta, configuration, variant
 
 TINY = (2, 4, 8, 16, 32)
 TABLE_4 = {"3D U-Net": 23_538_177, "+DA": 24_130_181, "+MFF": 24_267_105, "+LGAG": 23_835_309,
@@ -65,7 +65,14 @@ def test_switches_combine_and_wrong_ones_are_refused():
                                    out_channels=2)
             out = MAGUNet(config)(torch.randn(1, 1, 16, 20, 17))
             assert out.shape == (1, 2, 16, 20, 17), (attention, gates)
+    for level in range(5):
+        network, inputs = MAGUNet(MAGUNetConfig(widths=TINY, attention_level=level)), []
+        network.attention.register_forward_hook(lambda _, x, out, inputs=inputs: inputs.append(x[0].shape))
+        assert network(torch.randn(1, 1, 32, 16, 16)).shape == (1, 1, 32, 16, 16)
+        assert inputs == [(1, TINY[level], 32 >> level, 16 >> level, 16 >> level)]
     for changes, words in ((dict(attention="se2"), "attention must be one of none, da"),
+                           (dict(attention_level=5), "attention_level must be from 0 to 4, not 5"),
+                           (dict(attention_level=-1), "attention_level must be"),
                            (dict(mff_kernels=(2,)), "mff_kernels must be odd"),
                            (dict(mff_kernels=()), "mff_kernels must be odd"),
                            (dict(widths=(1, 2)), "widths must be five")):
@@ -115,6 +122,49 @@ def test_table_rows_name_networks_that_exist_and_are_recorded_by_what_is_chosen_
         assert configuration("+MFF", divisor)["widths"] == widths == variant("+DA", divisor).widths, divisor
     peer = {"network": "SegNet", "width_divisor": 16, "monai": version("monai")}
     assert configuration("SegNet", 16) == peer
+
+
+def test_rows_of_ours_change_one_thing_about_da_and_nothing_else():
+    def weights(name):
+        torch.manual_seed(0)
+        return (network := build(name, 16)), network.state_dict()
+
+    undecayed, x = [], torch.randn(1, 32, 2, 3, 4)
+    for name in ("+DA", "+DA no decay", "+DA open scales", "+DA scaled energies"):
+        (da, expected), (network, ours) = weights("+DA"), weights(name)
+        changes = {key for key in expected | ours if not torch.equal(expected[key], ours[key])}
+        scales = {"attention.pam.alpha", "attention.cam.beta"}
+        assert changes == (scales if name == "+DA open scales" else set()), name
+        undecayed += [name for module in network.modules() if getattr(module, "undecayed", False)]
+        for key in scales:
+            for one in (network, da):
+                torch.nn.init.ones_(one.get_parameter(key))
+        assert torch.equal(network.attention(x), da.attention(x)) == (name != "+DA scaled energies"), name
+    assert undecayed == ["+DA no decay"]
+    placebo, upper = build("+DA placebo", 16), build("+DA one level up", 16)
+    assert repr(placebo.attention) == repr(da.attention.out)
+    maps = []
+    for module in (upper.encoder[3], upper.attention, upper.decoder[0], upper.down[3]):
+        module.register_forward_hook(lambda _, inputs, out: maps.append((*inputs, out)))
+    upper(torch.randn(1, 1, 16, 32, 16))
+    (_, encoded), (entered, attended), (pooled, _), (_, skip, _) = maps
+    assert type(upper.attention) is type(da.attention) and encoded is entered and attended is pooled is skip
+    rest = [{k: v for k, v in configuration(name, 16).items() if k != "attention"} for name in VARIANTS
+            if name in ("3D U-Net", "+DA", "+DA placebo", "+DA no decay", "+DA open scales",
+                        "+DA scaled energies")]
+    assert len(rest) == 6 and all(other == rest[0] for other in rest)
+
+
+def test_the_wide_unet_is_as_large_as_magunet_and_has_no_module():
+    for divisor, share in ((1, 0.03), (4, 0.1)):
+        wide, full, narrow = (count_parameters(build_on_meta(name, divisor))
+                              for name in ("Wide 3D U-Net", "MAG-UNet", "3D U-Net"))
+        assert abs(wide - full) < min(share * full, full - narrow), divisor
+        config = configuration("Wide 3D U-Net", divisor)
+        assert config | {"widths": 0} == configuration("3D U-Net", divisor) | {"widths": 0}
+    misses = {first: abs(count(first) - 25_156_241) for first in range(30, 37)}
+    assert min(misses, key=misses.get) == 33 and count(33) == 25_031_986
+    assert variant("Wide 3D U-Net").widths == (33, 66, 132, 264, 528)
 
 
 @pytest.mark.parametrize("kind", [BatchNorm3d, lambda channels: accelerate(torch.nn.BatchNorm3d(channels))])

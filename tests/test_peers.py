@@ -122,16 +122,31 @@ def test_unpooling_puts_every_maximum_back_where_it_was():
     np.testing.assert_array_equal(network(torch.from_numpy(x)[None, None])[0, 0], expected)
 
 
-def test_aspp_joins_a_voxel_dense_convolutions_of_all_rates_and_the_mean():
+@pytest.mark.parametrize("size, rates", [((16, 32, 3), ((3, 6, 1), (6, 12, 1), (9, 18, 2))),
+                                         ((3, 3, 6), ((1, 1, 1), (1, 1, 2), (2, 2, 3)))])
+def test_aspp_joins_a_voxel_dense_convolutions_of_all_rates_and_the_mean(size, rates):
+    """Rates are 3/16, 6/16 and 9/16 of each side: the paper's map of 16 has 3, 6, 9."""
     torch.manual_seed(0)
-    aspp, x = ASPP(2, 4, (1, 3, 6)).double().eval(), torch.randn(2, 2, 9, 10, 8, dtype=torch.float64)
+    aspp, x = ASPP(2, 4).double().eval(), torch.randn(2, 2, *size, dtype=torch.float64)
     voxel, *atrous = aspp.branches
-    parts = [voxel(x), aspp.mean(x.mean((2, 3, 4), keepdim=True)).expand(-1, -1, 9, 10, 8)]
-    for rate, ((depth, point), *rest) in zip((1, 3, 6), atrous, strict=True):
+    parts = [voxel(x), aspp.mean(x.mean((2, 3, 4), keepdim=True)).expand(-1, -1, *size)]
+    for rate, ((depth, point), *rest) in zip(rates, atrous, strict=True):
         kernel = torch.einsum("oi,idhw->oidhw", point.weight[:, :, 0, 0, 0], depth.weight[:, 0])
         out = F.conv3d(x, kernel, padding=rate, dilation=rate)
         parts.insert(-1, nn.Sequential(*rest)(out))
     torch.testing.assert_close(aspp(x), aspp.project(torch.cat(parts, 1)))
+
+
+@pytest.mark.parametrize("size", [(3, 3, 6), (4, 16, 16), (2, 2, 2)])
+def test_every_tap_of_the_pyramid_meets_the_map_also_of_the_quick_layers(size):
+    for aspp in (ASPP(2, 2), accelerate(ASPP(2, 2))):
+        sums, convolutions = [], [branch[0][0] for branch in aspp.branches[1:]]
+        for convolution in convolutions:
+            convolution.register_forward_hook(lambda _, inputs, out, sums=sums: sums.append(out.sum()))
+        aspp(torch.ones(1, 2, *size))
+        sum(sums).backward()
+        for convolution in convolutions:            # the gradient counts the positions that a tap reads
+            assert len(sums) == 3 and (convolution.weight.grad > 0).all(), convolution
 
 
 def test_the_encoder_computes_what_resnet_50_does_on_a_grid_twice_as_fine():

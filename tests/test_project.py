@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from compendium import paper
-from compendium.grid import BEYOND, workflow_settings
+from compendium.grid import BEYOND, LEFT_OUT, workflow_settings
 from magunet.base import profiles
 from magunet.studies import ALIASES
 
@@ -198,7 +198,8 @@ def test_papermill_with_a_wrong_parameter_fails_and_says_which(probe):
     assert "unknown parameter 'epohcs'; did you mean 'epochs'?" in done.stderr
 
 
-NETWORKS = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} | {"+MFF+LGAG"}
+NETWORKS = {ALIASES.get(row.network, row.network) for table in paper.TABLES for row in table} | {*LEFT_OUT[4]}
+MORE = {*BEYOND[1], *BEYOND[2]}
 
 
 @pytest.mark.slow
@@ -215,12 +216,12 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
         plan = done.stdout + done.stderr
         for path in NOTEBOOKS:
             assert f"notebooks/{path.name}" in plan
-        named = NETWORKS | (set(BEYOND[1]) if profile == "gpu" else set())
+        named = NETWORKS | (MORE if profile == "gpu" else set())
         trainings = set(re.findall(r"compendium train '(.+?)' --profile \w+ --seed (\d+)", plan))
         assert trainings == set(itertools.product(named, map(str, profiles.load(profile).seeds)))
     assert dry_run("smok", "--cores", "2").returncode != 0
     beyond = dry_run("smoke", "--cores", "2", "--config", "profile=smoke", "beyond=true").stdout
-    assert all(f"compendium train '{name}' --profile smoke" in beyond for name in (*BEYOND[1], "MAG-UNet"))
+    assert all(f"compendium train '{name}' --profile smoke" in beyond for name in (*MORE, "MAG-UNet"))
 
 
 def test_the_workflow_takes_profile_and_beyond_and_nothing_that_it_would_not_heed():
@@ -230,7 +231,7 @@ def test_the_workflow_takes_profile_and_beyond_and_nothing_that_it_would_not_hee
             ({"profile": "gpu", "beyond": "False"}, "gpu", False)]:             # as Snakemake passes them
         settings, networks = workflow_settings(config)
         assert settings == profiles.load(profile), config
-        assert {*networks} == NETWORKS | {*BEYOND[1] * beyond}, config
+        assert {*networks} == NETWORKS | (MORE if beyond else set()), config
     for config, words in [({"Profile": "cpu"}, "--config Profile"), ({"beyond": "no"}, "beyond=no: must be"),
                           ({"beyond": 0}, "beyond=0"), ({"profile": "cpu", "seeds": 3}, "--config seeds"),
                           ({"profile": 7}, "7.yaml: no such settings"), ({"profile": "smok"}, "smok.yaml"),

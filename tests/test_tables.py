@@ -21,7 +21,7 @@ from compendium.figures.forest import forest
 from compendium.figures.planes import FIGURE_WIDTH, source_of
 from compendium.fits import network_cost
 from compendium.formats import FORMATS, study_blocks, study_notes, study_report
-from compendium.grid import networks_of
+from compendium.grid import networks_of, study_rows
 from compendium.paper import TABLES
 from compendium.results import read_stored
 from compendium.statistics import holm
@@ -65,7 +65,7 @@ def number(table, name, measure, group="all"):
 def test_rows_and_numbers_are_the_papers_where_nothing_is_trained():
     for table, rows in enumerate(TABLES, 1):
         numbers = study_table(table, NONE, NONE)
-        more = ["+MFF+LGAG"] * (table == 4)                                 # which the paper leaves out
+        more = ["+MFF+LGAG", "+DA placebo", "Wide 3D U-Net"] * (table == 4)     # which the paper leaves out
         assert list(numbers["row"].unique()) == [r.name for r in rows] + more
         assert set(numbers["status"]) == {NOT_TRAINED}
         assert numbers.loc[numbers["measure"] == "Dice", "value"].isna().all()
@@ -293,6 +293,7 @@ def test_of_few_networks_the_rows_are_as_stored_and_pictures_name_their_runs(few
         shown = source + f", runs {', '.join(map(RUNS.get, networks))}" * bool(networks)
         assert (few / f"{name}.png").read_text() == shown, name
     assert [networks_of(table)[-1] for table in (2, 3)] == ["MAG-UNet"] * 2      # it has no row in these
+    assert [row.name for row in study_rows(2, {"+DA open scales", "nnU-Net"})[6:]] == ["+DA open scales"]
 
 
 def changed(old, new, count=-1):

@@ -14,8 +14,8 @@ from magunet.peers.adapt import AnyGrid, scaled
 class SeparableConv3d(nn.Sequential):
     """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (their Fig. 3)."""
 
-    def __init__(self, c_in: int, c_out: int, rate: int = 1):
-        super().__init__(nn.Conv3d(c_in, c_in, 3, padding=rate, dilation=rate, groups=c_in, bias=False),
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(nn.Conv3d(c_in, c_in, 3, padding=1, groups=c_in, bias=False),
                          nn.Conv3d(c_in, c_out, 1, bias=False))
 
 
@@ -24,24 +24,29 @@ def point(c_in: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(c_in, c_out, 1, bias=False), BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
-def atrous(c_in: int, c_out: int, rate: int = 1) -> nn.Sequential:
-    """Separable convolution that reaches ``rate`` voxels to each side in one step, BN, ReLU."""
-    return nn.Sequential(SeparableConv3d(c_in, c_out, rate), BatchNorm3d(c_out), nn.ReLU(inplace=True))
+def separable(c_in: int, c_out: int) -> nn.Sequential:
+    """Separable convolution, BN, ReLU."""
+    return nn.Sequential(SeparableConv3d(c_in, c_out), BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a rate, and the map's mean.
+    """Atrous spatial pyramid pooling: a 1^3 convolution, one atrous convolution a share, and the map's mean.
 
-    The reference has rates of 6, 12, 18 on its 33 x 33 map; the paper's 256 x 256 slices give 16 x 16.
+    A rate is that share of the map's side, axis by axis, and at least 1: 3, 6, 9 on the 16 x 16 map of the
+    paper's slices; 6, 12, 19 on the 33 x 33 map of the reference, whose own rates are 6, 12, 18. A fixed rate
+    reaches past a smaller map, and all but the middle of its kernel meets only padding.
     """
 
-    def __init__(self, c_in: int, c_out: int, rates: tuple[int, ...] = (3, 6, 9)):
+    def __init__(self, c_in: int, c_out: int, shares: tuple[float, ...] = (3 / 16, 6 / 16, 9 / 16)):
         super().__init__()
-        self.branches = nn.ModuleList([point(c_in, c_out), *(atrous(c_in, c_out, rate) for rate in rates)])
+        self.shares = shares
+        self.branches = nn.ModuleList([point(c_in, c_out), *(separable(c_in, c_out) for _ in shares)])
         self.mean = point(c_in, c_out)
-        self.project = point((len(rates) + 2) * c_out, c_out)
+        self.project = point((len(shares) + 2) * c_out, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        for share, ((depthwise, _), *_) in zip(self.shares, self.branches[1:]):
+            depthwise.dilation = depthwise.padding = tuple(max(1, round(n * share)) for n in x.shape[2:])
         mean = self.mean(x.mean((2, 3, 4), keepdim=True)).expand(-1, -1, *x.shape[2:])
         return self.project(torch.cat([*(branch(x) for branch in self.branches), mean], dim=1))
 
@@ -76,7 +81,7 @@ class DeepLabV3Plus(nn.Module):
         self.encoder = resnet_50(width)
         self.aspp = ASPP(32 * width, c)
         self.low = point(4 * width, c_low)
-        self.decoder = nn.Sequential(atrous(c + c_low, c), atrous(c, c), nn.Conv3d(c, 1, 1))
+        self.decoder = nn.Sequential(separable(c + c_low, c), separable(c, c), nn.Conv3d(c, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         net, size = self.encoder, x.shape[2:]

@@ -65,7 +65,11 @@ def dyn_unet(filters: tuple[int, ...], strides: list, residual: bool, norm: tupl
 
 
 def res_unet(width_divisor: float) -> nn.Module:
-    """ResUNet: a U-Net of residual blocks with BN and ReLU. Zhang, Liu, Wang, IEEE GRSL 15, 2018, 749."""
+    """ResUNet: a U-Net of residual blocks with BN and ReLU. Zhang, Liu, Wang, IEEE GRSL 15, 2018, 749.
+
+    The paper writes ResUNet, too, but cites ResUNet-a (Diakogiannis et al., ISPRS J. Photogramm. Remote Sens.
+    162, 2020, 94). Its parallel atrous convolutions and pyramid scene parsing pooling are not in this one.
+    """
     widths = scaled(width_divisor, 32, 64, 128, 256, 512)
     return AnyGrid(dyn_unet(widths, [2] * 4, True, ("batch", {"affine": True}), RELU), 16, 16, 16)
 

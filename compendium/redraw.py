@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from compendium.audit.claims import judged, means, save_claims
+from compendium.diagnostics import DIAGNOSTICS_FILE, diagnostics_report, read_diagnostics
 from compendium.effects import effects_report
 from compendium.figures.curves import COMPARED, learning_curves, read_curves
 from compendium.figures.forest import forest
@@ -12,7 +13,7 @@ from compendium.results import Results
 
 
 def redraw(stored: Results, folder: Path) -> list[Path]:
-    """Write tables, effects (.csv, .md), claims.md, and figures of tables and learning curves into a folder.
+    """Write tables, effects, diagnostics (.csv, .md), claims.md, figures of tables and learning curves.
 
     stored: of `compendium.results.read_stored`. Networks without scores keep their rows. Learning curves are
     those of the 3D U-Net and MAG-UNet, or of the first run where neither is stored. Returns the files. Raises
@@ -26,6 +27,8 @@ def redraw(stored: Results, folder: Path) -> list[Path]:
     compared = [name for name in COMPARED if name in set(curves["network"])] or [curves["network"].iloc[0]]
     figures["curves"] = learning_curves(curves, compared), compared
     reports["effects"] = effects_report(stored.scores)
+    if (stored.folder / DIAGNOSTICS_FILE).exists():
+        reports["diagnostics"] = diagnostics_report(read_diagnostics(stored.folder))
     files = [folder / "claims.md"]
     save_claims(verdicts, files[0], source_of(stored.settings))
     for name, report in reports.items():

@@ -1,7 +1,8 @@
 """Results of a profile: from its finished runs, or from a folder of small files that hold them.
 
 From stored files tables come back without runs, data or a GPU: ``scores.csv`` and ``scores_by_side.csv`` have
-one row a case and one a joint, ``curves.csv`` one an epoch, ``runs.json`` the settings and records of runs.
+one row a case and one a joint, ``curves.csv`` one an epoch, ``scales.csv`` one an epoch and scale,
+``diagnostics.csv`` one a part that was left out, ``runs.json`` the settings and records of runs.
 """
 
 import itertools
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from compendium.diagnostics import COLUMNS, DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
 from compendium.grid import BEYOND, networks_of, trained_as
 from compendium.sample import sample_paths
@@ -30,6 +32,8 @@ from sijphantom.cohort import existing_cohort
 
 CURVES_FILE = "curves.csv"
 """Of stored results: one row an epoch."""
+SCALES_FILE = "scales.csv"
+"""Of stored results: one row an epoch and name of `magunet.model.scales`."""
 RUNS_FILE = "runs.json"
 """Of stored results: settings, split, and a record a run."""
 
@@ -101,11 +105,11 @@ def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: boo
 
 
 def store(settings: Settings, folder: Path) -> list[Path]:
-    """Write scores, learning curves and records of a profile's scored runs into a folder; return the files.
+    """Write what a profile's scored runs have come to into a folder; return the files.
 
-    Raises InputError when no run has been scored, or a log is damaged.
+    Raises InputError when no run has been scored, or a log or diagnostics are damaged.
     """
-    results, curves = collect(settings, score=False), []
+    results, curves, scales, used = collect(settings, score=False), [], [], []
     require(results.runs, f"no run of profile {settings.profile} has been scored yet: "
                           f"PROFILE={settings.profile} make reproduce")
     for (network, seed), run in finished_runs(settings, scored=True).items():
@@ -114,8 +118,13 @@ def store(settings: Settings, folder: Path) -> list[Path]:
         except (OSError, ValueError) as error:
             raise InputError(f"{run / LOG_FILE}: missing or damaged; remove the folder and train the run "
                              "again") from error
+        scales += [(network, seed, epoch, *value) for epoch, values in zip(
+                   log["epoch"], log.pop("scales") if "scales" in log else ()) for value in values.items()]
+        used += [read_diagnostics(run)[COLUMNS]] if (run / DIAGNOSTICS_FILE).exists() else []
         curves.append(log.assign(network=network, seed=seed)[["network", "seed", *log.columns]])
-    tables = {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: pd.concat(curves)}
+    tables = {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: pd.concat(curves),
+              SCALES_FILE: pd.DataFrame(scales, columns=["network", "seed", "epoch", "name", "value"]),
+              **({DIAGNOSTICS_FILE: pd.concat(used)} if used else {})}
     for file, table in tables.items():
         with whole_file(folder / file) as part:
             table.to_csv(part, index=False)

@@ -122,6 +122,38 @@ class MAGUNet(nn.Module):
         return self.head(x)                                 # (b, out, d, h, w)
 
 
+def branches(network: MAGUNet) -> dict[str, nn.Module]:
+    """The branches of its MFF by kernel, those of one size with numbers from the second on."""
+    kernels = network.config.mff_kernels or ()
+    numbers = [kernels[:i].count(kernel) + 1 for i, kernel in enumerate(kernels)]
+    names = [f"kernel {kernel}" + f", no. {n}" * (n > 1) for kernel, n in zip(kernels, numbers)]
+    return dict(zip(names, network.down[0].branches)) if kernels else {}
+
+
+def gates(network: MAGUNet) -> dict[str, LGAG]:
+    """Its gates by level, from the fourth, the deepest, to the first, which is the input's."""
+    steps = zip((4, 3, 2, 1), network.decoder)
+    return {f"gate of level {level}": step.gate for level, step in steps if step.gate is not None}
+
+
+def scales(network: nn.Module) -> dict[str, float]:
+    """What scales DA, MFF and LGAG; of a network without them, nothing.
+
+    PAM's alpha, CAM's beta and DA's two weights; root mean squares of PAM's B, C and D and of the norm's
+    weights of each branch; the weight of each gate's last norm.
+    """
+    values = {}
+    if isinstance(network, MAGUNet):
+        for da in (module for module in network.modules() if isinstance(module, DualAttention)):
+            values = {"PAM alpha": da.pam.alpha, "CAM beta": da.cam.beta}
+            values |= dict(zip(("DA weight of PAM", "DA weight of CAM"), torch.softmax(da.w, dim=0)))
+            values |= {f"PAM {name}": getattr(da.pam, name).weight for name in "BCD"}
+        values |= {name: branch[1].weight for name, branch in branches(network).items()}
+        values |= {name: gate.gate[1].weight for name, gate in gates(network).items()}
+    return {name: (value if value.numel() == 1 else value.square().mean().sqrt()).item()
+            for name, value in values.items()}
+
+
 def count_parameters(network: nn.Module) -> int:
     """Number of parameters; the paper counts them in Mi = 2^20."""
     return sum(p.numel() for p in network.parameters())

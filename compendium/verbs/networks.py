@@ -31,13 +31,15 @@ def train(words: Words) -> None:
     print(fit_with_room(words.network, settings, seed, cohort_of(settings, track), recompute, words.plain))
 
 
-@verb("score a run on its validation cases", "evaluate runs/MAG-UNet-0123456789-s0", RUN, PLAIN)
+@verb("score a run on its validation cases, and print what of the network they need", "evaluate runs/MAG-UNet-0123456789-s0", RUN, PLAIN)
 def evaluate(words: Words) -> None:
+    from compendium.diagnostics import diagnose, diagnostics_report
     from compendium.scores import score_run
     from magunet.predict import load_model
     from sijphantom.cohort import cohort_of
     study = cohort_of(load_model(words.run).settings, track)
     print(score_run(words.run, study, words.plain).round(4).to_string(index=False))
+    print("", diagnostics_report(diagnose(words.run, study)).text(), sep="\n")
 
 
 OBLIQUE = 10

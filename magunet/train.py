@@ -18,6 +18,7 @@ from magunet.base.progress import say, track
 from magunet.base.provenance import whole_file
 from magunet.checkpoint import TrainingState
 from magunet.metrics import overlap
+from magunet.model import scales
 from magunet.predict import THRESHOLD, predict_windows, probability
 from magunet.prepare import Prepared, Shape
 from magunet.studies import build
@@ -192,7 +193,8 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         factor = learning_rate_factor(settings, len(windows) * (epoch - 1), steps)
         seconds = earlier + time.monotonic() - start
         state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "seconds": round(seconds, 2),
-                          "learning_rate": settings.learning_rate * factor, "step_seconds": step_seconds})
+                          "learning_rate": settings.learning_rate * factor, "step_seconds": step_seconds,
+                          "scales": scales(state.network)})
         state.order, state.losses, state.seconds = [], [], 0.0
         with whole_file(folder / LOG_FILE) as part:         # first: a finished training lacks no line
             part.write_text("".join(json.dumps(entry) + "\n" for entry in state.log), encoding="utf-8")

@@ -31,8 +31,8 @@ VARIANTS = {
     "+DA one level up": BASELINE | dict(attention="da", attention_level=3),
     "Wide 3D U-Net": BASELINE | dict(widths=(33, 66, 132, 264, 528)),
 }
-"""Switches of MAGUNetConfig for each row name that is a MAG-UNet. After the paper's rows come five that change
-one thing about +DA, and a 3D U-Net as large as MAG-UNet: 25,031,986 parameters beside 25,156,241."""
+"""Switches of MAGUNetConfig for each row that is a MAG-UNet. After the paper's rows come five that change one
+thing about +DA, and a 3D U-Net as large as MAG-UNet: 25,031,986 parameters beside 25,156,241."""
 ALIASES = {"[1,3,5]": "+MFF"}
 """A second name of a row: Table 3's of a row of Table 4."""
 PEERS = {

@@ -10,12 +10,10 @@ from magunet.studies import ALIASES, checked
 REFERENCE = "MAG-UNet"
 """What every other network is tested against."""
 LEFT_OUT = {4: ("+MFF+LGAG", "+DA placebo", "Wide 3D U-Net")}
-"""Rows that the paper's tables lack, by table, shown like its own: the eighth combination, DA's output
-convolution alone, and a 3D U-Net as large as MAG-UNet."""
+"""Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet"),
           2: ("+DA no decay", "+DA open scales", "+DA scaled energies", "+DA one level up")}
-"""Networks that a user may take instead, and changes that may wake DA, by table; shown where they have been
-trained, as profile gpu does."""
+"""Networks to take instead, and changes that may wake DA, by table; shown where trained, as by gpu."""
 
 
 def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:

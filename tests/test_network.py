@@ -27,8 +27,8 @@ TABLE_4 = {"3D U-Net": 23_538_177, "+DA": 24_130_181, "+MFF": 24_267_105, "+LGAG
 
 def test_counts_of_table_4_are_exact():
     """Those of other readings: test_audit.py."""
-    for name, count in TABLE_4.items():
-        assert count_parameters(build_on_meta(name)) == count, name
+    for name, parameters in TABLE_4.items():
+        assert count_parameters(build_on_meta(name)) == parameters, name
     with pytest.raises(ValueError, match="no decoder 'other'"):
         alternative(variant("MAG-UNet", 16), decoder="other")
 

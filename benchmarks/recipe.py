@@ -5,9 +5,10 @@
 
 rates: every network alike with each learning rate in RATES, on voxels of 3 mm for 400 steps, which is quick.
 choices: the 3D U-Net and MAG-UNet with one thing changed at a time, as quick. steps: the same two for 1/4 to
-2 times the study's steps, as in the study. A trial is a training on the phantoms of profile cpu with one seed and one thread; its Dice is the mean
-over the tuning phantoms, about the middle of their joints, on the prepared box. Trials that are stored are
-not run again, so the command can be interrupted, and two of them can share the work.
+2 times the study's steps, as in the study. A trial is a training on the phantoms of profile cpu with one
+thread; its Dice is the mean over the tuning phantoms, about the middle of their joints, on the prepared box.
+Trials that are stored are not run again, so the command can be interrupted, and two of them can share the
+work.
 """
 
 import argparse

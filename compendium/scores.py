@@ -44,10 +44,9 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     if model.record["data_hash"] != runs.data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
-    weights = provenance.file_hash(run / predict.WEIGHTS_FILE)
     locator = _locator_hash() if model.settings.voxel_mm else None
-    code = provenance.code_hash(*CODE)
-    key = provenance.content_hash(weights, model.record["data_hash"], plain, code, locator)
+    hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
+    key = provenance.content_hash(*hashes, model.record["data_hash"], plain, locator)
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
         return read_scores(run)
     tables = {SIDES_FILE: [], SCORES_FILE: []}

@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 
 from compendium.fits import with_room
-from magunet import body, joints, metrics, predict, prepare, surfaces, volume
-from magunet.base import provenance
+from magunet import body, joints, metrics, predict, prepare, region, runs, surfaces, volume
+from magunet.base import nifti, project, provenance
 from magunet.base.device import peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.cohort import Case, Cohort
-from magunet.runs import data_hash
 
 SCORES_FILE = "scores.csv"
 """Of a run: one row a case."""
@@ -29,6 +28,8 @@ KEY_FILE = "scores.json"
 """Of a run: what its scores come from, and the device that predicted."""
 OVERLAPS = ("dice", "iou", "precision", "recall")
 """The paper's measures, in [0, 1]."""
+CODE = (body, metrics, predict, prepare, region, joints, surfaces, volume, sys.modules[__name__])
+"""The modules that decide a score when a network has answered."""
 
 
 def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
@@ -36,26 +37,26 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
 
     Writes SCORES_FILE (returned), SIDES_FILE and ``masks/CASE.nii.gz`` into the run's folder, and in KEY_FILE
     the device and a hash of weights, data and code: when one changes, the run is scored again. Seconds and
-    peak memory are those of segmenting the case. plain: as in `load_model`. Raises InputError when the run
-    was trained on other data: these cases might not be unseen.
+    peak memory are those of segmenting the case, whose region of interest is known. plain: as in `load_model`.
+    Raises InputError when the run was trained on other data: these cases might not be unseen.
     """
     model = with_room(predict.load_model(run, plain))
-    if model.record["data_hash"] != data_hash(cohort, model.settings):
+    if model.record["data_hash"] != runs.data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
-    weights = provenance.file_hash(run / predict.WEIGHTS_FILE)
-    code = provenance.code_hash(body, metrics, predict, prepare, joints, surfaces, volume,
-                                sys.modules[__name__])
-    key = provenance.content_hash(weights, model.record["data_hash"], plain, code)
+    locator = _locator_hash() if model.settings.voxel_mm else None
+    hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
+    key = provenance.content_hash(*hashes, model.record["data_hash"], plain, locator)
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
         return read_scores(run)
     tables = {SIDES_FILE: [], SCORES_FILE: []}
     of_run = {"network": model.record["network"], "seed": model.record["seed"]}
     for case in track([cohort.cases[name] for name in cohort.val], "scored"):
         scan, truth = volume.read_volume(case.image), volume.read_volume(case.label)
+        centre = _centre(case, scan, locator) if locator else None
         reset_peak_memory(model.device)
         began = time.monotonic()
-        mask = model.segment(scan)
+        mask = model.segment(scan, centre)
         cost = {"seconds": round(time.monotonic() - began, 2), "peak_memory_mb": peak_memory_mb(model.device)}
         volume.write_volume(mask, run / "masks" / f"{case.name}.nii.gz")
         row, sides = score_case(case, scan, mask, truth)
@@ -68,6 +69,25 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     return read_scores(run)
 
 
+def _locator_hash() -> str:
+    """Changes with all that decides where the locator finds the joints of a scan."""
+    return provenance.content_hash(provenance.file_hash(predict.shipped_weights() / predict.WEIGHTS_FILE),
+                                   provenance.code_hash(*CODE, *runs.CODE, nifti))
+
+
+def _centre(case: Case, scan: volume.Volume, locator: str) -> region.Triple | None:
+    """What `predict.locate` finds, kept in ``data/prepared``, since it is the same for every network."""
+    key = provenance.content_hash(provenance.file_hash(case.image), locator)
+    path = project.data() / "prepared" / f"{case.name}-{key}.json"
+    try:
+        centre = provenance.read_json(path)
+        return centre and tuple(map(float, centre))
+    except (OSError, ValueError, TypeError):                # not there yet, or damaged
+        centre = predict.locate(scan)
+    provenance.write_json(path, centre)
+    return centre
+
+
 def score_case(case: Case, scan: volume.Volume, prediction: volume.Volume,
                truth: volume.Volume) -> tuple[dict, list[dict]]:
     """A case in one row, and its left and right side in one row each, or one row of the side "unknown".
@@ -75,8 +95,13 @@ def score_case(case: Case, scan: volume.Volume, prediction: volume.Volume,
     prediction, truth: masks on the scan's grid, parted by `joints.sides`, by the truth unless it is empty;
     what crosses the plane is cut there. Overlaps and NSD are in [0, 1], HD95 and ASSD in mm, volumes in ml;
     ``undefined`` says that just one mask was empty, and the whole scan's diagonal stands for its distances,
-    for a side's, too; ``missed`` counts missed joints.
+    for a side's, too; ``missed`` counts missed joints. ``dice_within`` and so on count only within the
+    target's slices, which are axial whatever the order of the voxels, and all where the truth is empty.
     """
+    penalty = surfaces.diagonal(truth.array.shape, truth.spacing)
+    if (either := (truth.array != 0) | (prediction.array != 0)).any():                  # to save time
+        box = volume.bounding_box(either)
+        prediction, truth = (volume.part_of(mask, box) for mask in (prediction, truth))
     _, parted = joints.sides(scan, truth, prediction)
     true, predicted = (labels.array for labels in parted)
     names, rows = {"case": case.name, "patient": case.patient}, []
@@ -85,15 +110,22 @@ def score_case(case: Case, scan: volume.Volume, prediction: volume.Volume,
         ours, theirs = predicted == joint.label, true == joint.label
         missed = int(theirs.any() and not (ours & theirs).any())
         rows.append({**names, "side": joint.side, "grade": grades.get(f"grade_{joint.side}"),
-                     **_scores(ours, theirs, truth), "missed": missed})
-    whole = _scores(predicted != 0, true != 0, truth)
+                     **_scores(ours, theirs, truth, penalty), "missed": missed})
+    whole = _scores(predicted != 0, true != 0, truth, penalty) | _overlaps_within(prediction, truth)
     return {**names, **grades, **whole, "missed": sum(row["missed"] for row in rows)}, rows
 
 
-def _scores(prediction: np.ndarray, truth: np.ndarray, grid: volume.Volume) -> dict:
-    """All measures of two boolean masks (d, h, w) that lie on a grid."""
+def _overlaps_within(prediction: volume.Volume, truth: volume.Volume) -> dict:
+    """Overlaps in the axial slices that hold any of the truth; the paper removes the others (Sec. 2.1.2)."""
+    x, y = (volume.reorient(mask, "LPS").array for mask in (prediction, truth))
+    slices = y.any((1, 2)) | ~y.any()
+    counts = metrics.overlap(x[slices], y[slices])
+    return {f"{name}_within": getattr(counts, name) for name in OVERLAPS}
+
+
+def _scores(prediction: np.ndarray, truth: np.ndarray, grid: volume.Volume, penalty: float) -> dict:
+    """All measures of two boolean masks (d, h, w) that lie on a grid; penalty: as in `surface_scores`."""
     counts, ml = metrics.overlap(prediction, truth), float(np.prod(grid.spacing)) / 1000
-    penalty = surfaces.diagonal(truth.shape, grid.spacing)
     surface = surfaces.surface_scores(prediction, truth, grid.spacing, penalty)
     return {**{name: getattr(counts, name) for name in OVERLAPS}, "hd95": surface.hd95, "assd": surface.assd,
             "nsd": surface.nsd, "undefined": int(surface.undefined),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from magunet.volume import Volume, bounding_box
+from magunet.volume import Volume, bounding_box, part_of
 
 
 class Joint(NamedTuple):
@@ -66,9 +66,7 @@ def midline(mask: Volume, scan: Volume | None = None) -> Midline:
     the scan tells nothing.
     """
     if mask.array.any():                                                # to save memory
-        box = bounding_box(mask.array)
-        corner = tuple(mask.to_world(tuple(part.start for part in box)).tolist())
-        mask = Volume(mask.array[box], mask.spacing, corner, mask.direction)
+        mask = part_of(mask, bounding_box(mask.array))
     pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces[pieces > 0], minlength=1)
     if sizes.max() < 2 or sizes.max() * np.prod(mask.spacing) < SPECK:

@@ -19,7 +19,7 @@ from magunet.base.provenance import read_json
 from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
 from magunet.prepare import HU_WINDOW, clip_and_scale, prepare, require_scan, restore
-from magunet.region import cut, joints_centre, put_back, region_about
+from magunet.region import Triple, cut, joints_centre, put_back, region_about
 from magunet.studies import build
 from magunet.volume import Volume, onto_grid
 
@@ -114,11 +114,18 @@ class Model:
             say(f"note: not enough memory; going on with windows of {depth} slices instead of "
                 f"{self.settings.shape[0]}, from which the mask may differ a little")
 
-    def segment(self, scan: Volume) -> Volume:
-        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation."""
+    def segment(self, scan: Volume, centre: Triple | None = None) -> Volume:
+        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation.
+
+        centre: of the region of interest, as `locate` finds it, which is asked otherwise; where that finds
+        no joint the mask is empty.
+        """
         require_scan(scan)
         if self.settings.voxel_mm:
-            region = region_about(self.locate(scan), scan, self.settings.voxel_mm)
+            centre = centre or locate(scan)
+            if centre is None:
+                return scan.with_array(np.zeros(scan.array.shape, np.uint8))
+            region = region_about(centre, scan, self.settings.voxel_mm)
             image = clip_and_scale(cut(scan, region, HU_WINDOW[0]))
             share = put_back(self.probability(image), region, scan)
             return share.with_array((share.array > THRESHOLD).astype(np.uint8))
@@ -127,15 +134,17 @@ class Model:
         return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
 
 
-    def locate(self, scan: Volume) -> tuple[float, float, float]:
-        """Where the locator finds the middle between the joints: mm as `magunet.region.joints_centre`."""
-        return joints_centre(load_locator().segment(scan))
-
-
 @functools.cache
 def load_locator() -> Model:
     """The network that finds the joints in a whole scan, the same for every other."""
     return load_model(shipped_weights())
+
+
+def locate(scan: Volume) -> Triple | None:
+    """Where the locator finds the middle between the joints: mm as `magunet.region.joints_centre`; None where
+    it finds none."""
+    mask = load_locator().segment(scan)
+    return joints_centre(mask) if mask.array.any() else None
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

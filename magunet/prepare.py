@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from magunet import body, region, volume
 from magunet.base import nifti, project, provenance
 from magunet.base.errors import InputError, require
-from magunet.base.profiles import Settings
+from magunet.base.profiles import BOX_MM, Settings
 from magunet.base.progress import say
 from magunet.body import around_body
 from magunet.cohort import Case, read_checked
@@ -188,7 +188,7 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
     """Changes with the content of the files, the settings that matter here and the code of preparation."""
     return provenance.content_hash(
         provenance.file_hash(image), provenance.file_hash(label), settings.size, settings.slice_mm,
-        settings.margin_mm, settings.voxel_mm, settings.pixel_mm, HU_WINDOW,
+        settings.margin_mm, settings.voxel_mm, settings.pixel_mm, HU_WINDOW, BOX_MM,
         provenance.code_hash(sys.modules[__name__], body, nifti, region, volume))
 
 

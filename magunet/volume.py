@@ -112,6 +112,12 @@ def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[sli
                  for places, more, size in zip(inside, np.broadcast_to(margin, 3).tolist(), mask.shape))
 
 
+def part_of(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
+    """The voxels in a box, where they lie in the patient."""
+    corner = volume.to_world(tuple(side.start for side in box))
+    return Volume(volume.array[box], volume.spacing, tuple(corner.tolist()), volume.direction)
+
+
 def _axes(volume: Volume) -> np.ndarray:
     """nibabel's (3, 2): the world axis that the array's x, y and z run along most nearly, and 1 or -1."""
     return orientations.io_orientation(np.pad(volume.direction, (0, 1)))

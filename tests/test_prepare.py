@@ -196,10 +196,11 @@ def test_a_case_is_prepared_once_and_anew_with_another_setting_file_code_or_wind
         write_volume(volume, path)
         keys.append(check_stored(files, SETTINGS))
     for target, value in (("magunet.base.provenance.code_hash", lambda *_: ""),
-                          ("magunet.prepare.HU_WINDOW", (-100.0, 900.0))):
+                          ("magunet.prepare.HU_WINDOW", (-100.0, 900.0)),
+                          ("magunet.prepare.BOX_MM", (90.0, 90.0, 90.0))):
         monkeypatch.setattr(target, value)
         keys.append(check_stored(files, SETTINGS))
-    assert len(set(keys)) == 8
+    assert len(set(keys)) == 9
 
 
 def test_an_error_and_an_interrupted_write_store_nothing(files, compendium, monkeypatch):

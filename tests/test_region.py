@@ -1,16 +1,26 @@
 """The region of interest: cut and put back as torch interpolates, and where it lies in the patient."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import refused
+from conftest import ROOT, refused
 from joint_object import DIRECTIONS, WIDE, both, grid, world
 
+from benchmarks import region as benchmark
+from magunet import predict
+from magunet.base import profiles
 from magunet.base.profiles import BOX_MM, box_shape
 from magunet.metrics import overlap
-from magunet.region import cut, joints_centre, linear, put_back, region_about, resample
-from magunet.volume import reorient
+from magunet.region import Region, cut, joints_centre, linear, put_back, region_about, resample
+from magunet.volume import Volume, reorient
+
+ON_REGIONS = [settings for path in sorted((ROOT / "papermill_params").glob("*.yaml"))
+              if (settings := profiles.load(path.stem)).voxel_mm]
+"""The profiles whose networks see boxes."""
 
 
 @pytest.mark.parametrize("shape", [(9, 13, 17), (9, 40, 60), (18, 20, 30)])
@@ -50,3 +60,73 @@ def test_beyond_the_scan_there_is_air_and_an_empty_mask_has_no_region():
     part = cut(scan, region, -200)
     assert part[0, 0, 0] == -200 and part[-1, -1, -1] == pytest.approx(40) and part.max() == pytest.approx(40)
     refused(lambda: joints_centre(scan.with_array(0 * scan.array)), "is empty")
+
+
+def test_a_network_answers_about_the_centre_that_it_is_told_or_where_the_locator_finds_it(monkeypatch):
+    class Bright(torch.nn.Module):
+        def forward(self, x):
+            return 100 * (x - 0.5)
+
+    truth = both(grid(np.eye(3), WIDE))
+    scan = truth.with_array(np.where(truth.array > 0, 1000, -200).astype(np.int16))
+    model = predict.Model(Bright(), replace(ON_REGIONS[0], voxel_mm=2.0), {}, torch.device("cpu"), torch.float32)
+    answers = []
+    for centre in (joints_centre(truth), None):
+        monkeypatch.setattr(predict, "locate", lambda scan, centre=centre: centre)
+        answers += [model.segment(scan), model.segment(scan, joints_centre(truth))]
+    located, told, nothing, again = (answer.array for answer in answers)
+    assert overlap(told, truth.array).dice > 0.93
+    assert (told == located).all() and (told == again).all()
+    assert not nothing.any() and nothing.dtype == told.dtype and nothing.shape == told.shape
+    moved = model.segment(scan, (joints_centre(truth)[0] + BOX_MM[0], *joints_centre(truth)[1:]))
+    assert not moved.array.any()
+
+
+def test_the_distance_to_the_boxs_face_is_that_of_the_joints_outermost_voxels():
+    mask = np.zeros((20, 30, 40), np.uint8)
+    mask[5:9, 10:14, 6:31] = 1                  # from 13.5 to 25.5, from 9.5 to 13.5, from 11 to 61 mm
+    volume = Volume(mask, (3.0, 1.0, 2.0))
+    region = Region((13.0, 8.0, 8.0), 2.0, (8, 9, 30))      # from 12 to 28, from 7 to 25, from 7 to 67 mm
+    for code in ("LPS", "SAR"):
+        assert benchmark.to_face(reorient(volume, code), region) == pytest.approx(1.5)
+    assert benchmark.to_face(volume, region._replace(shape=(6, 9, 30))) == pytest.approx(-1.5)
+
+
+def located(settings, seed):
+    """The locator is nearer to the middle than boxes move in training, and the box holds both joints."""
+    row = benchmark.measures(*benchmark.scan_of(settings, seed), settings)
+    assert max(abs(row[axis]) for axis in benchmark.AXES) < settings.margin_mm, (seed, row)
+    assert row[benchmark.FACE] >= 0, (seed, row)
+
+
+@pytest.mark.parametrize("seed", [300, 301, 302])
+def test_the_box_about_the_middle_that_the_locator_finds_holds_both_joints(seed):
+    located(profiles.load("smoke"), seed)
+
+
+@pytest.mark.slow
+def test_the_box_about_the_middle_that_the_locator_finds_holds_both_joints_of_twenty_phantoms():
+    for seed in range(310, 330):
+        located(profiles.load("cpu"), seed)
+
+
+@pytest.mark.parametrize("settings", ON_REGIONS, ids=lambda settings: settings.profile)
+def test_training_boxes_move_farther_than_the_locator_was_off_and_no_joint_was_cut(settings):
+    rows = pd.read_csv(ROOT / "benchmarks" / benchmark.FILE).query("profile == @settings.profile")
+    assert len(rows) >= (200 if settings.profile == "cpu" else 10)
+    assert rows[list(benchmark.AXES)].abs().max(axis=None) < settings.margin_mm
+    assert (rows[benchmark.FACE] >= 0).all()
+
+
+def test_a_perfect_answer_of_profile_cpu_has_a_dice_of_at_least_97_percent_and_of_half_the_voxels_less():
+    cpu = profiles.load("cpu")
+    scans = [benchmark.scan_of(cpu, seed) for seed in (1, 3)]
+    fine, coarse = (np.mean([benchmark.best_dice(scan, mask, cpu, region_about(joints_centre(mask), mask, voxel))
+                             for scan, mask in scans]) for voxel in (cpu.voxel_mm, 2 * cpu.voxel_mm))
+    assert fine >= 0.97 and coarse < fine - 0.02
+
+
+def test_the_benchmark_shows_what_its_readme_shows(capsys):
+    benchmark.main(["--show"])
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    assert capsys.readouterr().out.strip() in readme

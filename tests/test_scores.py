@@ -63,10 +63,31 @@ def test_cases_and_sides_score_as_by_hand_in_any_orientation_and_are_never_not_a
             assert found == pytest.approx(by_hand), (what, code, name)
 
 
+def test_within_the_targets_slices_what_lies_above_and_below_does_not_count_whatever_the_order_of_voxels():
+    """Beside a naive count in axial slices of random masks, whose truth fills slices 2 and 4 to 6 of 9."""
+    rng = np.random.default_rng(0)
+    truth, predicted = (rng.random((9, 20, 60)) < share for share in (0.3, 0.4))
+    slices = [2, 4, 5, 6]
+    truth[[z for z in range(9) if z not in slices]] = False
+    for x, y in ((predicted, truth), (predicted, 0 * truth), (0 * truth, 0 * truth)):
+        expected, counted = {}, slices if y.any() else range(9)
+        for name, part in (("", range(9)), ("_within", counted)):
+            tp, fp, fn = (sum(np.sum(one[z] & other[z]) for z in part) for one, other in (
+                (x, y), (x, 1 - y), (1 - x, y)))
+            scored = {"dice": (2 * tp, 2 * tp + fp + fn), "iou": (tp, tp + fp + fn), "precision": (tp, tp + fp),
+                      "recall": (tp, tp + fn)}
+            expected |= {key + name: a / b if b else float(tp + fp + fn == 0) for key, (a, b) in scored.items()}
+        for code in ("LPS", "AIR", "PSL", "ASR"):                       # the last two are sagittal
+            masks = [reorient(Volume(mask.astype(np.uint8), (2.0, 1.0, 2.0)), code) for mask in (x, y)]
+            scores_of_case = score_case(CASE, masks[0], *masks)[0]
+            assert {key: scores_of_case[key] for key in expected} == pytest.approx(expected), code
+    assert expected["dice_within"] == 1
+
+
 @pytest.fixture
 def stubbed(compendium, monkeypatch):
     """The folder of a run that finds all that is brighter than air, its cohort of the patients 000 and 001,
-    and the scans that it has segmented."""
+    and the centres of the regions that it has segmented."""
     cohort, segmented = write_cohort(compendium / "data" / "boxes"), []
     names = {f"box_{i}": {"patient": f"00{i // 2}", "grade_left": i} for i in range(4)}
     dataset = json.loads((cohort.root / "dataset.json").read_text())
@@ -74,8 +95,8 @@ def stubbed(compendium, monkeypatch):
     (cohort.root / "splits.json").unlink()
     cohort = load_cohort(cohort.root)
 
-    def segment(scan):
-        segmented.append(scan)
+    def segment(scan, centre):
+        segmented.append(centre)
         return scan.with_array((scan.array > -200).astype(np.uint8))
 
     folder = compendium / "runs" / "stub"
@@ -84,7 +105,37 @@ def stubbed(compendium, monkeypatch):
     record = {"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)}
     model = SimpleNamespace(record=record, settings=TINY, device=torch.device("cpu"), segment=segment)
     monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: model)
+    (compendium / "data" / "weights").mkdir()
+    (compendium / "data" / "weights" / "weights.safetensors").write_text("locator")
+    monkeypatch.setattr(scores.predict, "locate", lambda scan: (float(scan.array.max()), 2.1, 0.1 + 0.2))
     return folder, cohort, segmented
+
+
+def test_a_scans_centre_is_found_once_for_all_networks_and_anew_when_the_locator_is_another(
+        stubbed, monkeypatch, tmp_path):
+    folder, cohort, segmented = stubbed
+    score_run(folder, cohort)
+    located = list(segmented)
+    assert located == [(float(read_volume(cohort.cases[name].image).array.max()), 2.1, 0.1 + 0.2)
+                       for name in cohort.val]
+    stored = sorted((tmp_path / "data" / "prepared").glob("box_*.json"))
+    assert len(stored) == len(cohort.val)
+    monkeypatch.setattr(scores.predict, "locate", lambda scan: None)
+
+    def centres(weights):
+        (folder / "weights.safetensors").write_text(weights)
+        segmented.clear()
+        score_run(folder, cohort)
+        return list(segmented)
+
+    assert centres("of another network") == located
+    stored[0].write_text("[1.0, 2")
+    assert centres("of a third") == [None, *located[1:]], "a damaged file was not made anew"
+    monkeypatch.setattr(scores.predict, "locate", lambda scan: 1 / 0)
+    assert centres("of a fourth") == [None, *located[1:]], "that no joint was found is not kept"
+    (tmp_path / "data" / "weights" / "weights.safetensors").write_text("another locator")
+    with pytest.raises(ZeroDivisionError):                  # with the same network, too
+        score_run(folder, cohort)
 
 
 def test_a_run_keeps_a_row_a_case_and_a_row_a_side_made_once_and_anew_when_anything_has_changed(stubbed):

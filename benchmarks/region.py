@@ -1,0 +1,143 @@
+"""How well the region of interest holds the joints, and the best Dice that preparation leaves.
+
+    python benchmarks/region.py [PROFILE ...] [--phantoms N]     measures, stores, and prints what is stored
+    python benchmarks/region.py --show                           prints what is stored
+
+For the first training phantoms of a profile, which the locator has not seen: mm between where the locator
+finds the middle between the joints and where it is, along each axis of the patient; mm from the outermost
+voxel of a joint to the nearest face of the box about the middle that was found, below 0 where the box cuts a
+joint; and the Dice of a perfect answer, which is the true mask as the network would see it, put back onto the
+scan's grid as a prediction is. Whole planes have no box; theirs are as wide as the scan's.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from magunet.base import profiles, project, provenance
+from magunet.base.errors import InputError, require
+from magunet.base.profiles import Settings
+from magunet.base.progress import track
+from magunet.body import around_body
+from magunet.metrics import overlap
+from magunet.predict import THRESHOLD, locate
+from magunet.prepare import HALF, prepare, restore
+from magunet.region import Region, cut, joints_centre, put_back, region_about
+from magunet.volume import Volume, bounding_box, onto_grid, reorient
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
+
+PHANTOMS = {"cpu": 200, "smoke": 20, "paper": 2}
+"""Phantoms of a profile; 10 of others."""
+AXES = ("up or down", "front or back", "left or right")
+"""Along which the locator is off, in the order of z, y and x."""
+FACE, BEST = "joint to face", "best Dice"
+"""Columns of FILE beside the axes."""
+FILE = "region.csv"
+"""What was measured, beside this script: a row a phantom, in mm."""
+
+
+def scan_of(settings: Settings, seed: int) -> tuple[Volume, Volume]:
+    """CT and mask of the profile's training phantom of a seed."""
+    return phantom_scan(make_phantom(seed, matrix=settings.scan_matrix, slices=settings.scan_slices,
+                                     thickness=settings.target_mm))
+
+
+def to_face(mask: Volume, region: Region) -> float:
+    """mm from the outer faces of a mask's voxels to the nearest face of a region, below 0 where it is cut."""
+    lps = reorient(mask, "LPS")
+    box = bounding_box(lps.array)
+    low, high = (np.multiply([getattr(side, end) for side in box], lps.spacing) - np.divide(lps.spacing, 2)
+                 for end in ("start", "stop"))
+    first = np.subtract(region.first, region.voxel / 2)
+    return float(min(*(low - first), *(first + np.multiply(region.shape, region.voxel) - high)))
+
+
+def best_dice(scan: Volume, mask: Volume, settings: Settings, region: Region | None) -> float:
+    """Dice, on the scan's grid, of the true mask as it is prepared for the network."""
+    if region:
+        prepared = (cut(mask, region) > HALF).astype(np.float32)
+        answer = put_back(prepared, region, scan).array > THRESHOLD
+    else:
+        side = settings.pixel_mm * settings.size if settings.pixel_mm else max(
+            np.multiply(scan.array.shape, scan.spacing)[1:])
+        planes = around_body(scan, side)
+        prepared, frame = prepare(planes, onto_grid(mask, planes), replace(settings, pixel_mm=None))
+        answer = onto_grid(restore(prepared.mask, frame, THRESHOLD), scan).array
+    return overlap(answer, mask.array).dice
+
+
+def measures(scan: Volume, mask: Volume, settings: Settings) -> dict[str, float]:
+    """A row of FILE: mm that the locator is off, with sign, and to the nearest face; and the best Dice.
+
+    Raises InputError where the locator finds no joint.
+    """
+    if not settings.voxel_mm:
+        return {BEST: best_dice(scan, mask, settings, None)}
+    require(centre := locate(scan), "the locator finds no joint")
+    region = region_about(centre, scan, settings.voxel_mm)
+    return dict(zip(AXES, np.subtract(centre, joints_centre(mask)))) | {
+        FACE: to_face(mask, region), BEST: best_dice(scan, mask, settings, region)}
+
+
+def measure(settings: Settings, count: int) -> pd.DataFrame:
+    """Rows of FILE for the profile's first phantoms. Raises InputError, naming the phantom, as `measures`."""
+    rows = []
+    for seed in track(range(settings.cohort_seed, settings.cohort_seed + count), settings.profile):
+        try:
+            row = measures(*scan_of(settings, seed), settings)
+        except InputError as error:
+            raise InputError(f"phantom of seed {seed}: {error}") from error
+        rows.append({"profile": settings.profile, "seed": seed, **row})
+    return pd.DataFrame(rows)
+
+
+def tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How far the locator is off and how many joints are cut; and the best Dice, of each profile."""
+    off, best = [], []
+    for profile, group in rows.groupby("profile", sort=False):
+        settings, names = profiles.load(profile), {"profile": profile, "phantoms": len(group)}
+        sees = (f"boxes of {settings.voxel_mm:g} mm" if settings.voxel_mm else
+                f"planes of {settings.size} pixels, {settings.slice_mm or 'own'} mm apart")
+        best.append(names | {"the network sees": sees, "mean": f"{100 * group[BEST].mean():.1f}",
+                             "least": f"{100 * group[BEST].min():.1f}"})
+        if settings.voxel_mm:
+            levels = {axis: group[axis].abs().quantile((0.5, 0.95, 1)) for axis in AXES}
+            off.append(names | {axis: " / ".join(f"{mm:.1f}" for mm in level) for axis, level in levels.items()}
+                       | {FACE: f"{group[FACE].min():.1f}", "cut": int((group[FACE] < 0).sum()),
+                          "boxes move in training": f"{settings.margin_mm:g}"})
+    return pd.DataFrame(off), pd.DataFrame(best)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and store, or only read, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", nargs="*", help="default: all")
+    parser.add_argument("--phantoms", type=int, help="default: 200 of cpu, fewer of others")
+    parser.add_argument("--show", action="store_true")
+    arguments = parser.parse_args(words)
+    every = sorted(path.stem for path in (project.root() / project.MARKER).glob("*.yaml"))
+    path = Path(__file__).with_name(FILE)
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["profile", "seed"], dtype=object)
+    for profile in [] if arguments.show else arguments.profile or every:
+        more = measure(profiles.load(profile), arguments.phantoms or PHANTOMS.get(profile, 10))
+        rows = pd.concat([rows[rows["profile"] != profile], more]).sort_values(["profile", "seed"])
+        rows["seed"] = rows["seed"].astype(int)
+        with provenance.whole_file(path) as part:
+            rows.to_csv(part, index=False, float_format="%.4f")
+    off, best = tables(rows)
+    print("mm that the locator is off: median / 95th percentile / largest; mm from a joint to the box's face",
+          off.to_markdown(tablefmt="github", index=False, disable_numparse=True),
+          "Dice, in %, of a perfect answer",
+          best.to_markdown(tablefmt="github", index=False, disable_numparse=True), sep="\n\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"region: {error}")

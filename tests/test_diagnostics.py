@@ -1,5 +1,6 @@
-"""What a network uses, against networks whose weights do the same; and why DA does nothing (docs/attention.md)."""
+"""What a network uses, against networks whose weights do the same; and what docs/attention.md derives."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from boxes import TINY, write_cohort
 from conftest import refused
 from torch import nn
 
-from compendium import diagnostics
+from compendium import diagnostics, results
 from compendium.diagnostics import diagnose, diagnostics_report, parts, read_diagnostics, watch
 from magunet.base.provenance import write_json
 from magunet.blocks import BatchNorm3d, DualAttention
@@ -27,7 +28,7 @@ SETTINGS = replace(TINY, voxel_mm=None)
 
 @pytest.fixture
 def lively(compendium):
-    """A cohort, and the folder of a run whose modules all matter: its weights and scales are drawn."""
+    """A cohort, and the folder of a run whose modules all matter: weights and scales are drawn."""
     cohort, run = write_cohort(compendium / "data" / "boxes", 3), compendium / "runs" / "lively"
     torch.manual_seed(0)
     network = build("MAG-UNet", SETTINGS.width_divisor)
@@ -36,8 +37,8 @@ def lively(compendium):
             if isinstance(module, BatchNorm3d) or name in ("alpha", "beta", "w"):
                 nn.init.normal_(weight)
     write_tensors(network.state_dict(), run / "weights.safetensors")
-    write_json(run / "run.json", {"network": "MAG-UNet", "seed": 3, "settings": SETTINGS.as_dict(), "train": [],
-                                  "data_hash": "", "val": list(cohort.val), "pixel_mm": 2.0})
+    write_json(run / "run.json", {"network": "MAG-UNet", "seed": 3, "settings": SETTINGS.as_dict(),
+                                  "train": [], "val": list(cohort.val), "data_hash": "", "pixel_mm": 2.0})
     return cohort, run
 
 
@@ -123,7 +124,8 @@ def test_dead_channels_are_those_that_a_norm_silences_of_all_that_an_activation_
     network = build("MAG-UNet", 16)
     work = passing_through(network)
     _, deepest, layers = watch(network, work)
-    assert deepest == (1, 2, 2) and sum(channels for grid, _, channels in layers if grid == deepest) == 3 * 32
+    assert deepest == (1, 2, 2)
+    assert sum(channels for grid, _, channels in layers if grid == deepest) == 3 * 32
     assert not sum(dead for _, dead, _ in layers)           # of fresh norms each channel has a mean of 0
     for norm, count, bias in ((network.encoder[4][1][1], 5, -1.0), (network.encoder[0][0][1], 1, 1.0)):
         norm.weight.data[:count], norm.bias.data[:count] = 1e-9, bias               # nothing, and a constant
@@ -162,11 +164,10 @@ def test_scales_are_those_of_modules_by_hand_also_of_quick_layers_and_none_of_ot
         da.pam.D.weight.copy_(values.view(32, 32, 1, 1, 1)), network.decoder[3].gate.gate[1].weight.fill_(-2)
         network.down[0].branches[1][1].weight.copy_(torch.tensor([3.0, 4.0, 0.0, 0.0]))
     sizes = scales(accelerate(network))
-    assert {name: sizes[name] for name in ("PAM alpha", "CAM beta", "DA weight of PAM", "DA weight of CAM", "PAM D",
-                                           "gate of level 1", "gate of level 4", "kernel 3", "kernel 5")} == (
-        pytest.approx({"PAM alpha": -0.5, "CAM beta": 0.25, "DA weight of PAM": 0.25, "DA weight of CAM": 0.75,
-                       "PAM D": np.sqrt(np.mean(np.linspace(-1, 1, 1024)**2)), "gate of level 1": -2,
-                       "gate of level 4": 1, "kernel 3": 2.5, "kernel 5": 1}))
+    by_hand = {"PAM alpha": -0.5, "CAM beta": 0.25, "DA weight of PAM": 0.25, "DA weight of CAM": 0.75,
+               "PAM D": np.sqrt(np.mean(np.linspace(-1, 1, 1024)**2)), "gate of level 1": -2,
+               "gate of level 4": 1, "kernel 3": 2.5, "kernel 5": 1}
+    assert {name: sizes[name] for name in by_hand} == pytest.approx(by_hand)
     assert len(sizes) == 7 + 3 + 4 and list(scales(build("[3,3]", 16))) == ["kernel 3", "kernel 3, no. 2"]
     assert scales(build("SegNet", 16)) == scales(build("3D U-Net", 16)) == {}
 
@@ -180,8 +181,8 @@ def rows(network, seed, **parts):
 
 
 def test_the_report_has_a_row_a_network_and_mean_and_sd_over_seeds(tmp_path):
-    tables = [rows("MAG-UNet", seed, **{"whole network": 0.8, "without DA": 0.8 - change, "all gates open": 0.8,
-                                        "deepest level": (dead, 96)})
+    tables = [rows("MAG-UNet", seed, **{"whole network": 0.8, "without DA": 0.8 - change,
+                                        "all gates open": 0.8, "deepest level": (dead, 96)})
               for seed, change, dead in ((0, 0.01, 40), (1, 0.03, 44))]
     tables.append(rows("SegNet", 0, **{"whole network": 0.7, "without the deepest step": 0.1,
                                        "deepest level": (0, 64)}))
@@ -196,9 +197,34 @@ def test_the_report_has_a_row_a_network_and_mean_and_sd_over_seeds(tmp_path):
     assert len(report.csv().splitlines()) == 1 + 4 + 4 + 3
 
 
+def test_what_runs_use_and_their_scales_are_stored_and_written_again(lively, monkeypatch):
+    """A run whose log has scales, and one of a peer, which has none and was not looked into."""
+    cohort, run = lively
+    peer = run.with_name("peer")
+    peer.mkdir()
+    for folder, values in ((run, ({"PAM alpha": 0.0, "gate of level 1": 1.0}, {"PAM alpha": -0.5})),
+                           (peer, ({}, {}))):
+        lines = [{"epoch": i, "loss": 1.0, "val_dice": 0.5, "scales": each}
+                 for i, each in enumerate(values, 1)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = diagnose(run, cohort)
+    runs = {("MAG-UNet", 3): run, ("SegNet", 0): peer}
+    monkeypatch.setattr(results, "finished_runs", lambda *_, **__: runs)
+    record = {"data_hash": "", "train": [], "val": []}
+    monkeypatch.setattr(results, "collect", lambda *_, **__: results.Results(
+        SETTINGS, [record], pd.DataFrame(columns=["case"]), pd.DataFrame(columns=["case"])))
+    files = results.store(SETTINGS, folder := run.with_name("stored"))
+    assert {"scales.csv", "diagnostics.csv"} < {path.name for path in files}
+    assert pd.read_csv(folder / "scales.csv").to_numpy().tolist() == [
+        ["MAG-UNet", 3, 1, "PAM alpha", 0.0], ["MAG-UNet", 3, 1, "gate of level 1", 1.0],
+        ["MAG-UNet", 3, 2, "PAM alpha", -0.5]]
+    assert list(pd.read_csv(folder / "curves.csv")) == ["network", "seed", "epoch", "loss", "val_dice"]
+    pd.testing.assert_frame_equal(read_diagnostics(folder), table.drop(columns="key"))
+
+
 def trained_da(optimizer, weight_decay, alpha=True, steps=100):
-    """DA on one map, trained towards another by a loss whose pull is below the decay's; its D before and after,
-    and the pull: the length of the mixed second derivative by alpha and by D, where alpha is 0."""
+    """DA on one map, trained towards another by a loss whose pull is below the decay's; D before and after,
+    the pull (length of the mixed second derivative by alpha and D, where alpha is 0), and alpha."""
     torch.manual_seed(0)
     da, x, y = DualAttention(8, 2), torch.relu(torch.randn(1, 8, 2, 3, 3)), torch.randn(1, 8, 2, 3, 3)
     before = da.pam.D.weight.detach().clone()
@@ -207,17 +233,17 @@ def trained_da(optimizer, weight_decay, alpha=True, steps=100):
     def loss():
         return 0.01 * (da(x) - y).square().mean()
 
-    pull = 0.0
+    pull = torch.zeros(1)
     if alpha:
         slope, = torch.autograd.grad(loss(), da.pam.alpha, create_graph=True)
-        pull = torch.cat([part.flatten() for part in torch.autograd.grad(slope, da.pam.D.parameters())]).norm()
+        pull = torch.cat([part.flatten() for part in torch.autograd.grad(slope, da.pam.D.parameters())])
     adam = optimizer(da.parameters(), lr=4e-3, weight_decay=weight_decay)
     for step in range(steps):
         adam.param_groups[0]["lr"] = 4e-3 * (0.5 + 0.5 * np.cos(np.pi * step / steps)) if alpha else 4e-3
         adam.zero_grad()
         loss().backward()
         adam.step()
-    return before, da.pam.D.weight.detach(), float(pull), da.pam.alpha.item()
+    return before, da.pam.D.weight.detach(), pull.norm().item(), da.pam.alpha.item()
 
 
 def test_coupled_decay_annihilates_pam_where_the_loss_pulls_less_than_it_and_nothing_else_does():
@@ -236,14 +262,14 @@ def test_with_alpha_at_0_decay_alone_moves_d_by_the_learning_rate_a_step_however
         before, after, *_ = trained_da(torch.optim.Adam, decay, alpha=False, steps=10)
         far = before.abs() > 0.2
         assert far.sum() > 20
-        assert (before - after)[far].numpy() == pytest.approx(4e-3 * 10 * before[far].sign().numpy(), rel=0.03)
+        assert (before - after)[far].tolist() == pytest.approx((0.04 * before[far].sign()).tolist(), rel=0.03)
     before, after, *_ = trained_da(torch.optim.Adam, 0, alpha=False, steps=10)
     assert torch.equal(before, after)                       # not a gradient but the decay's
 
 
-def test_at_the_papers_size_cam_is_the_identity_and_das_output_knows_nothing_of_beta():
+def test_at_the_papers_size_cam_is_the_identity_and_da_ignores_beta_but_not_on_16_positions():
     weights, changes = {}, {}
-    for grid in ((3, 16, 16), (3, 3, 5)):
+    for grid in ((3, 16, 16), (3, 6, 6), (2, 2, 4)):
         torch.manual_seed(0)
         norm, da = BatchNorm3d(128), DualAttention(128)
         with torch.no_grad():
@@ -254,7 +280,7 @@ def test_at_the_papers_size_cam_is_the_identity_and_das_output_knows_nothing_of_
         changes[grid] = float((outputs[1] - outputs[0]).norm() / outputs[0].norm())
     print({grid: (float(weights[grid].diagonal().mean()), changes[grid]) for grid in weights})
     assert torch.allclose(weights[3, 16, 16], torch.eye(128), atol=1e-6) and changes[3, 16, 16] < 1e-4
-    assert weights[3, 3, 5].diagonal().mean() > 0.99 and changes[3, 3, 5] < 0.01         # the cpu profile's
+    assert weights[2, 2, 4].diagonal().mean() < 0.8 and changes[2, 2, 4] > 0.05         # the cpu profile's
 
 
 def test_cam_picks_the_channel_itself_unless_another_is_longer_along_it():

@@ -31,8 +31,8 @@ WHOLE = "whole network"
 """The part that leaves nothing out."""
 FLAT = 1e-6
 """A channel is dead if its values vary by at most this share of what the liveliest of its layer does."""
-ATTENTIONS = {"da": "DA", "se": "SE", "cbam": "CBAM", "non_local": "Non-local", "eca": "ECA"}
-"""Switch of the attention on the bottleneck -> its name in Table 2."""
+ATTENTIONS = {"se": "SE", "cbam": "CBAM", "non_local": "Non-local", "eca": "ECA", "da_placebo": "placebo"}
+"""Switch of the attention -> its name in Table 2; every other but "none" is a DA."""
 COLUMNS = ["network", "seed", "part", "dice", "change", "dead", "channels"]
 """Of a measurement."""
 
@@ -103,7 +103,7 @@ def parts(network: nn.Module, deepest: torch.Size) -> dict[str, AbstractContextM
             norms, lambda norm, _: setattr(norm, "by_input", False), nn.Module.register_forward_pre_hook)
     if isinstance(network, MAGUNet):
         switch, own = network.config.attention, gates(network)
-        passing = {f"without {ATTENTIONS[switch]}": [network.attention]} if switch in ATTENTIONS else {}
+        passing = {f"without {ATTENTIONS.get(switch, 'DA')}": [network.attention]} if switch != "none" else {}
         passing |= {"without PAM": of(PAM), "without CAM": of(CAM), "all gates open": own.values()}
         passing |= {f"{name} open": [gate] for name, gate in own.items()}
         contexts |= {name: hooked(modules, lambda _, inputs, output: inputs[-1])    # of a gate the skip

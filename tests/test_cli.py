@@ -88,7 +88,8 @@ def test_from_phantom_to_export(compendium, said):
     assert "3 cases: 2 to train on, 1 to score" in said("check", cohort.root)
     run = said("train", "MAG-UNet", "--profile", "own")
     (case,) = (cohort.cases[name] for name in provenance.read_json(Path(run) / "run.json")["val"])
-    header, row = (line.split() for line in said("evaluate", run).splitlines())
+    header, row, *used = (line.split() for line in said("evaluate", run).splitlines())
+    assert ["What", "the", "trained", "networks", "use"] in used and (Path(run) / "diagnostics.csv").exists()
     scores = dict(zip(header, row))
     prediction, truth = map(read_volume, said("export", run, case.name, "--out", "out", "--formats",
                                               "nifti").splitlines())
@@ -149,7 +150,7 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     monkeypatch.setattr("compendium.redraw.redraw", redraw)
     files = said("tables", "--profile", "own", "--out", "stored").split("\n")
     assert files == [f"stored/{name}" for name in ("scores.csv", "scores_by_side.csv", "curves.csv",
-                                                   "runs.json")] + ["drawn.png"]
+                                                   "scales.csv", "runs.json")] + ["drawn.png"]
     (results, folder), _ = redraw.call_args
     assert results.folder == folder == Path("stored")
     curves, runs = pd.read_csv("stored/curves.csv"), provenance.read_json(Path("stored/runs.json"))["runs"]

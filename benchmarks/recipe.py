@@ -36,11 +36,11 @@ TUNING = {"profile": "tuning", "test_cases": 20, "test_seed": 40_000}
 """What differs from profile cpu: the phantoms that are scored."""
 SHARES = (0.25, 0.5, 1, 2)
 """Of the study's steps."""
-CHOICES = {"as chosen": {}, "warm-up of 100 steps": {"warmup_steps": 100},
+CHOICES = {"plain": {}, "warm-up of 100 steps": {"warmup_steps": 100},
            "gradients clipped at 1": {"clip_norm": 1.0},
            "constant learning rate": {"schedule": "constant"},
            "strong augmentation": {"augmentation": "strong"}, "AdamW": {"optimizer": "adamw"}}
-"""One change at a time of profile cpu."""
+"""One change at a time."""
 BOTH = ("3D U-Net", "MAG-UNet")
 """The networks that steps and choices are tried with."""
 AVERAGE = 0.99
@@ -52,7 +52,7 @@ FILE = "recipe.csv"
 def plan(kinds: list[str], networks: list[str]) -> list[tuple[str, str, Settings, int]]:
     """Kind, network, settings and seed of every trial."""
     cpu = replace(profiles.load("cpu"), **TUNING)
-    quick = replace(cpu, voxel_mm=3.0, epochs=2)
+    quick = replace(cpu, voxel_mm=3.0, epochs=2, warmup_steps=0, learning_rates=())
     rates = [("rates", network, replace(quick, learning_rate=rate), 0)
              for network in networks for rate in RATES]
     steps = [("steps", network, replace(cpu, epochs=round(share * cpu.epochs)), seed)

@@ -22,8 +22,8 @@ from magunet.prepare import cache_key, prepare_case
 from magunet.studies import checked, configuration
 
 TRAINING_SETTINGS = ("voxel_mm", "depth", "size", "slice_mm", "margin_mm", "width_divisor", "epochs",
-                     "samples_per_case", "augmentation", "optimizer", "learning_rate", "weight_decay",
-                     "schedule", "warmup_steps", "clip_norm")
+                     "samples_per_case", "augmentation", "optimizer", "weight_decay", "schedule",
+                     "warmup_steps", "clip_norm")
 """The settings that change the weights; the others change the data, which is hashed itself."""
 CODE = (attention, augment, blocks, fast, losses, model, studies, train,
         adapt, deeplab, monai, segnet, transunet, unetr)
@@ -42,7 +42,8 @@ def run_hash(network: str, settings: Settings, data: str, plain: bool = False) -
     precision = "plain" if plain else str(choose_precision(settings.precision, choose_device()))
     return provenance.content_hash(
         configuration(network, settings.width_divisor), precision, data,
-        {name: getattr(settings, name) for name in TRAINING_SETTINGS}, provenance.code_hash(*CODE))
+        {name: getattr(settings, name) for name in TRAINING_SETTINGS},
+        settings.rate_of(checked(network, settings.width_divisor)), provenance.code_hash(*CODE))
 
 
 def run_folder(network: str, settings: Settings, seed: int, data: str, plain: bool = False) -> Path:

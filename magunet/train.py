@@ -21,7 +21,7 @@ from magunet.metrics import overlap
 from magunet.model import scales
 from magunet.predict import THRESHOLD, predict_windows, probability
 from magunet.prepare import Prepared, Shape
-from magunet.studies import build
+from magunet.studies import build, checked
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """The state of a training, in the run's folder."""
@@ -61,7 +61,7 @@ def learning_rate_factor(settings: Settings, step: int, steps: int) -> float:
     return rise if settings.schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def optimizer_of(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def optimizer_of(network: nn.Module, settings: Settings, rate: float) -> torch.optim.Optimizer:
     """Adam with its L2 term (Sec. 2.1.3), or AdamW, which shrinks kernels alone.
 
     Loshchilov, Hutter: Decoupled Weight Decay Regularization, ICLR 2019. AdamW leaves biases,
@@ -74,7 +74,7 @@ def optimizer_of(network: nn.Module, settings: Settings) -> torch.optim.Optimize
     groups = [{"params": [p for p in network.parameters() if (p in undecayed) == free],
                "weight_decay": 0 if free else settings.weight_decay} for free in (False, True)]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind([group for group in groups if group["params"]], lr=settings.learning_rate)
+    return kind([group for group in groups if group["params"]], lr=rate)
 
 
 def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device,
@@ -83,7 +83,7 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
     torch.manual_seed(seed)
     net = build(network, settings.width_divisor)
     net = (net if plain else fast.accelerate(net)).to(device, memory_format=torch.channels_last_3d)
-    optimizer = optimizer_of(net, settings)
+    optimizer = optimizer_of(net, settings, settings.rate_of(checked(network, settings.width_divisor)))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(settings, step, steps))
     return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed))
@@ -190,10 +190,11 @@ def train(folder: Path, network: str, settings: Settings, seed: int, cases: dict
         loss, count = mean_loss(state), len(state.losses) - done
         step_seconds = round((time.monotonic() - start) / count, 5) if count else None
         dice = validation_dice(state.network, held_out, settings, device, precision)
-        factor = learning_rate_factor(settings, len(windows) * (epoch - 1), steps)
+        rate, = {group["initial_lr"] for group in state.optimizer.param_groups}
+        rate *= learning_rate_factor(settings, len(windows) * (epoch - 1), steps)
         seconds = earlier + time.monotonic() - start
         state.log.append({"epoch": epoch, "loss": loss, "val_dice": dice, "seconds": round(seconds, 2),
-                          "learning_rate": settings.learning_rate * factor, "step_seconds": step_seconds,
+                          "learning_rate": rate, "step_seconds": step_seconds,
                           "scales": scales(state.network)})
         state.order, state.losses, state.seconds = [], [], 0.0
         with whole_file(folder / LOG_FILE) as part:         # first: a finished training lacks no line

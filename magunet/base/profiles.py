@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Mapping, MutableMapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from magunet.base import project
@@ -48,6 +49,7 @@ def ascending(pair: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Number = Annotated[float, BeforeValidator(from_text)]
+Rate = Annotated[Number, Field(ge=1e-12, le=10)]
 Slices = Annotated[tuple[Annotated[int, Field(ge=16, le=4096)], ...], AfterValidator(ascending)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -77,7 +79,9 @@ class Settings:
     samples_per_case: int = setting("windows of each case in an epoch; batch size 1", 1, 10**6)
     augmentation: Literal["paper", "strong"] = setting("of training windows")
     optimizer: Literal["adam", "adamw"] = setting("adam: L2 in the gradient; adamw: decay of kernels alone")
-    learning_rate: Number = setting("of the optimizer", 1e-12, 10)
+    learning_rate: Rate = setting("of the optimizer")
+    learning_rates: tuple[Annotated[tuple[str, Rate], Strict(False)], ...] = setting(
+        "pairs of a network and the rate that it takes instead", strict=False)
     weight_decay: Number = setting("of the optimizer", 0, 10)
     schedule: Literal["constant", "cosine"] = setting("of the learning rate")
     warmup_steps: int = setting("in which the learning rate rises to the schedule's", 0, 10**6)
@@ -94,7 +98,11 @@ class Settings:
 
     def as_dict(self) -> dict:
         """Plain values that JSON and YAML can hold; ``from_mapping`` reads them back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return json.loads(json.dumps(asdict(self)))
+
+    def rate_of(self, network: str) -> float:
+        """The learning rate of a network, named as in `magunet.studies.NETWORKS`."""
+        return dict(self.learning_rates).get(network, self.learning_rate)
 
 
 FIELDS = Settings.__pydantic_fields__

@@ -21,11 +21,13 @@ INSTANCE = ("instance", {"affine": True})
 class VNet(nn.Module):
     """V-Net of MONAI's stages, whose own class has one width. Milletari, Navab, Ahmadi, 3DV 2016, Fig. 2.
 
-    5^3 convolutions, PReLU, residual stages; BN as in MONAI. x: (b, 1, d, h, w), sides divisible by 16.
+    5^3 convolutions, PReLU, residual stages; BN as in MONAI, whose last layer is not taken: before the 1^3
+    convolution it makes one normalised channel, and a single weight then learns the scale of all logits.
+    x: (b, 1, d, h, w), sides divisible by 16.
     """
 
     def __init__(self, width: int = 16):
-        from monai.networks.nets.vnet import DownTransition, InputTransition, OutputTransition, UpTransition
+        from monai.networks.nets.vnet import DownTransition, InputTransition, UpTransition
         super().__init__()
         w = [width * 2**i for i in range(5)]
         ups = (w[4], w[4], 2), (w[4], w[3], 2), (w[3], w[2], 1), (w[2], w[1], 1)    # in, out, convolutions
@@ -33,7 +35,7 @@ class VNet(nn.Module):
         self.down = nn.ModuleList(DownTransition(3, c, convolutions, "prelu", dropout_prob=None, bias=False)
                                   for c, convolutions in zip(w, (1, 2, 3, 2)))
         self.up = nn.ModuleList(UpTransition(3, *up, "prelu", dropout_prob=(None, 0.0)) for up in ups)
-        self.end = OutputTransition(3, w[1], 1, "prelu", bias=False)
+        self.end = nn.Conv3d(w[1], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [self.start(x)]

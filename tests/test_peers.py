@@ -26,7 +26,7 @@ from magunet.peers.segnet import SegNet
 from magunet.studies import NETWORKS, PEERS, build, build_on_meta
 
 PARTS = {
-    "3D V-Net": (45_597_509, {"BatchNorm3d", "PReLU"}),
+    "3D V-Net": (45_593_537, {"BatchNorm3d", "PReLU"}),
     "ResUNet": (22_753_889, {"BatchNorm3d", "ReLU"}),
     "Attention UNet": (23_626_909, {"BatchNorm3d", "ReLU", "Sigmoid"}),
     "SegNet": (88_279_681, {"BatchNorm3d", "ReLU"}),
@@ -171,10 +171,11 @@ def test_deeplab_has_its_pyramid_at_a_sixteenth_and_its_decoder_at_a_quarter():
     assert seen == [(1, 2048, 4, 16, 16), (1, 304, 16, 64, 64)]
 
 
-def test_v_net_is_monais_at_its_width():
+def test_v_net_is_monais_at_its_width_but_for_its_last_layer():
     torch.manual_seed(0)
     ours = monai.VNet(16).eval()
     theirs = VNet(act="prelu", dropout_prob_down=None, dropout_prob_up=(None, 0.0)).eval()
+    theirs.out_tr = torch.nn.Conv3d(32, 1, 1)
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
     x = torch.randn(1, 1, 16, 16, 32)
     with torch.inference_mode():

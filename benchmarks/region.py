@@ -32,7 +32,7 @@ from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
 
 PHANTOMS = {"cpu": 200, "smoke": 20, "paper": 2}
-"""Phantoms of a profile; 10 of others."""
+"""Phantoms of a profile; 5 of others."""
 AXES = ("up or down", "front or back", "left or right")
 """Along which the locator is off, in the order of z, y and x."""
 FACE, BEST = "joint to face", "best Dice"
@@ -124,7 +124,7 @@ def main(words: list[str] | None = None) -> None:
     path = Path(__file__).with_name(FILE)
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["profile", "seed"], dtype=object)
     for profile in [] if arguments.show else arguments.profile or every:
-        more = measure(profiles.load(profile), arguments.phantoms or PHANTOMS.get(profile, 10))
+        more = measure(profiles.load(profile), arguments.phantoms or PHANTOMS.get(profile, 5))
         rows = pd.concat([rows[rows["profile"] != profile], more]).sort_values(["profile", "seed"])
         rows["seed"] = rows["seed"].astype(int)
         with provenance.whole_file(path) as part:

@@ -113,7 +113,7 @@ def test_the_box_about_the_middle_that_the_locator_finds_holds_both_joints_of_tw
 @pytest.mark.parametrize("settings", ON_REGIONS, ids=lambda settings: settings.profile)
 def test_training_boxes_move_farther_than_the_locator_was_off_and_no_joint_was_cut(settings):
     rows = pd.read_csv(ROOT / "benchmarks" / benchmark.FILE).query("profile == @settings.profile")
-    assert len(rows) >= (200 if settings.profile == "cpu" else 10)
+    assert len(rows) >= (200 if settings.profile == "cpu" else 5)
     assert rows[list(benchmark.AXES)].abs().max(axis=None) < settings.margin_mm
     assert (rows[benchmark.FACE] >= 0).all()
 

@@ -18,8 +18,8 @@ from pydantic.dataclasses import dataclass
 from magunet.base import project
 from magunet.base.errors import InputError, require
 
-BOX_MM = (96.0, 96.0, 168.0)
-"""Height, depth and width of the region of interest: both joints of an adult, and 20 mm around them."""
+BOX_MM = (120.0, 120.0, 176.0)
+"""Height, depth and width of the region of interest, which cuts no joint (benchmarks/region.py)."""
 SMALLEST_SIDE = 16
 """Of the network's input, in voxels: after four halvings one voxel is left."""
 

@@ -28,8 +28,10 @@ DIAGNOSTICS_FILE = "diagnostics.csv"
 """Of a run, and of stored results: one row a measurement."""
 COLUMNS = ["network", "seed", "part", "dice", "change", "dead", "channels", "key"]
 """Of a measurement."""
-CASES, WHOLE = 20, "whole network"
-"""Most scored cases that are taken, the first by name; the part that leaves nothing out."""
+CASES = 20
+"""Most scored cases that are taken, the first by name."""
+WHOLE = "whole network"
+"""The part that leaves nothing out."""
 FLAT = 1e-6
 """A channel is dead if its values vary by at most this share of what the liveliest of its layer does."""
 ATTENTIONS = {"se": "SE", "cbam": "CBAM", "non_local": "Non-local", "eca": "ECA", "da_placebo": "placebo"}

@@ -7,6 +7,7 @@ Hooks take the parts out of the trained network; nothing is trained again. The D
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,8 @@ from magunet.runs import CODE, data_hash
 
 DIAGNOSTICS_FILE = "diagnostics.csv"
 """Of a run, and of stored results: one row a measurement."""
+COLUMNS = ["network", "seed", "part", "dice", "change", "dead", "channels", "key"]
+"""Of a measurement."""
 CASES = 20
 """Most scored cases that are taken, the first by name."""
 WHOLE = "whole network"
@@ -33,8 +36,6 @@ FLAT = 1e-6
 """A channel is dead if its values vary by at most this share of what the liveliest of its layer does."""
 ATTENTIONS = {"se": "SE", "cbam": "CBAM", "non_local": "Non-local", "eca": "ECA", "da_placebo": "placebo"}
 """Switch of the attention -> its name in Table 2; every other but "none" is a DA."""
-COLUMNS = ["network", "seed", "part", "dice", "change", "dead", "channels"]
-"""Of a measurement."""
 
 
 def diagnose(run: Path, cohort: Cohort) -> pd.DataFrame:
@@ -44,32 +45,28 @@ def diagnose(run: Path, cohort: Cohort) -> pd.DataFrame:
     ``dead`` of ``channels``. When weights, data or code change (``key``), all is measured again. In float32
     without the quick layers, which pass some hooks by.
     """
-    model = predict.load_model(run, plain=True)
+    model, path = predict.load_model(run, plain=True), run / DIAGNOSTICS_FILE
     network, settings = model.network, model.settings
     code = provenance.code_hash(*CODE, metrics, predict, prepare, sys.modules[__name__])
     weights = provenance.file_hash(run / predict.WEIGHTS_FILE)
     key = provenance.content_hash(weights, data_hash(cohort, settings), code)
-    path = run / DIAGNOSTICS_FILE
-    if path.exists() and set((table := read_diagnostics(run)).get("key", ())) == {key}:
+    if path.exists() and set((table := read_diagnostics(run))["key"]) == {key}:
         return table
-    names = sorted(cohort.val)[:CASES]
-    cases = {name: prepare.prepare_case(cohort.cases[name], settings)[0] for name in names}
-
-    def dice() -> float:
-        return train.validation_dice(network, cases, settings, model.device, model.precision)
-
+    cases = [cohort.cases[name] for name in sorted(cohort.val)[:CASES]]
+    dice = partial(train.validation_dice, network, {
+        case.name: prepare.prepare_case(case, settings)[0] for case in cases},
+        settings, model.device, model.precision)
     whole, deepest, layers = watch(network, dice)
     rows = [{"part": WHOLE, "dice": whole}]
     for part, context in track(parts(network, deepest).items(), "parts"):
         with context:
             rows.append({"part": part, "dice": dice()})
-    for part, grids in {"all levels": {grid for grid, *_ in layers}, "deepest level": {deepest}}.items():
-        dead, channels = (sum(layer[i] for layer in layers if layer[0] in grids) for i in (1, 2))
-        rows.append({"part": part, "dead": dead, "channels": channels})
-    table = pd.DataFrame(rows).assign(network=model.record["network"], seed=model.record["seed"],
+    for part, chosen in (("all levels", layers), ("deepest level", [i for i in layers if i[0] == deepest])):
+        rows.append({"part": part, "dead": sum(i[1] for i in chosen), "channels": sum(i[2] for i in chosen)})
+    table = pd.DataFrame(rows).assign(network=model.record["network"], seed=model.record["seed"], key=key,
                                       change=lambda row: 100 * (row["dice"] - whole))
     with provenance.whole_file(path) as part:
-        table[COLUMNS].assign(key=key).to_csv(part, index=False)
+        table[COLUMNS].to_csv(part, index=False)
     return read_diagnostics(run)
 
 
@@ -77,12 +74,15 @@ def read_diagnostics(folder: Path) -> pd.DataFrame:
     """Measurements in the folder of a run or of stored results. Raises InputError where they are damaged."""
     path, types = folder / DIAGNOSTICS_FILE, {"network": str, "key": str, "dead": float, "channels": float}
     try:
-        table = pd.read_csv(path, dtype=types)
-        if table.empty or not set(COLUMNS) <= set(table):
-            raise ValueError("columns are missing")
+        table = pd.read_csv(path, dtype=types, usecols=COLUMNS)
     except ValueError as error:
         raise InputError(f"{path}: damaged; remove it and use 'magunet evaluate' on the run again") from error
     return table.astype({"dead": "Int64", "channels": "Int64"})
+
+
+def silent(module: nn.Module, inputs: tuple, output: Tensor, grid: torch.Size | None = None) -> Tensor | None:
+    """Hook: 0 in place of the output; with a grid only in place of a map on it."""
+    return torch.zeros_like(output) if grid in (None, grid_of(output)) else None
 
 
 def parts(network: nn.Module, deepest: torch.Size) -> dict[str, AbstractContextManager]:
@@ -90,14 +90,8 @@ def parts(network: nn.Module, deepest: torch.Size) -> dict[str, AbstractContextM
     def of(kind: type) -> list[nn.Module]:
         return [module for module in network.modules() if isinstance(module, kind)]
 
-    def silent(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return torch.zeros_like(output)
-
-    def silent_there(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
-        return torch.zeros_like(output) if grid_of(output) == deepest else None
-
     leaves = [module for module in of(nn.Module) if not list(module.children())]
-    contexts = {"without the deepest step": hooked(leaves, silent_there)}
+    contexts = {"without the deepest step": hooked(leaves, partial(silent, grid=deepest))}
     if norms := of(BatchNorm3d):
         contexts["by running statistics"] = hooked(
             norms, lambda norm, _: setattr(norm, "by_input", False), nn.Module.register_forward_pre_hook)
@@ -133,22 +127,22 @@ def watch(network: nn.Module, work: Callable[[], float]) -> tuple[float, torch.S
 
     ``work`` runs the network, always on one size. An activation that a pass calls twice counts twice.
     """
+    convolutions, activations = nn.Conv3d | nn.ConvTranspose3d, nn.ReLU | nn.LeakyReLU | nn.PReLU
     calls, grids, layers = [], [], []
 
     def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         if grid := grid_of(output):
             calls.append((module, grid, output.amin((0, 2, 3, 4)), output.amax((0, 2, 3, 4))))
 
-    kinds = nn.Conv3d | nn.ConvTranspose3d | nn.ReLU | nn.LeakyReLU | nn.PReLU
+    kinds = convolutions | activations
     with hooked([*(module for module in network.modules() if isinstance(module, kinds)), network], note):
         result = work()
     count = [module for module, *_ in calls].index(network) + 1             # of a pass, whose last it is
-    for i in range(count - 1):
-        (module, *_), (grid, *_), low, high = zip(*calls[i::count])         # the same call of all passes
-        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+    for (module, *_), (grid, *_), low, high in (zip(*calls[i::count]) for i in range(count - 1)):
+        if isinstance(module, convolutions):
             grids.append(grid)
         else:
-            span = torch.stack(high).amax(0) - torch.stack(low).amin(0)
+            span = torch.stack(high).amax(0) - torch.stack(low).amin(0)     # over all passes
             layers.append((grid, int((span <= FLAT * span.max()).sum()), len(span)))
     return result, min(grids, key=torch.Size.numel), layers
 
@@ -158,11 +152,11 @@ def diagnostics_report(rows: pd.DataFrame) -> Report:
     value = rows["change"].where(rows["part"] != WHOLE, 100 * rows["dice"]).fillna(rows["dead"].astype(float))
     grouped = rows.assign(value=value).groupby(["network", "part"], sort=False)
     numbers = grouped.agg(mean=("value", "mean"), sd=("value", "std"), channels=("channels", "first"))
-    numbers["cell"] = [f"{mean:.1f}" + f" ± {sd:.1f}" * pd.notna(sd) + f" of {channels}" * pd.notna(channels)
-                       for mean, sd, channels in numbers.itertuples(index=False)]
+    numbers["cell"] = [                                     # + 0.0: no -0.0
+        f"{round(mean, 1) + 0.0:.1f}" + f" ± {sd:.1f}" * pd.notna(sd) + f" of {channels}" * pd.notna(channels)
+        for mean, sd, channels in numbers.itertuples(index=False)]
     cells = numbers["cell"].unstack("part").rename_axis(index=None, columns=None)
     cells = cells.reindex(index=rows["network"].unique(), columns=rows["part"].unique())
-    tables = {title: cells.filter(regex=names).dropna(how="all").fillna("-")
-              for title, names in WORDS["diagnostics"].items()}
-    tables = {title: table for title, table in tables.items() if len(table)}
+    tables = {title: table.fillna("-") for title, names in WORDS["diagnostics"].items()
+              if len(table := cells.filter(regex=names).dropna(how="all"))}
     return Report("What the trained networks use", tables, rows, [WORDS["notes"]["diagnostics"]])

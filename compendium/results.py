@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from compendium.diagnostics import COLUMNS, DIAGNOSTICS_FILE, read_diagnostics
+from compendium.diagnostics import DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
 from compendium.grid import BEYOND, networks_of, trained_as
 from compendium.sample import sample_paths
@@ -120,7 +120,7 @@ def store(settings: Settings, folder: Path) -> list[Path]:
                              "again") from error
         scales += [(network, seed, epoch, *value) for epoch, values in zip(
                    log["epoch"], log.pop("scales") if "scales" in log else ()) for value in values.items()]
-        used += [read_diagnostics(run)[COLUMNS]] if (run / DIAGNOSTICS_FILE).exists() else []
+        used += [read_diagnostics(run)] if (run / DIAGNOSTICS_FILE).exists() else []
         curves.append(log.assign(network=network, seed=seed)[["network", "seed", *log.columns]])
     tables = {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: pd.concat(curves),
               SCALES_FILE: pd.DataFrame(scales, columns=["network", "seed", "epoch", "name", "value"]),

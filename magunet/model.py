@@ -137,11 +137,7 @@ def gates(network: MAGUNet) -> dict[str, LGAG]:
 
 
 def scales(network: nn.Module) -> dict[str, float]:
-    """What scales DA, MFF and LGAG; of a network without them, nothing.
-
-    PAM's alpha, CAM's beta and DA's two weights; root mean squares of PAM's B, C and D and of the norm's
-    weights of each branch; the weight of each gate's last norm.
-    """
+    """What scales DA, MFF and LGAG, of weights of several channels the root mean square; else nothing."""
     values = {}
     if isinstance(network, MAGUNet):
         for da in (module for module in network.modules() if isinstance(module, DualAttention)):

@@ -31,7 +31,8 @@ def train(words: Words) -> None:
     print(fit_with_room(words.network, settings, seed, cohort_of(settings, track), recompute, words.plain))
 
 
-@verb("score a run on its validation cases, and print what of the network they need", "evaluate runs/MAG-UNet-0123456789-s0", RUN, PLAIN)
+@verb("score a run on its validation cases, and say what of the network they need",
+      "evaluate runs/MAG-UNet-0123456789-s0", RUN, PLAIN)
 def evaluate(words: Words) -> None:
     from compendium.diagnostics import diagnose, diagnostics_report
     from compendium.scores import score_run

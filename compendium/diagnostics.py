@@ -20,7 +20,7 @@ from magunet.base import provenance
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.blocks import CAM, PAM, BatchNorm3d
-from magunet.cohort import Cohort
+from magunet.cohort import Cohort, evenly
 from magunet.model import MAGUNet, branches, gates
 from magunet.runs import CODE, data_hash
 
@@ -29,7 +29,7 @@ DIAGNOSTICS_FILE = "diagnostics.csv"
 COLUMNS = ["network", "seed", "part", "dice", "change", "dead", "channels", "key"]
 """Of a measurement."""
 CASES = 20
-"""Most scored cases that are taken, the first by name."""
+"""Most scored cases that are taken, evenly over their order."""
 WHOLE = "whole network"
 """The part that leaves nothing out."""
 FLAT = 1e-6
@@ -52,7 +52,7 @@ def diagnose(run: Path, cohort: Cohort) -> pd.DataFrame:
     key = provenance.content_hash(weights, data_hash(cohort, settings), code)
     if path.exists() and set((table := read_diagnostics(run))["key"]) == {key}:
         return table
-    cases = [cohort.cases[name] for name in sorted(cohort.val)[:CASES]]
+    cases = [cohort.cases[name] for name in evenly(cohort.val, CASES)]
     dice = partial(train.validation_dice, network, {
         case.name: prepare.prepare_case(case, settings)[0] for case in cases},
         settings, model.device, model.precision)

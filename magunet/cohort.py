@@ -6,7 +6,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,12 @@ def load_cohort(root: Path | str) -> Cohort:
         source = {"from": "splits_final.json, fold 0"} if fold else {"seed": SPLIT_SEED}
         provenance.write_json(path, source | {"train": train, "val": val})
     return Cohort(root, cases, *map(tuple, _sides(path, _read_json(path), patients)))
+
+
+def evenly(names: Sequence[str], count: int) -> list[str]:
+    """At most so many of the names, from first to last, evenly spread over their order."""
+    places = np.linspace(0, len(names) - 1, count).astype(int)
+    return [names[place] for place in np.unique(places)]
 
 
 def split_by_patient(patients: Mapping[str, str], seed: int = SPLIT_SEED) -> tuple[list[str], list[str]]:

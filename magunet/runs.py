@@ -15,7 +15,7 @@ from magunet.base.device import choose_device, choose_precision, peak_memory_mb,
 from magunet.base.errors import is_out_of_memory, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
-from magunet.cohort import Cohort
+from magunet.cohort import Cohort, evenly
 from magunet.peers import adapt, deeplab, monai, segnet, transunet, unetr
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import cache_key, prepare_case
@@ -81,8 +81,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
          recompute: bool, plain: bool) -> None:
     device = choose_device()
     precision = choose_precision("float32" if plain else settings.precision, device)
-    places = np.linspace(0, len(cohort.val) - 1, train.CURVE_CASES).astype(int)
-    held_out = [cohort.val[place] for place in np.unique(places)]
+    held_out = evenly(cohort.val, train.CURVE_CASES)
     prepared = {case.name: prepare_case(case, settings)[0] for case in
                 track([cohort.cases[name] for name in (*cohort.train, *held_out)], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)

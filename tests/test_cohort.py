@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from compendium.check import describe
 from magunet.base import profiles
-from magunet.cohort import SPLIT_SEED, load_cohort, read_checked, split_by_patient
+from magunet.cohort import SPLIT_SEED, evenly, load_cohort, read_checked, split_by_patient
 from magunet.runs import fit
 from magunet.volume import read_volume, write_volume
 from sijphantom import phantom
@@ -211,3 +211,10 @@ def test_interrupted_generation_goes_on_and_writes_what_was_drawn(compendium, mo
             volume = read_volume(path)
             assert np.array_equal(volume.array, array) and volume.spacing == (3, 8, 8)
             assert volume.to_world((3.5, 3.5, 3.5)) == pytest.approx([0, 0, 0])         # centred
+
+
+def test_few_of_many_cases_are_spread_over_their_order():
+    names = [str(n) for n in range(100)]
+    assert evenly(names, 3) == ["0", "49", "99"] and evenly(names[:2], 5) == ["0", "1"]
+    pairs = [divmod(int(name) % 25, 5) for name in evenly(names, 20)]   # grades of phantoms that are scored
+    assert all(set(grades) == set(range(5)) for grades in zip(*pairs))

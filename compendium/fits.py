@@ -61,10 +61,11 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 @cache
-def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dtype) -> int:
+def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dtype, depth: int = 0) -> int:
     """Peak of all tensors of a "training" step with Adam, one "recomputing" maps, or a window's "prediction".
 
     recomputing: as `magunet.fast.recompute` does, which leaves other networks than MAG-UNets as they are.
+    depth: of the window in slices; 0: as in the settings.
     """
     net = fast.accelerate(build_on_meta(network, settings.width_divisor))
     if way == "prediction":
@@ -74,7 +75,7 @@ def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dt
 
     def work() -> None:
         net.to_empty(device=CPU)
-        image = torch.zeros(1, 1, *settings.shape)
+        image = torch.zeros(1, 1, depth or settings.shape[0], *settings.shape[1:])
         with torch.inference_mode(way == "prediction"), autocast(CPU, precision):
             logits = net(image).float()
         if way == "prediction":
@@ -105,7 +106,7 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
     usual, lean = (process_bytes(way, network, settings, device) for way in ("training", "recomputing"))
     if usual < free:
         return False
-    advice = "" if lean < free else ", which may not fit either; lower depth or size, or raise width_divisor"
+    advice = "" if lean < free else ", which may not fit either; lower depth or size, or raise voxel_mm or width_divisor"
     say(f"note: training {network} takes about {usual / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
         f"maps are computed a second time for the gradient, which takes {lean / 1e9:.1f} GB{advice}")
     return True
@@ -116,17 +117,17 @@ def with_room(model: Model) -> Model:
     settings, free = model.settings, free_bytes(model.device)
     if AMPLE_BYTES * math.prod(settings.shape) < free:
         return model
-    window = settings
-    while (size := tensor_bytes("prediction", model.record["network"], window, model.precision)) > free \
-            and window.depth > SMALLEST_SIDE:
-        window = replace(window, depth=max(SMALLEST_SIDE, window.depth // 2))
-    if size <= free and window == settings:
+    depth, network = (whole := settings.shape[0]), model.record["network"]
+    while (size := tensor_bytes("prediction", network, settings, model.precision, depth)) > free \
+            and depth > SMALLEST_SIDE:
+        depth = max(SMALLEST_SIDE, depth // 2)
+    if size <= free and depth == whole:
         return model
     outcome = "from which the mask may differ a little" if size <= free else "which may not fit either; " \
         "close other programs, or take a run with smaller size or larger width_divisor"
-    say(f"note: {free / 1e9:.1f} GB are free, too little for windows of {settings.depth} slices; going on "
-        f"with windows of {window.depth}, {outcome}")
-    return replace(model, window_depth=window.depth)
+    say(f"note: {free / 1e9:.1f} GB are free, too little for windows of {whole} slices; going on "
+        f"with windows of {depth}, {outcome}")
+    return replace(model, window_depth=depth)
 
 
 def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None,

@@ -43,8 +43,8 @@ COMMANDS = {"cohort": "cohort --profile tiny", "train": "train MAG-UNet --profil
 PATHS = {"scan": "data/phantoms-*/imagesTr/phantom_000_0000.nii.gz", "run": "runs/MAG-UNet*"}.items()
 END = dict(zip(COMMANDS, [*list(COMMANDS)[1:], "end"]))
 """Job -> the folder of how things are after it."""
-PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 3, "scan_slices": [20, 24], "epochs": 3,
-                            "samples_per_case": 1}
+PROFILE = TINY.as_dict() | {"profile": "tiny", "cases": 2, "test_cases": 1, "test_seed": 2,
+                            "scan_slices": [20, 24], "epochs": 3, "samples_per_case": 1}
 WINDOWS = 2
 """Of an epoch of this training."""
 TIMING = re.compile(r'"(seconds|step_seconds|peak_memory_mb)": [^,}]*|"sha256_of_files": {[^}]*}')

@@ -88,7 +88,7 @@ def test_a_training_that_does_not_fit_is_said_early_and_computes_maps_again_in_l
     for free, recompute, words in (
             (usual + 1, False, ""),
             (usual - 1, True, f"{usual / 1e9:.1f} GB are free; maps are computed a second time"),
-            (lean - 1, True, "may not fit either; lower depth or size, or raise width_divisor")):
+            (lean - 1, True, "may not fit either; lower depth or size, or raise voxel_mm or width_divisor")):
         monkeypatch.setattr(fits, "free_bytes", lambda device, free=free: free)
         assert fits.choose_recompute("3D U-Net", window, CPU) == recompute, free
         said = capsys.readouterr().err
@@ -96,16 +96,20 @@ def test_a_training_that_does_not_fit_is_said_early_and_computes_maps_again_in_l
 
 
 def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(monkeypatch, capsys):
-    model = Model(torch.nn.Identity(), PAPER, {"network": "3D U-Net"}, CPU, torch.bfloat16)
-    for gigabytes, depth, words in (
-            (64, None, ""),
-            (0.9, 25, "0.9 GB are free, too little for windows of 50 slices; going on with windows of 25"),
-            (0.3, 16, "may not fit either; close other programs")):
+    box = replace(PAPER, voxel_mm=1.5, depth=None, size=None)               # of 64 x 64 x 112 voxels
+    for settings, gigabytes, depth, words in (
+            (PAPER, 64, None, ""), (box, 64, None, ""),
+            (box, 0.2, 32, "windows of 64 slices; going on with windows of 32"),
+            (PAPER, 0.9, 25, "0.9 GB are free, too little for windows of 50 slices; going on with windows of 25"),
+            (PAPER, 0.3, 16, "may not fit either; close other programs")):
         monkeypatch.setattr(fits, "free_bytes", lambda device, gigabytes=gigabytes: gigabytes * 1e9)
+        model = Model(torch.nn.Identity(), settings, {"network": "3D U-Net"}, CPU, torch.bfloat16)
         fitting, said = fits.with_room(model), capsys.readouterr().err
         assert fitting.window_depth == depth and words in said and bool(said) == bool(words), gigabytes
         if depth:
-            size = fits.tensor_bytes("prediction", "3D U-Net", replace(PAPER, depth=depth), torch.bfloat16)
+            size = fits.tensor_bytes("prediction", "3D U-Net", settings, torch.bfloat16, depth)
+            assert settings is box or size == fits.tensor_bytes(
+                "prediction", "3D U-Net", replace(PAPER, depth=depth), torch.bfloat16)
             assert size < gigabytes * 1e9 or depth == 16
 
 

@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -34,11 +36,40 @@ def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
 def test_the_paper_profile_is_the_papers():
     settings = load("paper")
     assert (settings.depth, settings.size, settings.size) == paper.INPUT_SIZE
-    assert (settings.cases, settings.scan_slices, settings.scan_matrix) == (paper.CASES, paper.SLICES, 512)
+    assert (settings.cases, settings.cases + settings.test_cases) == (paper.TRAIN_CASES, paper.CASES)
+    assert (settings.scan_slices, settings.scan_matrix, settings.voxel_mm) == (paper.SLICES, 512, None)
     assert (settings.width_divisor, settings.slice_mm, settings.augmentation) == (1, None, "paper")
     # Sec. 2.1.3, with windows of batch size 1
     assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (300, 1e-4, 1e-4)
-    assert settings.schedule == "constant" and settings.samples_per_case * paper.TRAIN_CASES == 49
+    assert (settings.schedule, settings.samples_per_case, settings.optimizer) == ("constant", 1, "adam")
+    assert (settings.warmup_steps, settings.clip_norm) == (0, None)
+
+
+def test_no_seed_of_a_scored_phantom_is_of_any_other_and_most_profiles_see_regions():
+    """Nor is it one of the benchmarks' or of the 20 that the recipe was chosen on."""
+    all_of, known = {path.stem: load(path.stem) for path in FOLDER.glob("*.yaml")}, set(range(40_000, 40_020))
+    for settings in all_of.values():
+        known |= set(range(settings.cohort_seed, settings.cohort_seed + settings.cases))
+    for path in (project.root() / "benchmarks").rglob("*.py"):
+        known |= {int(number.replace("_", "")) for number in re.findall(r"\b\d[\d_]*\b", path.read_text())}
+    for name, settings in all_of.items():
+        scored = set(range(settings.test_seed, settings.test_seed + settings.test_cases))
+        assert not scored & known, name
+        known |= scored
+    on_regions = {name for name, settings in all_of.items() if settings.voxel_mm}
+    assert on_regions == {"smoke", "cpu", "gpu"} and all(
+        all_of[name].shape == tuple(round(side / all_of[name].voxel_mm) for side in (96, 96, 168))
+        for name in on_regions)
+    assert all_of["paper"].shape == paper.INPUT_SIZE and all_of["weights"].shape == (32, 128, 128)
+
+
+def test_planes_have_depth_and_size_and_regions_have_neither():
+    planes = dict(voxel_mm=None, depth=32, size=64)
+    assert from_mapping(SMOKE | planes, "here").shape == (32, 64, 64)
+    for change in (dict(depth=32), dict(size=64), planes | dict(depth=None), planes | dict(size=None),
+                   planes | dict(voxel_mm=3.0), dict(voxel_mm=None)):
+        refused(lambda change=change: from_mapping(SMOKE | change, "here"),
+                "here: parameters 'depth' and 'size' must be null with 'voxel_mm', and numbers without; got ")
 
 
 def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(compendium, monkeypatch):
@@ -52,7 +83,7 @@ def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(c
     monkeypatch.chdir(compendium / "notebooks")
     # YAML reads 1e-4 as text
     text = (FOLDER / "smoke.yaml").read_text().replace("profile: smoke", "profile: mine")
-    text = text.replace("learning_rate: 0.003", "learning_rate: 1e-4")
+    text = text.replace("learning_rate: 0.002", "learning_rate: 1e-4")
     (compendium / "papermill_params/mine.yaml").write_text(text)
     assert yaml.safe_load(text)["learning_rate"] == "1e-4" and load("mine").learning_rate == 1e-4
 
@@ -72,7 +103,12 @@ def test_an_unknown_name_gets_the_nearest_one_and_every_setting_must_be_there_an
 
 FINITE, PRECISIONS = "finite number", "'auto', 'float32' or 'bfloat16'"
 WRONG = {
-    "cases": [(2, "3"), (True, "integer"), ("6", "integer")], "depth": [(15, "16")], "size": [(15, "16")],
+    "cases": [(0, "1"), (True, "integer"), ("6", "integer")], "depth": [(15, "16")], "size": [(15, "16")],
+    "test_cases": [(0, "1"), (None, "integer")], "test_seed": [(-1, "0"), (None, "integer")],
+    "voxel_mm": [(0.4, "0.5"), ("fine", "number")], "pixel_mm": [(0.4, "0.5"), ("nan", FINITE)],
+    "optimizer": [("sgd", "'adam' or 'adamw'")], "warmup_steps": [(-1, "0"), (0.5, "integer")],
+    "clip_norm": [(0, "0.000001"), ("inf", FINITE)], "other_seeds": [(0, "1"), ("all", "integer")],
+    "networks": [("MAG-UNet", "list"), ([1], "string")],
     "scan_matrix": [(31, "32")], "epochs": [(0, "1"), (2.0, "integer"), (None, "integer")],
     "scan_slices": [([15, 20], "16"), ([30, 20], "a pair, fewest and most"), ([16], "2 items"),
                     ([16, 20, 24], "2 items"), ([16, 20.5], "integer"), ("16", "list")],
@@ -91,7 +127,9 @@ WRONG = {
 FAR_OFF = {name: [-1, 10**7, [1.5]] for name in (
     "cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs", "learning_rate",
     "samples_per_case", "weight_decay")} | {
-        "cohort_seed": [2**63, [1.5]], "scan_slices": [[36, 10**5]], "seeds": [[-1]],
+        "cohort_seed": [2**63, [1.5]], "test_cases": [-1, 10**7], "test_seed": [2**63], "voxel_mm": [-1, 11],
+        "pixel_mm": [-1, 21], "clip_norm": [-1, 10**7], "warmup_steps": [-1, 10**7], "other_seeds": [-1, 10**7],
+        "optimizer": ["", "AdamW"], "networks": ["", 3], "scan_slices": [[36, 10**5]], "seeds": [[-1]],
         "width_divisor": [-1, 33], "schedule": ["", 1], "augmentation": ["Strong", ""], "cohort": [""],
         "profile": ["", "../../up", "a\\b"]}
 """Further values that no setting may have, whatever is said of them."""
@@ -105,9 +143,11 @@ def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken(
     for name, value in ((name, value) for name, values in FAR_OFF.items() for value in values):
         refused(lambda name=name, value=value: from_mapping(SMOKE | {name: value}, "here"),
                 f"here: parameter {name!r} must", f"; got {value!r}")
-    edges = SMOKE | dict(cases=3, depth=16, size=16, scan_matrix=32, epochs=1, scan_slices=[16, 16],
-                         margin_mm=0, weight_decay=0, slice_mm=None, cohort="Daten ä/骶", seeds=[2**63 - 1])
-    assert from_mapping(edges, "here").as_dict() == edges
+    edges = SMOKE | dict(cases=1, test_cases=1, depth=16, size=16, voxel_mm=None, scan_matrix=32, epochs=1,
+                         scan_slices=[16, 16], margin_mm=0, weight_decay=0, slice_mm=None, clip_norm=1e-6,
+                         cohort="Daten ä/骶", seeds=[2**63 - 1], other_seeds=1, networks=[], pixel_mm=0.5)
+    for values in (edges, edges | dict(depth=None, size=None, voxel_mm=0.5, networks=["MAG-UNet"])):
+        assert from_mapping(values, "here").as_dict() == values
     with pytest.raises(AttributeError):
         load("smoke").epochs = 3
     for text, number in (("1e-4", 1e-4), ("1E-4", 1e-4), ("2", 2.0), (2, 2.0), (0.5, 0.5)):
@@ -117,6 +157,8 @@ def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken(
 
 # Notebooks --------------------------------------------------------------------------------------------
 CELL = "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in SMOKE.items())
+
+SHORT_CELL = "# Parameters\nprofile: str = 'smoke'  # a file in papermill_params"
 
 
 def run_notebook(*cells, namespace=None):
@@ -132,12 +174,18 @@ def run_notebook(*cells, namespace=None):
     return namespace
 
 
-def test_parameters_cells_give_the_settings_and_papermills_overrides():
+def test_a_parameters_cell_names_a_profile_or_gives_all_settings_and_papermill_changes_some():
     other_cells = "import math", "answer = 42", "epoch = 9\n# Parameters"
-    assert from_notebook(run_notebook(CELL, *other_cells)) == load("smoke")
-    papermills = "# Parameters\nprofile = \"mine\"\nepochs: int = 9\nseeds = [1, 2]\n"
-    settings = from_notebook(run_notebook(CELL, papermills))
-    assert (settings.profile, settings.epochs, settings.seeds, settings.cases) == ("mine", 9, (1, 2), 6)
+    for cell in (CELL, SHORT_CELL):
+        assert from_notebook(run_notebook(cell, *other_cells)) == load("smoke")
+    papermills = "# Parameters\nprofile = \"cpu\"\nepochs: int = 9\nseeds = [1, 2]\n"
+    changed = replace(load("cpu"), epochs=9, seeds=(1, 2))
+    assert from_notebook(run_notebook(SHORT_CELL, papermills)) == changed
+    # all of them, so that no file of that name is asked for: papermill -f with a file from anywhere
+    assert from_notebook(run_notebook(SHORT_CELL, CELL.replace("'smoke'", "'mine'"))) == replace(
+        load("smoke"), profile="mine")
+    refused(lambda: from_notebook(run_notebook(SHORT_CELL, "# Parameters\nprofile = 'mine'")),
+            "mine.yaml: no such settings")
 
 
 def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
@@ -145,11 +193,11 @@ def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
             ((CELL, "# Parameters\nepoch = 9"), "parameter 'epoch'; did you mean 'epochs'?"),
             ((CELL, "# Parameters\nepochs, epoch = 9, 9"), "parameter 'epoch'; did you mean 'epochs'?"),
             ((CELL, "# Parameters\nepochs = 'many'"), "'epochs' must be a valid integer"),
-            ((CELL.replace("epochs = ", "# epochs = "),), "'epochs' is missing")):
+            ((SHORT_CELL, "# Parameters\ndepth = 32"), "'depth' and 'size' must be null with 'voxel_mm'")):
         namespace = run_notebook(*cells)
         refused(lambda namespace=namespace: from_notebook(namespace), "notebook parameters", words)
         assert "epoch" not in namespace
-        run_notebook("# Parameters\nepochs = 9", namespace=namespace)
+        run_notebook("# Parameters\nepochs = 9\ndepth = None", namespace=namespace)
         assert from_notebook(namespace).epochs == 9, words
     namespace = run_notebook(CELL, "# Parameters\nepochs = = 9", "# Parameters\nepochs = 9")
     assert from_notebook(namespace).epochs == 9

@@ -84,14 +84,18 @@ def test_surface_scores_are_symmetric_bounded_and_follow_the_grid(masks, order, 
 
 
 # Caches -----------------------------------------------------------------------------------------------
-PREPARES = {"size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0)}
+PREPARES = {"size": (32, 48), "slice_mm": (None, 2.0, 3.0), "margin_mm": (0.0, 10.0), "voxel_mm": (None, 3.0)}
 TRAINS = PREPARES | {
     "depth": (16, 32), "width_divisor": (8, 16), "epochs": (1, 2), "samples_per_case": (1, 20),
     "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4), "augmentation": ("paper", "strong"),
-    "schedule": ("constant", "cosine")}
+    "schedule": ("constant", "cosine"), "optimizer": ("adam", "adamw"), "warmup_steps": (0, 9),
+    "clip_norm": (None, 1.0)}
+PREPARES["pixel_mm"] = None, 2.0            # which changes a run by its prepared cases
 DRAWS = {"profile": ("smoke", "mine"), "cases": (3, 4), "cohort_seed": (0, 7), "scan_matrix": (64, 96),
-         "scan_slices": ((36, 48), (36, 40)), "target_mm": (5.0, 6.0)}
-VALUES = TRAINS | DRAWS | {"seeds": ((0,), (0, 1)), "cohort": (None, "data/mine")}
+         "scan_slices": ((36, 48), (36, 40)), "target_mm": (5.0, 6.0), "test_cases": (1, 2),
+         "test_seed": (20, 30)}
+VALUES = TRAINS | PREPARES | DRAWS | {"seeds": ((0,), (0, 1)), "cohort": (None, "data/mine"),
+                                      "other_seeds": (None, 1), "networks": (None, ("+DA",))}
 """Settings, by what must be made anew when they change: prepared cases, runs, phantoms, nothing."""
 some_settings = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()}).map(
     lambda values: replace(SMOKE, **values))

@@ -1,6 +1,7 @@
 """Training learns and repeats itself bit for bit; what it survives is in test_faults.py."""
 
 import contextlib
+import itertools
 import json
 from dataclasses import replace
 
@@ -63,8 +64,11 @@ def test_training_lowers_the_loss_follows_its_schedule_and_records_what_it_did(r
     assert [entry["epoch"] for entry in log] == list(range(1, TINY.epochs + 1))
     assert log[-1]["loss"] < 0.95 * log[0]["loss"]
     assert log[0]["learning_rate"] == TINY.learning_rate > log[-1]["learning_rate"] > 0
-    for schedule, expected in (("constant", [1, 1, 1]), ("cosine", [1, 0.5, 0])):
-        assert [round(train.learning_rate_factor(schedule, s, 10), 6) for s in (0, 5, 10)] == expected
+    for schedule, warmup_steps, expected in (("constant", 0, [1, 1, 1]), ("cosine", 0, [1, 0.5, 0]), (
+            "constant", 3, [0.25, 1, 1]), ("cosine", 7, [1 / 8, 0.5 * 6 / 8, 0])):
+        settings = replace(TINY, schedule=schedule, warmup_steps=warmup_steps)
+        factors = [train.learning_rate_factor(settings, step, 10) for step in (0, 5, 10)]
+        assert factors == pytest.approx(expected), settings
     record, cohort = read_json(run / "run.json"), load_cohort(run.parents[1] / "data" / "boxes")
     assert record["outputs"]["weights.safetensors"] == weights_of(run)
     assert record["train"] == list(cohort.train) and record["val"] == list(cohort.val)
@@ -98,6 +102,19 @@ def test_the_validation_cases_choose_nothing(cohort, compendium, monkeypatch):
         folder = runs.fit("3D U-Net", replace(SHORT, epochs=3), 0, cohort)
         hashes.append(weights_of(folder.rename(compendium / f"put-aside-{curve[0]}")))
     assert hashes[0] == hashes[1]
+
+
+def test_the_learning_curve_is_of_ten_cases_at_most_from_the_first_to_the_last(compendium, monkeypatch):
+    cohort, curves = write_cohort(compendium / "data" / "boxes", 24), []
+    write_json(cohort.root / "splits.json", {"train": ["box_0"], "val": [f"box_{n}" for n in range(1, 24)]})
+    monkeypatch.setattr(train, "validation_dice", lambda _, cases, *__: curves.append(cases) or 0.5)
+    for val in (cohort.cases.keys() - {"box_0"}, ("box_1", "box_2", "box_3")):
+        val = sorted(val, key=lambda name: int(name[4:]))
+        write_json(cohort.root / "splits.json", {"train": ["box_0"], "val": val})
+        record = read_json(runs.fit("3D U-Net", SHORT, 0, load_cohort(cohort.root)) / "run.json")
+        assert record["val"] == val                                             # all of which are scored
+    assert [*curves[1]] == ["box_1", "box_2", "box_3"]
+    assert (len(curves[0]), [*curves[0]][0], [*curves[0]][-1]) == (10, "box_1", "box_23")
 
 
 def test_one_network_that_fails_does_not_stop_the_others_but_wrong_input_does(cohort, monkeypatch, capsys):
@@ -193,6 +210,64 @@ def test_after_a_damaged_checkpoint_training_is_that_from_the_start_and_one_of_o
 
 
 # Steps --------------------------------------------------------------------------------------------------
+class Parts(torch.nn.Module):
+    """A kernel, its bias, a normalisation, and a kernel that is left alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel, self.norm, self.free = (torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2),
+                                             torch.nn.Conv3d(2, 1, 1))
+        self.free.undecayed = True
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_decay_is_kingmas_or_of_kernels_alone_and_never_of_undecayed_modules(optimizer):
+    """Two steps by hand: Kingma, Ba 2015 with the decay in the gradient; Loshchilov, Hutter 2019 beside it."""
+    settings = replace(TINY, optimizer=optimizer, learning_rate=0.1, weight_decay=0.3)
+    torch.manual_seed(0)
+    network = Parts()
+    stepper = train.optimizer_of(network, settings)
+    for name, p in network.named_parameters():
+        decay = 0.3 * (not name.startswith("free") and (optimizer == "adam" or name == "kernel.weight"))
+        start, gradients = p.detach().double().clone(), torch.randn(2, *p.shape, dtype=torch.float64)
+        expected, m, v = start, 0, 0
+        for step, gradient in enumerate(gradients, 1):
+            coupled = gradient + decay * expected if optimizer == "adam" else gradient
+            m, v = 0.9 * m + 0.1 * coupled, 0.999 * v + 0.001 * coupled**2
+            shrunk = expected * (1 - 0.1 * decay) if optimizer == "adamw" else expected
+            expected = shrunk - 0.1 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+            stepper.zero_grad()
+            p.grad = gradient.float()
+            stepper.step()
+        torch.testing.assert_close(p.detach().double(), expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_gradients_together_are_no_longer_than_clip_norm(monkeypatch):
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: lengths.append(float(torch.cat(
+        [p.grad.ravel() for group in self.param_groups for p in group["params"]]).norm())))
+    lengths, case = [], Prepared(np.zeros((16, 32, 32), np.float32), np.ones((16, 32, 32), np.uint8), (1, 1, 1))
+    for clip_norm in (None, 1e-3):
+        settings = replace(TINY, clip_norm=clip_norm)
+        state = train.new_state("3D U-Net", settings, 0, 10, torch.device("cpu"))
+        train.train_step(state, case, settings, torch.device("cpu"), torch.float32)
+    assert lengths[1] == pytest.approx(1e-3, rel=1e-3) and lengths[0] > 1e-2
+
+
+def test_boxes_move_by_the_margin_in_training_and_the_joints_are_in_the_middle():
+    image = np.arange(18 * 20 * 22, dtype=np.float32).reshape(18, 20, 22)
+    case, shape = Prepared(image, (image > 40).astype(np.uint8), (1.0, 1.0, 1.0)), (16, 18, 20)
+    starts = set()
+    for seed in range(200):
+        x, mask = (part[0, 0].numpy() for part in train.window(case, shape, torch.Generator().manual_seed(seed)))
+        start = np.unravel_index(int(x[0, 0, 0]), image.shape)
+        box = tuple(slice(first, first + n) for first, n in zip(start, shape))
+        assert np.array_equal(x, image[box]) and np.array_equal(mask, case.mask[box]), seed
+        starts.add(tuple(map(int, start)))
+    assert starts == set(itertools.product(range(3), repeat=3))
+    assert np.array_equal(train.middle(case, shape).image, image[1:17, 1:19, 1:21])
+    assert np.array_equal(train.middle(case, (30, 18, 20)).mask, case.mask[:, 1:19, 1:21])
+
+
 def test_training_windows_are_all_runs_of_slices_and_short_cases_are_padded():
     for slices, windows in ((9, [(0, 0, 0, *range(9), 8, 8, 8, 8)]), (16, [range(16)]),
                             (20, [range(start, start + 16) for start in range(5)])):

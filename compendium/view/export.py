@@ -56,11 +56,11 @@ class Exported(NamedTuple):
 
 def origin_of(run: Path, model: Model) -> dict:
     """What made a prediction: run folder, network, profile, seed, hashes of weights and training data, and
-    the side in mm of the square around the body that the network sees."""
+    what the network sees in a slice: a square around the body, or a box at the joints, in mm."""
     return {"run": typed_name(run), "network": model.record["network"], "profile": model.settings.profile,
             "seed": model.record["seed"], "sha256_of_weights": file_hash(run / WEIGHTS_FILE),
             "hash_of_training_data": model.record["data_hash"],
-            "sees_square_of_mm": round(model.record["pixel_mm"] * model.settings.size, 1)}
+            "sees_xy_mm": [round(model.record["pixel_mm"] * n, 1) for n in model.settings.shape[:0:-1]]}
 
 
 def case_name(path: Path, scan: Volume, anonymise: bool) -> str:

@@ -49,7 +49,7 @@ class Results(NamedTuple):
 
     def report(self, table: int) -> Report:
         """Table 1, 2, 3 or 4. Raises InputError when there is no such table."""
-        return study_report(study_table(table, self.scores, self.sides), self.notes(table))
+        return study_report(study_table(table, self.scores, self.sides, self.runs), self.notes(table))
 
     def missing(self, table: int) -> list[str]:
         """A line for each network of a table, but those beyond the paper, and seed that has no scores."""
@@ -138,7 +138,7 @@ def read_stored(folder: Path) -> Results:
     """Read what `store` wrote. Raises InputError when it is missing or damaged."""
     try:
         content = read_json(folder / RUNS_FILE)
-        description = {"network", "seed", "epochs", "settings_hash", "scored_on"}
+        description = {"network", "seed", "epochs", "settings_hash", "scored_on", "seconds", "peak_memory_mb"}
         if not content["runs"] or not all(description <= set(run) for run in content["runs"]):
             raise ValueError(f"the runs in {RUNS_FILE} are not described")
         settings = from_mapping(content["settings"], str(folder / RUNS_FILE))

@@ -1,9 +1,11 @@
-"""Scores of a table's networks at a glance: means with intervals, and the paper's numbers beside them."""
+"""A table's networks at a glance, means with the paper's numbers beside them, and effects of the modules."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
+from compendium.effects import INTERACTION, MAIN, MARGIN, MODULES
+from compendium.figures.page import SMALLEST_FONT
+from compendium.figures.planes import FIGURE_WIDTH, PREDICTION_COLOUR, TRUTH_COLOUR
 from compendium.grid import REFERENCE
 from compendium.tables import ALL
 
@@ -30,5 +32,34 @@ def forest(numbers: pd.DataFrame) -> Figure:
         axes.set_yticks(y, names)
         axes.grid(axis="x", color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8,
+                  frameon=False)
+    return figure
+
+
+def effects_forest(effects: pd.DataFrame) -> Figure:
+    """Paired differences in points of Dice with 95 % intervals; main effects on top, with their verdicts.
+
+    effects: of `compendium.effects.module_effects`. A row whose networks are not all trained says so.
+    """
+    of_module = effects["module"].isin(MODULES)
+    kind = pd.Series("two networks", effects.index).mask(effects["comparison"] == INTERACTION, "interaction")
+    kind = kind.mask(of_module, "a single step").mask(effects["comparison"] == MAIN, MAIN)
+    effects = effects.assign(kind=kind).sort_values(
+        "kind", key=lambda kinds: kinds.map([*kind.unique()].index), kind="stable").reset_index(drop=True)
+    names = effects["module"] + ", " + effects["comparison"] + ("\n" + effects["verdict"]).where(
+        effects["verdict"] != "", "")
+    figure = Figure(figsize=(FIGURE_WIDTH, 1.2 + 0.25 * len(effects)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN:g} point: as good as none")
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    for (name, rows), look in zip(effects.groupby("kind", sort=False), "osD^"):
+        axes.errorbar(rows["points"], rows.index, xerr=(rows["high"] - rows["points"]).fillna(0), fmt=look,
+                      capsize=3, markersize=5, label=name)
+    for place in effects.index[effects["missing"] != ""]:
+        axes.text(0, place, "not trained", fontsize=SMALLEST_FONT, va="center", ha="center", color="0.4")
+    axes.set_yticks(effects.index, names, fontsize=SMALLEST_FONT)
+    axes.set(xlabel="difference in Dice, points, with 95 % interval", ylim=(len(effects) - 0.4, -0.6))
+    axes.grid(axis="x", color="0.9")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8,
                   frameon=False)
     return figure

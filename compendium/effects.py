@@ -20,18 +20,12 @@ NETWORKS = {subset: "+" + "+".join(subset) if subset else BASE
 """Modules -> the network that has just these: Table 4 and the row that it leaves out."""
 MAIN = "main effect"
 """A module added beside none, either and both of the others, averaged."""
-FIRST = "beside none"
-"""A module added to the 3D U-Net."""
-LAST = f"last step to {REFERENCE}"
-"""A module added to both of the others."""
-INTERACTION = "interaction"
-"""Of two or three modules, see `factorial`."""
 PAIRS = (("+DA", "+DA placebo"), ("+DA placebo", BASE), (REFERENCE, "Wide 3D U-Net"), ("Wide 3D U-Net", BASE),
          (REFERENCE, BASE))
 """Networks that are compared as they are: a placebo has DA's last convolution only, "Wide" is as large."""
 MARGIN = 1.0
 """Points of Dice below which an effect is taken for none, set before the study was run."""
-NUMBERS = ["points", "low", "high", "p", "p_holm", "sd_seeds", "patients", "seeds"]
+NUMBERS = ["mean", "low", "high", "p", "p_holm", "sd_seeds", "patients", "seeds"]
 """Columns of the effects that hold numbers."""
 
 
@@ -61,7 +55,7 @@ def verdict(effect: pd.Series) -> str:
         return f"no verdict: {effect['seeds']:.0f} seed{'s'[:effect['seeds'] != 1]}"
     small = -MARGIN < effect["low"] and effect["high"] < MARGIN
     if effect["p_holm"] < 1 - LEVEL:
-        return ("helps" if effect["points"] > 0 else "hurts") + f", by less than {MARGIN:g} point" * small
+        return ("helps" if effect["mean"] > 0 else "hurts") + f", by less than {MARGIN:g} point" * small
     return "equivalent" if small else "cannot be told"
 
 
@@ -69,27 +63,26 @@ def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
     """What the modules change in the Dice, in points, paired by seed and patient: one row a comparison.
 
     The main effects are a family of three tests, corrected after Holm, and have a ``verdict``. All else
-    describes, with p as it is: a module beside none and as the last step, interactions (`factorial`), PAIRS.
-    ``missing`` names networks without scores. Raises InputError where there are no scores, or networks
-    were scored on different patients.
+    describes: interactions (`factorial`), a module beside none and as the last step, PAIRS. ``missing`` names
+    networks without scores. Raises InputError where there are no scores, or as `crossed`.
     """
     require(len(scores), "there are no scores yet; train networks and score them")
     table, comparisons, rows = 100 * crossed(scores, "dice"), [], []
+    for size, comparison in enumerate((MAIN, "interaction", "interaction"), 1):
+        comparisons += [(" x ".join(subset), comparison, factorial(*subset))
+                        for subset in combinations(MODULES, size)]
     for module in MODULES:
         others = tuple(other for other in MODULES if other != module)
-        comparisons += [(module, MAIN, factorial(module)),
-                        (module, FIRST, {NETWORKS[module,]: 1, BASE: -1}),
-                        (module, LAST, {REFERENCE: 1, NETWORKS[others]: -1})]
-    comparisons += [(" x ".join(several), INTERACTION, factorial(*several))
-                    for size in (2, 3) for several in combinations(MODULES, size)]
+        comparisons += [(module, "beside none", {NETWORKS[module,]: 1, BASE: -1}),
+                        (module, f"last step to {REFERENCE}", {REFERENCE: 1, NETWORKS[others]: -1})]
     comparisons += [(more, f"minus {less}", {more: 1, less: -1}) for more, less in PAIRS]
     for module, comparison, weights in comparisons:
         missing = ", ".join(network for network in weights if network not in table)
         row = {} if missing else contrast(table, weights)._asdict()
         rows.append({"module": module, "comparison": comparison, "missing": missing, "verdict": ""} | row)
     columns = ["module", "comparison", *NUMBERS, "verdict", "missing"]
-    effects = pd.DataFrame(rows).rename(columns={"mean": "points"}).reindex(columns=columns)
-    effects = effects.astype(dict.fromkeys(NUMBERS, float))
+    effects = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NUMBERS, float))
+    effects["p"] = effects["p"].where(effects["comparison"] == MAIN)
     main = effects.index[(effects["comparison"] == MAIN) & (effects["missing"] == "")]
     effects.loc[main, "p_holm"] = holm(effects.loc[main, "p"])
     effects.loc[main, "verdict"] = [verdict(row) for _, row in effects.loc[main].iterrows()]

@@ -22,7 +22,7 @@ def redraw(stored: Results, folder: Path) -> list[Path]:
     reports, figures, networks = {}, {}, {}
     for table in (1, 2, 3, 4):
         reports[f"table{table}"] = report = stored.report(table)
-        networks[report.title] = list(dict.fromkeys(map(trained_as, networks_of(table))))
+        networks[report.title] = list(map(trained_as, networks_of(table)))
         figures[f"table{table}"] = forest(report.numbers), networks[report.title]
     figures["curves"] = learning_curves(curves, networks), sorted(set(curves["network"]))
     reports["effects"] = effects_report(stored.scores)

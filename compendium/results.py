@@ -14,7 +14,7 @@ import pandas as pd
 
 from compendium.diagnostics import DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
-from compendium.grid import BEYOND, networks_of, trained_as
+from compendium.grid import BEYOND, networks_of, seeds_of, trained_as
 from compendium.sample import sample_paths
 from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
 from compendium.tables import study_table
@@ -58,7 +58,7 @@ class Results(NamedTuple):
         return [f"{name}, seed {seed}: " + (
                     f"not in {self.folder}" if self.folder else
                     f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}")
-                for name, seed in itertools.product(networks, self.settings.seeds)
+                for name in networks for seed in seeds_of(name, self.settings)
                 if (trained_as(name), seed) not in trained]
 
     def notes(self, table: int) -> list[str]:

@@ -36,11 +36,6 @@ def crossed(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
     return table
 
 
-def estimate(scores: pd.DataFrame, measure: str) -> Estimate:
-    """One network's mean over patients and seeds. Raises as `crossed` does."""
-    return pooled(crossed(scores, measure))
-
-
 def pooled(values: pd.DataFrame | np.ndarray) -> Estimate:
     """The mean over a table (patients, seeds) in which both are drawn at random, and crossed.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from compendium.fits import network_cost
 from compendium.grid import study_rows, trained_as
 from compendium.paper import MI, Row
-from compendium.statistics import crossed, estimate
+from compendium.statistics import crossed, pooled
 
 ALL = "all"
 """The group of all cases."""
@@ -92,10 +92,8 @@ def _number(scores: pd.DataFrame, column: str) -> dict:
     title, unit = MEASURES[column]
     if scores.empty:
         return {"measure": title, "unit": unit}
-    ours, scale = estimate(scores, column), 100 if unit == "%" else 1
-    return {"measure": title, "unit": unit, "value": scale * ours.mean, "low": scale * ours.low,
-            "high": scale * ours.high, "sd_seeds": scale * ours.sd_seeds, "patients": ours.patients,
-            "seeds": ours.seeds}
+    ours = pooled((100 if unit == "%" else 1) * crossed(scores, column))
+    return {"measure": title, "unit": unit, "value": ours.mean} | ours._asdict()
 
 
 def _counts(counts: dict[str, int]) -> list[dict]:

@@ -6,7 +6,7 @@ by their leads, such as "dice of +DA over +SE": a measure and networks with weig
 patients; the file says what the paper's own tables say of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -25,8 +25,6 @@ from magunet.base.provenance import git_revision, whole_file
 
 Leads = dict[str, tuple[str, Mapping[str, float]]]
 """What a claim needs to be above 0: name -> measure, and weights of networks."""
-RANKED = ("dice", "iou", "precision")
-"""What the text ranks networks by."""
 
 
 class Verdict(StrEnum):
@@ -66,22 +64,18 @@ def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
         part.write_text(f"# The paper's claims\n\n{text}\n\n{lines}\n", encoding="utf-8")
 
 
-def beats(better: Sequence[str], worse: Sequence[str], measures: Sequence[str] = RANKED) -> Leads:
-    """Each of these networks over each of those, by each measure."""
-    pairs = product(map(trained_as, better), map(trained_as, worse), measures)
-    return {f"{m} of {b} over {w}": (m, {b: 1, w: -1}) for b, w, m in pairs}
-
-
-def rivals(rows: Sequence[Row], network: str) -> list[str]:
-    """The other networks of one of the paper's tables."""
-    return [row.network for row in rows if row.network != network]
+def beats(better: str, rows: Iterable[Row], measures: Sequence[str] = ("dice", "iou", "precision")) -> Leads:
+    """A network over the others of a table's rows, by each measure."""
+    networks = dict.fromkeys(trained_as(row.network) for row in rows)
+    return {f"{measure} of {better} over {network}": (measure, {better: 1, network: -1})
+            for network, measure in product(networks, measures) if network != better}
 
 
 CLAIMED = {
-    "best": beats([REFERENCE], rivals(TABLE_1, REFERENCE)),
-    "eca": beats([BASE], ["+ECA"]),
-    "da": beats(["+DA"], rivals(TABLE_2, "+DA")),
-    "kernel_iou": beats(["[1,3,5]"], rivals(TABLE_3, "[1,3,5]"), ["iou"]),
+    "best": beats(REFERENCE, TABLE_1),
+    "eca": beats(BASE, [row for row in TABLE_2 if row.name == "+ECA"]),
+    "da": beats("+DA", TABLE_2),
+    "kernel_iou": beats(trained_as("[1,3,5]"), TABLE_3, ["iou"]),
     "modules": {f"{measure}, main effect of {module}": (measure, factorial(module))
                 for module, measure in product(MODULES, ("dice", "iou"))},
     "synergy": {f"{measure}, gained beyond the sum": (

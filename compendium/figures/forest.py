@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from compendium.effects import INTERACTION, MAIN, MARGIN, MODULES
+from compendium.effects import MAIN, MARGIN
 from compendium.figures.page import SMALLEST_FONT
 from compendium.figures.planes import FIGURE_WIDTH, PREDICTION_COLOUR, TRUTH_COLOUR
 from compendium.grid import REFERENCE
@@ -41,25 +41,18 @@ def effects_forest(effects: pd.DataFrame) -> Figure:
 
     effects: of `compendium.effects.module_effects`. A row whose networks are not all trained says so.
     """
-    of_module = effects["module"].isin(MODULES)
-    kind = pd.Series("two networks", effects.index).mask(effects["comparison"] == INTERACTION, "interaction")
-    kind = kind.mask(of_module, "a single step").mask(effects["comparison"] == MAIN, MAIN)
-    effects = effects.assign(kind=kind).sort_values(
-        "kind", key=lambda kinds: kinds.map([*kind.unique()].index), kind="stable").reset_index(drop=True)
-    names = effects["module"] + ", " + effects["comparison"] + ("\n" + effects["verdict"]).where(
-        effects["verdict"] != "", "")
-    figure = Figure(figsize=(FIGURE_WIDTH, 1.2 + 0.25 * len(effects)), layout="constrained")
+    names = (effects["module"] + ", " + effects["comparison"] + "\n" + effects["verdict"]).str.strip()
+    main, figure = effects["comparison"] == MAIN, Figure((FIGURE_WIDTH, 6), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN:g} point: as good as none")
     axes.axvline(0, color="0.4", linewidth=0.8)
-    for (name, rows), look in zip(effects.groupby("kind", sort=False), "osD^"):
-        axes.errorbar(rows["points"], rows.index, xerr=(rows["high"] - rows["points"]).fillna(0), fmt=look,
-                      capsize=3, markersize=5, label=name)
-    for place in effects.index[effects["missing"] != ""]:
+    for label, rows, look in (("main effect", effects[main], "o"), ("not tested", effects[~main], "s")):
+        axes.errorbar(rows["mean"], rows.index, xerr=(rows["high"] - rows["mean"]).fillna(0), fmt=look,
+                      color=PREDICTION_COLOUR if look == "o" else "0.4", capsize=3, label=label)
+    for place in effects.index[effects["mean"].isna()]:
         axes.text(0, place, "not trained", fontsize=SMALLEST_FONT, va="center", ha="center", color="0.4")
     axes.set_yticks(effects.index, names, fontsize=SMALLEST_FONT)
     axes.set(xlabel="difference in Dice, points, with 95 % interval", ylim=(len(effects) - 0.4, -0.6))
     axes.grid(axis="x", color="0.9")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8,
-                  frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -1,12 +1,13 @@
 """What the modules of MAG-UNet add, and the cases that a network finds hardest, from scores by case."""
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, product
 from math import prod
 
+import numpy as np
 import pandas as pd
 
-from compendium.formats import Report
+from compendium.formats import WORDS, Report
 from compendium.grid import REFERENCE
 from compendium.statistics import DIGITS, LEAST_SEEDS, LEVEL, Estimate, crossed, holm, pooled
 from magunet.base.errors import require
@@ -45,8 +46,9 @@ def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
 
     table: of `compendium.statistics.crossed`. NaN where no seed is common to all.
     """
-    seeds = sorted(set.intersection(*(set(table[network]) for network in weights)))
-    return pooled(sum(weight * table[network][seeds] for network, weight in weights.items()))
+    seeds = set.intersection(*({seed for name, seed in table if name == network} for network in weights))
+    values = table[[*product(weights, sorted(seeds))]].to_numpy().reshape(len(table), len(weights), len(seeds))
+    return pooled(np.einsum("pns,n->ps", values, list(weights.values())))
 
 
 def verdict(effect: pd.Series) -> str:
@@ -110,10 +112,5 @@ def effects_report(scores: pd.DataFrame) -> Report:
     cells = {title: table.map(lambda cell: cell if isinstance(cell, str)
                               else f"{cell:.3g}".replace("nan", "-")) for title, table in tables.items()}
     numbers = pd.concat([effects, worst.reset_index()])
-    note = ("Points of Dice, paired by seed and patient, of the seeds that all networks compared have, with "
-            f"{100 * LEVEL:.0f} % intervals over draws of trainings and patients (crossed random effects; of "
-            "one seed over patients alone). Main effect: mean of a module's four differences. Interaction: "
-            "half of what one module adds beside the other minus what it adds without. Only the three main "
-            f"effects have verdicts, by p after Holm, from {LEAST_SEEDS} seeds on. Equivalent: the interval "
-            f"lies within {MARGIN:g} point of 0, a margin set before the study was run.")
+    note = WORDS["notes"]["modules"].format(level=100 * LEVEL, seeds=LEAST_SEEDS, margin=MARGIN)
     return Report("Effects of the modules, and worst cases", cells, numbers, [note])

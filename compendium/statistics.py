@@ -52,9 +52,9 @@ def pooled(values: pd.DataFrame | np.ndarray) -> Estimate:
     sd = of_seed.std(ddof=1) if seeds > 1 else np.nan
     if patients == 1:
         return Estimate(mean, np.nan, np.nan, np.nan, sd, patients, seeds)
-    degrees = np.array([seeds - 1, patients - 1, max(1, (patients - 1) * (seeds - 1))])
+    degrees = np.array([patients - 1, seeds - 1, max(1, (patients - 1) * (seeds - 1))])
     rest = values - of_patient[:, None] - of_seed + mean
-    squares = np.array([patients * sd**2 if seeds > 1 else 0, seeds * of_patient.var(ddof=1),
+    squares = np.array([seeds * of_patient.var(ddof=1), patients * sd**2 if seeds > 1 else 0,
                         (rest**2).sum() / degrees[2]])
     total, larger = squares[0] + squares[1] - squares[2], squares[:2].argmax()
     if total > squares[larger]:

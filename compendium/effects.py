@@ -47,7 +47,8 @@ def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
     table: of `compendium.statistics.crossed`. NaN where no seed is common to all.
     """
     seeds = set.intersection(*({seed for name, seed in table if name == network} for network in weights))
-    values = table[[*product(weights, sorted(seeds))]].to_numpy().reshape(len(table), len(weights), len(seeds))
+    values = table[[*product(weights, sorted(seeds))]].to_numpy()
+    values = values.reshape(len(table), len(weights), len(seeds))
     return pooled(np.einsum("pns,n->ps", values, list(weights.values())))
 
 

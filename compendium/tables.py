@@ -62,7 +62,7 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
         if len(mine):
             truth = joints["truth_ml"] > 0
             numbers += _counts({
-                "seeds": mine["seed"].nunique(), "scans": mine["case"].nunique(), "predictions": len(mine),
+                "seeds": mine["seed"].nunique(), "predictions": len(mine),
                 "empty predictions": (mine["predicted_ml"] == 0).sum(),
                 "empty truths": (mine["truth_ml"] == 0).sum(), "undefined distances": mine["undefined"].sum(),
                 "joints": truth.sum(), "missed joints": joints["missed"].sum(),

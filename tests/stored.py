@@ -7,11 +7,11 @@ import pandas as pd
 
 from magunet.base import profiles
 
-EPOCHS = 6
+EPOCHS = 7
 
 
 def scores_of(networks, seeds=(0, 1), patients=6, effects=(), sd=0.01):
-    """Scores by case, and by joint, of every network, seed and patient; ``effects``: network -> added Dice."""
+    """Scores by case and by joint of every network, seed and patient; ``effects``: network -> added Dice."""
     rng, rows = np.random.default_rng(7), []
     difficulty = rng.normal(0.8, 0.03, patients)
     for network in networks:
@@ -43,7 +43,6 @@ def store_study(folder, networks, seeds=(0, 1), **more):
                for number, (network, seed) in enumerate(runs)]
     for name, table in (("scores", scores), ("scores_by_side", sides), ("curves", pd.DataFrame(curves))):
         table.to_csv(folder / f"{name}.csv", index=False)
-    (folder / "runs.json").write_text(json.dumps(
-        {"settings": profiles.load("cpu").as_dict(), "data_hash": "0", "train": [], "val": [], "runs": records},
-        indent=1))
+    shared = {"settings": profiles.load("cpu").as_dict(), "data_hash": "0", "train": [], "val": []}
+    (folder / "runs.json").write_text(json.dumps(shared | {"runs": records}, indent=1))
     return folder

@@ -48,7 +48,8 @@ def test_where_only_seeds_or_only_patients_differ_it_is_their_t_test():
     """Of one seed it can only be the patients'."""
     values = np.random.default_rng(1).normal(1, 1, 6)
     test = stats.ttest_1samp(values, 0)
-    for table, seeds in ((np.tile(values, (9, 1)), 6), (np.tile(values[:, None], 4), 4), (values[:, None], 1)):
+    for table, seeds in ((np.tile(values, (9, 1)), 6), (np.tile(values[:, None], 4), 4),
+                         (values[:, None], 1)):
         ours = pooled(table)
         assert ours.p == pytest.approx(test.pvalue) and ours.seeds == seeds
         assert (ours.low, ours.high) == pytest.approx(tuple(test.confidence_interval()))
@@ -64,8 +65,8 @@ def test_what_one_patient_one_seed_or_no_spread_at_all_cannot_tell_is_nan_or_cer
 
 
 @pytest.mark.parametrize("patients, seeds, sds, least", [
-    (100, 10, (8, 1, 3), 0.93), (100, 4, (8, 1, 3), 0.93), (100, 5, (2, 0.9, 2.1), 0.92), (20, 10, (0, 1, 3), 0.93),
-    (100, 2, (8, 1, 3), 0.91)])
+    (100, 10, (8, 1, 3), 0.93), (100, 4, (8, 1, 3), 0.93), (100, 5, (2, 0.9, 2.1), 0.92),
+    (20, 10, (0, 1, 3), 0.93), (100, 2, (8, 1, 3), 0.91)])
 def test_intervals_hold_the_true_mean_as_often_as_stated(patients, seeds, sds, least):
     """95 % but for chance, at most 0.97 in 1500 simulated studies; of two seeds somewhat less."""
     studies = (pooled(drawn_table(n, patients, seeds, *sds)) for n in range(1500))
@@ -80,8 +81,8 @@ def test_holm_by_hand():
 
 def test_patients_count_not_scans_and_each_is_needed_everywhere():
     """A patient scanned nine times weighs as much as one scanned once."""
-    scans = [("+DA", "p1", 0, 0.9)] * 9 + [("+DA", "p2", 0, 0.5), ("+SE", "p1", 3, 0.1), ("+SE", "p2", 3, 0.2)]
-    scores = pd.DataFrame(scans, columns=["network", "patient", "seed", "dice"])
+    scans = [("+DA", "p2", 0, 0.5), ("+SE", "p1", 3, 0.1), ("+SE", "p2", 3, 0.2)]
+    scores = pd.DataFrame([("+DA", "p1", 0, 0.9)] * 9 + scans, columns=["network", "patient", "seed", "dice"])
     table = crossed(scores, "dice")
     assert table["+DA"][0].to_dict() == pytest.approx({"p1": 0.9, "p2": 0.5})
     assert pooled(table["+DA"]).mean == pytest.approx(0.7)

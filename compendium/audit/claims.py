@@ -95,7 +95,7 @@ def judge(scores: pd.DataFrame, leads: Leads) -> tuple[Verdict, str]:
     if missing := [name for name in networks if name not in set(scores["network"])]:
         more = f" and {len(missing) - 2} more" if missing[2:] else ""
         return Verdict.PENDING, f"no scores of {', '.join(missing[:2])}{more}"
-    tables = {measure: 100 * crossed(scores, measure) for measure, _ in leads.values()}
+    tables = {measure: 100 * crossed(scores, measure) for measure in {m for m, _ in leads.values()}}
     points = pd.DataFrame([contrast(tables[measure], weights) for measure, weights in leads.values()], leads)
     least, seeds = points.sort_values("mean").iloc[0], int(points["seeds"].min())
     verdict = Verdict.HOLDS if points["low"].min() > 0 else Verdict.UNTOLD

@@ -26,8 +26,6 @@ PAIRS = (("+DA", "+DA placebo"), ("+DA placebo", BASE), (REFERENCE, "Wide 3D U-N
 """Networks that are compared as they are: a placebo has DA's last convolution only, "Wide" is as large."""
 MARGIN = 1.0
 """Points of Dice below which an effect is taken for none, set before the study was run."""
-NUMBERS = ["mean", "low", "high", "p", "p_holm", "sd_seeds", "patients", "seeds"]
-"""Columns of the effects that hold numbers."""
 
 
 def factorial(*modules: str) -> dict[str, float]:
@@ -47,9 +45,8 @@ def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
     table: of `compendium.statistics.crossed`. NaN where no seed is common to all.
     """
     seeds = set.intersection(*({seed for name, seed in table if name == network} for network in weights))
-    values = table[[*product(weights, sorted(seeds))]].to_numpy()
-    values = values.reshape(len(table), len(weights), len(seeds))
-    return pooled(np.einsum("pns,n->ps", values, list(weights.values())))
+    parts = table[[*product(weights, sorted(seeds))]] * np.repeat(list(weights.values()), len(seeds))
+    return pooled(parts.T.groupby(level="seed").sum().T)
 
 
 def verdict(effect: pd.Series) -> str:
@@ -83,8 +80,9 @@ def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
         missing = ", ".join(network for network in weights if network not in table)
         row = {} if missing else contrast(table, weights)._asdict()
         rows.append({"module": module, "comparison": comparison, "missing": missing, "verdict": ""} | row)
-    columns = ["module", "comparison", *NUMBERS, "verdict", "missing"]
-    effects = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(NUMBERS, float))
+    numbers = [*Estimate._fields, "p_holm"]
+    effects = pd.DataFrame(rows, columns=["module", "comparison", *numbers, "verdict", "missing"])
+    effects = effects.astype(dict.fromkeys(numbers, float))
     effects["p"] = effects["p"].where(effects["comparison"] == MAIN)
     main = effects.index[(effects["comparison"] == MAIN) & (effects["missing"] == "")]
     effects.loc[main, "p_holm"] = holm(effects.loc[main, "p"])

@@ -33,14 +33,12 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
                 runs: Sequence[dict] = ()) -> pd.DataFrame:
     """One of the paper's tables from the scores of finished runs, in COLUMNS: it describes and tests nothing.
 
-    scores, sides: of `compendium.scores.read_scores`, of any networks and seeds; runs: records of their
-    trainings. Every row of the paper is there: without scores it has its ``status``, the paper's numbers and
-    what it costs.
+    scores, sides: of `compendium.scores.read_scores`, of any networks and seeds; runs: their records. Every
+    row of the paper is there: without scores it has its ``status``, the paper's numbers and what it costs.
 
-    * Measures that the scores have, group "all": ``value`` is the mean over patients and seeds, ``low`` and
-      ``high`` its 95 % interval (`compendium.statistics.pooled`), ``sd_seeds`` its SD over seeds,
-      ``difference`` value - paper. The paper leaves out slices without target, and so its Dice stands beside
-      that of all slices and that of the target's.
+    * Measures that the scores have, group "all": ``value`` is the mean over patients and seeds, with interval
+      and SD as of `compendium.statistics.pooled`; ``difference`` value - paper. The paper leaves out slices
+      without target: its Dice stands beside that of all slices and that of the target's.
     * Measures, groups "left", "right", "grade 0", ...: the same of single joints that the truth has.
     * Counts: over all predictions, of all seeds.
     * "parameters" (Mi) and "TFLOP" at the paper's widths and 50 x 256 x 256; "seconds a case" and "minutes a

@@ -139,7 +139,7 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     assert ours.loc["Dice", "seeds"] == 2 and ours.loc["Dice", ["value", "sd_seeds"]].notna().all()
     assert ours.loc["predictions", "value"] == 2 and ours.loc["HD95", "value"] >= 0
     assert "MAG-UNet, seed 1: not trained" in error and "+DA, seed 0: not trained" in error
-    assert "+MFF, seed" not in error
+    assert "\n+MFF, seed" not in error
     overview, run = said("tables", "--profile", "own"), next(Path("runs").glob("MAG-UNet*"))
     assert re.search(rf"{run.name} +scored run", overview)
     row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import refused
+from printed import assert_readable
 from scipy import stats
 
 from compendium import effects
@@ -156,7 +157,9 @@ def test_ten_seeds_see_eight_tenths_of_a_point_in_85_percent_of_studies(monkeypa
 
 def test_the_figure_shows_each_difference_with_interval_margin_and_verdict():
     table = module_effects(noisy(range(6)))
-    axes = effects_forest(table).axes[0]
+    figure = effects_forest(table)
+    assert_readable(figure)
+    axes = figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels[2] == f"LGAG, main effect\n{table['verdict'][2]}" and labels[7] == "DA, beside none"
     drawn_rows = {}

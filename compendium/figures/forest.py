@@ -5,13 +5,12 @@ from matplotlib.figure import Figure
 
 from compendium.effects import MAIN, MARGIN
 from compendium.figures.page import SMALLEST_FONT
-from compendium.figures.planes import FIGURE_WIDTH, PREDICTION_COLOUR, TRUTH_COLOUR
-from compendium.grid import REFERENCE
+from compendium.figures.planes import FIGURE_WIDTH, PREDICTION_COLOUR
 from compendium.tables import ALL
 
 
 def forest(numbers: pd.DataFrame) -> Figure:
-    """One line a network, in the table's order; hollow marks: the paper's; dotted line: MAG-UNet's mean.
+    """One line a network, in the table's order; hollow marks: the paper's.
 
     numbers: of `compendium.tables.study_table`. A network without scores keeps its line, and says so.
     """
@@ -24,8 +23,6 @@ def forest(numbers: pd.DataFrame) -> Figure:
         errors = table[["low", "high"]].sub(table["value"], axis=0).abs().fillna(0)
         axes.errorbar(table["value"], y, xerr=errors.T, fmt="o", color=PREDICTION_COLOUR, ms=6, capsize=3,
                       label="here, 95 % interval")
-        reference = table.set_index("network")["value"].get(REFERENCE, float("nan"))      # draws no line
-        axes.axvline(reference, color=TRUTH_COLOUR, linestyle=":", linewidth=1.5, zorder=0)
         for place in table["value"].isna().to_numpy().nonzero()[0]:
             axes.text(50, place, "not trained", fontsize=8, va="center", ha="center", color="0.4")
         axes.set(title=f"{measure}, %", xlim=(-2, 102), ylim=(-0.6, len(names) - 0.4))

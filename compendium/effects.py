@@ -45,8 +45,9 @@ def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
     table: of `compendium.statistics.crossed`. NaN where no seed is common to all.
     """
     seeds = set.intersection(*({seed for name, seed in table if name == network} for network in weights))
-    parts = table[[*product(weights, sorted(seeds))]] * np.repeat(list(weights.values()), len(seeds))
-    return pooled(parts.T.groupby(level="seed").sum().T)
+    cells = table[[*product(weights, sorted(seeds))]].to_numpy()
+    cells = cells.reshape(len(table), len(weights), len(seeds))
+    return pooled(np.tensordot(cells, list(weights.values()), (1, 0)))
 
 
 def verdict(effect: pd.Series) -> str:

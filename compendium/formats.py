@@ -10,8 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from tabulate import tabulate
 
-from compendium.grid import REFERENCE
-from compendium.statistics import LEVEL, smallest_p
+from compendium.statistics import LEVEL
 from compendium.tables import ALL, MEASURES, TRAINED
 from magunet.base.provenance import whole_file
 
@@ -86,11 +85,11 @@ def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     pairs = counts.pivot_table(index=["row", "group"], columns="measure", values="value", sort=False)
     cut = {
         "Overlap with the truth": (whole[whole["measure"].isin(titles[:4])], _interval),
-        "Surfaces": (whole[whole["measure"].isin(titles[4:])], _interval),
+        "Surfaces": (whole[whole["measure"].isin(titles[4:7])], _interval),
+        "Without the slices that hold no target": (whole[whole["measure"].isin(titles[7:])], _interval),
         "Ours minus the paper's number, which is in brackets": (whole[whole["paper"].notna()], _beside),
         "Cost": (whole.assign(measure=headings)[headings.notna() & whole["value"].notna()],
                  lambda number: f"{number.value:.2f}"),
-        f"Against {REFERENCE}: p (effect size)": (whole[whole["p"].notna()], _test),
         "Counted": (whole[whole["unit"] == "count"], lambda number: f"{number.value:.0f}"),
         "Dice of single joints, %": (groups[groups["measure"] == "Dice"], _interval),
         "HD95 of single joints, mm": (groups[groups["measure"] == "HD95"], _interval),
@@ -102,22 +101,14 @@ def study_blocks(numbers: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def study_notes(numbers: pd.DataFrame) -> list[str]:
-    """What the reader must know to read the numbers: units, policies, and what the tests cannot show."""
+    """What the reader must know to read the numbers: units, policies, and what the intervals hold."""
     whole = numbers[(numbers["group"] == ALL) & (numbers["status"] == TRAINED)]
-    if whole.empty:
-        return [WORDS["notes"]["costs"]]
-    patients, comparisons = int(whole["patients"].max()), int(numbers["p"].notna().sum() / len(MEASURES))
-    least, names = smallest_p(patients), ["means", "costs", "policies"]
-    if comparisons:
-        names += ["tests", "few patients"] if least * comparisons > 1 - LEVEL else ["tests"]
-    elif (numbers["network"] != REFERENCE).any():
-        names.append("no tests")
-    if (numbers["group"] != ALL).any():
-        names.append("joints")
-    words = {"patients": f"{patients} patient{'s'[:patients > 1]}", "level": 100 * LEVEL,
-             "comparisons": f"{comparisons} comparison{'s'[:comparisons > 1]}", "reference": REFERENCE,
-             "least": least, "adjusted": min(1.0, least * comparisons)}
-    return [WORDS["notes"][name].format(**words) for name in names]
+    trained, patients = len(whole) > 0, 0 if whole.empty else int(whole["patients"].max())
+    words = {"patients": f"{patients} patient{'s'[:patients > 1]}", "level": 100 * LEVEL}
+    notes = {"means": trained, "one seed": whole["seeds"].min() == 1, "costs": True, "paper": True,
+             "policies": trained, "joints": (numbers["group"] != ALL).any(),
+             "effects": trained and numbers["table"].iloc[0] == 4}
+    return [WORDS["notes"][name].format(**words) for name, needed in notes.items() if needed]
 
 
 def _spread(numbers: pd.DataFrame, cell: Callable, status: pd.Series) -> pd.DataFrame:
@@ -145,7 +136,3 @@ def _beside(number: pd.Series) -> str:
         return f"({number.paper:.{digits}f})"
     return f"{round(number.difference, digits) + 0.0:+.{digits}f} ({number.paper:.{digits}f})"      # no -0.00
 
-
-def _test(number: pd.Series) -> str:
-    p = "<0.001" if number.p_holm < 0.001 else f"{number.p_holm:.3f}"
-    return f"{p} ({number.effect:+.2f})"

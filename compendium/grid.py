@@ -8,7 +8,7 @@ from magunet.base.errors import InputError, require
 from magunet.studies import ALIASES, checked
 
 REFERENCE = "MAG-UNet"
-"""What every other network is tested against."""
+"""The paper's network, with all three modules."""
 LEFT_OUT = {4: ("+MFF+LGAG", "+DA placebo", "Wide 3D U-Net")}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet"),
@@ -27,9 +27,8 @@ def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
 
 
 def networks_of(table: int) -> list[str]:
-    """Networks of a table's rows, those of BEYOND, and the reference. Raises as `study_rows` does."""
-    names = [row.network for row in study_rows(table, BEYOND.get(table, ()))]
-    return list(dict.fromkeys([*names, REFERENCE]))
+    """Networks of a table's rows and those of BEYOND. Raises as `study_rows` does."""
+    return [row.network for row in study_rows(table, BEYOND.get(table, ()))]
 
 
 def grid(settings: profiles.Settings, beyond: bool | None = None) -> list[str]:

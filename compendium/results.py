@@ -14,7 +14,7 @@ import pandas as pd
 
 from compendium.diagnostics import DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
-from compendium.grid import BEYOND, networks_of, trained_as
+from compendium.grid import BEYOND, networks_of, seeds_of, trained_as
 from compendium.sample import sample_paths
 from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
 from compendium.tables import study_table
@@ -49,7 +49,7 @@ class Results(NamedTuple):
 
     def report(self, table: int) -> Report:
         """Table 1, 2, 3 or 4. Raises InputError when there is no such table."""
-        return study_report(study_table(table, self.scores, self.sides), self.notes(table))
+        return study_report(study_table(table, self.scores, self.sides, self.runs), self.notes(table))
 
     def missing(self, table: int) -> list[str]:
         """A line for each network of a table, but those beyond the paper, and seed that has no scores."""
@@ -58,7 +58,7 @@ class Results(NamedTuple):
         return [f"{name}, seed {seed}: " + (
                     f"not in {self.folder}" if self.folder else
                     f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}")
-                for name, seed in itertools.product(networks, self.settings.seeds)
+                for name in networks for seed in seeds_of(name, self.settings)
                 if (trained_as(name), seed) not in trained]
 
     def notes(self, table: int) -> list[str]:
@@ -138,7 +138,7 @@ def read_stored(folder: Path) -> Results:
     """Read what `store` wrote. Raises InputError when it is missing or damaged."""
     try:
         content = read_json(folder / RUNS_FILE)
-        description = {"network", "seed", "epochs", "settings_hash", "scored_on"}
+        description = {"network", "seed", "epochs", "settings_hash", "scored_on", "seconds", "peak_memory_mb"}
         if not content["runs"] or not all(description <= set(run) for run in content["runs"]):
             raise ValueError(f"the runs in {RUNS_FILE} are not described")
         settings = from_mapping(content["settings"], str(folder / RUNS_FILE))

@@ -1,7 +1,8 @@
-"""Means with intervals, and paired comparisons, over patients.
+"""Means with intervals over patients and trainings, which are crossed: every network segments every patient.
 
-The patient is the unit: scans of one patient are averaged first, and so are seeds, for neither are
-independent of each other. Functions take tables of a row a scan (or joint): network, seed, patient, measures.
+The trained network, a seed, is the unit of evidence: more patients tell how one training does on patients,
+and nothing of the next training. Functions take tables of a row a scan (or joint): network, seed, patient,
+measures.
 """
 
 from collections import namedtuple
@@ -9,71 +10,62 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import t as student_t
+
+from magunet.base.errors import InputError
 
 LEVEL = 0.95
 """Of confidence."""
+LEAST_SEEDS = 5
+"""With fewer trainings of a network nothing is concluded about it."""
 DIGITS = 12
-"""Decimals that differences are rounded to, so that averaging over seeds breaks no tie and keeps zeros."""
-Estimate = namedtuple("Estimate", "mean low high sd_seeds patients seeds")
-"""Mean over patients, its interval, and its SD over seeds; NaN where there is one patient or seed."""
-SignedRank = namedtuple("SignedRank", "p effect")
-"""A paired Wilcoxon test: two-sided p, and an effect size from -1 to 1."""
+"""Decimals that differences are rounded to, so that averaging breaks no tie and keeps zeros."""
+Estimate = namedtuple("Estimate", "mean low high p sd_seeds patients seeds")
+"""A mean, its interval, two-sided p against 0, SD over seeds, and how many there are; NaN where unknown."""
 
 
-def by_patient(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """One network's measure, averaged over the scans of each patient: a row a patient, a column a seed."""
-    return scores.pivot_table(index="patient", columns="seed", values=measure, aggfunc="mean")
+def crossed(scores: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """One measure averaged over the scans of each patient: a row a patient, a column a network and seed.
 
-
-def estimate(scores: pd.DataFrame, measure: str) -> Estimate:
-    """One network's mean over patients, with its bootstrap interval and its SD over seeds."""
-    values = by_patient(scores, measure)
-    means = values.mean(axis=1).to_numpy()
-    return Estimate(means.mean(), *bootstrap_interval(means), values.mean().std(), *values.shape)
-
-
-def bootstrap_interval(values: Sequence[float], resamples: int = 10_000, seed: int = 0) -> Sequence[float]:
-    """Percentile interval of the mean of patients drawn again with replacement (Efron 1979); seeded.
-
-    NaN for fewer than two patients. Few patients make it too narrow: of 95 % intervals of skewed or normal
-    values, 83 % held the true mean at 5 patients, 87 % at 7 and 92 % at 21 (simulated; bias-corrected ones
-    were no better). None holds what no patient in the sample shows, such as a rare failure.
+    Raises InputError where one of them lacks a patient, so that differences are always paired.
     """
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return np.nan, np.nan
-    samples = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    return tuple(np.quantile(values[samples].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist())
+    table = scores.pivot_table(index="patient", columns=["network", "seed"], values=measure, aggfunc="mean")
+    if (gaps := table.isna().unstack()).any():
+        network, seed, patient = gaps.idxmax()
+        raise InputError(f"{network}, seed {seed}, has no score of {patient}; score all on one cohort")
+    return table
 
 
-def signed_rank(values: pd.Series, reference: pd.Series) -> SignedRank:
-    """Wilcoxon's signed-rank test of two networks over the same patients (Wilcoxon 1945), with effect size.
+def pooled(values: pd.DataFrame | np.ndarray) -> Estimate:
+    """The mean over a table (patients, seeds) in which both are drawn at random, and crossed.
 
-    Equal pairs are left out, ties share their mean rank, and p is exact for any number of patients: from all
-    2^n ways the signs could fall. The effect is the matched-pairs rank-biserial correlation (Kerby 2014), the
-    rank sum of patients where ``values`` is higher minus that where ``reference`` is, over their total. All
-    equal: p 1, effect 0. Raises ValueError when the patients differ.
+    Two-way random-effects analysis of variance: the mean's variance is (MS of seeds + MS of patients - MS of
+    the rest) / (patients x seeds), but never less than the larger of the first two alone. Degrees of freedom
+    after Satterthwaite (Biometrics Bulletin 2, 1946, 110) give a t interval. One seed: over patients alone,
+    so that it says nothing of another training. One patient, or no seed: NaN. Of 95 % intervals of 100
+    patients, 88 to 94 % held the true mean with 2 seeds, and 94 to 96 % from 4 seeds on (simulated).
     """
-    if set(values.index) != set(reference.index):
-        raise ValueError("a paired test needs both networks' scores of the same patients")
-    difference = (values - reference).round(DIGITS)                  # pandas pairs them by patient
-    difference = difference[difference != 0].to_numpy()
-    if not len(difference):
-        return SignedRank(1.0, 0.0)
-    ranks = rankdata(np.abs(difference))
-    positive, total = ranks[difference > 0].sum(), ranks.sum()
-    chance = np.ones(1)                                              # of each rank sum, in halves
-    for step in np.rint(2 * ranks).astype(int):
-        chance = (np.pad(chance, (0, step)) + np.pad(chance, (step, 0))) / 2
-    at = round(2 * positive)
-    p = 2 * min(chance[:at + 1].sum(), chance[at:].sum())
-    return SignedRank(min(1.0, float(p)), float((2 * positive - total) / total))
-
-
-def smallest_p(pairs: int) -> float:
-    """The smallest two-sided p of a signed-rank test of so many pairs, all differing one way: 2^(1-n)."""
-    return 2.0 ** (1 - pairs) if pairs else 1.0
+    values = np.asarray(values, float).round(DIGITS)
+    patients, seeds = values.shape
+    if not seeds:
+        return Estimate(*[np.nan] * 5, patients, seeds)
+    mean, of_patient, of_seed = values.mean(), values.mean(axis=1), values.mean(axis=0)
+    sd = of_seed.std(ddof=1) if seeds > 1 else np.nan
+    if patients == 1:
+        return Estimate(mean, np.nan, np.nan, np.nan, sd, patients, seeds)
+    degrees = np.array([patients - 1, seeds - 1, max(1, (patients - 1) * (seeds - 1))])
+    rest = values - of_patient[:, None] - of_seed + mean
+    squares = np.array([seeds * of_patient.var(ddof=1), patients * sd**2 if seeds > 1 else 0,
+                        (rest**2).sum() / degrees[2]])
+    total, larger = squares[0] + squares[1] - squares[2], squares[:2].argmax()
+    if total > squares[larger]:
+        freedom = total**2 / (squares**2 / degrees).sum()
+    else:
+        total, freedom = squares[larger], degrees[larger]
+    error = np.sqrt(total / values.size)
+    half = error * student_t.ppf((1 + LEVEL) / 2, freedom)
+    p = 2 * student_t.sf(abs(mean.round(DIGITS)) / max(error, 1e-300), freedom)
+    return Estimate(mean, mean - half, mean + half, float(p), sd, patients, seeds)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -4,13 +4,15 @@ One row a number: its row in the paper's table, over which cases (``group``), of
 ``compendium.formats`` turns it into what people read.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
 from compendium.fits import network_cost
-from compendium.grid import REFERENCE, study_rows, trained_as
+from compendium.grid import study_rows, trained_as
 from compendium.paper import MI, Row
-from compendium.statistics import by_patient, estimate, holm, signed_rank
-from magunet.base.errors import require
+from compendium.statistics import crossed, pooled
 
 ALL = "all"
 """The group of all cases."""
@@ -19,43 +21,46 @@ TRAINED = "trained"
 NOT_TRAINED = "not trained"
 """Status of a row whose network has none."""
 COLUMNS = ("table", "row", "network", "status", "group", "measure", "unit", "value", "low", "high",
-           "sd_seeds", "paper", "difference", "patients", "seeds", "p", "p_holm", "effect")
+           "sd_seeds", "paper", "difference", "patients", "seeds")
 """Of the long table; numbers from ``value`` on."""
 MEASURES = {"dice": ("Dice", "%"), "iou": ("IoU", "%"), "precision": ("precision", "%"),
             "recall": ("recall", "%"), "hd95": ("HD95", "mm"), "assd": ("ASSD", "mm"),
-            "nsd": ("NSD at 1 mm", "%")}
+            "nsd": ("NSD at 1 mm", "%"), "dice_within": ("Dice within the target's slices", "%")}
 """Column of ``scores.csv`` -> title and unit in tables, in their order; "%" is 100 times what is stored."""
 
 
-def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.DataFrame:
-    """One of the paper's tables from the scores of finished runs, in COLUMNS.
+def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
+                runs: Sequence[dict] = ()) -> pd.DataFrame:
+    """One of the paper's tables from the scores of finished runs, in COLUMNS: it describes and tests nothing.
 
-    scores, sides: of `compendium.scores.read_scores`, of any networks and seeds; every network is tested
-    against MAG-UNet. Every row of the paper is there: without scores it has its ``status``, the paper's
-    numbers and what it costs.
+    scores, sides: of `compendium.scores.read_scores`, of any networks and seeds; runs: their records. Every
+    row of the paper is there: without scores it has its ``status``, the paper's numbers and what it costs.
 
-    * Measures, group "all": ``value`` is the mean over patients, ``low`` and ``high`` its 95 % interval,
-      ``sd_seeds`` its SD over seeds, ``difference`` value - paper; ``p`` and ``effect`` compare with
-      MAG-UNet, positive where the row is higher; ``p_holm`` is adjusted within the measure over the rows.
+    * Measures that the scores have, group "all": ``value`` is the mean over patients and seeds, with interval
+      and SD as of `compendium.statistics.pooled`; ``difference`` value - paper. The paper leaves out slices
+      without target: its Dice stands beside that of all slices and that of the target's.
     * Measures, groups "left", "right", "grade 0", ...: the same of single joints that the truth has.
     * Counts: over all predictions, of all seeds.
-    * "parameters" (Mi) and "TFLOP" at the paper's widths and 50 x 256 x 256; "seconds a case" the median,
-      "peak memory" (GB) the maximum, of the predictions.
+    * "parameters" (Mi) and "TFLOP" at the paper's widths and 50 x 256 x 256; "seconds a case" and "minutes a
+      training" the median, "peak memory" and "training memory" (GB) the maximum.
 
-    Raises InputError when there is no such table, or two networks were scored on different patients.
+    Raises InputError when there is no such table, or as `compendium.statistics.crossed`.
     """
-    rows = []
+    rows, columns = [], [column for column in MEASURES if scores.empty or column in scores]
+    if len(scores):
+        crossed(scores, "dice")                     # raises where networks were scored on different patients
     for row in study_rows(table, set(scores["network"])):
         network = trained_as(row.network)
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
         status = TRAINED if len(mine) else NOT_TRAINED
-        measures = [_number(mine, column) | {"paper": getattr(row, column, None)} for column in MEASURES]
+        measures = [_number(mine, column) | {"paper": getattr(row, column.removesuffix("_within"), None)}
+                    for column in columns]
         first = {"table": table, "row": row.name, "network": network, "status": status, "group": ALL}
-        numbers = [*_costs(row, mine), *measures]
+        numbers = [*_costs(row, mine, [run for run in runs if run["network"] == network]), *measures]
         if len(mine):
             truth = joints["truth_ml"] > 0
             numbers += _counts({
-                "scans": mine["case"].nunique(), "predictions": len(mine),
+                "seeds": mine["seed"].nunique(), "predictions": len(mine),
                 "empty predictions": (mine["predicted_ml"] == 0).sum(),
                 "empty truths": (mine["truth_ml"] == 0).sum(), "undefined distances": mine["undefined"].sum(),
                 "joints": truth.sum(), "missed joints": joints["missed"].sum(),
@@ -63,16 +68,20 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame) -> pd.Dat
             numbers += _groups(joints[truth])
         rows += [first | number for number in numbers]
     numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[7:], float))
-    return _with_tests(numbers.assign(difference=numbers["value"] - numbers["paper"]), scores)
+    return numbers.assign(difference=numbers["value"] - numbers["paper"])
 
 
-def _costs(row: Row, scores: pd.DataFrame) -> list[dict]:
+def _costs(row: Row, scores: pd.DataFrame, runs: list[dict]) -> list[dict]:
     parameters, flop = network_cost(trained_as(row.network))
     numbers = [{"measure": "parameters", "unit": "Mi", "value": parameters / MI, "paper": row.params_mi},
                {"measure": "TFLOP", "unit": "10^12", "value": flop / 1e12}]
     if len(scores):
         numbers += [{"measure": "seconds a case", "unit": "s", "value": scores["seconds"].median()},
                     {"measure": "peak memory", "unit": "GB", "value": scores["peak_memory_mb"].max() / 1000}]
+    if runs:
+        seconds, memory = ([run[name] for run in runs] for name in ("seconds", "peak_memory_mb"))
+        numbers += [{"measure": "minutes a training", "unit": "min", "value": np.median(seconds) / 60},
+                    {"measure": "training memory", "unit": "GB", "value": max(memory) / 1000}]
     return numbers
 
 
@@ -81,10 +90,8 @@ def _number(scores: pd.DataFrame, column: str) -> dict:
     title, unit = MEASURES[column]
     if scores.empty:
         return {"measure": title, "unit": unit}
-    ours, scale = estimate(scores, column), 100 if unit == "%" else 1
-    return {"measure": title, "unit": unit, "value": scale * ours.mean, "low": scale * ours.low,
-            "high": scale * ours.high, "sd_seeds": scale * ours.sd_seeds, "patients": ours.patients,
-            "seeds": ours.seeds}
+    ours = pooled((100 if unit == "%" else 1) * crossed(scores, column))
+    return {"measure": title, "unit": unit, "value": ours.mean} | ours._asdict()
 
 
 def _counts(counts: dict[str, int]) -> list[dict]:
@@ -97,7 +104,7 @@ def _groups(sides: pd.DataFrame) -> list[dict]:
     for group, joints in [*sides.groupby("side"), *sides.groupby(sides["grade"].map(_grade))]:
         counts = {"joints": len(joints), "missed joints": joints["missed"].sum(),
                   "undefined distances": joints["undefined"].sum()}
-        measures = [_number(joints, column) for column in MEASURES]
+        measures = [_number(joints, column) for column in MEASURES if column in joints]
         numbers += [{"group": group} | number for number in (*measures, *_counts(counts))]
     return numbers
 
@@ -106,19 +113,3 @@ def _grade(grade: object) -> str:
     if pd.isna(grade):
         return "grade unknown"
     return f"grade {grade:g}" if isinstance(grade, (int, float)) else f"grade {grade}"
-
-
-def _with_tests(numbers: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """The table with every trained network tested against MAG-UNet, where that is trained."""
-    if REFERENCE not in set(scores["network"]):
-        return numbers
-    trained = (numbers["status"] == TRAINED) & (numbers["network"] != REFERENCE) & (numbers["group"] == ALL)
-    for column, (title, _) in MEASURES.items():
-        means = {name: by_patient(mine, column).mean(axis=1) for name, mine in scores.groupby("network")}
-        index = numbers.index[trained & (numbers["measure"] == title)]
-        for number, network in numbers.loc[index, "network"].items():
-            require(set(means[network].index) == set(means[REFERENCE].index), f"{network} and {REFERENCE} "
-                    "were scored on different patients; score both on one cohort")
-            numbers.loc[number, ["p", "effect"]] = list(signed_rank(means[network], means[REFERENCE]))
-        numbers.loc[index, "p_holm"] = holm(numbers.loc[index, "p"].tolist())
-    return numbers

@@ -16,9 +16,12 @@ import pytest
 from boxes import TINY, write_cohort, write_scan
 from conftest import ROOT
 from scipy.spatial.transform import Rotation
+from stored import store_study
 from test_sources import snapshot
 
 from compendium import cli
+from compendium.effects import effects_report
+from compendium.results import read_stored
 from magunet.base import profiles, provenance
 from magunet.cohort import load_cohort
 from magunet.metrics import overlap
@@ -130,21 +133,21 @@ def trained(compendium, said):
 def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_stored(
         trained, said, capsys, monkeypatch):
     assert "make reproduce" in call(capsys, "tables", "--profile", "own", "--out", "stored")[2]
-    _, out, error = call(capsys, "tables", "3", "--profile", "own", "--format", "csv")
+    _, out, error = call(capsys, "tables", "4", "--profile", "own", "--format", "csv")
     table = pd.read_csv(io.StringIO(out))
-    ours = table[(table["row"] == "[1,3,5]") & (table["group"] == "all")].set_index("measure")
-    assert ours.loc["Dice", "seeds"] == 2 and ours.loc["Dice", ["value", "sd_seeds", "p_holm"]].notna().all()
+    ours = table[(table["row"] == "+MFF") & (table["group"] == "all")].set_index("measure")
+    assert ours.loc["Dice", "seeds"] == 2 and ours.loc["Dice", ["value", "sd_seeds"]].notna().all()
     assert ours.loc["predictions", "value"] == 2 and ours.loc["HD95", "value"] >= 0
-    assert "MAG-UNet, seed 1: not trained" in error and "[5], seed 0: not trained" in error
-    assert "[1,3,5], seed" not in error
+    assert "MAG-UNet, seed 1: not trained" in error and "+DA, seed 0: not trained" in error
+    assert "\n+MFF, seed" not in error
     overview, run = said("tables", "--profile", "own"), next(Path("runs").glob("MAG-UNet*"))
     assert re.search(rf"{run.name} +scored run", overview)
     row = next(line for line in overview.splitlines() if line.startswith("MAG-UNet"))
     assert row.split()[1] == "1" and len(row.split()) == 6                  # one validation case, scored once
     assert [len(pd.read_csv(run / file)) for file in ("scores.csv", "scores_by_side.csv")] == [1, 1]
-    printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("3", "claims", "effects")}
+    printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("4", "claims", "effects")}
     note = "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, seeds 0, 1."
-    assert note in printed["3"][1]
+    assert note in printed["4"][1]
 
     redraw = Mock(return_value=["drawn.png"])
     monkeypatch.setattr("compendium.redraw.redraw", redraw)
@@ -165,13 +168,13 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
 
 
 def test_stored_scores_and_the_paper_alone_give_tables_and_nothing_is_made(compendium, said, capsys):
+    stored = store_study(compendium / "figures" / "cpu", ["3D U-Net", "+DA", "+ECA"])
     before = snapshot(compendium)
-    cpu = ROOT / "figures" / "cpu"
-    claims = said("tables", "claims", "--scores", cpu, "--format", "md")
-    rows = [line.replace("](", "](../../") for line in claims.splitlines() if re.match(r"\| \d", line)]
-    assert len(rows) == 33 and "\n".join(rows) in (cpu / "claims.md").read_text()
-    effects = said("tables", "effects", "--scores", cpu, "--format", "md")
-    assert effects == (cpu / "effects.md").read_text().rstrip("\n")
+    claims = said("tables", "claims", "--scores", stored, "--format", "md")
+    assert len(re.findall(r"^\| \d", claims, re.M)) == 33
+    assert re.search(r"\| cannot be told here \| least lead .* of 3D U-Net over \+ECA; 2 seeds", claims)
+    effects = said("tables", "effects", "--scores", stored, "--format", "md")
+    assert effects == effects_report(read_stored(stored).scores).markdown()
     status, out, error = call(capsys, "tables", "4")
     assert status == 0 and out.startswith("Table 4: ablation") and "not trained" in out and "(92.4)" in out
     assert error.splitlines()[1] == "+DA, seed 0: not trained; magunet train '+DA' --profile smoke --seed 0"

@@ -1,63 +1,76 @@
-"""Intervals and tests against enumeration, simulation, SciPy and textbook numbers."""
-
-import itertools
+"""Means over patients and trainings against loops, t-tests and simulation; Holm against textbook numbers."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import refused
 from scipy import stats
 
-from compendium.statistics import bootstrap_interval, estimate, holm, signed_rank
+from compendium.statistics import crossed, holm, pooled
 
 
-def enumerated(difference):
-    """Two-sided p over all signs of the non-zero differences: how few are as far from the middle."""
-    d = np.array([x for x in difference if x != 0])
-    ranks = stats.rankdata(abs(d))
-    middle = ranks.sum() / 2
-    seen = abs(ranks[d > 0].sum() - middle)
-    sums = [sum(r for r, up in zip(ranks, signs) if up) for signs in itertools.product((0, 1), repeat=len(d))]
-    return np.mean([abs(s - middle) >= seen - 1e-9 for s in sums])
+def drawn_table(seed, patients, seeds, of_patients, of_seeds, rest):
+    """A table (patients, seeds) with mean 1 and these SDs."""
+    rng = np.random.default_rng(seed)
+    return (1 + of_patients * rng.normal(size=(patients, 1)) + of_seeds * rng.normal(size=(1, seeds))
+            + rest * rng.normal(size=(patients, seeds)))
 
 
-def paired(difference):
-    return pd.Series(difference, dtype=float), pd.Series(0.0, range(len(difference)))
+def by_loops(y):
+    """Variance of the mean and its degrees of freedom, from sums of squares that are written out."""
+    n, s = y.shape
+    rows, columns, mean = [sum(row) / s for row in y], [sum(column) / n for column in y.T], y.sum() / n / s
+    ms_rows = sum(s * (row - mean)**2 for row in rows) / (n - 1)
+    ms_columns = sum(n * (column - mean)**2 for column in columns) / (s - 1)
+    ms_rest = sum((y[i, j] - rows[i] - columns[j] + mean)**2
+                  for i in range(n) for j in range(s)) / (n - 1) / (s - 1)
+    total = ms_rows + ms_columns - ms_rest
+    if total > max(ms_rows, ms_columns):
+        return total / n / s, total**2 / (ms_rows**2 / (n - 1) + ms_columns**2 / (s - 1)
+                                          + ms_rest**2 / (n - 1) / (s - 1))
+    return max((ms_rows / n / s, n - 1), (ms_columns / n / s, s - 1))
 
 
-def test_p_is_that_of_all_signs_also_with_ties_and_zeros():
-    for difference in ((1, 2, 3, 4, 5, 6), (-1, 2, 3, -4, 5, 6, 7), (1, 1, 2, -3, 4, 4, 5),
-                       (0, 1, 1.5, 2, -3, 4, 0, 5), (2, -2, 2, -2, 1), (3,)):
-        p = signed_rank(*paired(difference)).p
-        assert p == pytest.approx(enumerated(difference), rel=1e-12), difference
+def test_interval_and_p_are_those_of_a_two_way_analysis_of_variance_written_out():
+    floors = 0
+    for seed in range(30):
+        y = drawn_table(seed, 7 + seed % 5, 2 + seed % 4, *np.random.default_rng(seed).uniform(0, 2, 3))
+        ours, (variance, freedom) = pooled(y), by_loops(y)
+        reference = stats.t(freedom, y.mean(), variance**0.5)
+        assert (ours.low, ours.high) == pytest.approx(reference.interval(0.95)), seed
+        assert ours.p == pytest.approx(2 * min(reference.cdf(0), reference.sf(0))), seed
+        assert (ours.mean, ours.patients, ours.seeds) == (pytest.approx(y.mean()), *y.shape)
+        floors += freedom in (len(y) - 1, y.shape[1] - 1)
+    assert 0 < floors < 30, "both branches"
 
 
-def test_p_agrees_with_scipy_where_no_two_are_equal():
-    for n, method, slack in ((4, "exact", 1e-9), (9, "exact", 1e-9), (21, "exact", 1e-9), (50, "exact", 1e-9),
-                             (400, "asymptotic", 0.02)):
-        difference = np.random.default_rng(n).normal(0.4 if n < 100 else 0.1, 1, n)
-        theirs = stats.wilcoxon(difference, method=method).pvalue
-        assert signed_rank(*paired(difference)).p == pytest.approx(theirs, rel=slack), n
+def test_where_only_seeds_or_only_patients_differ_it_is_their_t_test():
+    """Of one seed it can only be the patients'."""
+    values = np.random.default_rng(1).normal(1, 1, 6)
+    test = stats.ttest_1samp(values, 0)
+    for table, seeds in ((np.tile(values, (9, 1)), 6), (np.tile(values[:, None], 4), 4),
+                         (values[:, None], 1)):
+        ours = pooled(table)
+        assert ours.p == pytest.approx(test.pvalue) and ours.seeds == seeds
+        assert (ours.low, ours.high) == pytest.approx(tuple(test.confidence_interval()))
+    assert pooled(np.tile(values, (9, 1))).sd_seeds == pytest.approx(values.std(ddof=1))
 
 
-def test_effect_is_the_share_of_ranks_for_minus_against():
-    """Ranks 1, 2, 3, 4; the second is against: (1 + 3 + 4 - 2) / 10. None where all are equal."""
-    for difference, expected in (((0.1, -0.2, 0.3, 0.4), 0.6), ((-0.1, 0.2, -0.3, -0.4), -0.6),
-                                 ((1, 2, 3), 1), ((0, 0, 0), 0)):
-        assert signed_rank(*paired(difference)).effect == pytest.approx(expected), difference
-    assert signed_rank(*paired((0, 0, 0))).p == 1
+def test_what_one_patient_one_seed_or_no_spread_at_all_cannot_tell_is_nan_or_certain():
+    one = pooled(np.array([[0.5, 0.7]]))
+    assert one.mean == 0.6 and np.isnan([one.low, one.high, one.p]).all()
+    assert np.isnan(pooled(np.ones((3, 1))).sd_seeds) and np.isnan(pooled(np.ones((3, 0))).mean)
+    assert pooled(np.full((3, 4), 0.1 + 0.2 - 0.3)).p == 1, "a rounding error is no difference"
+    assert pooled(np.full((3, 4), 0.5))[:4] == (0.5, 0.5, 0.5, 0)
 
 
-def test_rounding_errors_of_averages_are_no_differences():
-    a, b = paired((0.1 + 0.2 - 0.3, 1, -1))
-    assert a.iloc[0] != 0
-    assert signed_rank(a, b) == signed_rank(*paired((1, -1))) == (1, 0)
-
-
-def test_patients_are_paired_by_name():
-    a, b = pd.Series({"p1": 1.0, "p2": 5.0, "p3": 9.0}), pd.Series({"p3": 8.0, "p1": 0.5, "p2": 4.8})
-    assert signed_rank(a, b).effect == 1
-    with pytest.raises(ValueError, match="same patients"):
-        signed_rank(a, b.rename({"p3": "p4"}))
+@pytest.mark.parametrize("patients, seeds, sds, least", [
+    (100, 10, (8, 1, 3), 0.93), (100, 4, (8, 1, 3), 0.93), (100, 5, (2, 0.9, 2.1), 0.92),
+    (20, 10, (0, 1, 3), 0.93), (100, 2, (8, 1, 3), 0.91)])
+def test_intervals_hold_the_true_mean_as_often_as_stated(patients, seeds, sds, least):
+    """95 % but for chance, at most 0.97 in 1500 simulated studies; of two seeds somewhat less."""
+    studies = (pooled(drawn_table(n, patients, seeds, *sds)) for n in range(1500))
+    assert least <= np.mean([low <= 1 <= high for _, low, high, *_ in studies]) <= 0.97
 
 
 def test_holm_by_hand():
@@ -66,25 +79,11 @@ def test_holm_by_hand():
         assert holm(p) == pytest.approx(adjusted), p
 
 
-def test_the_bootstrap_is_scipys_percentile_bootstrap_and_repeats_itself():
-    values = np.random.default_rng(0).beta(8, 2, 21)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile").confidence_interval
-    assert bootstrap_interval(values) == pytest.approx(tuple(theirs), abs=0.003)
-    assert bootstrap_interval(values) == bootstrap_interval(values) != bootstrap_interval(values, seed=1)
-    assert np.isnan(bootstrap_interval([0.5])).all(), "one patient"
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
-
-
-def test_intervals_hold_the_true_mean_as_often_as_stated():
-    for patients, stated in (5, 0.83), (7, 0.87), (21, 0.92):
-        rng = np.random.default_rng(patients)
-        intervals = (bootstrap_interval(rng.beta(8, 2, patients), 1000, seed) for seed in range(2000))
-        held = np.mean([low <= 0.8 <= high for low, high in intervals])
-        assert held == pytest.approx(stated, abs=0.02), patients
-
-
-def test_patients_count_not_scans():
+def test_patients_count_not_scans_and_each_is_needed_everywhere():
     """A patient scanned nine times weighs as much as one scanned once."""
-    scans = [{"patient": "p1", "seed": 0, "dice": 0.9}] * 9 + [{"patient": "p2", "seed": 0, "dice": 0.5}]
-    found = estimate(pd.DataFrame(scans), "dice")
-    assert (found.mean, found.low, found.high, found.patients) == pytest.approx((0.7, 0.5, 0.9, 2))
+    scans = [("+DA", "p2", 0, 0.5), ("+SE", "p1", 3, 0.1), ("+SE", "p2", 3, 0.2)]
+    scores = pd.DataFrame([("+DA", "p1", 0, 0.9)] * 9 + scans, columns=["network", "patient", "seed", "dice"])
+    table = crossed(scores, "dice")
+    assert table["+DA"][0].to_dict() == pytest.approx({"p1": 0.9, "p2": 0.5})
+    assert pooled(table["+DA"]).mean == pytest.approx(0.7)
+    refused(lambda: crossed(scores[:-1], "dice"), "+SE, seed 3, has no score of p2")

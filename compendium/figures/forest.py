@@ -1,15 +1,16 @@
-"""Scores of a table's networks at a glance: means with intervals, and the paper's numbers beside them."""
+"""A table's networks at a glance, means with the paper's numbers beside them, and effects of the modules."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from compendium.figures.planes import PREDICTION_COLOUR, TRUTH_COLOUR
-from compendium.grid import REFERENCE
+from compendium.effects import MAIN, MARGIN
+from compendium.figures.page import SMALLEST_FONT
+from compendium.figures.planes import FIGURE_WIDTH, PREDICTION_COLOUR
 from compendium.tables import ALL
 
 
 def forest(numbers: pd.DataFrame) -> Figure:
-    """One line a network, in the table's order; hollow marks: the paper's; dotted line: MAG-UNet's mean.
+    """One line a network, in the table's order; hollow marks: the paper's.
 
     numbers: of `compendium.tables.study_table`. A network without scores keeps its line, and says so.
     """
@@ -22,8 +23,6 @@ def forest(numbers: pd.DataFrame) -> Figure:
         errors = table[["low", "high"]].sub(table["value"], axis=0).abs().fillna(0)
         axes.errorbar(table["value"], y, xerr=errors.T, fmt="o", color=PREDICTION_COLOUR, ms=6, capsize=3,
                       label="here, 95 % interval")
-        reference = table.set_index("network")["value"].get(REFERENCE, float("nan"))      # draws no line
-        axes.axvline(reference, color=TRUTH_COLOUR, linestyle=":", linewidth=1.5, zorder=0)
         for place in table["value"].isna().to_numpy().nonzero()[0]:
             axes.text(50, place, "not trained", fontsize=8, va="center", ha="center", color="0.4")
         axes.set(title=f"{measure}, %", xlim=(-2, 102), ylim=(-0.6, len(names) - 0.4))
@@ -31,4 +30,26 @@ def forest(numbers: pd.DataFrame) -> Figure:
         axes.grid(axis="x", color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8,
                   frameon=False)
+    return figure
+
+
+def effects_forest(effects: pd.DataFrame) -> Figure:
+    """Paired differences in points of Dice with 95 % intervals; main effects on top, with their verdicts.
+
+    effects: of `compendium.effects.module_effects`. A row whose networks are not all trained says so.
+    """
+    names = (effects["module"] + ", " + effects["comparison"] + "\n" + effects["verdict"]).str.strip()
+    main, figure = effects["comparison"] == MAIN, Figure((FIGURE_WIDTH, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN:g} point: as good as none")
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    for label, rows, look in (("main effect", effects[main], "o"), ("not tested", effects[~main], "s")):
+        axes.errorbar(rows["mean"], rows.index, xerr=(rows["high"] - rows["mean"]).fillna(0), fmt=look,
+                      color=PREDICTION_COLOUR if look == "o" else "0.4", capsize=3, label=label)
+    for place in effects.index[effects["mean"].isna()]:
+        axes.text(0, place, "not trained", fontsize=SMALLEST_FONT, va="center", ha="center", color="0.4")
+    axes.set_yticks(effects.index, names, fontsize=SMALLEST_FONT)
+    axes.set(xlabel="difference in Dice, points, with 95 % interval", ylim=(len(effects) - 0.4, -0.6))
+    axes.grid(axis="x", color="0.9")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

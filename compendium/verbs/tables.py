@@ -35,7 +35,7 @@ def tables(words: Words) -> None:
 
 def _report(words: Words):
     """The `compendium.formats.Report` to print; only Tables 1 to 4 score runs that lack scores."""
-    from compendium.audit.claims import judged, linked, means
+    from compendium.audit.claims import judged, linked
     from compendium.audit.parameters import parameter_audit
     from compendium.effects import effects_report
     from compendium.formats import Report
@@ -59,7 +59,7 @@ def _report(words: Words):
             say(line)
         return results.report(number)
     if words.table == "claims":
-        verdicts = judged(means(results.scores))
+        verdicts = judged(results.scores)
         cells = linked(verdicts, "notebooks/11_paper_audit.ipynb") if words.format == "md" else verdicts
         return Report("The paper's claims", {"Shown in notebook 11": cells}, verdicts)
     return effects_report(results.scores) if words.table == "effects" else overview(results)

@@ -1,8 +1,10 @@
 """Cohorts: the split holds patients together and never changes; every mistake is named with its way out."""
 
 import gzip
+import itertools
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 
@@ -167,11 +169,28 @@ def test_a_case_is_described_and_one_that_cannot_be_used_is_explained(root):
     refused(lambda: read_checked(case), "box_4_0000.nii.gz")
 
 
-PHANTOMS = replace(profiles.load("smoke"), cases=3, scan_matrix=32, scan_slices=(20, 24))
+PHANTOMS = replace(profiles.load("smoke"), cases=2, test_cases=1, test_seed=2, scan_matrix=32, scan_slices=(20, 24))
 
 
 def quietly(items, what):
     return iter(items)
+
+
+def test_scored_phantoms_have_seeds_of_their_own_and_every_grade_equally_often(compendium, monkeypatch):
+    """Of 25, every pair of grades is one; a seed that is trained on, too, is refused before any work."""
+    calls = []
+    monkeypatch.setattr("sijphantom.cohort.write_phantoms", lambda *words: calls.append(words))
+    make_phantom_cohort(replace(PHANTOMS, test_seed=500, test_cases=50), quietly)
+    _, phantoms, _, _, scored = calls.pop()
+    assert [*scored] == [*range(500, 550)] and phantoms.keys() - {*scored} == {0, 1}
+    assert not any("grades" in phantoms[seed] for seed in (0, 1))
+    pairs = Counter(phantoms[seed]["grades"] for seed in scored)
+    assert pairs == dict.fromkeys(itertools.product(range(5), repeat=2), 2)
+    for test_seed in (0, 1):
+        refused(lambda seed=test_seed: make_phantom_cohort(replace(PHANTOMS, test_seed=seed), quietly),
+                f"profile smoke: phantoms of seeds {test_seed} to {test_seed} would be trained on and scored",
+                "choose another test_seed")
+    assert not calls
 
 
 def test_interrupted_generation_goes_on_and_writes_what_was_drawn(compendium, monkeypatch):
@@ -180,9 +199,9 @@ def test_interrupted_generation_goes_on_and_writes_what_was_drawn(compendium, mo
     for seed, scan in enumerate(scans):
         scan[7, 7, 7] = 700 + seed                                              # bone
 
-    def recorded(seed, matrix, slices, thickness):
+    def recorded(seed, matrix, slices, thickness, grades=None):
         """In no time: what a phantom looks like is not the matter here."""
-        assert (matrix, slices, thickness) == (32, (20, 24), 6.0)
+        assert (matrix, slices, thickness, grades) == (32, (20, 24), 6.0, None if seed < 2 else (0, 0))
         made.append(seed)
         return phantom.Phantom(scans[seed], mask, mask, (3, 8, 8), (seed, 0), {"seed": seed})
 
@@ -199,7 +218,7 @@ def test_interrupted_generation_goes_on_and_writes_what_was_drawn(compendium, mo
     assert make_phantom_cohort(PHANTOMS, quietly) == root and made == [0, 1, 2]     # nothing left to do
 
     cohort = cohort_of(PHANTOMS, quietly)
-    assert (len(cohort.train), len(cohort.val)) == (2, 1)
+    assert (cohort.train, cohort.val) == (("phantom_000", "phantom_001"), ("phantom_002",))
     dataset = json.loads((root / "dataset.json").read_text())
     assert dataset["channel_names"] == {"0": "CT"} and dataset["labels"] == {"background": 0, "SIJ": 1}
     assert dataset["numTraining"] == 3 and dataset["file_ending"] == ".nii.gz"

@@ -12,10 +12,11 @@ from magunet import prepare as module
 from magunet.base import profiles
 from magunet.cohort import Case
 from magunet.metrics import overlap
-from magunet.prepare import clip_and_scale, pad_to_square, prepare, prepare_case, resize, restore
+from magunet.prepare import clip_and_scale, pad_to_square, prepare, prepare_case, prepare_region, resize, restore
 from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
 
-SETTINGS = replace(profiles.load("smoke"), size=32, slice_mm=None, margin_mm=0.0)
+SETTINGS = replace(profiles.load("smoke"), voxel_mm=None, depth=32, size=32, margin_mm=0.0)
+REGION = replace(SETTINGS, voxel_mm=2.0, depth=None, size=None)
 TURNED = Rotation.from_euler("xyz", (15, -10, 20), degrees=True).as_matrix()
 DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TURNED,
               "permuted": np.eye(3)[:, [2, 0, 1]],
@@ -160,6 +161,28 @@ def test_what_cannot_be_prepared_is_refused():
             (s.with_array(np.where(m.array, np.nan, s.array)), m, "NaN"),
             (s.with_array(np.where(m.array, np.inf, s.array)), None, "infinite")):
         refused(lambda pair=(scan, mask): prepare(*pair, SETTINGS), *words)
+        if mask and "vanishes" not in words[0]:
+            refused(lambda pair=(scan, mask): prepare_region(*pair, REGION), *words)
+    refused(lambda: prepare_region(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
+            "the target vanishes in the region of interest", "lower voxel_mm")
+
+
+def test_a_region_is_the_box_about_the_joints_with_the_margin_on_every_side():
+    """A ramp along each axis stays one, so values tell places; the ball is in the middle."""
+    _, mask = ball_scan()
+    for axis in range(3):
+        ramp = np.indices(mask.array.shape)[axis] * mask.spacing[axis]              # mm from the first voxel
+        scan = mask.with_array((ramp * 10 - 150).astype(np.float32))
+        prepared = prepare_region(scan, mask, replace(REGION, margin_mm=8.0))
+        assert prepared.image.shape == prepared.mask.shape == (56, 56, 92) and prepared.spacing == (2, 2, 2)
+        inside = ndimage.binary_erosion(prepared.mask, iterations=2)
+        place = (prepared.image * 1400 - 200 + 150) / 10                            # undoes clip_and_scale
+        steps = np.diff(place, axis=axis)[np.delete(inside, -1, axis)]
+        assert steps == pytest.approx(2.0, abs=0.1)
+        assert place[inside].mean() == pytest.approx(ramp[mask.array > 0].mean(), abs=0.5), axis
+    middle = ndimage.center_of_mass(prepared.mask)
+    assert middle == pytest.approx(np.subtract(prepared.mask.shape, 1) / 2, abs=1.5)
+    assert prepared.mask.sum() * 8 == pytest.approx(mask.array.sum() * np.prod(mask.spacing), rel=0.03)
 
 
 @pytest.fixture
@@ -178,7 +201,8 @@ def a_case(files):
 def check_stored(files, settings):
     """The stored case is what `prepare` returns, in half precision; returns its key."""
     stored, key = prepare_case(a_case(files), settings)
-    fresh, _ = prepare(*map(read_volume, files), settings)
+    pair = map(read_volume, files)
+    fresh = prepare_region(*pair, settings) if settings.voxel_mm else prepare(*pair, settings)[0]
     assert stored.image.dtype == np.float16 and stored.image == pytest.approx(fresh.image, abs=2**-11)
     assert stored.mask.dtype == np.uint8 and np.array_equal(stored.mask, fresh.mask)
     assert stored.spacing == pytest.approx(fresh.spacing)
@@ -187,7 +211,8 @@ def check_stored(files, settings):
 
 def test_a_case_is_prepared_once_and_anew_with_another_setting_file_code_or_window(files, monkeypatch):
     keys = [check_stored(files, replace(SETTINGS, **change)) for change in (
-        {}, {"size": 48}, {"slice_mm": 2.0}, {"margin_mm": 9.0})]
+        {}, {"size": 48}, {"slice_mm": 2.0}, {"margin_mm": 9.0}, {"pixel_mm": 3.0}, {"voxel_mm": 3.0},
+        {"voxel_mm": 2.0})]
     with monkeypatch.context() as patched:
         patched.setattr(module, "prepare", lambda *_: pytest.fail("prepared again"))
         for change in ({}, {"epochs": 9}, {"seeds": (3,)}, {"profile": "mine"}, {"learning_rate": 0.5}):
@@ -200,7 +225,7 @@ def test_a_case_is_prepared_once_and_anew_with_another_setting_file_code_or_wind
                           ("magunet.prepare.BOX_MM", (90.0, 90.0, 90.0))):
         monkeypatch.setattr(target, value)
         keys.append(check_stored(files, SETTINGS))
-    assert len(set(keys)) == 9
+    assert len(set(keys)) == 12
 
 
 def test_an_error_and_an_interrupted_write_store_nothing(files, compendium, monkeypatch):

@@ -107,15 +107,15 @@ def tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
                              "least": f"{100 * group[BEST].min():.1f}"})
         if settings.voxel_mm:
             levels = {axis: group[axis].abs().quantile((0.5, 0.95, 1)) for axis in AXES}
-            off.append(names | {axis: " / ".join(f"{mm:.1f}" for mm in level) for axis, level in levels.items()}
-                       | {FACE: f"{group[FACE].min():.1f}", "cut": int((group[FACE] < 0).sum()),
+            errors = {axis: " / ".join(f"{mm:.1f}" for mm in level) for axis, level in levels.items()}
+            off.append(names | errors | {FACE: f"{group[FACE].min():.1f}", "cut": int((group[FACE] < 0).sum()),
                           "boxes move in training": f"{settings.margin_mm:g}"})
     return pd.DataFrame(off), pd.DataFrame(best)
 
 
 def main(words: list[str] | None = None) -> None:
     """Measure and store, or only read, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile", nargs="*", help="default: all")
     parser.add_argument("--phantoms", type=int, help="default: 200 of cpu, fewer of others")
     parser.add_argument("--show", action="store_true")

@@ -42,19 +42,20 @@ def factorial(*modules: str) -> dict[str, float]:
 def contrast(table: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
     """A weighted sum of networks, pooled over patients and the seeds that all of them have.
 
-    table: of `compendium.statistics.crossed`. NaN where no seed is common to all.
+    table: of `compendium.statistics.crossed`. No more degrees of freedom than the seeds have, since patients
+    may respond to a network and not to another, which the model leaves out. NaN where no seed is common.
     """
     seeds = set.intersection(*({seed for name, seed in table if name == network} for network in weights))
     cells = table[[*product(weights, sorted(seeds))]].to_numpy()
     cells = cells.reshape(len(table), len(weights), len(seeds))
-    return pooled(np.tensordot(cells, list(weights.values()), (1, 0)))
+    most = len(seeds) - 1 if len(seeds) > 1 else np.inf
+    return pooled(np.tensordot(cells, list(weights.values()), (1, 0)), most)
 
 
 def verdict(effect: pd.Series) -> str:
     """What an effect allows to say, by its p after Holm, its interval, MARGIN and LEAST_SEEDS.
 
-    Of simulated studies without any effect 5 % call one of the three modules by mistake, and 7 % those with 5
-    seeds and patients to whom networks differ by an SD of 2 points.
+    Of simulated studies without any effect at most 5 % call one of the three modules by mistake.
     """
     if effect["seeds"] < LEAST_SEEDS:
         return f"no verdict: {effect['seeds']:.0f} seed{'s'[:effect['seeds'] != 1]}"

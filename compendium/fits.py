@@ -106,7 +106,8 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
     usual, lean = (process_bytes(way, network, settings, device) for way in ("training", "recomputing"))
     if usual < free:
         return False
-    advice = "" if lean < free else ", which may not fit either; lower depth or size, or raise voxel_mm or width_divisor"
+    advice = "" if lean < free else (", which may not fit either; lower depth or size, or raise voxel_mm or "
+                                     "width_divisor")
     say(f"note: training {network} takes about {usual / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
         f"maps are computed a second time for the gradient, which takes {lean / 1e9:.1f} GB{advice}")
     return True

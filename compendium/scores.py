@@ -37,7 +37,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
 
     Writes SCORES_FILE (returned), SIDES_FILE and ``masks/CASE.nii.gz`` into the run's folder, and in KEY_FILE
     the device and a hash of weights, data and code: when one changes, the run is scored again. Seconds and
-    peak memory are those of segmenting the case, whose region of interest is known. plain: as in `load_model`.
+    peak memory are of segmenting the case, whose region of interest is known. plain: as in `load_model`.
     Raises InputError when the run was trained on other data: these cases might not be unseen.
     """
     model = with_room(predict.load_model(run, plain))

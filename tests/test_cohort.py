@@ -169,7 +169,8 @@ def test_a_case_is_described_and_one_that_cannot_be_used_is_explained(root):
     refused(lambda: read_checked(case), "box_4_0000.nii.gz")
 
 
-PHANTOMS = replace(profiles.load("smoke"), cases=2, test_cases=1, test_seed=2, scan_matrix=32, scan_slices=(20, 24))
+PHANTOMS = replace(profiles.load("smoke"), cases=2, test_cases=1, test_seed=2, scan_matrix=32,
+                   scan_slices=(20, 24))
 
 
 def quietly(items, what):

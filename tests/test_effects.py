@@ -63,7 +63,7 @@ def test_main_effects_are_those_of_a_plain_loop_and_of_one_seed_of_a_t_test_over
                      if letter not in letters]
             change = np.array([[sum(dice[more, f"p{i}", seed] - dice[less, f"p{i}", seed]
                                     for more, less in steps) for seed in seeds] for i in range(7)]) / 4
-            ours, wanted = effect(scores, module, MAIN), pooled(change)._asdict()
+            ours, wanted = effect(scores, module, MAIN), pooled(change, len(seeds) - 1 or np.inf)._asdict()
             assert ours[list(wanted)].tolist() == pytest.approx(list(wanted.values()), nan_ok=True), module
             p.append(ours["p"])
         assert ours["p"] == pytest.approx(stats.ttest_1samp(change[:, 0], 0).pvalue) or len(seeds) > 1
@@ -129,14 +129,14 @@ def simulated(monkeypatch, studies, seeds, sd, response=0.0, gain=0.0):
     return [module_effects("scores")[:3] for _ in range(studies)]
 
 
-@pytest.mark.parametrize("seeds, sd, response, most, studies", [
-    (10, 2.5, 0, 0.05, 40), *(pytest.param(*case, 200, marks=pytest.mark.slow) for case in (
-        (5, 1.3, 0, 0.05), (5, 2.5, 0, 0.05), (10, 1.3, 0, 0.05), (10, 2.5, 0, 0.05), (5, 1.3, 2, 0.07)))])
-def test_of_studies_without_any_effect_few_declare_a_module(monkeypatch, seeds, sd, response, most, studies):
-    """At most as many as stated, and three standard errors of so many studies more."""
+@pytest.mark.parametrize("seeds, sd, response, studies", [
+    (10, 2.5, 0, 40), *(pytest.param(*case, 200, marks=pytest.mark.slow) for case in (
+        (5, 1.3, 0), (5, 2.5, 0), (10, 1.3, 0), (10, 2.5, 0), (5, 1.3, 2)))])
+def test_of_studies_without_any_effect_few_declare_a_module(monkeypatch, seeds, sd, response, studies):
+    """At most 5 %, and three standard errors of so many studies more."""
     declared = [table["verdict"].str.contains("helps|hurts").any()
                 for table in simulated(monkeypatch, studies, seeds, sd, response)]
-    assert np.mean(declared) <= most + 3 * (most * (1 - most) / studies)**0.5
+    assert np.mean(declared) <= 0.05 + 3 * (0.05 * 0.95 / studies)**0.5
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_ten_seeds_see_eight_tenths_of_a_point_in_85_percent_of_studies(monkeypa
     """An SD over seeds of 1 point; by p as it is, and somewhat less after Holm. Three standard errors: 0.06.
     The interval reaches about half a point to each side."""
     tables = pd.concat(simulated(monkeypatch, 300, 10, 1.0, gain=0.8))
-    assert (tables["p"] < 0.05).mean() == pytest.approx(0.87, abs=0.06)
+    assert (tables["p"] < 0.05).mean() == pytest.approx(0.85, abs=0.06)
     assert tables["verdict"].str.contains("helps").mean() == pytest.approx(0.82, abs=0.06)
     assert (tables["high"] - tables["mean"]).mean() == pytest.approx(0.51, abs=0.05)
 

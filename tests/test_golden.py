@@ -2,7 +2,8 @@
 
 Measured on an AMD EPYC with torch 2.13; with another number of threads, and without oneDNN, whose sums run in
 another order, losses moved by up to 0.0016 and a Dice by up to 0.010. The tolerances are a few times that.
-Since the head starts at the log odds of the target, the first loss is lower by half. Whoever changes what is computed on purpose stores what the assertion shows.
+Since the head starts at the log odds of the target, the first loss is lower by half. Whoever changes what is
+computed on purpose stores what the assertion shows.
 """
 
 import json

@@ -12,7 +12,15 @@ from magunet import prepare as module
 from magunet.base import profiles
 from magunet.cohort import Case
 from magunet.metrics import overlap
-from magunet.prepare import clip_and_scale, pad_to_square, prepare, prepare_case, prepare_region, resize, restore
+from magunet.prepare import (
+    clip_and_scale,
+    pad_to_square,
+    prepare,
+    prepare_case,
+    prepare_region,
+    resize,
+    restore,
+)
 from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
 
 SETTINGS = replace(profiles.load("smoke"), voxel_mm=None, depth=32, size=32, margin_mm=0.0)

@@ -218,7 +218,8 @@ def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_u
             assert f"notebooks/{path.name}" in plan
         named = NETWORKS | (MORE if profile == "gpu" else set())
         runs = set(re.findall(r"compendium train '(.+?)' --profile \w+ --seed (\d+)", plan))
-        assert runs == {(name, str(seed)) for name in named for seed in seeds_of(name, profiles.load(profile))}
+        settings = profiles.load(profile)
+        assert runs == {(name, str(seed)) for name in named for seed in seeds_of(name, settings)}
     assert dry_run("smok", "--cores", "2").returncode != 0
     beyond = dry_run("smoke", "--cores", "2", "--config", "profile=smoke", "beyond=true").stdout
     assert all(f"compendium train '{name}' --profile smoke" in beyond for name in (*MORE, "MAG-UNet"))

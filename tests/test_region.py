@@ -69,7 +69,8 @@ def test_a_network_answers_about_the_centre_that_it_is_told_or_where_the_locator
 
     truth = both(grid(np.eye(3), WIDE))
     scan = truth.with_array(np.where(truth.array > 0, 1000, -200).astype(np.int16))
-    model = predict.Model(Bright(), replace(ON_REGIONS[0], voxel_mm=2.0), {}, torch.device("cpu"), torch.float32)
+    settings = replace(ON_REGIONS[0], voxel_mm=2.0)
+    model = predict.Model(Bright(), settings, {}, torch.device("cpu"), torch.float32)
     answers = []
     for centre in (joints_centre(truth), None):
         monkeypatch.setattr(predict, "locate", lambda scan, centre=centre: centre)
@@ -121,8 +122,9 @@ def test_training_boxes_move_farther_than_the_locator_was_off_and_no_joint_was_c
 def test_a_perfect_answer_of_profile_cpu_has_a_dice_of_at_least_97_percent_and_of_half_the_voxels_less():
     cpu = profiles.load("cpu")
     scans = [benchmark.scan_of(cpu, seed) for seed in (1, 3)]
-    fine, coarse = (np.mean([benchmark.best_dice(scan, mask, cpu, region_about(joints_centre(mask), mask, voxel))
-                             for scan, mask in scans]) for voxel in (cpu.voxel_mm, 2 * cpu.voxel_mm))
+    fine, coarse = (np.mean([
+        benchmark.best_dice(scan, mask, cpu, region_about(joints_centre(mask), mask, voxel))
+        for scan, mask in scans]) for voxel in (cpu.voxel_mm, 2 * cpu.voxel_mm))
     assert fine >= 0.97 and coarse < fine - 0.02
 
 

@@ -74,9 +74,10 @@ def test_within_the_targets_slices_what_lies_above_and_below_does_not_count_what
         for name, part in (("", range(9)), ("_within", counted)):
             tp, fp, fn = (sum(np.sum(one[z] & other[z]) for z in part) for one, other in (
                 (x, y), (x, 1 - y), (1 - x, y)))
-            scored = {"dice": (2 * tp, 2 * tp + fp + fn), "iou": (tp, tp + fp + fn), "precision": (tp, tp + fp),
-                      "recall": (tp, tp + fn)}
-            expected |= {key + name: a / b if b else float(tp + fp + fn == 0) for key, (a, b) in scored.items()}
+            scored = {"dice": (2 * tp, 2 * tp + fp + fn), "iou": (tp, tp + fp + fn),
+                      "precision": (tp, tp + fp), "recall": (tp, tp + fn)}
+            expected |= {key + name: a / b if b else float(tp + fp + fn == 0)
+                         for key, (a, b) in scored.items()}
         for code in ("LPS", "AIR", "PSL", "ASR"):                       # the last two are sagittal
             masks = [reorient(Volume(mask.astype(np.uint8), (2.0, 1.0, 2.0)), code) for mask in (x, y)]
             scores_of_case = score_case(CASE, masks[0], *masks)[0]

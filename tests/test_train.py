@@ -114,7 +114,7 @@ def test_the_learning_curve_is_of_ten_cases_at_most_from_the_first_to_the_last(c
         record = read_json(runs.fit("3D U-Net", SHORT, 0, load_cohort(cohort.root)) / "run.json")
         assert record["val"] == val                                             # all of which are scored
     assert [*curves[1]] == ["box_1", "box_2", "box_3"]
-    assert (len(curves[0]), [*curves[0]][0], [*curves[0]][-1]) == (10, "box_1", "box_23")
+    assert (len(curves[0]), next(iter(curves[0])), [*curves[0]][-1]) == (10, "box_1", "box_23")
 
 
 def test_one_network_that_fails_does_not_stop_the_others_but_wrong_input_does(cohort, monkeypatch, capsys):
@@ -222,7 +222,7 @@ class Parts(torch.nn.Module):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_decay_is_kingmas_or_of_kernels_alone_and_never_of_undecayed_modules(optimizer):
-    """Two steps by hand: Kingma, Ba 2015 with the decay in the gradient; Loshchilov, Hutter 2019 beside it."""
+    """Two steps by hand: Kingma, Ba 2015, decay in the gradient; Loshchilov, Hutter 2019, beside it."""
     settings = replace(TINY, optimizer=optimizer, learning_rate=0.1, weight_decay=0.3)
     torch.manual_seed(0)
     network = Parts()
@@ -245,7 +245,8 @@ def test_decay_is_kingmas_or_of_kernels_alone_and_never_of_undecayed_modules(opt
 def test_gradients_together_are_no_longer_than_clip_norm(monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: lengths.append(float(torch.cat(
         [p.grad.ravel() for group in self.param_groups for p in group["params"]]).norm())))
-    lengths, case = [], Prepared(np.zeros((16, 32, 32), np.float32), np.ones((16, 32, 32), np.uint8), (1, 1, 1))
+    lengths, shape = [], (16, 32, 32)
+    case = Prepared(np.zeros(shape, np.float32), np.ones(shape, np.uint8), (1, 1, 1))
     for clip_norm in (None, 1e-3):
         settings = replace(TINY, clip_norm=clip_norm)
         state = train.new_state("3D U-Net", settings, 0, 10, torch.device("cpu"))
@@ -258,7 +259,8 @@ def test_boxes_move_by_the_margin_in_training_and_the_joints_are_in_the_middle()
     case, shape = Prepared(image, (image > 40).astype(np.uint8), (1.0, 1.0, 1.0)), (16, 18, 20)
     starts = set()
     for seed in range(200):
-        x, mask = (part[0, 0].numpy() for part in train.window(case, shape, torch.Generator().manual_seed(seed)))
+        generator = torch.Generator().manual_seed(seed)
+        x, mask = (part[0, 0].numpy() for part in train.window(case, shape, generator))
         start = np.unravel_index(int(x[0, 0, 0]), image.shape)
         box = tuple(slice(first, first + n) for first, n in zip(start, shape))
         assert np.array_equal(x, image[box]) and np.array_equal(mask, case.mask[box]), seed

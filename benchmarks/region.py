@@ -108,8 +108,9 @@ def tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         if settings.voxel_mm:
             levels = {axis: group[axis].abs().quantile((0.5, 0.95, 1)) for axis in AXES}
             errors = {axis: " / ".join(f"{mm:.1f}" for mm in level) for axis, level in levels.items()}
-            off.append(names | errors | {FACE: f"{group[FACE].min():.1f}", "cut": int((group[FACE] < 0).sum()),
-                          "boxes move in training": f"{settings.margin_mm:g}"})
+            cut = int((group[FACE] < 0).sum())
+            off.append(names | errors | {FACE: f"{group[FACE].min():.1f}", "cut": cut,
+                                         "boxes move in training": f"{settings.margin_mm:g}"})
     return pd.DataFrame(off), pd.DataFrame(best)
 
 

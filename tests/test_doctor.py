@@ -35,10 +35,10 @@ def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp
     assert set(table["fits"]) == {"recomputing"} and table["recomputing, GB"]["cpu"] == 3
     table = table.loc[["cpu", "gpu", "mine"]]
     assert table["seconds a step"].tolist() == [30, 300, 30]
-    assert table["steps"].tolist() == [6 * 200, 15 * 200, 6 * 7]
+    assert table["steps"].tolist() == [cpu.epochs * 200, gpu.epochs * 200, cpu.epochs * 7]
     assert table["trainings"].tolist() == [10 * 10 + 26 * 4, 36 * 3, 27 * 2]
     hours = [seconds * epochs * (cases + 10 / 3) / 3600
-             for seconds, epochs, cases in ((30, 6, 200), (300, 15, 200), (30, 6, 7))]
+             for seconds, epochs, cases in ((30, cpu.epochs, 200), (300, gpu.epochs, 200), (30, cpu.epochs, 7))]
     assert table["one training, h"].tolist() == pytest.approx(hours)
 
 

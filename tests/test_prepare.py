@@ -182,7 +182,7 @@ def test_a_region_is_the_box_about_the_joints_with_the_margin_on_every_side():
         ramp = np.indices(mask.array.shape)[axis] * mask.spacing[axis]              # mm from the first voxel
         scan = mask.with_array((ramp * 10 - 150).astype(np.float32))
         prepared = prepare_region(scan, mask, replace(REGION, margin_mm=8.0))
-        assert prepared.image.shape == prepared.mask.shape == (56, 56, 92) and prepared.spacing == (2, 2, 2)
+        assert prepared.image.shape == prepared.mask.shape == (68, 68, 96) and prepared.spacing == (2, 2, 2)
         inside = ndimage.binary_erosion(prepared.mask, iterations=2)
         place = (prepared.image * 1400 - 200 + 150) / 10                            # undoes clip_and_scale
         steps = np.diff(place, axis=axis)[np.delete(inside, -1, axis)]

@@ -58,7 +58,7 @@ def test_no_seed_of_a_scored_phantom_is_of_any_other_and_most_profiles_see_regio
         known |= scored
     on_regions = {name for name, settings in all_of.items() if settings.voxel_mm}
     assert on_regions == {"smoke", "cpu", "gpu"} and all(
-        all_of[name].shape == tuple(round(side / all_of[name].voxel_mm) for side in (96, 96, 168))
+        all_of[name].shape == tuple(round(side / all_of[name].voxel_mm) for side in (120, 120, 176))
         for name in on_regions)
     assert all_of["paper"].shape == paper.INPUT_SIZE and all_of["weights"].shape == (32, 128, 128)
 

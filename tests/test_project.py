@@ -244,11 +244,11 @@ def test_table_4_is_trained_first_and_seed_by_seed_and_others_with_fewer_seeds()
     settings, runs = workflow_settings({"profile": "cpu"})
     fourth = {ALIASES.get(row.network, row.network) for row in paper.TABLES[3]} | {*LEFT_OUT[4]}
     assert len(fourth) == 10 and runs[0] == ("3D U-Net", 0)
-    assert [{*group} for group in itertools.batched(runs[:100], 10)] == [
-        {(name, seed) for name in fourth} for seed in range(10)]
-    assert len(runs[100:]) == 4 * len(others := (NETWORKS | MORE) - fourth)
-    assert [{*group} for group in itertools.batched(runs[100:], len(others))] == [
-        {(name, seed) for name in others} for seed in range(4)]
+    assert [seed for _, seed in runs[:100]] == [seed for seed in range(10) for _ in fourth]
+    assert {*runs[:100]} == {*itertools.product(fourth, range(10))}
+    others = (NETWORKS | MORE) - fourth
+    assert [seed for _, seed in runs[100:]] == [seed for seed in range(4) for _ in others]
+    assert {*runs[100:]} == {*itertools.product(others, range(4))}
     assert seeds_of("all", settings) == tuple(range(10)) and seeds_of("SegNet", settings) == tuple(range(4))
     few = replace(settings, networks=("[3,5,7]", "+MFF", "[1,3,5]"), seeds=(7, 5), other_seeds=None)
     assert training_order(few) == [("+MFF", 7), ("+MFF", 5), ("[3,5,7]", 7), ("[3,5,7]", 5)]

@@ -37,8 +37,8 @@ def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp
     assert table["seconds a step"].tolist() == [30, 300, 30]
     assert table["steps"].tolist() == [cpu.epochs * 200, gpu.epochs * 200, cpu.epochs * 7]
     assert table["trainings"].tolist() == [10 * 10 + 26 * 4, 36 * 3, 27 * 2]
-    hours = [seconds * epochs * (cases + 10 / 3) / 3600
-             for seconds, epochs, cases in ((30, cpu.epochs, 200), (300, gpu.epochs, 200), (30, cpu.epochs, 7))]
+    hours = [seconds * epochs * (cases + 10 / 3) / 3600 for seconds, epochs, cases in (
+        (30, cpu.epochs, 200), (300, gpu.epochs, 200), (30, cpu.epochs, 7))]
     assert table["one training, h"].tolist() == pytest.approx(hours)
 
 

@@ -99,14 +99,9 @@ def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows
     box = replace(PAPER, voxel_mm=1.5, depth=None, size=None)               # of 80 x 80 x 117 voxels
     for settings, gigabytes, depth, words in (
             (PAPER, 64, None, ""), (box, 64, None, ""),
-<<<<<<< HEAD
-            (box, 0.2, 32, "windows of 64 slices; going on with windows of 32"),
+            (box, 0.25, 40, "windows of 80 slices; going on with windows of 40"),
             (PAPER, 0.9, 25, "0.9 GB are free, too little for windows of 50 slices; going on with windows of "
              "25"),
-=======
-            (box, 0.25, 40, "windows of 80 slices; going on with windows of 40"),
-            (PAPER, 0.9, 25, "0.9 GB are free, too little for windows of 50 slices; going on with windows of 25"),
->>>>>>> mend
             (PAPER, 0.3, 16, "may not fit either; close other programs")):
         monkeypatch.setattr(fits, "free_bytes", lambda device, gigabytes=gigabytes: gigabytes * 1e9)
         model = Model(torch.nn.Identity(), settings, {"network": "3D U-Net"}, CPU, torch.bfloat16)

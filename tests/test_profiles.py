@@ -131,8 +131,8 @@ FAR_OFF = {name: [-1, 10**7, [1.5]] for name in (
     "cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs", "learning_rate",
     "samples_per_case", "weight_decay")} | {
         "cohort_seed": [2**63, [1.5]], "test_cases": [-1, 10**7], "test_seed": [2**63], "voxel_mm": [-1, 11],
-        "pixel_mm": [-1, 21], "clip_norm": [-1, 10**7], "warmup_steps": [-1, 10**7], "other_seeds": [-1, 10**7],
-        "optimizer": ["", "AdamW"], "networks": ["", 3], "learning_rates": ["", [3]],
+        "pixel_mm": [-1, 21], "clip_norm": [-1, 10**7], "warmup_steps": [-1, 10**7],
+        "other_seeds": [-1, 10**7], "optimizer": ["", "AdamW"], "networks": ["", 3], "learning_rates": ["", [3]],
         "scan_slices": [[36, 10**5]], "seeds": [[-1]],
         "width_divisor": [-1, 33], "schedule": ["", 1], "augmentation": ["Strong", ""], "cohort": [""],
         "profile": ["", "../../up", "a\\b"]}

@@ -12,7 +12,8 @@ from magunet.cohort import load_cohort
 from magunet.volume import NIFTI_ENDINGS, Volume, write_volume
 
 TINY = replace(profiles.load("smoke"), voxel_mm=None, depth=16, size=32, scan_matrix=32, margin_mm=10.0,
-               width_divisor=16, epochs=6, samples_per_case=2, learning_rate=0.003, cases=3, test_cases=1)
+               width_divisor=16, epochs=6, samples_per_case=2, learning_rate=0.003, warmup_steps=0, cases=3,
+               test_cases=1)
 
 
 def write_cohort(root, cases=4):

@@ -24,7 +24,7 @@ SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
 # Profiles ---------------------------------------------------------------------------------------------
 def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    assert names == ["cpu", "gpu", "paper", "smoke", "transfer", "weights"]
+    assert names == ["adamw", "cpu", "gpu", "paper", "smoke", "transfer", "weights"]
     for name in names:
         settings = load(name)
         assert settings.profile == name and settings.cohort is None
@@ -55,9 +55,11 @@ def test_no_seed_of_a_scored_phantom_is_of_any_other_and_most_profiles_see_regio
     for name, settings in all_of.items():
         scored = set(range(settings.test_seed, settings.test_seed + settings.test_cases))
         assert not scored & known, name
-        known |= scored
+        for other in all_of.values():               # adamw is cpu's second arm, scored on the same phantoms
+            others = range(other.test_seed, other.test_seed + other.test_cases)
+            assert {name, other.profile} == {"adamw", "cpu"} or other is settings or not scored & {*others}
     on_regions = {name for name, settings in all_of.items() if settings.voxel_mm}
-    assert on_regions == {"smoke", "cpu", "gpu"} and all(
+    assert on_regions == {"smoke", "cpu", "adamw", "gpu"} and all(
         all_of[name].shape == tuple(round(side / all_of[name].voxel_mm) for side in (120, 120, 176))
         for name in on_regions)
     assert all_of["paper"].shape == paper.INPUT_SIZE and all_of["weights"].shape == (32, 128, 128)
@@ -78,7 +80,7 @@ def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(c
     assert load(str(compendium / "mein Profil ä.yml")).profile == "mein Profil ä"
     (compendium / "mine.yml").write_text(yaml.safe_dump(SMOKE))             # so that folders agree
     refused(lambda: load("mine.yml"), "mine.yml: profile must be 'mine', the file's name; got 'smoke'")
-    refused(lambda: load("papr"), "papr.yaml: no such settings; papermill_params has cpu, gpu, paper, smoke")
+    refused(lambda: load("papr"), "papr.yaml: no such settings; papermill_params has adamw, cpu, gpu, paper")
     (compendium / "notebooks").mkdir()
     monkeypatch.chdir(compendium / "notebooks")
     # YAML reads 1e-4 as text
@@ -109,6 +111,7 @@ WRONG = {
     "optimizer": [("sgd", "'adam' or 'adamw'")], "warmup_steps": [(-1, "0"), (0.5, "integer")],
     "clip_norm": [(0, "0.000001"), ("inf", FINITE)], "other_seeds": [(0, "1"), ("all", "integer")],
     "networks": [("MAG-UNet", "list"), ([1], "string")],
+    "learning_rates": [("high", "list"), ([["+DA", 0]], "0.000000000001")],
     "scan_matrix": [(31, "32")], "epochs": [(0, "1"), (2.0, "integer"), (None, "integer")],
     "scan_slices": [([15, 20], "16"), ([30, 20], "a pair, fewest and most"), ([16], "2 items"),
                     ([16, 20, 24], "2 items"), ([16, 20.5], "integer"), ("16", "list")],
@@ -129,8 +132,8 @@ FAR_OFF = {name: [-1, 10**7, [1.5]] for name in (
     "samples_per_case", "weight_decay")} | {
         "cohort_seed": [2**63, [1.5]], "test_cases": [-1, 10**7], "test_seed": [2**63], "voxel_mm": [-1, 11],
         "pixel_mm": [-1, 21], "clip_norm": [-1, 10**7], "warmup_steps": [-1, 10**7],
-        "other_seeds": [-1, 10**7],
-        "optimizer": ["", "AdamW"], "networks": ["", 3], "scan_slices": [[36, 10**5]], "seeds": [[-1]],
+        "other_seeds": [-1, 10**7], "optimizer": ["", "AdamW"], "networks": ["", 3], "learning_rates": ["", [3]],
+        "scan_slices": [[36, 10**5]], "seeds": [[-1]],
         "width_divisor": [-1, 33], "schedule": ["", 1], "augmentation": ["Strong", ""], "cohort": [""],
         "profile": ["", "../../up", "a\\b"]}
 """Further values that no setting may have, whatever is said of them."""
@@ -146,7 +149,8 @@ def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken(
                 f"here: parameter {name!r} must", f"; got {value!r}")
     edges = SMOKE | dict(cases=1, test_cases=1, depth=16, size=16, voxel_mm=None, scan_matrix=32, epochs=1,
                          scan_slices=[16, 16], margin_mm=0, weight_decay=0, slice_mm=None, clip_norm=1e-6,
-                         cohort="Daten ä/骶", seeds=[2**63 - 1], other_seeds=1, networks=[], pixel_mm=0.5)
+                         cohort="Daten ä/骶", seeds=[2**63 - 1], other_seeds=1, networks=[], pixel_mm=0.5,
+                         learning_rates=[["+DA", 1e-3]])
     for values in (edges, edges | dict(depth=None, size=None, voxel_mm=0.5, networks=["MAG-UNet"])):
         assert from_mapping(values, "here").as_dict() == values
     with pytest.raises(AttributeError):

@@ -112,4 +112,8 @@ def test_keys_are_others_where_a_setting_that_counts_or_the_network_is(one, netw
             assert (run_hash("+DA", one, "data") != run_hash("+DA", other, "data")) == (name in TRAINS), name
     assert run_hash("+DA", one, "data") == run_hash("+DA", replace(one), "data")
     assert run_hash("+DA", one, "data") != run_hash("+DA", one, "other data")
+    rated = replace(one, learning_rates=(("+DA", 0.5),))                    # of one network, and no other's
+    assert run_hash("+DA", one, "data") != run_hash("+DA", rated, "data") == run_hash(
+        "+DA", replace(rated, learning_rate=0.3), "data")
+    assert run_hash("+SE", one, "data") == run_hash("+SE", rated, "data")
     assert len({run_hash(name, one, "data") for name in networks[:4]}) == 4

@@ -223,10 +223,10 @@ class Parts(torch.nn.Module):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_decay_is_kingmas_or_of_kernels_alone_and_never_of_undecayed_modules(optimizer):
     """Two steps by hand: Kingma, Ba 2015, decay in the gradient; Loshchilov, Hutter 2019, beside it."""
-    settings = replace(TINY, optimizer=optimizer, learning_rate=0.1, weight_decay=0.3)
+    settings = replace(TINY, optimizer=optimizer, weight_decay=0.3)
     torch.manual_seed(0)
     network = Parts()
-    stepper = train.optimizer_of(network, settings)
+    stepper = train.optimizer_of(network, settings, 0.1)
     for name, p in network.named_parameters():
         decay = 0.3 * (not name.startswith("free") and (optimizer == "adam" or name == "kernel.weight"))
         start, gradients = p.detach().double().clone(), torch.randn(2, *p.shape, dtype=torch.float64)

@@ -115,8 +115,7 @@ def card(record: dict, scores: pd.DataFrame) -> str:
     reach = augment.REACH[settings["augmentation"]]
     return CARD.format(
         **({"note": ""} | settings | record), trained=len(record["train"]), held_out=len(record["val"]),
-        last_seed=settings["cohort_seed"] + settings["cases"] - 1,
-        last_test_seed=settings["test_seed"] + settings["test_cases"] - 1,
+        train_seeds=_seeds(record["train"]), val_seeds=_seeds(record["val"]),
         steps=settings["epochs"] * settings["samples_per_case"] * len(record["train"]),
         minutes=record["seconds"] / 60,
         degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
@@ -141,8 +140,8 @@ The weights that `magunet predict CT --out FOLDER` takes when no model is named.
 makes them and writes this page; `scores.csv` has its scores scan by scan, `run.json` is the record of the training.
 
 * **Network**: {network} with the paper's channel widths divided by {width_divisor}, weights in half precision.
-* **Data**: {trained} computed phantoms to learn from, seeds {cohort_seed} to {last_seed}, and {held_out} to validate on, seeds
-  {test_seed} to {last_test_seed}, joints of grade 0 to 4. No patient, no real CT, no Visible Human.
+* **Data**: {trained} computed phantoms to learn from, seeds {train_seeds}, and {held_out} others to validate
+  on, seeds {val_seeds}, joints of grade 0 to 4. No patient, no real CT, no Visible Human.
 * **Training**: {steps:,} steps at batch size 1 on windows of {depth} x {size} x {size} voxels, slices {slice_mm:g} mm apart;
   Adam, learning rate {learning_rate:g} down to 0, weight decay {weight_decay:g}; Dice + cross-entropy.
 * **Augmentation**: `{augmentation}`: flips left to right, rotation by up to {degrees:.0f}°, size by up to {percent:.0f} %,
@@ -186,6 +185,11 @@ that it marks is what lies within {target_mm:g} mm of both sacrum and ilium: joi
 * Fractures, tumours, implants in the joint, children and MRI are not in the phantoms.
 * It grades nothing. The phantoms' erosions and sclerosis are computed, and so is what was learned of them.
 """
+
+
+def _seeds(cases: list[str]) -> str:
+    seeds = sorted(int(name.removeprefix("phantom_")) for name in cases)
+    return f"{seeds[0]} to {seeds[-1]}"
 
 
 def _percent(dice: pd.Series) -> str:

@@ -1,14 +1,13 @@
 """A case in 3D, in the best viewer that works where the notebook runs. In a browser: itkwidgets, if `python
-workflow/viewer install` made it work without a network; else niivue; else planes with sliders. Under
-papermill, nbval or nbconvert, a figure: there merely importing itkwidgets loses outputs."""
+workflow/viewer install` made it work without a network; else niivue. Under papermill, nbval or nbconvert, a
+figure: there merely importing itkwidgets loses outputs."""
 
-import importlib.util
 import os
 import sys
 import tempfile
 import tomllib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import IPython.display
@@ -24,8 +23,6 @@ from magunet.base.errors import require
 from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry, write_volume
 
-VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
-"""Best first; the last one needs no browser."""
 PRESETS = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
 """Transfer functions: window and shades of planes and volume, and the volume's opacity by HU."""
 
@@ -39,9 +36,6 @@ def in_browser() -> bool:
 
 def itkwidgets_problem() -> str:
     """Why itkwidgets cannot draw without a network, or an empty text."""
-    for name in ("itkwidgets", "imjoy_rpc", "zarr"):
-        if importlib.util.find_spec(name) is None:
-            return f"the Python package {name} is not installed"
     paths = map(Path, jupyter_path("labextensions", "imjoy-jupyterlab-extension", "package.json"))
     package = next(filter(Path.is_file, paths), None)
     installed = package and b"magunet-viewer/" in package.read_bytes()
@@ -51,49 +45,35 @@ def itkwidgets_problem() -> str:
 
 def viewers() -> dict[str, str]:
     """Every viewer, best first, and why it cannot be used here; an empty reason where it can."""
-    if not in_browser():
-        return dict.fromkeys(VIEWERS[:-1], "no browser shows this notebook") | {"figure": ""}
-    jupyterlab = "JPY_SESSION_NAME" in os.environ
-    itkwidgets = itkwidgets_problem() if jupyterlab else "JupyterLab does not show this notebook"
-    niivue = "" if importlib.util.find_spec("ipyniivue") else "the Python package ipyniivue is not installed"
-    return {"itkwidgets": itkwidgets, "niivue": niivue, "three planes": "", "figure": ""}
+    browser = "" if in_browser() else "no browser shows this notebook"
+    lab = "" if "JPY_SESSION_NAME" in os.environ else "JupyterLab does not show this notebook"
+    return {"itkwidgets": browser or lab or itkwidgets_problem(), "niivue": browser, "figure": ""}
 
 
 def best_viewer(viewer: str | None = None) -> str:
-    """The first of VIEWERS that works here, or the one asked for, else InputError; headless the figure."""
-    require(viewer in (None, *VIEWERS), f"no viewer {viewer!r}; there are {', '.join(VIEWERS)}")
+    """The first viewer that works here, or the one asked for, else InputError; headless the figure."""
     reasons = viewers()
+    require(viewer in (None, *reasons), f"no viewer {viewer!r}; there are {', '.join(reasons)}")
     if viewer is None or not in_browser():
         return next(name for name, reason in reasons.items() if not reason)
     require(not reasons[viewer], f"{viewer} cannot be used here: {reasons[viewer]}")
     return viewer
 
 
-def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewer: str | None = None,
-         title: str = ""):
-    """A CT with labels of `label_map`, any orientation, in the best viewer, or in the one asked for: its
-    object, which itkwidgets displays itself, or a figure. Raises InputError for labels on another grid, and
-    for an unknown preset or viewer."""
-    require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-    require(labels is None or same_geometry(scan, labels),
-            "labels and scan lie on different grids; resample the labels onto the scan")
-    if (viewer := best_viewer(viewer)) == "figure":
-        return figure(scan, labels, PRESETS[preset], title)
-    draw = {"itkwidgets": in_itkwidgets, "niivue": in_niivue, "three planes": in_planes}[viewer]
-    return draw(*preview(scan, labels), PRESETS[preset])
-
-
 def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Sequence[str],
            labels: str = "error map", preset: str = "bone", viewer: str | None = None):
     """A viewer with drop-downs for case, network, labels and preset, starting with ``labels``, ``preset``;
-    without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks."""
+    without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks. Raises
+    InputError for unknown labels, preset or viewer, and for masks on another grid than their scan."""
+    require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if (viewer := best_viewer(viewer)) == "figure":
         case = load(cases[0], networks[0])
         name, marks = labels_of(case, labels)
-        return show(case.scan, marks, preset, title=f"{cases[0]}, {networks[0]}: {name}")
-    choices = {"case": list(cases), "network": list(networks), "labels": ["truth", "prediction", "error map"],
-               "preset": list(PRESETS)}
-    menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
+        return figure(case.scan, marks, PRESETS[preset], f"{cases[0]}, {networks[0]}: {name}")
+    choices = {"case": cases, "network": networks, "labels": ("truth", "prediction", "error map"),
+               "preset": PRESETS}
+    menus = {name: ipywidgets.Dropdown(options=list(values), description=name)
+             for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset
     place = ipywidgets.Output()
     @place.capture(clear_output=True)
@@ -102,8 +82,9 @@ def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Se
         name, marks = labels_of(case, menus["labels"].value)
         if name != menus["labels"].value:
             print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
-        widget = show(case.scan, marks, menus["preset"].value, viewer)
-        if viewer != "itkwidgets":                                           # which has displayed itself
+        show = in_itkwidgets if viewer == "itkwidgets" else in_niivue
+        widget = show(*preview(case.scan, marks), PRESETS[menus["preset"].value])
+        if viewer == "niivue":                                      # itkwidgets has displayed itself
             IPython.display.display(widget)
     for menu in menus.values():
         menu.observe(draw, "value")
@@ -126,17 +107,14 @@ def figure(scan: Volume, labels: Volume | None, preset: dict, title: str = "") -
 
 
 def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, title: str = ""):
-    """Planes of the scan itself with sliders in a browser; elsewhere the figure of Fig. 7."""
+    """Three planes of the scan itself with a slider each, a menu of windows, and outlines of the masks, from
+    the middle of the first; where there are two, the Dice of every axial slice above. Without a browser the
+    figure of Fig. 7. Volumes of any orientation; raises InputError for masks on another grid than the scan.
+    """
     if not in_browser():
         return three_planes(scan, prediction, truth, title)
     masks = {"truth": truth, "prediction": prediction}
-    return slice_viewer(scan, {name: mask for name, mask in masks.items() if mask is not None}, title)
-
-
-def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> ipywidgets.VBox:
-    """Three planes with a slider each and a menu of windows; opens in the middle of the first mask.
-    masks: names of LABEL_COLOURS, and what is outlined, on the scan's grid (else InputError), any
-    orientation. Where they are truth and prediction, the Dice of every axial slice is drawn above."""
+    masks = {name: mask for name, mask in masks.items() if mask is not None}
     require(all(same_geometry(scan, mask) for mask in masks.values()),
             "mask and scan lie on different grids; resample the mask onto the scan")
     scan = reorient(scan, "LPS")
@@ -149,7 +127,7 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> 
                for name, index, size in zip(PLANES, centre, scan.array.shape)}
 
     def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
-        if {"truth", "prediction"} <= set(inside):
+        if len(inside) == 2:
             slices = enumerate(zip(inside["prediction"], inside["truth"]), 1)
             dice = {i: overlap(*masks).dice for i, masks in slices if np.any(masks)}
             axes = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained").subplots()
@@ -164,12 +142,6 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> 
         IPython.display.display(picture)
     planes = ipywidgets.interactive_output(draw, {"window": menu} | sliders)
     return ipywidgets.VBox([ipywidgets.HBox([menu, *sliders.values()]), planes])
-
-
-def in_planes(image: Volume, labels: Volume | None, preset: dict):
-    numbers = [] if labels is None else np.unique(labels.array)
-    return slice_viewer(image, {name: labels.with_array(labels.array == number)
-                                for name, number in LABEL_NUMBERS.items() if number in numbers})
 
 
 def in_niivue(image: Volume, labels: Volume | None, preset: dict):

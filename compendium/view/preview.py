@@ -51,7 +51,10 @@ def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> V
 
 
 def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
-    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one."""
+    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one.
+    Raises InputError as `label_map`, and for masks on another grid than the scan."""
+    require(all(same_geometry(case.scan, mask) for mask in case[1:] if mask),
+            "mask and scan lie on different grids; resample the mask onto the scan")
     maps = {name: label_map(name, case.truth, case.prediction) for name in (choice, *CHOICES)}
     return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 

@@ -1,8 +1,6 @@
-"""The ``magunet`` command: one verb per step from a CT to a table.
-
-Results go to stdout, progress to stderr. Exit status: 0 done, 2 something given is wrong (one line says
-what), 130 interrupted, by Ctrl-C or SIGTERM.
-"""
+"""The ``magunet`` command: one verb per step from a CT to a table. Results go to stdout, progress to stderr.
+Exit status: 0 done, 2 something given is wrong (one line says what), 130 interrupted, by Ctrl-C or
+SIGTERM."""
 
 import argparse
 import codecs
@@ -59,11 +57,8 @@ def _end(number: int, frame: object) -> None:
 
 
 def main(command_line: list[str] | None = None) -> int:
-    """Run one verb; returns the exit status.
-
-    command_line: None takes this process's; then Ctrl-C and SIGTERM end the verb by an exception, so that
-    nothing is left half-written.
-    """
+    """Run one verb; returns the exit status. Without a command line this process's is taken; then Ctrl-C and
+    SIGTERM end the verb by an exception, so that nothing is left half-written."""
     if command_line is None:
         command_line = sys.argv[1:]
         for stream in filter(None, (sys.stdout, sys.stderr)):

@@ -6,8 +6,6 @@ import argparse
 import codecs
 import signal
 import sys
-import tomllib
-from pathlib import Path
 
 from compendium.verbs import Verb, data, networks, tables
 from magunet.base.errors import InputError, is_out_of_memory
@@ -15,8 +13,6 @@ from magunet.base.errors import InputError, is_out_of_memory
 VERBS = {verb.name: verb for module in (data, networks, tables) for verb in vars(module).values()
          if isinstance(verb, Verb)}
 """In the order of the help."""
-GONE = tomllib.loads(Path(__file__).with_name("gone.toml").read_text(encoding="utf-8"))
-"""Verb of earlier versions -> what to type instead."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -65,8 +61,6 @@ def main(command_line: list[str] | None = None) -> int:
             stream.reconfigure(errors="shown")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
-    if command_line and command_line[0] in GONE:
-        return _failed(command_line[0], f"is no verb any more; use: {GONE[command_line[0]]}")
     words = parser().parse_args(command_line)
     try:
         VERBS[words.verb].call(words)

@@ -3,8 +3,8 @@ distances on them, against spheres and shifted boxes whose distances are known."
 
 import numpy as np
 import pytest
-import SimpleITK
 import trimesh
+from boxes import as_image
 from conftest import refused
 from joint_object import DIRECTIONS, WIDE, both, grid, parts, single, world
 from scipy.spatial import KDTree
@@ -43,10 +43,7 @@ def test_every_point_lies_halfway_between_a_voxel_inside_and_one_outside(directi
     """Told by SimpleITK's index of the point. Lewiner puts a few more inside of cells whose corners do not
     settle the surface."""
     mask = both(grid(direction))
-    image = SimpleITK.GetImageFromArray(mask.array)
-    image.SetSpacing(mask.spacing[::-1])
-    image.SetOrigin(mask.origin)
-    image.SetDirection(mask.direction.ravel().tolist())
+    image = as_image(mask)
     points = surface_mesh(mask).points.tolist()
     index = np.array([image.TransformPhysicalPointToContinuousIndex(point) for point in points])
     halves = np.abs(index - np.round(index)) > 0.4

@@ -98,9 +98,9 @@ def totalsegmentator(root, ct, name="s0001", sacrum=SACRUM, left=LEFT, right=RIG
 
 
 def vsd(root, ct, patient="016", crop=False, layers=False, upside_down=False):
-    """Hollow bones in a 3D Slicer segmentation whose numbers have no order; its folder lies two deep. crop: the
-    CT is a part of a whole body beside it. layers: the sacrum is in a layer of its own, with a number of the
-    other. upside_down: the CT's header is half a turn off, its voxels in the same order."""
+    """Hollow bones in a 3D Slicer segmentation whose numbers have no order; its folder lies two deep. crop:
+    the CT is a part of a whole body beside it. layers: the sacrum is in a layer of its own, with a number of
+    the other. upside_down: the CT's header is half a turn off, its voxels in the same order."""
     stem = root / patient / patient / "SMIR.Lower_limb.095Y.F.CT.476/SMIR.Lower_limb.095Y.F.CT.476"
     for ending in (".nii", ".nrrd") if crop else ():
         write_scan(scan(shape=(60, 33, 51)), stem.with_name(stem.name + ending))

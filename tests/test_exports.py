@@ -152,8 +152,8 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
         assert header["Segment1_Extent"] == "0 89 0 47 0 43" and header["encoding"] == "gzip"
 
 
-def test_where_nothing_tells_the_side_of_a_joint_no_file_names_one(tmp_path, capsys):
-    """The same in every orientation, beside the truth, and after an export that named sides."""
+def test_where_nothing_tells_the_side_of_a_joint_not_even_the_truth_no_file_names_one(tmp_path, capsys):
+    """The same in every orientation, and after an export that named sides."""
     for direction in ("LPS", "RAS", "oblique, mirrored"):
         out = tmp_path / direction
         mask, scan = single(grid(DIRECTIONS[direction], WIDE), "left")
@@ -175,13 +175,9 @@ def test_where_nothing_tells_the_side_of_a_joint_no_file_names_one(tmp_path, cap
             (segment,) = read["segments"]
             assert segment["name"] == "sacroiliac joint" and "typeModifier" not in segment["terminology"]
             assert (read["voxels"] == segment["labelValue"]).sum() == mask.array.sum()
-
-
-def test_the_truth_tells_the_sides_of_both_masks(tmp_path):
-    """In a CT that tells nothing of the prediction's only joint."""
-    scan = scan_of()
+    scan = scan_of()                                        # the truth tells the sides of both masks
     right = scan.with_array(parts(scan)["right"])
-    files = exported(tmp_path, scan, right, ("stl", "json"), truth=both(scan))
+    files = exported(tmp_path / "truth", scan, right, ("stl", "json"), truth=both(scan))
     assert files.keys() == {"sij_right.stl", "truth_left.stl", "truth_right.stl", "sij.json"}
     report = masks_in(files)
     assert report["sij"]["left_and_right_parted_at"] == report["truth"]["left_and_right_parted_at"]

@@ -108,7 +108,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         require(same_geometry(case.scan, mask),
                 f"{case.name}: the mask '{name}' lies on another grid than the scan")
     plane, parted = sides(case.scan, *reversed(masks.values()))
-    labels, names, older, wanted = dict(zip(masks, reversed(parted))), [], [], formats or FORMATS
+    labels, names, older, choice = dict(zip(masks, reversed(parted))), [], [], formats or FORMATS
     report = _report(case, origin, labels, plane)
     if UNKNOWN in joints_of(*parted):
         say(f"note: {case.name}: left and right are told by {plane.told_by}; no file names a side")
@@ -131,7 +131,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     with tempfile.TemporaryDirectory(prefix="magunet-") as folder:
         for form, ending, write in sorted(jobs, key=lambda job: FORMATS.index(job[0])):
             path = Path(folder, f"{case.name}_{ending}")
-            if form not in wanted:
+            if form not in choice:
                 older += [path.name] * (out / path.name).exists()
                 continue
             names.append(path.name)
@@ -146,7 +146,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         for path in filter(os.path.lexists, (out / name for name in names)):
             ours = path.name in earlier or (path.is_file() and file_hash(path) == hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
-        path, with_report = out / f"{case.name}_sij.json", "json" in wanted
+        path, with_report = out / f"{case.name}_sij.json", "json" in choice
         if with_report:                                 # before what it lists, so that all that is, is known
             others = dict(earlier.items() - hashes.items())
             write_json(path, report | {"sha256_of_files": hashes, EARLIER: others})

@@ -30,7 +30,7 @@ from magunet.volume import FILE_ENDINGS, Volume, orientation, same_geometry, vox
 OTHERWISE = "give another --out, or --overwrite to replace it"
 """What to do about a file that is in the way."""
 EARLIER = "sha256_of_earlier_files"
-"""In a report, of files of earlier exports of its scan, which it leaves or replaces."""
+"""In a report, of files of earlier exports of its scan."""
 USUAL_ML = (5, 80)
 """Volume of the band about one joint, in adults."""
 HIGHEST_MM = 120
@@ -147,9 +147,9 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
             ours = path.name in earlier or (path.is_file() and file_hash(path) == hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
         path, with_report = out / f"{case.name}_sij.json", "json" in choice
+        report["sha256_of_files"] = hashes
         if with_report:                                 # before what it lists, so that all that is, is known
-            others = dict(earlier.items() - hashes.items())
-            write_json(path, report | {"sha256_of_files": hashes, EARLIER: others})
+            write_json(path, report | {EARLIER: earlier})
         elif path.exists():
             older.append(path.name)
         for name in hashes:
@@ -159,6 +159,8 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
             (out / name).unlink(missing_ok=True)
     if older:
         say(f"note: of an earlier export, perhaps of another prediction, are still: {', '.join(older)}")
+    if with_report:
+        write_json(path, report | {EARLIER: {name: earlier[name] for name in earlier if name in older}})
     return [*(out / name for name in hashes), *[path] * with_report]
 
 

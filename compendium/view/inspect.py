@@ -113,23 +113,20 @@ def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, 
     """
     if not in_browser():
         return three_planes(scan, prediction, truth, title)
-    masks = {"truth": truth, "prediction": prediction}
-    masks = {name: mask for name, mask in masks.items() if mask is not None}
-    require(all(same_geometry(scan, mask) for mask in masks.values()),
+    scan, truth, prediction = (volume and reorient(volume, "LPS") for volume in (scan, truth, prediction))
+    masks = [mask for mask in (truth, prediction) if mask]
+    require(all(same_geometry(scan, mask) for mask in masks),
             "mask and scan lie on different grids; resample the mask onto the scan")
-    scan = reorient(scan, "LPS")
-    inside = {name: reorient(mask, "LPS").array != 0 for name, mask in masks.items()}
-    centre = central_slices(next(filter(np.any, inside.values()), None), scan.array.shape)
-    outlines = {LABEL_COLOURS[name]: mask for name, mask in inside.items()}
+    centre = central_slices(next((m.array for m in masks if m.array.any()), None), scan.array.shape)
     windows = {name: PRESETS[name]["window"] for name in ("bone", "soft tissue")} | {"wide": (-1000, 2000)}
     menu = ipywidgets.Dropdown(options=list(windows), description="window")
     sliders = {name: ipywidgets.IntSlider(index + 1, 1, size, description=name, continuous_update=False)
                for name, index, size in zip(PLANES, centre, scan.array.shape)}
 
     def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
-        if len(inside) == 2:
-            slices = enumerate(zip(inside["prediction"], inside["truth"]), 1)
-            dice = {i: overlap(*masks).dice for i, masks in slices if np.any(masks)}
+        if truth and prediction:
+            slices = enumerate(zip(prediction.array, truth.array), 1)
+            dice = {i: overlap(*pair).dice for i, pair in slices if np.any(pair)}
             axes = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained").subplots()
             axes.bar(list(dice), list(dice.values()), 0.9, color="0.5")
             axes.axvline(axial, color="black", linewidth=1)
@@ -137,8 +134,7 @@ def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, 
             axes.tick_params(labelsize=7)
             IPython.display.display(axes.figure)
         indices = axial - 1, coronal - 1, sagittal - 1
-        picture, _ = planes_figure(scan, indices, outlines, title, windows[window])
-        add_legend(picture, inside)
+        picture = three_planes(scan, prediction, truth, title, window=windows[window], indices=indices)
         IPython.display.display(picture)
     planes = ipywidgets.interactive_output(draw, {"window": menu} | sliders)
     return ipywidgets.VBox([ipywidgets.HBox([menu, *sliders.values()]), planes])

@@ -16,9 +16,10 @@ import numpy as np
 from jupyter_core.paths import jupyter_path
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from compendium.figures.planes import FIGURE_WIDTH, PLANES, central_slices, plane, planes_figure, three_planes
-from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, labels_of, preview
+from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, centre_of, labels_of, preview
 from magunet.base.errors import require
 from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry, write_volume
@@ -102,7 +103,9 @@ def figure(scan: Volume, labels: Volume | None, preset: dict, title: str = "") -
     for (name, axes), index in zip(views.items(), indices):
         extent = axes.images[0].get_extent()
         axes.imshow(palette[plane(array, name, index)], extent=extent, interpolation="nearest")
-    add_legend(picture, [name for name, number in LABEL_NUMBERS.items() if (array == number).any()])
+    if handles := [Patch(color=LABEL_COLOURS[name], label=name) for name, number in LABEL_NUMBERS.items()
+                   if (array == number).any()]:
+        picture.legend(handles=handles, ncols=3, fontsize=8, loc="outside lower center", frameon=False)
     return picture
 
 

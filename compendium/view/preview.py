@@ -1,12 +1,9 @@
 """A scan and labels made small enough for a viewer, and placed so that every viewer shows them upright: along
 the patient's axes (LPS), since itkwidgets ignores directions; oblique scans are interpolated onto it."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from scipy import ndimage
 
 from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR, agreement
@@ -30,12 +27,6 @@ class ScanWithMasks(NamedTuple):
     scan: Volume
     truth: Volume | None
     prediction: Volume | None
-
-
-def add_legend(figure: Figure, names: Iterable[str]) -> None:
-    """A legend of some LABEL_COLOURS, if any, below a figure."""
-    if handles := [Patch(color=LABEL_COLOURS[name], label=name) for name in names]:
-        figure.legend(handles=handles, ncols=3, fontsize=8, loc="outside lower center", frameon=False)
 
 
 def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> Volume | None:

@@ -1,8 +1,5 @@
-"""All that is wrong with a cohort, case by case: what ``magunet check`` prints.
-
-A problem is a line that says what is wrong, in which file, and what to do: what training refuses, and what
-a person should look at, which is odd values, masks at the border, and scans that occur twice.
-"""
+"""All that is wrong with a cohort, case by case: what training refuses, and what a person should look at,
+which is masks at the border, and scans that occur twice."""
 
 from collections.abc import Callable, Iterator
 
@@ -57,10 +54,8 @@ def table_text(table: pd.DataFrame) -> str:
 
 
 def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:
-    """A line for every earlier case with the same voxels, whatever number types and headers say.
-
-    owners: hash of voxels -> case; those of this case, as stored and turned to LPS, are added.
-    """
+    """A line for every earlier case with the same voxels, whatever number types and headers say. owners: hash
+    of voxels -> case; those of this case, as stored and turned to LPS, are added."""
     hashes = {voxel_hash(image), voxel_hash(reorient(image, "LPS"))}
     for other in sorted({owners.setdefault(key, case.name) for key in hashes} - {case.name}):
         apart = all({case.name, other} & set(side) for side in (cohort.train, cohort.val))

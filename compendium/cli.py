@@ -1,15 +1,11 @@
-"""The ``magunet`` command: one verb per step from a CT to a table.
-
-Results go to stdout, progress to stderr. Exit status: 0 done, 2 something given is wrong (one line says
-what), 130 interrupted, by Ctrl-C or SIGTERM.
-"""
+"""The ``magunet`` command: one verb per step from a CT to a table. Results go to stdout, progress to stderr.
+Exit status: 0 done, 2 something given is wrong (one line says what), 130 interrupted, by Ctrl-C or
+SIGTERM."""
 
 import argparse
 import codecs
 import signal
 import sys
-import tomllib
-from pathlib import Path
 
 from compendium.verbs import Verb, data, networks, tables
 from magunet.base.errors import InputError, is_out_of_memory
@@ -17,8 +13,6 @@ from magunet.base.errors import InputError, is_out_of_memory
 VERBS = {verb.name: verb for module in (data, networks, tables) for verb in vars(module).values()
          if isinstance(verb, Verb)}
 """In the order of the help."""
-GONE = tomllib.loads(Path(__file__).with_name("gone.toml").read_text(encoding="utf-8"))
-"""Verb of earlier versions -> what to type instead."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -59,19 +53,14 @@ def _end(number: int, frame: object) -> None:
 
 
 def main(command_line: list[str] | None = None) -> int:
-    """Run one verb; returns the exit status.
-
-    command_line: None takes this process's; then Ctrl-C and SIGTERM end the verb by an exception, so that
-    nothing is left half-written.
-    """
+    """Run one verb; returns the exit status. Without a command line this process's is taken; then Ctrl-C and
+    SIGTERM end the verb by an exception, so that nothing is left half-written."""
     if command_line is None:
         command_line = sys.argv[1:]
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.reconfigure(errors="shown")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
-    if command_line and command_line[0] in GONE:
-        return _failed(command_line[0], f"is no verb any more; use: {GONE[command_line[0]]}")
     words = parser().parse_args(command_line)
     try:
         VERBS[words.verb].call(words)

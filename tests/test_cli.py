@@ -189,16 +189,6 @@ def test_stored_scores_and_the_paper_alone_give_tables_and_nothing_is_made(compe
     assert snapshot(compendium) == before
 
 
-def test_a_verb_of_earlier_versions_names_the_new_way(capsys):
-    for verb, way in cli.GONE.items():
-        status, out, error = call(capsys, verb, "1", "--profile", "smoke")
-        assert (status, out, error.count("\n")) == (2, "", 1)
-        assert error.startswith(f"magunet {verb}: is no verb any more; use: {way}")
-        assert verb not in cli.VERBS and (not way.startswith("magunet ") or way.split()[1] in cli.VERBS)
-    assert {"phantom", "study", "claims", "findings", "store", "redraw", "report", "audit", "viewer",
-            "bench"} < set(cli.GONE)
-
-
 def test_help_of_every_verb_ends_with_an_example_that_can_be_parsed():
     verbs = cli.parser()._subparsers._group_actions[0].choices
     assert " ".join(verbs) == "sample cohort import check train evaluate predict export tables doctor"

@@ -51,33 +51,30 @@ def series_of(folder, direction="oblique", **options):
     return both(read_volume(folder))
 
 
-def exported(out, scan, mask=None, formats=FORMATS, source=None):
+def exported(out, scan, mask=None, formats=FORMATS, source=None, truth=None, **options):
     """The object's files by their kind and ending, such as "sij_left.stl"."""
     mask = both(scan) if mask is None else mask
-    files = export(Exported("case", scan, mask, source=source), ORIGIN, out, formats)
+    files = export(Exported("case", scan, mask, truth, source), ORIGIN, out, formats, **options)
     return {path.name.removeprefix("case_"): path for path in files}
 
 
+def masks_in(files):
+    """What an export's report says of each mask."""
+    return json.loads(files["sij.json"].read_text())["masks"]
+
+
 # Files in their place -----------------------------------------------------------------------------------
-@pytest.fixture(scope="module", params=DIRECTIONS)
-def files(request, tmp_path_factory):
-    """A scan of each direction, and the files of its two joints."""
-    scan = scan_of(request.param)
-    return scan, exported(tmp_path_factory.mktemp("out"), scan, formats=("nifti", "seg.nrrd", "stl"))
-
-
-def test_nifti_and_segments_have_the_masks_voxels_on_the_scans_grid_by_simpleitk(files):
-    scan, files = files
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_all_lies_where_the_mask_does_by_simpleitk_trimesh_and_slicerio_which_reads_names_and_codes(
+        direction, tmp_path):
+    scan = scan_of(direction)
+    files = exported(tmp_path, scan, formats=("nifti", "seg.nrrd", "stl"))
     for name, array in (("sij.nii.gz", both(scan).array), ("sij.seg.nrrd", left_and_right(both(scan)).array)):
         image = SimpleITK.ReadImage(str(files[name]))
         np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), array, name)
         np.testing.assert_allclose(image.GetOrigin(), scan.origin, atol=1e-4, err_msg=name)
         np.testing.assert_allclose(image.GetDirection(), scan.direction.ravel(), atol=1e-6, err_msg=name)
         np.testing.assert_allclose(image.GetSpacing(), scan.spacing[::-1], rtol=1e-6, err_msg=name)
-
-
-def test_meshes_lie_at_their_joint_by_trimesh_which_segments_name_colour_and_code_by_slicerio(files):
-    scan, files = files
     read = slicerio.read_segmentation(str(files["sij.seg.nrrd"]))
     for joint, segment in zip(JOINTS, read["segments"], strict=True):
         mesh, own = trimesh.load_mesh(str(files[f"sij_{joint.side}.stl"])), parts(scan)[joint.side]
@@ -139,8 +136,7 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
     for present in ((), ("left",), ("right",)):
         mask = single(scan, *present)[0] if present else scan.with_array(0 * scan.array)
         files = exported(tmp_path, scan, mask, ("nifti", "stl", "seg.nrrd", "json"))
-        report = json.loads(files["sij.json"].read_text())["masks"]["sij"]
-        said = capsys.readouterr().err
+        report, said = masks_in(files)["sij"], capsys.readouterr().err
         for joint in JOINTS:
             note = f"case_sij_{joint.side}.stl is not written: the mask has no {joint.name}"
             found = (tmp_path / f"case_sij_{joint.side}.stl").exists(), note not in said, (
@@ -156,41 +152,34 @@ def test_a_joint_without_voxels_has_no_mesh_and_an_empty_segment_and_the_report_
         assert header["Segment1_Extent"] == "0 89 0 47 0 43" and header["encoding"] == "gzip"
 
 
-def test_where_nothing_tells_the_side_of_a_joint_no_file_names_one(tmp_path, capsys):
-    """The same in every orientation, beside the truth, and after an export that named sides."""
+def test_where_nothing_tells_the_side_of_a_joint_not_even_the_truth_no_file_names_one(tmp_path, capsys):
+    """The same in every orientation, and after an export that named sides."""
     for direction in ("LPS", "RAS", "oblique, mirrored"):
         out = tmp_path / direction
         mask, scan = single(grid(DIRECTIONS[direction], WIDE), "left")
-        export(Exported("case", scan, mask, mask), ORIGIN, out, ("stl", "seg.nrrd", "json"))
-        assert {path.name for path in out.glob("*.stl")} == {"case_sij_left.stl", "case_truth_left.stl"}
+        formats = "stl", "seg.nrrd", "json"
+        assert {"sij_left.stl", "truth_left.stl"} < exported(out, scan, mask, formats, truth=mask).keys()
         mask = scan.with_array(np.uint8(parts(scan)["left"]))                                   # has no slant
-        files = export(Exported("case", scan, mask, mask), ORIGIN, out, ("stl", "seg.nrrd", "json"))
-        names = {path.name for path in out.iterdir()}
-        assert names == {path.name for path in files} and not any("left" in one for one in names), direction
-        said = capsys.readouterr().err
+        files = exported(out, scan, mask, formats, truth=mask)
+        assert {*out.iterdir()} == {*files.values()} and "left" not in "".join(files), direction
+        said, report = capsys.readouterr().err, masks_in(files)
         assert "case: left and right are told by nothing, for no two joints" in said, said
         assert "no file names a side" in said
-        report = json.loads((out / "case_sij.json").read_text())["masks"]
         for name in ("sij", "truth"):
             assert list(report[name]["joints"]) == ["unknown"] and report[name]["joints"]["unknown"] == {
                 key: report[name][key] for key in ("volume_ml", "touches_border", "touched_faces")}
             assert report[name]["left_and_right_parted_at"]["x_mm_lps"] is None
-            mesh = trimesh.load_mesh(str(out / f"case_{name}.stl"))
+            mesh = trimesh.load_mesh(str(files[f"{name}.stl"]))
             np.testing.assert_allclose(mesh.center_mass, places(scan, mask.array > 0).mean(axis=0), atol=0.5)
-            read = slicerio.read_segmentation(str(out / f"case_{name}.seg.nrrd"))
+            read = slicerio.read_segmentation(str(files[f"{name}.seg.nrrd"]))
             (segment,) = read["segments"]
             assert segment["name"] == "sacroiliac joint" and "typeModifier" not in segment["terminology"]
             assert (read["voxels"] == segment["labelValue"]).sum() == mask.array.sum()
-
-
-def test_the_truth_tells_the_sides_of_both_masks(tmp_path):
-    """In a CT that tells nothing of the prediction's only joint."""
-    scan = scan_of()
+    scan = scan_of()                                        # the truth tells the sides of both masks
     right = scan.with_array(parts(scan)["right"])
-    files = export(Exported("case", scan, right, both(scan)), ORIGIN, tmp_path, ("stl", "json"))
-    assert {path.name for path in files if path.suffix == ".stl"} == {
-        "case_sij_right.stl", "case_truth_left.stl", "case_truth_right.stl"}
-    report = json.loads((tmp_path / "case_sij.json").read_text())["masks"]
+    files = exported(tmp_path / "truth", scan, right, ("stl", "json"), truth=both(scan))
+    assert files.keys() == {"sij_right.stl", "truth_left.stl", "truth_right.stl", "sij.json"}
+    report = masks_in(files)
     assert report["sij"]["left_and_right_parted_at"] == report["truth"]["left_and_right_parted_at"]
 
 
@@ -253,7 +242,7 @@ def test_a_dicom_seg_is_valid_and_lies_where_the_joints_are(direction, reverse, 
         np.testing.assert_allclose(found, places(mask, parts(mask)[joint.side]), atol=2e-3)
 
 
-def test_segments_are_coded_with_their_side_and_numbered_from_1_also_one_alone(series):
+def test_segments_are_coded_with_their_side_and_numbered_from_1_also_one_alone(series, tmp_path, capsys):
     path = segmented(*series)
     read = pydicom.dcmread(path)
     assert (read.SegmentationType, read.Modality, read.SegmentsOverlap) == ("BINARY", "SEG", "NO")
@@ -283,6 +272,9 @@ def test_segments_are_coded_with_their_side_and_numbered_from_1_also_one_alone(s
         (kind,) = segment.SegmentedPropertyTypeCodeSequence
         assert "SegmentedPropertyTypeModifierCodeSequence" not in kind and kind.CodeValue == "39723000"
         np.testing.assert_allclose(places_by_pydicom(path, 1), places(mask, own), atol=2e-3)
+    scan, none, source = read_volume(folder), mask.with_array(0 * mask.array), read_source(folder, mask)
+    assert not exported(tmp_path / "out", scan, none, ("dicom-seg",), source)
+    assert "a DICOM SEG must hold a frame" in capsys.readouterr().err
 
 
 def test_patient_study_and_uids_are_kept_or_anonymised_alike_in_every_export(series):
@@ -403,7 +395,7 @@ def test_only_an_earlier_export_of_the_same_scan_is_replaced(tmp_path):
     for content in ("[]", "{", '{"scan": {}}', '{"sha256_of_files": []}'):
         (out / "case_sij.json").write_text(content)
         refuses(scan, FEW, "case_sij.json")
-    export(Exported("case", other, smaller), ORIGIN, out, FEW, overwrite=True)
+    exported(out, other, smaller, FEW, overwrite=True)
     assert json.loads((out / "case_sij.json").read_text())["scan"]["sha256_of_voxels"] == voxel_hash(other)
     (out / "case_sij.json").unlink()
     exported(out, other, smaller, ("nifti", "stl"))                         # equal bytes are no loss
@@ -440,7 +432,7 @@ def test_an_export_cut_short_goes_on(tmp_path, monkeypatch):
                 patched.setattr(os, "replace", stopped)
                 exported(tmp_path, scan, mask, FEW)
         report = json.loads(exported(tmp_path, scan, mask, FEW)["sij.json"].read_text())
-        assert "sha256_of_earlier_files" not in report and report["sha256_of_files"] == {
+        assert not report["sha256_of_earlier_files"] and report["sha256_of_files"] == {
             path.name: file_hash(path) for path in tmp_path.glob("case_*") if path.suffix != ".json"}
 
 
@@ -507,7 +499,7 @@ def test_files_of_an_anonymous_scan_are_named_by_its_hash_and_only_those_asked_f
     assert "Musterfrau" not in Path(f"{begin}.json").read_text()
 
 
-def test_the_same_name_of_another_patient_is_refused_before_anything_is_computed(
+def test_the_same_name_of_another_patient_and_no_right_to_write_are_told_before_anything_is_computed(
         predict, finds_the_object, tmp_path, monkeypatch):
     words = "--formats", "nifti,json"
     for number, name in enumerate(("anna", "erik")):
@@ -518,6 +510,10 @@ def test_the_same_name_of_another_patient_is_refused_before_anything_is_computed
     with monkeypatch.context() as patched:
         patched.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
         status, printed, said = predict(tmp_path / "erik/ct.nii.gz", tmp_path / "out", *words)
+        patched.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+        refusal = predict(tmp_path / "anna/ct.nii.gz", tmp_path / "new" / "out")
+    assert refusal[0] == 2 and f"{tmp_path}: nothing can be written there" in refusal[2]
+    assert not (tmp_path / "new").exists()
     assert (status, printed) == (2, "") and "ct_sij.json: is there already, and not of this scan" in said
     assert predict(tmp_path / "erik/ct.nii.gz", tmp_path / "out", *words, "--overwrite")[0] == 0
     assert predict(tmp_path / "anna/ct.nii.gz", tmp_path / "out", *words)[0] == 2
@@ -542,19 +538,9 @@ def test_a_series_of_which_no_dicom_seg_can_be_made_gets_the_rest_and_a_note_wit
         said = said.replace(str(folder), "")
         assert status == expected and reason in said, name
         assert not [word for word in planted(STANDARD) if word.decode() in said], name
-        assert bool(printed) == (expected == 0) and ".dcm" not in printed
         assert not list((tmp_path / name).glob("*.dcm"))
+        assert [Path(line).name[:3] for line in printed.splitlines()] == ["ct-"] * (6 if expected == 0 else 0)
     assert {".nrrd", ".stl", ".json"} <= {path.suffix for path in (tmp_path / "all").iterdir()}
-
-
-def test_an_empty_mask_has_no_dicom_seg_and_files_do_not_bear_the_name_of_a_series_folder(
-        predict, tmp_path, monkeypatch):
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(0 * scan.array))
-    series_of(tmp_path / PATIENT)
-    status, printed, said = predict(tmp_path / PATIENT, tmp_path / "out")
-    assert status == 0 and ".dcm" not in printed and ".stl" not in printed
-    assert all(Path(line).name.startswith("ct-") for line in printed.splitlines())
-    assert "a DICOM SEG must hold a frame" in said and "found no joint" in said
 
 
 @pytest.fixture
@@ -583,12 +569,3 @@ def test_export_writes_prediction_and_truth_of_a_runs_cases(in_its_compendium, t
     status, printed, _ = call(capsys, "export", in_its_compendium, names[1], "--anonymise")
     assert status == 0
     assert all(line.startswith(str(in_its_compendium / "exports" / "ct-")) for line in printed.splitlines())
-
-
-def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(predict, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    monkeypatch.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
-    write_volume(scan_of(), tmp_path / "a.nii.gz")
-    status, _, said = predict(tmp_path / "a.nii.gz", tmp_path / "new" / "out")
-    assert status == 2 and f"{tmp_path}: nothing can be written there" in said
-    assert not (tmp_path / "new").exists()

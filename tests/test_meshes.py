@@ -3,8 +3,8 @@ distances on them, against spheres and shifted boxes whose distances are known."
 
 import numpy as np
 import pytest
-import SimpleITK
 import trimesh
+from boxes import as_image
 from conftest import refused
 from joint_object import DIRECTIONS, WIDE, both, grid, parts, single, world
 from scipy.spatial import KDTree
@@ -14,7 +14,6 @@ from compendium.view.surface_map import VIEWS, joint_maps, surface_figure, surfa
 from magunet.volume import Volume
 
 MIDDLE = (31.0, -12.0, 7.0)
-every_direction = pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 
 
 def ball(radius, spacing=(1.0, 1.0, 1.0), direction=DIRECTIONS["LPS"], shift=(0, 0, 0)):
@@ -27,8 +26,10 @@ def as_trimesh(mesh):
     return trimesh.Trimesh(mesh.points, mesh.triangles, process=False)
 
 
-@every_direction
-def test_a_mesh_is_closed_and_turned_outwards(direction):
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_a_mesh_is_closed_turned_outwards_and_halfway_between_voxels_inside_and_outside(direction):
+    """Told by SimpleITK's index of the point. Lewiner puts a few more inside of cells whose corners do not
+    settle the surface."""
     mesh = surface_mesh(ball(20, (1.5, 0.8, 1.0), direction))
     theirs = as_trimesh(mesh)
     assert theirs.is_watertight and theirs.is_winding_consistent
@@ -36,17 +37,8 @@ def test_a_mesh_is_closed_and_turned_outwards(direction):
     np.testing.assert_allclose(mesh.normals(), theirs.face_normals, atol=1e-6)
     assert (np.einsum("ij,ij->i", mesh.normals(), mesh.corners().mean(axis=1) - MIDDLE) > 0).all()
     assert np.linalg.norm(mesh.points - MIDDLE, axis=1) == pytest.approx(20, abs=0.8)     # half a voxel
-
-
-@every_direction
-def test_every_point_lies_halfway_between_a_voxel_inside_and_one_outside(direction):
-    """Told by SimpleITK's index of the point. Lewiner puts a few more inside of cells whose corners do not
-    settle the surface."""
     mask = both(grid(direction))
-    image = SimpleITK.GetImageFromArray(mask.array)
-    image.SetSpacing(mask.spacing[::-1])
-    image.SetOrigin(mask.origin)
-    image.SetDirection(mask.direction.ravel().tolist())
+    image = as_image(mask)
     points = surface_mesh(mask).points.tolist()
     index = np.array([image.TransformPhysicalPointToContinuousIndex(point) for point in points])
     halves = np.abs(index - np.round(index)) > 0.4
@@ -59,7 +51,7 @@ def test_every_point_lies_halfway_between_a_voxel_inside_and_one_outside(directi
     assert (inside[low] != inside[high]).all()
 
 
-def test_masks_at_the_border_and_single_voxels_have_a_closed_surface_and_empty_ones_none():
+def test_borders_single_voxels_hollows_and_pieces_have_closed_surfaces_and_empty_masks_none():
     full = Volume(np.ones((3, 4, 5), np.uint8), (2.0, 1.0, 1.5), (10, 20, 30))
     mesh = surface_mesh(full)
     np.testing.assert_allclose(mesh.points.min(axis=0), (10 - 0.75, 20 - 0.5, 30 - 1))
@@ -70,9 +62,6 @@ def test_masks_at_the_border_and_single_voxels_have_a_closed_surface_and_empty_o
     voxel = as_trimesh(surface_mesh(full.with_array(single)))
     assert voxel.is_watertight and voxel.volume > 0
     refused(lambda: surface_mesh(full.with_array(0 * single)), "the mask is empty", "no surface")
-
-
-def test_hollows_and_pieces_count_as_they_should():
     mask = ball(20, (1.5, 0.8, 1.0))
     hollow = mask.with_array(mask.array.copy())
     hollow.array[18:22, 34:42, 26:34] = 0
@@ -108,13 +97,10 @@ def test_distances_are_those_to_the_mesh_to_a_fifth_of_a_voxel_positive_inside_o
     np.testing.assert_array_equal(result.distance[clear] > 0, inside[clear])
     assert 0.1 < inside[clear].mean() < 0.9
     assert np.abs(surface_map(prediction, prediction).distance).max() < 1e-9
-
-
-def test_what_has_no_surface_or_another_grid_is_refused():
     some, none = ball(5), ball(0)
-    for masks, word in (((some, none), "empty"), ((none, some), "empty"),
-                        ((some, ball(5, (2.0, 1.0, 1.0))), "different grids")):
-        refused(lambda masks=masks: surface_map(*masks), word)
+    for other, word in ((none, "empty"), (ball(5, (2.0, 1.0, 1.0)), "different grids")):
+        refused(lambda other=other, word=word: surface_map(some, other), word)
+        refused(lambda other=other, word=word: surface_map(other, some), word)
 
 
 def two_joints(shift: int = 0, width: int = 80) -> Volume:

@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from boxes import write_scan
+from boxes import as_image, write_scan
 from conftest import refused
 from joint_object import world
 from scipy import ndimage
@@ -98,11 +98,9 @@ def totalsegmentator(root, ct, name="s0001", sacrum=SACRUM, left=LEFT, right=RIG
 
 
 def vsd(root, ct, patient="016", crop=False, layers=False, upside_down=False):
-    """Hollow bones in a 3D Slicer segmentation whose numbers have no order; its folder lies two deep.
-
-    crop: the CT is a part of a whole body beside it. layers: the sacrum is in a layer of its own, with a
-    number of the other layer. upside_down: the CT's header is half a turn off, its voxels in the same order.
-    """
+    """Hollow bones in a 3D Slicer segmentation whose numbers have no order; its folder lies two deep. crop:
+    the CT is a part of a whole body beside it. layers: the sacrum is in a layer of its own, with a number of
+    the other. upside_down: the CT's header is half a turn off, its voxels in the same order."""
     stem = root / patient / patient / "SMIR.Lower_limb.095Y.F.CT.476/SMIR.Lower_limb.095Y.F.CT.476"
     for ending in (".nii", ".nrrd") if crop else ():
         write_scan(scan(shape=(60, 33, 51)), stem.with_name(stem.name + ending))
@@ -117,9 +115,7 @@ def vsd(root, ct, patient="016", crop=False, layers=False, upside_down=False):
         array = np.stack([np.where(array == 5, 0, array), np.where(array == 5, 2, 0).astype(np.uint8)], -1)
         numbers["Sacrum"] = 2
     image = SimpleITK.GetImageFromArray(array, isVector=layers)
-    image.SetSpacing(ct.spacing[::-1])
-    image.SetOrigin(ct.origin)
-    image.SetDirection(ct.direction.ravel())
+    image.CopyInformation(as_image(ct))
     for index, (name, number) in enumerate(numbers.items()):
         layer = int(layers and name == "Sacrum")
         for key, value in (("Name", name), ("LabelValue", number), ("Layer", layer)):

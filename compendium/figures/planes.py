@@ -131,11 +131,11 @@ def planes_figure(scan: Volume, indices: tuple[int, int, int], masks: Mapping[st
 
 
 def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume | None = None, title: str = "",
-                 truth_name: str = "truth", window: tuple[float, float] = BONE_WINDOW) -> Figure:
-    """Axial, coronal and sagittal view through the joints (Fig. 7), with outlines of truth and prediction.
-
-    Volumes may have any orientation; masks must lie on the scan's grid, else InputError.
-    """
+                 truth_name: str = "truth", window: tuple[float, float] = BONE_WINDOW,
+                 indices: tuple[int, int, int] | None = None) -> Figure:
+    """Axial, coronal and sagittal view through the joints (Fig. 7), or of the LPS slices with these indices,
+    with outlines of truth and prediction. Volumes may have any orientation; masks must lie on the scan's
+    grid, else InputError."""
     masks, handles, lps = {}, [], reorient(scan, "LPS")
     both = (truth_name, TRUTH_COLOUR, truth), ("prediction", PREDICTION_COLOUR, prediction)
     for name, colour, mask in (one for one in both if one[-1] is not None):
@@ -143,8 +143,8 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
             raise InputError("mask and scan lie on different grids; resample the mask onto the scan")
         masks[colour] = reorient(mask, "LPS").array
         handles.append(Line2D([], [], color=colour, linestyle=DASHES[colour], label=name))
-    centre = central_slices(next(filter(np.any, masks.values()), None), lps.array.shape)
-    figure, _ = planes_figure(lps, centre, masks, title, window)
+    indices = indices or central_slices(next(filter(np.any, masks.values()), None), lps.array.shape)
+    figure, _ = planes_figure(lps, indices, masks, title, window)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure

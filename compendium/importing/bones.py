@@ -22,11 +22,8 @@ SWAPPED = "left and right hip named the other way round, told apart by position"
 
 
 class BoneNumbers(NamedTuple):
-    """The values of each bone in a segmentation, more than one where a bone is in parts.
-
-    The defaults are TotalSegmentator's: 25 sacrum, 26 first sacral vertebra, 77 and 78 the hips. The same
-    values for both hips mean one label for the two, which is then divided at the middle of the sacrum.
-    """
+    """The values of each bone in a segmentation, more than one where a bone is in parts; the defaults are
+    TotalSegmentator's. One label for both hips is divided at the middle of the sacrum."""
 
     sacrum: tuple[int, ...] = (25, 26)
     left_hip: tuple[int, ...] = (77,)
@@ -42,11 +39,9 @@ class Pelvis(NamedTuple):
 
 
 def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
-    """Bones and joint mask on the grid of a segmentation in any orientation (d, h, w).
-
-    Left is the hip that lies farther to the left (LPS x), whatever the labels say. Raises InputError when a
-    bone is missing, both hips lie on one side, or the joints are not both wholly in view.
-    """
+    """Bones and joint mask on the grid of a segmentation in any orientation (d, h, w). Left is the hip that
+    lies farther to the left (LPS x), whatever the labels say. Raises InputError when a bone is missing, both
+    hips lie on one side, or the joints are not both wholly in view."""
     for name, values in zip(("sacrum", "left hip", "right hip"), numbers):
         require(np.isin(labels.array, values).any(), f"no {name} in view (label "
                 f"{', '.join(map(str, values))}); give a scan of the whole pelvis, or the right label")
@@ -84,12 +79,10 @@ def derive_pelvis(labels: Volume, numbers: BoneNumbers) -> Pelvis:
 
 
 def misplaced(bones: Volume, image: Volume) -> str:
-    """What speaks against bones (1 sacrum, 2 left hip, 3 right hip) that lie where they are in a CT, or "".
-
-    The rim of a bone is mostly cortex: denser than what is around it and is no other bone, and less so when
-    it is moved. Labels in place lose a third or more of that contrast by any of `MOVES`; those 7 mm beside
-    the bone have less than half of what they have after one of them.
-    """
+    """What speaks against bones of a `Pelvis` that lie where they are in a CT, or "". The rim of a bone is
+    mostly cortex: denser than what is around it and is no other bone, and less so when it is moved. Labels in
+    place lose a third or more of that contrast by any of `MOVES`; those 7 mm beside the bone more than double
+    it by one."""
     spacing, problems = np.array(image.spacing), []
     moves = [np.zeros(3), *(sign * mm * axis for mm in MOVES for axis in np.eye(3) for sign in (-1, 1))]
     for number, name in enumerate(("sacrum", "left hip", "right hip"), 1):
@@ -116,11 +109,8 @@ def _density(image: Volume, points: NDArray[np.int_], move: NDArray[np.float64])
 
 
 def solid(bone: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A bone (d, h, w) together with the hollow inside it, as in a shell of cortex.
-
-    Inside is what the bone encloses in at least two of the three planes: a gap in the shell then costs a
-    thin channel only, and the sacral canal and the obturator foramen, rings in one plane, stay open.
-    """
+    """A bone (d, h, w) with the hollow inside a shell of cortex: what it encloses in at least two of three
+    planes, so that a gap in the shell costs a thin channel only, and canal and foramina stay open."""
     cross = ndimage.generate_binary_structure(2, 1)
     planes = (ndimage.binary_fill_holes(bone, np.expand_dims(cross, axis)) for axis in range(3))
     return sum(filled.astype(np.uint8) for filled in planes) > 1

@@ -1,7 +1,6 @@
 """Public CT data sets with bone labels, or anyone's CT with a segmentation, made into a cohort.
 
-What each data set looks like (``layouts.toml``) was taken from its record's description and from several
-programs that read it; none of the four was downloaded here. Whatever does not fit is left out, with a reason.
+What each data set looks like stands in ``layouts.toml``. What does not fit is left out, with a reason.
 """
 
 import glob
@@ -30,7 +29,7 @@ from magunet.volume import ENDING, FILE_ENDINGS, Volume, extent_problem, onto_gr
 LAYOUTS = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
 """Files and terms of each data set, by the name that ``magunet import`` takes."""
 STATE = "import.json"
-"""Lists the finished cases of an import, which are not made again."""
+"""Lists the cases of an import: the finished ones are not made again."""
 
 
 class SourceCase(NamedTuple):
@@ -71,9 +70,7 @@ def _matches(pattern: str, files: list[Path]) -> list[tuple[str, re.Match]]:
 def own_cases(image: Path, labels: Path | None, numbers: BoneNumbers, patient: str | None
               ) -> list[SourceCase]:
     """A CT and its segmentation, or two folders with files of the same names (an nnU-Net folder holds both).
-
-    Raises InputError when there is no segmentation to a CT.
-    """
+    Raises InputError when there is no segmentation to a CT."""
     if labels is None and (image / "labelsTr").is_dir():
         image, labels = image / "imagesTr", image / "labelsTr"
     require(labels, f"{image}: which file is its segmentation? Give it with --labels")
@@ -115,10 +112,8 @@ def _files_below(folder: Path, without: Path | None = None) -> list[Path]:
 
 
 def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
-    """CT as it is, bones and joint mask on its grid; with ``force``, although its values are not HU.
-
-    Raises InputError when the case cannot be used.
-    """
+    """CT as it is, bones and joint mask on its grid; with ``force``, although its values are not HU. Raises
+    InputError when the case cannot be used."""
     image, (first, *others), notes = read_volume(case.image, case.orientation), case.labels, []
     require(not (problem := extent_problem(image)), f"{case.image}: {problem}")
     if others:
@@ -139,24 +134,21 @@ def read_case(case: SourceCase, force: bool = False) -> tuple[Volume, Pelvis]:
             "on, so that its mask is cut off; give a segmentation of the whole CT")
     require(not (case.orientation and bones.SWAPPED in pelvis.notes), f"{case.image}: with --orientation "
             f"{case.orientation} left and right hip lie on the wrong sides; state another, or other numbers")
-    problem = None if force else hu_problem(image)
-    require(not problem, f"{case.image}: {problem}; or take the values as they are with --force")
-    beside = "" if force else bones.misplaced(pelvis.bones, image)
-    require(not beside, f"the labels do not lie on bone: {beside}; the segmentation is shifted or mirrored, "
-            "or belongs to another scan")
+    if not force:
+        require(not (problem := hu_problem(image)),
+                f"{case.image}: {problem}; or take the values as they are with --force")
+        require(not (beside := bones.misplaced(pelvis.bones, image)), f"the labels do not lie on bone: "
+                f"{beside}; the segmentation is shifted or mirrored, or belongs to another scan")
     return image, pelvis._replace(notes=notes + pelvis.notes)
 
 
 def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, progress: Callable,
                  force: bool = False) -> tuple[dict[str, str], list[str], dict[str, str]]:
-    """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr`` and a picture of
-    each, to be looked at, in ``pictures``.
-
-    base: folder that sources are named from. Returns new cases with notes, those that were there before
-    (``import.json`` lists them), and those left out with the reason. ``dataset.json`` comes last. Raises
-    InputError when ``out`` holds anything else.
-    """
-    (records, begun), imported, present, skipped = _finished(out, source), {}, [], {}
+    """Write cases as a cohort in nnU-Net raw layout, with the merged bones in ``bonesTr`` and pictures of
+    them in ``pictures``; ``dataset.json`` comes last. Returns new cases with notes, those that were there
+    before, and those left out with the reason. base: folder that sources are named from. Raises as
+    `_records`."""
+    records, imported, present, skipped = _records(out, source), {}, [], {}
     for case in progress(cases, "read"):
         name = re.sub(r"[^\w.-]+", "_", case.name).strip(".")
         files = (f"bonesTr/{name}", f"labelsTr/{name}", f"imagesTr/{name}_0000")
@@ -167,9 +159,9 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
             if old == old | record:
                 present.append(name)
                 continue
-            require(name in records or name == begun or not any(map(os.path.lexists, paths)),
+            require(name in records or not any(map(os.path.lexists, paths)),
                     f"{paths[2]} or its labels are there, and not from this import; give another --out")
-            require(not old or all(old.get(key, record[key]) == record[key] for key in ("files", "ct")),
+            require(all(old.get(key, record[key]) == record[key] for key in ("files", "ct")),
                     "is there already, from other files or label numbers; import this one under another "
                     f"--patient or --out, or remove {paths[2]} to put it in its place")
             image, pelvis = read_case(case, force)
@@ -177,7 +169,7 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
             skipped[name] = str(error)
             continue
         (out / "dataset.json").unlink(missing_ok=True)
-        provenance.write_json(out / STATE, {"source": source, "cases": records, "begun": name})
+        provenance.write_json(out / STATE, {"source": source, "cases": records | {name: {}}})
         for path, content in zip(paths, (pelvis.bones, pelvis.mask, image)):
             volume.write_volume(content, path)
         picture = three_planes(image, None, pelvis.bones, name, "bone labels")
@@ -185,10 +177,10 @@ def import_cases(source: str, cases: list[SourceCase], base: Path, out: Path, pr
         records[name] = record | {"notes": pelvis.notes}
         provenance.write_json(out / STATE, {"source": source, "cases": records})
         imported[name] = "; ".join(pelvis.notes)
-    if records:
+    if finished := {name: record for name, record in records.items() if record}:
         provenance.write_json(out / "dataset.json", {
-            "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(records),
-            "file_ending": ENDING, **LAYOUTS[source]["dataset"], "cases": records})
+            "channel_names": {"0": "CT"}, "labels": {"background": 0, "SIJ": 1}, "numTraining": len(finished),
+            "file_ending": ENDING, **LAYOUTS[source]["dataset"], "cases": finished})
     return imported, present, skipped
 
 
@@ -198,9 +190,9 @@ def _record(case: SourceCase, base: Path) -> dict:
     series = case.image.is_dir()
     for path in filter(Path.is_symlink, (case.image, *case.labels)):
         volume.require_there(path)
+    slices = sorted(filter(Path.is_file, case.image.iterdir())) if series else [case.image]
     files = [0 if series else case.image.stat().st_size,
              *(provenance.file_hash(path) for path in case.labels if path.exists())]
-    slices = sorted(filter(Path.is_file, case.image.iterdir())) if series else [case.image]
     known_by = files, case.numbers, *filter(None, [case.orientation])
     return {"patient": case.patient, "files": provenance.content_hash(*known_by),
             "ct": provenance.content_hash([provenance.file_hash(path) for path in slices]),
@@ -208,19 +200,17 @@ def _record(case: SourceCase, base: Path) -> dict:
             "thickness_mm": target.THICKNESS, "code": provenance.code_hash(target, bones)}
 
 
-def _finished(out: Path, source: str) -> tuple[dict[str, dict], str]:
-    """Cases of an earlier import, and the one it was interrupted at, if any.
-
-    Raises InputError unless the folder is new, or of the same source.
-    """
+def _records(out: Path, source: str) -> dict[str, dict]:
+    """Cases of an earlier import; empty for one that was begun only. Raises InputError unless the folder is
+    new, or of the same source."""
     if not (out / STATE).exists():
         require(not out.exists() or (out.is_dir() and not any(out.iterdir())),
                 f"{out}: is not empty, and not from 'magunet import'; give another --out")
-        return {}, ""
+        return {}
     try:
         state = provenance.read_json(out / STATE)
         origin, records = state["source"], dict(state["cases"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{out / STATE}: damaged; remove {out} and import again") from error
     require(origin == source, f"{out}: holds cases of {origin}; give another folder with --out for {source}")
-    return records, state.get("begun", "")
+    return records

@@ -1,8 +1,5 @@
-"""DICOM Segmentation objects, frame by frame on a DICOM series' slices, in its frame of reference.
-
-Of the series is read only what kept_tags.toml names, so nothing else can reach the file: not the institution,
-comments, or private tags.
-"""
+"""DICOM Segmentation objects, frame by frame on a DICOM series' slices, in its frame of reference. Only what
+kept_tags.toml names is read of the series, so nothing else can reach the file."""
 
 import re
 import tomllib
@@ -31,10 +28,8 @@ TAGS = tomllib.loads(Path(__file__).with_name("kept_tags.toml").read_text(encodi
 
 @silently()
 def read_source(folder: Path, scan: Volume) -> list[pydicom.Dataset]:
-    """Headers of a folder's slices in the order of ``scan``, which `read_volume` read from there.
-
-    Raises InputError when a slice lacks what a segmentation refers to, or for slices of another scan.
-    """
+    """Headers of a folder's slices in the order of ``scan``, which `read_volume` read from there. Raises
+    InputError when a slice lacks what a segmentation refers to, or for slices of another scan."""
     require(folder.is_dir(), f"{folder}: is no DICOM series, so no DICOM SEG can be made of it; give the "
             "folder of the series, or leave dicom-seg out of --formats")
     names = [name for group in TAGS.values() for name in group]
@@ -64,12 +59,10 @@ def _nearest(headers: Sequence[pydicom.Dataset], grid: Volume) -> tuple[np.ndarr
 @silently()
 def write_dicom_seg(labels: Volume, source: Sequence[pydicom.Dataset], network: str, run: str,
                     anonymise: bool, path: Path | str) -> None:
-    """Write labels of `sides` as a binary DICOM SEG with a segment a joint, whole or not at all.
-
-    source: from `read_source`, of the labels' scan. network, run: what made them. With ``anonymise`` the
-    patient is called "anonymous", the rest of patient and study is empty, and every UID is a hash of the old
-    one, so exports of a series stay together. Raises InputError for an empty mask or unfit headers.
-    """
+    """Write labels of `sides` as a binary DICOM SEG with a segment a joint. source: from `read_source`, of
+    the labels' scan. With ``anonymise`` the patient is called "anonymous", the rest of patient and study is
+    empty, and every UID is a hash of the old one, so exports of a series stay together. Raises InputError for
+    an empty mask or unfit headers."""
     joints = [joint for joint in (*JOINTS, UNKNOWN) if (labels.array == joint.label).any()]
     require(joints, "the mask is empty, and a DICOM SEG must hold a frame; choose other formats")
     for header in source:

@@ -1,13 +1,10 @@
-"""All files that one scan and its masks are exported to.
-
-No file holds anything of a DICOM header, but the DICOM SEG what the standard requires; and none holds a path,
-the name of a DICOM series' folder, which often is the patient's, or the name of what a link leads to.
-"""
+"""All files that one scan and its masks are exported to. None holds anything of a DICOM header, but the DICOM
+SEG what the standard requires; nor a path, the name of a series' folder, or of what a link leads to."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -33,9 +30,7 @@ from magunet.volume import FILE_ENDINGS, Volume, orientation, same_geometry, vox
 OTHERWISE = "give another --out, or --overwrite to replace it"
 """What to do about a file that is in the way."""
 EARLIER = "sha256_of_earlier_files"
-"""In a report, of files of earlier exports of its scan, if there are any."""
-
-
+"""In a report, of files of earlier exports of its scan."""
 USUAL_ML = (5, 80)
 """Volume of the band about one joint, in adults."""
 HIGHEST_MM = 120
@@ -74,25 +69,22 @@ def case_name(path: Path, scan: Volume, anonymise: bool) -> str:
 def find_source(path: Path, scan: Volume, formats: Sequence[str] | None) -> list[pydicom.Dataset] | None:
     """Headers for the DICOM SEG of a scan read from ``path``. If they are unfit, None and a note, or, when
     ``formats`` ask for a DICOM SEG, InputError."""
-    if "dicom-seg" not in (formats or FORMATS) or (formats is None and not path.is_dir()):
-        return None
-    try:
-        return read_source(path, scan)
-    except InputError as error:
-        if formats is not None:
-            raise
-        say(f"note: no DICOM SEG: {error}")
-        return None
+    if "dicom-seg" in (formats or FORMATS) and (formats or path.is_dir()):
+        try:
+            return read_source(path, scan)
+        except InputError as error:
+            if formats:
+                raise
+            say(f"note: no DICOM SEG: {error}")
+    return None
 
 
 def earlier_files(out: Path, name: str, scan: Volume, overwrite: bool = False) -> dict[str, str]:
     """Files in ``out`` that are as earlier exports of this very scan wrote them, and hashes, by its report.
-
-    Raises InputError where that report is another scan's, or none of magunet's, unless ``overwrite``.
-    """
+    Raises InputError where that report is another scan's, or none of magunet's, unless ``overwrite``."""
     path, files, grid, ours = out / f"{name}_sij.json", {}, _grid(scan), False
     if not os.path.lexists(path):
-        return files
+        return {}
     try:
         report = read_json(path)
         ours = {key: report["scan"].get(key) for key in grid} == grid
@@ -107,23 +99,21 @@ def earlier_files(out: Path, name: str, scan: Volume, overwrite: bool = False) -
 
 def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | None = None,
            anonymise: bool = False, overwrite: bool = False) -> list[Path]:
-    """Write a case, with `origin_of` its model, into the folder ``out``; returns the files' paths.
-
-    Left and right are told by `sides`, by the truth if there is one; where nothing tells them no file names a
-    side. A joint without voxels gets no mesh, and an empty mask no DICOM SEG: such files of an earlier export
-    are removed, and those in other formats stay, with notes. Raises InputError, before anything is written,
-    for what cannot be made, and for a file that is no earlier export of this scan, unless ``overwrite``.
-    """
+    """Write a case, with `origin_of` its model, into the folder ``out``; returns the files' paths. A joint
+    without voxels gets no mesh, and an empty mask no DICOM SEG: such files of an earlier export are removed,
+    and those in other formats stay, with notes. Raises InputError, before anything is written, for what
+    cannot be made, and for a file that is no earlier export of this scan, unless ``overwrite``."""
     masks = {"sij": case.prediction} | ({} if case.truth is None else {"truth": case.truth})
     for name, mask in masks.items():
-        if not same_geometry(case.scan, mask):
-            raise InputError(f"{case.name}: the mask '{name}' lies on another grid than the scan")
+        require(same_geometry(case.scan, mask),
+                f"{case.name}: the mask '{name}' lies on another grid than the scan")
     plane, parted = sides(case.scan, *reversed(masks.values()))
-    labels, names, older = dict(zip(masks, reversed(parted))), [], []
+    labels, names, older, choice = dict(zip(masks, reversed(parted))), [], [], formats or FORMATS
+    report = _report(case, origin, labels, plane)
     if UNKNOWN in joints_of(*parted):
         say(f"note: {case.name}: left and right are told by {plane.told_by}; no file names a side")
-    if case.prediction.array.any() and (doubts := _doubts(labels["sij"])):
-        say(f"note: {case.name}: look at the mask: {'; '.join(doubts)}")
+    if case.prediction.array.any() and report["doubts"]:
+        say(f"note: {case.name}: look at the mask: {'; '.join(report['doubts'])}")
     model = "{network}, profile {profile}, seed {seed}".format_map(origin)
     jobs = [("png", "sij.png", lambda path: save_figure(
         three_planes(case.scan, case.prediction, case.truth, f"SIJ by {model}"), path,
@@ -141,7 +131,7 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
     with tempfile.TemporaryDirectory(prefix="magunet-") as folder:
         for form, ending, write in sorted(jobs, key=lambda job: FORMATS.index(job[0])):
             path = Path(folder, f"{case.name}_{ending}")
-            if form not in (formats or FORMATS):
+            if form not in choice:
                 older += [path.name] * (out / path.name).exists()
                 continue
             names.append(path.name)
@@ -156,11 +146,12 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
         for path in filter(os.path.lexists, (out / name for name in names)):
             ours = path.name in earlier or (path.is_file() and file_hash(path) == hashes.get(path.name))
             require(ours or overwrite, f"{path}: is there already, and not of this scan; {OTHERWISE}")
-        json, report = out / f"{case.name}_sij.json", _report(case, origin, labels, plane, hashes)
-        with_report = "json" in (formats or FORMATS)
-        older += [json.name] * (json.exists() and not with_report)
+        path, with_report = out / f"{case.name}_sij.json", "json" in choice
+        report["sha256_of_files"] = hashes
         if with_report:                                 # before what it lists, so that all that is, is known
-            write_json(json, report | ({EARLIER: earlier} if earlier else {}))
+            write_json(path, report | {EARLIER: earlier})
+        elif path.exists():
+            older.append(path.name)
         for name in hashes:
             with whole_file(out / name) as part:
                 shutil.copyfile(Path(folder, name), part)
@@ -168,35 +159,34 @@ def export(case: Exported, origin: dict, out: Path, formats: Sequence[str] | Non
             (out / name).unlink(missing_ok=True)
     if older:
         say(f"note: of an earlier export, perhaps of another prediction, are still: {', '.join(older)}")
-    if earlier and with_report:
-        earlier = {name: earlier[name] for name in older if name in earlier}
-        write_json(json, report | ({EARLIER: earlier} if earlier else {}))
-    return [*(out / name for name in hashes), *[json] * with_report]
+    if with_report:
+        write_json(path, report | {EARLIER: {name: earlier[name] for name in earlier if name in older}})
+    return [*(out / name for name in hashes), *[path] * with_report]
 
 
 def _write_mesh(labels: Volume, joint: Joint, path: Path) -> None:
-    if joint not in joints_of(labels):
-        return
-    inside = labels.with_array(labels.array == joint.label)
-    require(inside.array.any(), f"the mask has no {joint.name}")
-    write_stl(surface_mesh(inside), path)
+    if joint in joints_of(labels):
+        inside = _only(joint, labels)
+        require(inside.array.any(), f"the mask has no {joint.name}")
+        write_stl(surface_mesh(inside), path)
 
 
-def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midline,
-            hashes: Mapping[str, str]) -> dict:
-    """The JSON report: grids, hashes, the model, and of each mask volumes, borders and the midline."""
-    scan, masks = case.scan, {}
-    for name, both in labels.items():
-        masks[name] = _extent(both) | {
-            "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
-            "joints": {joint.side: _extent(both.with_array(both.array == joint.label))
-                       for joint in joints_of(both)},
-            "left_and_right_parted_at": {"x_mm_lps": None if np.isnan(plane.x) else round(plane.x, 3),
-                                         "told_by": plane.told_by}}
+def _only(joint: Joint, labels: Volume) -> Volume:
+    return labels.with_array(labels.array == joint.label)
+
+
+def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midline) -> dict:
+    """The JSON report without files: grids, the model, and of each mask volumes, borders and the midline."""
+    scan, parted_at = case.scan, {"x_mm_lps": None if np.isnan(plane.x) else round(plane.x, 3),
+                                  "told_by": plane.told_by}
+    masks = {name: _extent(both) | {
+        "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
+        "joints": {joint.side: _extent(_only(joint, both)) for joint in joints_of(both)},
+        "left_and_right_parted_at": parted_at} for name, both in labels.items()}
     field = np.multiply(scan.array.shape, scan.spacing)[::-1].round(1).tolist()
     grid = _grid(scan) | {"field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
-            "masks": masks, "doubts": _doubts(labels["sij"]), "sha256_of_files": hashes}
+            "masks": masks, "doubts": _doubts(labels["sij"])}
 
 
 def _grid(scan: Volume) -> dict:
@@ -208,17 +198,16 @@ def _grid(scan: Volume) -> dict:
 
 def _doubts(labels: Volume) -> list[str]:
     """What a mask of two sacroiliac joints never is, of labels that tell them apart."""
-    volumes = {joint.name: _extent(labels.with_array(labels.array == joint.label))["volume_ml"]
-               for joint in joints_of(labels)}
-    lines = [f"the {name} has {ml:.1f} mL, where {USUAL_ML[0]} to {USUAL_ML[1]} are usual"
-             for name, ml in volumes.items() if not USUAL_ML[0] <= ml <= USUAL_ML[1]]
-    lines += ["it is no pair of joints"] * (joints_of(labels) == (UNKNOWN,))
-    uneven = 2 * min(volumes.values()) < max(volumes.values())
-    lines += ["one joint is not half as large as the other"] * uneven
-    lps = volume.reorient(labels, "LPS")
+    joints, (low, high), lps = joints_of(labels), USUAL_ML, volume.reorient(labels, "LPS")
+    volumes = [_extent(_only(joint, labels))["volume_ml"] for joint in joints]
     places = np.flatnonzero(lps.array.any((1, 2)))
     height = np.ptp(places) * lps.spacing[0] if len(places) else 0
-    return lines + [f"it is {height:.0f} mm high, so a piece of it is no joint"] * bool(height > HIGHEST_MM)
+    doubts = {f"the {joint.name} has {ml:.1f} mL, where {low} to {high} are usual": not low <= ml <= high
+              for joint, ml in zip(joints, volumes)}
+    doubts |= {"it is no pair of joints": joints == (UNKNOWN,),
+               "one joint is not half as large as the other": 2 * min(volumes) < max(volumes),
+               f"it is {height:.0f} mm high, so a piece of it is no joint": height > HIGHEST_MM}
+    return [text for text, holds in doubts.items() if holds]
 
 
 def _extent(mask: Volume) -> dict:

@@ -1,14 +1,13 @@
 """A case in 3D, in the best viewer that works where the notebook runs. In a browser: itkwidgets, if `python
-workflow/viewer install` made it work without a network; else niivue; else planes with sliders. Under
-papermill, nbval or nbconvert, a figure: there merely importing itkwidgets loses outputs."""
+workflow/viewer install` made it work without a network; else niivue. Under papermill, nbval or nbconvert, a
+figure: there merely importing itkwidgets loses outputs."""
 
-import importlib.util
 import os
 import sys
 import tempfile
 import tomllib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import IPython.display
@@ -17,15 +16,14 @@ import numpy as np
 from jupyter_core.paths import jupyter_path
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from compendium.figures.planes import FIGURE_WIDTH, PLANES, central_slices, plane, planes_figure, three_planes
-from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, add_legend, centre_of, labels_of, preview
+from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, centre_of, labels_of, preview
 from magunet.base.errors import require
 from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry, write_volume
 
-VIEWERS = ("itkwidgets", "niivue", "three planes", "figure")
-"""Best first; the last one needs no browser."""
 PRESETS = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
 """Transfer functions: window and shades of planes and volume, and the volume's opacity by HU."""
 
@@ -39,9 +37,6 @@ def in_browser() -> bool:
 
 def itkwidgets_problem() -> str:
     """Why itkwidgets cannot draw without a network, or an empty text."""
-    for name in ("itkwidgets", "imjoy_rpc", "zarr"):
-        if importlib.util.find_spec(name) is None:
-            return f"the Python package {name} is not installed"
     paths = map(Path, jupyter_path("labextensions", "imjoy-jupyterlab-extension", "package.json"))
     package = next(filter(Path.is_file, paths), None)
     installed = package and b"magunet-viewer/" in package.read_bytes()
@@ -51,49 +46,35 @@ def itkwidgets_problem() -> str:
 
 def viewers() -> dict[str, str]:
     """Every viewer, best first, and why it cannot be used here; an empty reason where it can."""
-    if not in_browser():
-        return dict.fromkeys(VIEWERS[:-1], "no browser shows this notebook") | {"figure": ""}
-    jupyterlab = "JPY_SESSION_NAME" in os.environ
-    itkwidgets = itkwidgets_problem() if jupyterlab else "JupyterLab does not show this notebook"
-    niivue = "" if importlib.util.find_spec("ipyniivue") else "the Python package ipyniivue is not installed"
-    return {"itkwidgets": itkwidgets, "niivue": niivue, "three planes": "", "figure": ""}
+    browser = "" if in_browser() else "no browser shows this notebook"
+    lab = "" if "JPY_SESSION_NAME" in os.environ else "JupyterLab does not show this notebook"
+    return {"itkwidgets": browser or lab or itkwidgets_problem(), "niivue": browser, "figure": ""}
 
 
 def best_viewer(viewer: str | None = None) -> str:
-    """The first of VIEWERS that works here, or the one asked for, else InputError; headless the figure."""
-    require(viewer in (None, *VIEWERS), f"no viewer {viewer!r}; there are {', '.join(VIEWERS)}")
+    """The first viewer that works here, or the one asked for, else InputError; headless the figure."""
     reasons = viewers()
+    require(viewer in (None, *reasons), f"no viewer {viewer!r}; there are {', '.join(reasons)}")
     if viewer is None or not in_browser():
         return next(name for name, reason in reasons.items() if not reason)
     require(not reasons[viewer], f"{viewer} cannot be used here: {reasons[viewer]}")
     return viewer
 
 
-def show(scan: Volume, labels: Volume | None = None, preset: str = "bone", viewer: str | None = None,
-         title: str = ""):
-    """A CT with labels of `label_map`, any orientation, in the best viewer, or in the one asked for: its
-    object, which itkwidgets displays itself, or a figure. Raises InputError for labels on another grid, and
-    for an unknown preset or viewer."""
-    require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-    require(labels is None or same_geometry(scan, labels),
-            "labels and scan lie on different grids; resample the labels onto the scan")
-    if (viewer := best_viewer(viewer)) == "figure":
-        return figure(scan, labels, PRESETS[preset], title)
-    draw = {"itkwidgets": in_itkwidgets, "niivue": in_niivue, "three planes": in_planes}[viewer]
-    return draw(*preview(scan, labels), PRESETS[preset])
-
-
 def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Sequence[str],
            labels: str = "error map", preset: str = "bone", viewer: str | None = None):
     """A viewer with drop-downs for case, network, labels and preset, starting with ``labels``, ``preset``;
-    without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks."""
+    without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks. Raises
+    InputError for unknown labels, preset or viewer, and for masks on another grid than their scan."""
+    require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
     if (viewer := best_viewer(viewer)) == "figure":
         case = load(cases[0], networks[0])
         name, marks = labels_of(case, labels)
-        return show(case.scan, marks, preset, title=f"{cases[0]}, {networks[0]}: {name}")
-    choices = {"case": list(cases), "network": list(networks), "labels": ["truth", "prediction", "error map"],
-               "preset": list(PRESETS)}
-    menus = {name: ipywidgets.Dropdown(options=values, description=name) for name, values in choices.items()}
+        return figure(case.scan, marks, PRESETS[preset], f"{cases[0]}, {networks[0]}: {name}")
+    choices = {"case": cases, "network": networks, "labels": ("truth", "prediction", "error map"),
+               "preset": PRESETS}
+    menus = {name: ipywidgets.Dropdown(options=list(values), description=name)
+             for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset
     place = ipywidgets.Output()
     @place.capture(clear_output=True)
@@ -102,8 +83,9 @@ def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Se
         name, marks = labels_of(case, menus["labels"].value)
         if name != menus["labels"].value:
             print(f"This scan has no {menus['labels'].value}; the viewer shows: {name}")
-        widget = show(case.scan, marks, menus["preset"].value, viewer)
-        if viewer != "itkwidgets":                                           # which has displayed itself
+        show = in_itkwidgets if viewer == "itkwidgets" else in_niivue
+        widget = show(*preview(case.scan, marks), PRESETS[menus["preset"].value])
+        if viewer == "niivue":                                      # itkwidgets has displayed itself
             IPython.display.display(widget)
     for menu in menus.values():
         menu.observe(draw, "value")
@@ -121,37 +103,33 @@ def figure(scan: Volume, labels: Volume | None, preset: dict, title: str = "") -
     for (name, axes), index in zip(views.items(), indices):
         extent = axes.images[0].get_extent()
         axes.imshow(palette[plane(array, name, index)], extent=extent, interpolation="nearest")
-    add_legend(picture, [name for name, number in LABEL_NUMBERS.items() if (array == number).any()])
+    if handles := [Patch(color=LABEL_COLOURS[name], label=name) for name, number in LABEL_NUMBERS.items()
+                   if (array == number).any()]:
+        picture.legend(handles=handles, ncols=3, fontsize=8, loc="outside lower center", frameon=False)
     return picture
 
 
 def step_through(scan: Volume, truth: Volume | None, prediction: Volume | None, title: str = ""):
-    """Planes of the scan itself with sliders in a browser; elsewhere the figure of Fig. 7."""
+    """Three planes of the scan itself with a slider each, a menu of windows, and outlines of the masks, from
+    the middle of the first; where there are two, the Dice of every axial slice above. Without a browser the
+    figure of Fig. 7. Volumes of any orientation; raises InputError for masks on another grid than the scan.
+    """
     if not in_browser():
         return three_planes(scan, prediction, truth, title)
-    masks = {"truth": truth, "prediction": prediction}
-    return slice_viewer(scan, {name: mask for name, mask in masks.items() if mask is not None}, title)
-
-
-def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> ipywidgets.VBox:
-    """Three planes with a slider each and a menu of windows; opens in the middle of the first mask.
-    masks: names of LABEL_COLOURS, and what is outlined, on the scan's grid (else InputError), any
-    orientation. Where they are truth and prediction, the Dice of every axial slice is drawn above."""
-    require(all(same_geometry(scan, mask) for mask in masks.values()),
+    scan, truth, prediction = (volume and reorient(volume, "LPS") for volume in (scan, truth, prediction))
+    masks = [mask for mask in (truth, prediction) if mask]
+    require(all(same_geometry(scan, mask) for mask in masks),
             "mask and scan lie on different grids; resample the mask onto the scan")
-    scan = reorient(scan, "LPS")
-    inside = {name: reorient(mask, "LPS").array != 0 for name, mask in masks.items()}
-    centre = central_slices(next(filter(np.any, inside.values()), None), scan.array.shape)
-    outlines = {LABEL_COLOURS[name]: mask for name, mask in inside.items()}
+    centre = central_slices(next((m.array for m in masks if m.array.any()), None), scan.array.shape)
     windows = {name: PRESETS[name]["window"] for name in ("bone", "soft tissue")} | {"wide": (-1000, 2000)}
     menu = ipywidgets.Dropdown(options=list(windows), description="window")
     sliders = {name: ipywidgets.IntSlider(index + 1, 1, size, description=name, continuous_update=False)
                for name, index, size in zip(PLANES, centre, scan.array.shape)}
 
     def draw(window: str, axial: int, coronal: int, sagittal: int) -> None:
-        if {"truth", "prediction"} <= set(inside):
-            slices = enumerate(zip(inside["prediction"], inside["truth"]), 1)
-            dice = {i: overlap(*masks).dice for i, masks in slices if np.any(masks)}
+        if truth and prediction:
+            slices = enumerate(zip(prediction.array, truth.array), 1)
+            dice = {i: overlap(*pair).dice for i, pair in slices if np.any(pair)}
             axes = Figure(figsize=(FIGURE_WIDTH, 1.1), layout="constrained").subplots()
             axes.bar(list(dice), list(dice.values()), 0.9, color="0.5")
             axes.axvline(axial, color="black", linewidth=1)
@@ -159,17 +137,10 @@ def slice_viewer(scan: Volume, masks: Mapping[str, Volume], title: str = "") -> 
             axes.tick_params(labelsize=7)
             IPython.display.display(axes.figure)
         indices = axial - 1, coronal - 1, sagittal - 1
-        picture, _ = planes_figure(scan, indices, outlines, title, windows[window])
-        add_legend(picture, inside)
+        picture = three_planes(scan, prediction, truth, title, window=windows[window], indices=indices)
         IPython.display.display(picture)
     planes = ipywidgets.interactive_output(draw, {"window": menu} | sliders)
     return ipywidgets.VBox([ipywidgets.HBox([menu, *sliders.values()]), planes])
-
-
-def in_planes(image: Volume, labels: Volume | None, preset: dict):
-    numbers = [] if labels is None else np.unique(labels.array)
-    return slice_viewer(image, {name: labels.with_array(labels.array == number)
-                                for name, number in LABEL_NUMBERS.items() if number in numbers})
 
 
 def in_niivue(image: Volume, labels: Volume | None, preset: dict):

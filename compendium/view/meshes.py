@@ -32,10 +32,8 @@ class Mesh(NamedTuple):
 
 
 def surface_mesh(mask: Volume) -> Mesh:
-    """The surface of a mask's non-zero voxels, halfway between the voxels inside and those outside.
-
-    Marching cubes (Lewiner), not smoothed, closed at the border. Raises InputError for an empty mask.
-    """
+    """The surface of a mask's non-zero voxels, halfway between those inside and those outside: marching cubes
+    (Lewiner), not smoothed, closed at the border. Raises InputError for an empty mask."""
     require(mask.array.any(), "the mask is empty, so it has no surface; choose another case or network")
     box = bounding_box(mask.array)
     index, triangles, _, _ = marching_cubes(np.pad(mask.array[box] != 0, 1).astype(np.float32), 0.5)

@@ -1,12 +1,9 @@
 """A scan and labels made small enough for a viewer, and placed so that every viewer shows them upright: along
 the patient's axes (LPS), since itkwidgets ignores directions; oblique scans are interpolated onto it."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from scipy import ndimage
 
 from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR, agreement
@@ -32,12 +29,6 @@ class ScanWithMasks(NamedTuple):
     prediction: Volume | None
 
 
-def add_legend(figure: Figure, names: Iterable[str]) -> None:
-    """A legend of some LABEL_COLOURS, if any, below a figure."""
-    if handles := [Patch(color=LABEL_COLOURS[name], label=name) for name in names]:
-        figure.legend(handles=handles, ncols=3, fontsize=8, loc="outside lower center", frameon=False)
-
-
 def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> Volume | None:
     """Labels of CHOICES as LABEL_NUMBERS, uint8, on the masks' own grid; None where a mask for it is missing.
     Raises InputError for an unknown choice, and when the masks lie on different grids."""
@@ -51,7 +42,10 @@ def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> V
 
 
 def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
-    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one."""
+    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one.
+    Raises InputError as `label_map`, and for masks on another grid than the scan."""
+    require(all(same_geometry(case.scan, mask) for mask in case[1:] if mask),
+            "mask and scan lie on different grids; resample the mask onto the scan")
     maps = {name: label_map(name, case.truth, case.prediction) for name in (choice, *CHOICES)}
     return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
 

@@ -33,10 +33,8 @@ def write_segments(labels: Volume, path: Path | str) -> None:
 
 
 def read_segments(path: Path | str, names: Sequence[str]) -> Volume:
-    """Named segments as labels 1, 2, ... (uint8), in one or several layers.
-
-    Raises InputError, naming the file, when it is damaged or names none of the segments.
-    """
+    """Named segments as labels 1, 2, ... (uint8), in one or several layers. Raises InputError, naming the
+    file, when it is damaged or names none of the segments."""
     (image, stated), all_names = itk.read_image(Path(path)), ", ".join(names)
     array = itk.load().GetArrayFromImage(image)
     layers = array[..., None] if image.GetNumberOfComponentsPerPixel() == 1 else array   # (d, h, w, layers)

@@ -35,10 +35,8 @@ class SurfaceMap(NamedTuple):
 
 
 def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
-    """Signed distances in mm from the truth's points to the prediction's surface, to a fifth of a voxel.
-
-    Volumes of one grid, any orientation. Raises InputError for other grids, or when a mask is empty.
-    """
+    """Signed distances in mm from the truth's points to the prediction's surface, to a fifth of a voxel, in
+    any orientation. Raises InputError for masks on different grids, or when one is empty."""
     require(same_geometry(truth, prediction), "truth and prediction lie on different grids; resample the "
             "prediction onto the scan")
     mesh, corners = surface_mesh(truth), surface_mesh(prediction).corners()
@@ -50,8 +48,8 @@ def surface_map(truth: Volume, prediction: Volume) -> SurfaceMap:
 
 
 def joint_maps(truth: Volume, prediction: Volume, scan: Volume | None = None) -> dict[str, SurfaceMap]:
-    """Side -> map of its joint, for each side with truth, told by `sides`, or "unknown" -> map of all.
-    Raises InputError as `surface_map`."""
+    """Side -> map of its joint, for each side with truth, told by `sides`, where the truth has one joint with
+    the help of ``scan``, or "unknown" -> map of all. Raises InputError as `surface_map`."""
     require(truth.array.any(), "the truth is empty, so it has no surface; choose another case")
     (true, predicted), maps = (labels.array for labels in sides(scan, truth, prediction)[1]), {}
     for joint in (*JOINTS, UNKNOWN):
@@ -63,12 +61,9 @@ def joint_maps(truth: Volume, prediction: Volume, scan: Volume | None = None) ->
 
 
 def surface_figure(truth: Volume, prediction: Volume, title: str = "", scan: Volume | None = None) -> Figure:
-    """Both joints from the front, and each from its iliac and sacral side, coloured by signed distance.
-
-    The colours end at what 99 % of the points do not exceed, at least 1 mm. A joint on whose side nothing is
-    predicted is grey; a side without a true joint is an empty panel, and so is each where sides are unknown;
-    ``scan`` tells that of one joint alone. Raises InputError as `surface_map`.
-    """
+    """Both joints from the front, and each from its iliac and sacral side, coloured by signed distance up to
+    what 99 % of the points do not exceed, at least 1 mm. A joint on whose side nothing is predicted is grey;
+    a side without a true joint, or an unknown one, is an empty panel. Raises InputError as `joint_maps`."""
     maps = joint_maps(truth, prediction, scan)
     distances = np.concatenate([one.distance for one in maps.values()])
     limit = max(1.0, float(np.nanquantile(np.abs([*distances, 0]), 0.99)))

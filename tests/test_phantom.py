@@ -150,7 +150,7 @@ def test_bone_fills_its_share_of_what_a_voxel_averages():
     noise = dict.fromkeys(("fine", "trabecular", "marrow"), zero)
     for pixel, margin, aperture in ((0.6, 0, 1), (1.5, 0, 1), (3, 0, 1), (0.8, 1.5, 1), (3, 0, 0.4)):
         body = SimpleNamespace(parameters=parameters, scan=SimpleNamespace(aperture=aperture, pixel=pixel))
-        share, hu = Body._bone_voxels(body, "left", level, zero + 100, noise, zero, zero + margin)
+        share, hu = Body._bone_voxels(body, "left", noise, level, zero + 100, zero, zero + margin)
         width = max(0.6, aperture * pixel) + margin
         inner = level[:, None] + (np.arange(0.005, width, 0.01) - width / 2)
         case, bone = str((pixel, margin, aperture)), np.where(inner > -1, 1000, 100)

@@ -121,23 +121,19 @@ def draw_acquisition(rng: np.random.Generator, matrix: int, slices: tuple[int, i
     y = middle[1] - min(60.0, room[0]) * rng.uniform(0.6, 1) + rng.normal(0, 2)
     x = middle[2] + np.clip(rng.normal(0, 6), -room[1], room[1])
     corner = [float(c - half + pixel / 2) for c in (y, x)]
-    sharp = bool(rng.random() < 0.5)
+    kernel, usual, blurs, cutoffs = (("bone", (18, 60), (0.25, 0.4), (0.8, 1.2)) if rng.random() < 0.5 else
+                                     ("soft", (8, 32), (0.5, 0.8), (0.4, 0.65)))        # HU, mm, 1/mm
     aperture = 1.0 if rng.random() < 0.5 else float(rng.uniform(0.4, 1))
     low_dose = rng.random() < 0.3
-    usual = (18, 60) if sharp else (8, 32)
     quiet, loud = protocol.noise_hu or np.divide(usual, np.sqrt(max(1, pixel / PIXEL_MM[1])))
     middle_hu = quiet + 0.6 * (loud - quiet)
     noise = rng.uniform(middle_hu, loud) if low_dose else rng.uniform(quiet, middle_hu)
     resampled = rng.uniform(0, 0.5) * max(0, pixel - PIXEL_MM[1])  # mm, no scanner has larger pixels
     return Acquisition(
-        matrix, count, float(pixel), spacing, (float(bottom), *corner), "bone" if sharp else "soft",
-        aperture=aperture,
-        blur=float(resampled + (rng.uniform(0.25, 0.4) if sharp else rng.uniform(0.5, 0.8))),
-        cutoff=float(rng.uniform(0.8, 1.2) if sharp else rng.uniform(0.4, 0.65)),
-        noise=float(noise),
-        streaks=float(rng.uniform(0.2, 0.5) if low_dose else rng.uniform(0, 0.15)),
-        hardening=float(rng.uniform(0, 1)),
-    )
+        matrix, count, float(pixel), spacing, (float(bottom), *corner), kernel, aperture,
+        blur=float(resampled + rng.uniform(*blurs)), cutoff=float(rng.uniform(*cutoffs)), noise=float(noise),
+        streaks=float(rng.uniform(*((0.2, 0.5) if low_dose else (0, 0.15)))),
+        hardening=float(rng.uniform(0, 1)))
 
 
 def blur(image: Array, scan: Acquisition) -> Array:

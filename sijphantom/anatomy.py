@@ -1,6 +1,6 @@
 """The bones of a pelvis as signed distances, from a label map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,21 +31,22 @@ class Bones:
     parameters: Parameters = field(default_factory=dict)
 
 
-_LABELS = {"sacrum": (1,), "left hip": (3, 4), "right hip": (5, 6)}
-"""Of the label maps of the Visible Human."""
+LABELS = {"sacrum": (1,), "left hip": (3, 4), "right hip": (5, 6)}
+"""Bone -> its labels in the label maps of the Visible Human."""
 _CLEFT = 1.5
 """mm between two bones at least: label maps often let them touch."""
 
 
-def label_map_pelvis(labels: NDArray[np.integer], spacing: Sequence[float], resolution: float = 1.0) -> Bones:
+def label_map_pelvis(labels: NDArray[np.integer], spacing: Sequence[float], resolution: float = 1.0,
+                     values: Mapping[str, Sequence[int]] = LABELS) -> Bones:
     """Returns the bones of a label map (d, h, w) in LPS order with `spacing` (z, y, x) in mm.
 
-    All nonzero labels but _LABELS become `other`. The surfaces are smoothed by about a voxel, and both moved
+    All nonzero labels but `values` become `other`. The surfaces are smoothed by about a voxel, and both moved
     back by the same amount where they are closer than _CLEFT. Raises `InputError` when a bone is missing.
     """
-    masks = {name: np.isin(labels, values) for name, values in _LABELS.items()}
+    masks = {name: np.isin(labels, values[name]) for name in ("sacrum", "left hip", "right hip")}
     for name, mask in masks.items():
-        require(mask.any(), f"no {name} in the label map: no voxel has a label of {_LABELS[name]}")
+        require(mask.any(), f"no {name} in the label map: no voxel has a label of {tuple(values[name])}")
     masks["other"] = (labels != 0) & ~np.any(list(masks.values()), axis=0)
     sacrum, *hips, other = (mask_distance(mask, spacing, resolution) for mask in masks.values())
     for hip in hips:

@@ -4,9 +4,7 @@ The parametric pelvis is a set of height fields, because both bones of the joint
 from the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a
 sagittal outline, the sacrum that between an anterior and a posterior face y = f(z, |x|). The node values are
 rounded averages read off the Visible Human pelvises (`pelvis_tables`); the sizes drawn around them follow 19
-adults (VSD full-body bone models, doi:10.5281/zenodo.8316730).
-
-Frame in mm: x to the patient's left, y posterior, z superior; the origin lies midway between the two joints.
+adults (VSD full-body bone models, doi:10.5281/zenodo.8316730). All is in mm, in the frame of `pelvis_tables`.
 """
 
 import numpy as np
@@ -29,8 +27,7 @@ _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of t
 def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 325 x 210 x 329 voxels).
 
-    Sizes, sex, joint angles, curvature and the undulation of the joint differ from seed to seed; left and
-    right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
+    Left and right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
     """
     rng = np.random.default_rng([seed, 1])
     common = draw_common(rng)

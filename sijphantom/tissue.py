@@ -55,11 +55,9 @@ def draw_tissue(rng: np.random.Generator) -> Parameters:
         "muscle_hu": rng.uniform(45, 68),
         "fat_hu": rng.uniform(-118, -92),
         "plate": rng.uniform(0.1, 1.5),  # thickness of the cortex at the joint, relative to elsewhere
-        # calcified in some
-        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),
+        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),  # calcified
         "vessel_hu": rng.uniform(110, 220) if contrast else rng.uniform(35, 50),
-        # oral contrast, or none
-        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),
+        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),  # with oral contrast
         "fat_mm": rng.uniform(5, 42),
         "muscle_fat": rng.uniform(0.0, 1.0),
         "belly_mm": rng.uniform(15, 95),

@@ -102,17 +102,13 @@ def _half_pelvis(p: Parameters, z: Array, y: Array, x: Array) -> tuple[Array, Ar
     box, axes = shapes.box((z, y, x), (-110, 75), (-75, 80), (-1, 75))
     sacrum[box] = _sacrum(p, *axes, sacral_face[box[0][..., 0], box[1][..., 0]])
     near_joint, _ = shapes.box((z, y, x), (-65, 70), (-60, 65), (10, 95))
-    for bone in (sacrum, hip):
-        bone[near_joint] = _outside_distance(bone[near_joint], float(z[1] - z[0]))
+    for bone in (sacrum, hip):  # a level is a true distance only to first order
+        level = bone[near_joint]
+        far = float(z[1] - z[0]) * (ndimage.distance_transform_edt(level > 0) - 0.5)
+        share = np.clip((level - 1) / 2, 0, 1)  # near the surface a level is exact and fine
+        bone[near_joint] = level + share * (far - level)
     other = other_bones(p, z, y, x)
     return tuple(np.clip(part, -FAR, FAR).astype(np.float32) for part in (sacrum, hip, other))
-
-
-def _outside_distance(level: Array, spacing: float) -> Array:
-    """Makes a level a true distance outside the bone, which it is only to first order."""
-    far = spacing * (ndimage.distance_transform_edt(level > 0) - 0.5)
-    share = np.clip((level - 1) / 2, 0, 1)  # close to the surface the level is exact, and finer than a voxel
-    return level + share * (far - level)
 
 
 def _joint_surface(p: Parameters, z: Array, y: Array) -> tuple[Array, Array]:

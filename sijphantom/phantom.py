@@ -173,8 +173,10 @@ def _joint_points(bones: Bones) -> NDArray:
 def _render(body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], lattice: Axes,
             scan: Acquisition) -> tuple[NDArray, NDArray]:
     """HU without noise, and the distances (3, d, h, w) to sacrum, left and right hip, on the scan grid."""
-    fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
-    levels = _closed(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other]))
+    fields = [SmoothField(p + c, lattice) for p, c in zip(points, pose.centre)]
+    levels = np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])
+    rim = np.pad(np.zeros(np.subtract(levels.shape[1:], 2), bool), 1, constant_values=True)
+    levels[:, rim] = np.maximum(levels[:, rim], 5)  # mm: beyond their grid, whose rim counts there, bones end
     volume = torch.from_numpy(levels)[None]  # (1, 4, d, h, w)
     _, y, x = scan.axes()
     rows, columns = _bone_box(volume, fields, lattice, bones.spacing, (y, x))
@@ -194,15 +196,6 @@ def _render(body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], 
         body.add_metal(image[part], axes)
         image[part] = scanner.blur(image[part], scan)
     return image, distances
-
-
-def _closed(levels: NDArray) -> NDArray:
-    """Bones (4, d, h, w) that end where their grid does: beyond it, the outermost layer counts."""
-    for axis in (1, 2, 3):
-        for end in (0, -1):
-            outermost = np.moveaxis(levels, axis, 0)[end]
-            np.maximum(outermost, 5.0, out=outermost)
-    return levels
 
 
 def _bone_box(volume: torch.Tensor, fields: list[SmoothField], lattice: Axes, spacing: float,

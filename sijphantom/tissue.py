@@ -85,10 +85,10 @@ class Body:
         self.parameters, self.lesions, self.scan = parameters, lesions, scan
         axes = scan.axes()
         places = SmoothField.lattice(axes, _LATTICE)
-        self.points = [SmoothField.sampled(place, places) for place in points]
+        self.points = [SmoothField(place, places) for place in points]
         levels = soft_levels(rng, bones, points, centre, parameters)
         levels["table"] = table_level(levels["body"], places)
-        self.levels = {name: SmoothField.sampled(level, places) for name, level in levels.items()}
+        self.levels = {name: SmoothField(level, places) for name, level in levels.items()}
         self.noise = {n: SmoothField.noise(rng, axes, s) for n, s in (_SOFT_TEXTURE | _BONE_TEXTURE).items()}
         self.lesion_noise = {n: SmoothField.noise(disease_rng, axes, s) for n, s in _LESION_TEXTURE.items()}
 

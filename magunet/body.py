@@ -36,11 +36,9 @@ def body(scan: Volume) -> tuple[np.ndarray, tuple[slice, ...]]:
 
 
 def around_body(scan: Volume, side: float) -> Volume:
-    """The body alone, in LPS, in slices cut or filled up with air to squares of ``side`` mm around it: so
-    neither the field of view, nor what lies in it beside the patient, nor the origin of the scanner's
-    coordinates decides what a network sees. The middle is that of the bones, which lie where they lie however
-    much of the skin is in view.
-    """
+    """The body alone, in LPS, in slices cut or filled up with air to squares of ``side`` mm around its bones:
+    neither the field of view, nor what lies beside the patient, nor the scanner's coordinates, nor how much
+    of the skin is in view decides what a network sees."""
     lps = reorient(scan, "LPS")
     inside, grid = body(lps)
     steps = [part.step for part in grid]
@@ -106,5 +104,4 @@ def hu_problem(scan: Volume) -> str | None:
         reason = (f"most of the body lies near {OFFSET}, so perhaps an offset of {OFFSET} was not taken off"
                   if raised else f"{soft:.0%} of the body are as dense as fat and muscle, and {bone:.0%} as "
                   "bone, which no patient is")
-    return (f"the intensities are not HU: {reason}; export the CT again with rescale slope and intercept "
-            "applied")
+    return f"the intensities are not HU: {reason}; export the CT again with rescale slope and intercept"

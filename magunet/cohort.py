@@ -134,8 +134,7 @@ def _nnunet_fold(path: Path, patients: Mapping[str, str]) -> list[list[str]]:
     except InputError as error:
         say(f"note: cases are split anew, not as by nnU-Net: {error}")
         return []
-    say(f"note: cases are split by fold 0 of {len(folds)} in {path}: {len(train)} to train on, {len(val)} to "
-        "score")
+    say(f"note: {path}: the split is fold 0 of {len(folds)}: {len(train)} to train on, {len(val)} to score")
     return [train, val]
 
 

@@ -62,8 +62,7 @@ def midline(mask: Volume, scan: Volume | None = None) -> Midline:
     Otsu's threshold on x parts the voxels, specks aside, in two groups: two joints, if they look like a pair
     (79 to 110 mm apart in the 19 adults of the anatomy reference). Otherwise there is one joint, the larger
     group, or all where their centres lie less than 40 mm apart; its side is told by the anatomy in ``scan``,
-    of any grid, see `_side`. Where that does not tell, and without a scan, no side is known: the middle of
-    the scan tells nothing.
+    of any grid, see `_side`. Where that does not tell, and without a scan, no side is known.
     """
     if mask.array.any():                                                # to save memory
         mask = part_of(mask, bounding_box(mask.array))

@@ -46,8 +46,7 @@ def read_series(folder: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray]:
     if ignored:
         say(f"note: {folder}: {ignored} files are ignored, for they are localisers or no slices of a CT")
     if padded:
-        say(f"note: {folder}: {100 * padded / array.size:.1f} % of the voxels are padding by Pixel Padding "
-            "Value, so they are taken as air")
+        say(f"note: {folder}: {100 * padded / array.size:.1f} % of the voxels are padding and taken as air")
     along = np.array([one.position for one in slices]) @ axes[:, 2]
     usual, even = np.median(np.diff(along)), np.linspace(along[0], along[-1], len(along))
     if (off := np.abs(along - even).max()) > np.clip(0.1 * usual, *UNEVEN_MM):
@@ -110,12 +109,11 @@ def _one_series(folder: Path) -> tuple[list[Slice], int]:
     scans = [files for files in series.values() if not _is_aside(files, largest)] or [largest]
     counts = "; ".join(f"{len(files)} files of number {next(iter(files.values())).get('SeriesNumber')}"
                        for files in scans)
-    require(len(scans) == 1, f"{folder}: holds {len(scans)} DICOM series ({counts}); move one to a folder of "
-            "its own")
+    require(len(scans) == 1, f"{folder}: holds {len(scans)} DICOM series ({counts}); move one elsewhere")
     endings = {path.suffix for path in scans[0]}
-    for path in (path for path, header in headers.items() if header is None):
-        require(path.suffix not in endings or (path.suffix == "" and path.stat().st_size >= 132),
-                f"{path}: {NO_SLICE}")
+    for path, header in headers.items():
+        stranger = path.suffix not in endings or (path.suffix == "" and path.stat().st_size >= 132)
+        require(header is not None or stranger, f"{path}: {NO_SLICE}")
     slices = [one for path, header in scans[0].items() for one in slices_of(header, path)]
     require(len(slices) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
     return slices, sum(header is not None for header in headers.values()) - len(scans[0])

@@ -67,11 +67,8 @@ def joint_band(to_sacrum: np.ndarray, to_hip: np.ndarray, spacing: Sequence[floa
 
 
 def distance_at_voxels(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Signed distance in mm to the surface of a mask (d, h, w) at its own voxel centres, as `mask_distance`.
-
-    Unlike a distance transform, which measures from voxel centre to voxel centre, it does not depend on the
-    size of the voxels.
-    """
+    """Signed distance in mm to the surface of a mask (d, h, w) at its own voxel centres, as `mask_distance`;
+    unlike a distance transform's, the same for voxels of any size."""
     fine = mask_distance(mask, spacing, 1)
     return ndimage.affine_transform(fine, spacing, output_shape=mask.shape, order=1, mode="nearest")
 

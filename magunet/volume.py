@@ -52,20 +52,17 @@ class Volume:
         require(array.ndim == 3, f"has {array.ndim} dimensions {array.shape}, channels included; give a "
                 "single 3D volume with one channel")
         require(array.size, f"has no voxels, its shape is {array.shape}; export it again")
-        require(array.dtype.kind in "biuf", f"voxels must be single numbers, not {array.dtype}; export "
-                "magnitude or HU")
+        require(array.dtype.kind in "biuf", f"voxels must be real, not {array.dtype}; export magnitude or HU")
         require(all(0.001 <= step <= 1000 for step in self.spacing), "voxel spacing must be positive, from "
                 f"0.001 to 1000 mm, and is {self.spacing} (z, y, x); export it again")
-        require(np.isfinite(self.origin).all(), f"the position must be three numbers, not {self.origin}; "
-                "export it again")
+        require(np.isfinite(self.origin).all(), f"its position is {self.origin}, no place; export it again")
         direction = np.eye(3) if self.direction is None else np.asarray(self.direction, float).reshape(3, 3)
         require(np.allclose(direction.T @ direction, np.eye(3), atol=1e-3), SHEARED)
         object.__setattr__(self, "direction", direction)
 
     def with_array(self, array: np.ndarray) -> "Volume":
         """Another array on the same grid. Raises InputError when its shape differs."""
-        shape = self.array.shape
-        require(array.shape == shape, f"array {array.shape} does not fit the grid {shape}")
+        require(array.shape == self.array.shape, f"{array.shape} does not fit the grid {self.array.shape}")
         return replace(self, array=array)
 
     def to_world(self, index: tuple[float, float, float]) -> np.ndarray:
@@ -118,14 +115,10 @@ def part_of(volume: Volume, box: tuple[slice, slice, slice]) -> Volume:
     return Volume(volume.array[box], volume.spacing, tuple(corner.tolist()), volume.direction)
 
 
-def _axes(volume: Volume) -> np.ndarray:
-    """nibabel's (3, 2): the world axis that the array's x, y and z run along most nearly, and 1 or -1."""
-    return orientations.io_orientation(np.pad(volume.direction, (0, 1)))
-
-
 def orientation(volume: Volume) -> str:
     """Three letters such as "LPS": the way the array's x, y and z index grow in the patient."""
-    return "".join(orientations.ornt2axcodes(_axes(volume), AXIS_LETTERS))
+    axes = orientations.io_orientation(np.pad(volume.direction, (0, 1)))
+    return "".join(orientations.ornt2axcodes(axes, AXIS_LETTERS))
 
 
 def directions(code: str) -> np.ndarray:
@@ -145,7 +138,8 @@ def reorient(volume: Volume, code: str) -> Volume:
     Raises InputError as `directions` does.
     """
     directions(code)
-    turn = orientations.ornt_transform(_axes(volume), orientations.axcodes2ornt(code, AXIS_LETTERS))
+    turn = orientations.ornt_transform(*(
+        orientations.axcodes2ornt(letters, AXIS_LETTERS) for letters in (orientation(volume), code)))
     back = orientations.inv_ornt_aff(turn, volume.array.shape[::-1])        # new index -> old index, x-y-z
     array = np.ascontiguousarray(orientations.apply_orientation(volume.array.T, turn).T)
     spacing = np.abs(back[:3, :3].T @ volume.spacing[::-1])[::-1]

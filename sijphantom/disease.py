@@ -4,7 +4,7 @@ van der Linden et al., Arthritis Rheum 1984;27:361: blurred margins, erosions, s
 widening, ankylosis.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 from scipy.special import ndtri
@@ -12,12 +12,13 @@ from scipy.special import ndtri
 from sijphantom.anatomy import Parameters
 from sijphantom.fields import Array
 
-# By grade 0..4
-_MARGIN = (0.0, 0.8, 1.2, 1.8, 1.4)                 # mm, blur of the margin
-_EROSION = (0.0, 0.5, 2.0, 3.5, 2.0)                # mm, depth
-_SCLEROSIS = (0.0, 150.0, 280.0, 430.0, 500.0)      # HU
-_REACH = (3.0, 5.0, 6.0, 8.0, 10.0)                 # mm, of the sclerosis
-_BRIDGED = (0.0, 0.0, 0.0, 0.22, 0.8)               # share of the joint that is bridged by bone
+_BY_GRADE = {
+    "margin": (0.0, 0.8, 1.2, 1.8, 1.4),                # mm, blur of the margin
+    "erosion": (0.0, 0.5, 2.0, 3.5, 2.0),               # mm, depth
+    "sclerosis": (0.0, 150.0, 280.0, 430.0, 500.0),     # HU
+    "reach": (3.0, 5.0, 6.0, 8.0, 10.0),                # mm, of the sclerosis
+    "bridged": (0.0, 0.0, 0.0, 0.22, 0.8)}              # share of the joint that is bridged by bone
+"""Sizes of lesions, of grade 0 to 4."""
 _DEEPEST = 3.0
 """mm that an erosion reaches into a bone, at most."""
 _GRAFTED = 1.5
@@ -28,28 +29,17 @@ def draw_disease(rng: np.random.Generator, grades: tuple[int, int]) -> dict[str,
     """Lesions of each side: what the grade asks for, give or take. The cleft narrows with age, too."""
     lesions = {}
     for side, grade in zip(("left", "right"), grades):
-        vary = rng.uniform(0.75, 1.25, 5).tolist()
+        vary = rng.uniform(0.75, 1.25, len(_BY_GRADE)).tolist()
+        lesion = {name: sizes[grade] * factor for (name, sizes), factor in zip(_BY_GRADE.items(), vary)}
         age = float(rng.uniform(-1.5, 0.2))  # mm
         shift = float(rng.choice([-1.4, 0.6], p=[0.8, 0.2]) * rng.uniform(0.6, 1.2))  # mm, of grade 3
-        lesions[side] = {
-            "margin": _MARGIN[grade] * vary[0],
-            "erosion": _EROSION[grade] * vary[1],
-            "sclerosis": _SCLEROSIS[grade] * vary[2],
-            "reach": _REACH[grade] * vary[3],
-            "bridged": min(0.95, _BRIDGED[grade] * vary[4]),
-            "widening": (0.0, -0.2, -0.5, shift, -1.6)[grade],
-            "age": age,
-        }
+        lesion |= {"bridged": min(0.95, lesion["bridged"]), "age": age}
+        lesions[side] = lesion | {"widening": (0.0, -0.2, -0.5, shift, -1.6)[grade]}
     return lesions
 
 
-class DiseasedJoint(NamedTuple):
-    """Voxels (n,) after disease: distances to both bones (mm), sclerosis (HU), blur of the margin (mm)."""
-
-    sacrum: Array
-    hip: Array
-    sclerosis: Array
-    margin: Array
+DiseasedJoint = namedtuple("DiseasedJoint", "sacrum hip sclerosis margin")
+"""Voxels (n,) after disease: distances to both bones (mm), sclerosis (HU), blur of the margin (mm)."""
 
 
 def diseased_joint(lesion: Parameters, sacrum: Array, hip: Array, noise: dict[str, Array]) -> DiseasedJoint:

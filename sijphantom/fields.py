@@ -11,12 +11,13 @@ Axes = tuple[NDArray, NDArray, NDArray]  # z, y, x positions in mm
 class SmoothField:
     """A function of space given at lattice nodes and interpolated by cubic B-splines (separable, hence fast).
 
-    `nodes` (a, b, c) lie `pitch` mm apart, the first at `start` (z, y, x); `at(axes)` is float32 (d, h, w).
-    The spline smooths the nodes by 0.6 pitch, and reproduces linear functions.
+    `nodes` (a, b, c) lie `pitch` mm apart at `places`, a lattice; `at(axes)` is float32 (d, h, w). The spline
+    smooths the nodes by 0.6 pitch, and reproduces linear functions.
     """
 
-    def __init__(self, nodes: NDArray, start: NDArray, pitch: float) -> None:
-        self.nodes, self.start, self.pitch = np.asarray(nodes, np.float32), start, pitch
+    def __init__(self, nodes: NDArray, places: Axes, pitch: float | None = None) -> None:
+        self.nodes, self.start = np.asarray(nodes, np.float32), [place[0] for place in places]
+        self.pitch = pitch or float(places[0][1] - places[0][0])
 
     @staticmethod
     def lattice(axes: Axes, pitch: float) -> Axes:
@@ -29,12 +30,7 @@ class SmoothField:
         """Random field with unit variance and bumps of about `scale` mm."""
         places = cls.lattice(axes, scale)
         nodes = rng.standard_normal([len(a) for a in places], dtype=np.float32)
-        return cls(nodes * (315 / 151) ** 1.5, np.array([a[0] for a in places]), scale)
-
-    @classmethod
-    def sampled(cls, nodes: NDArray, places: Axes) -> "SmoothField":
-        """The field whose lattice `places` carries `nodes`."""
-        return cls(nodes, np.array([a[0] for a in places]), float(places[0][1] - places[0][0]))
+        return cls(nodes * (315 / 151) ** 1.5, places, scale)
 
     def at(self, axes: Axes) -> Array:
         """Values on the grid of axes (z, y, x) in mm; by torch, whose threads a phantom limits."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.volume import Volume
 from sijphantom.scanner import Protocol
 
@@ -29,9 +29,8 @@ def noise_of(scan: Volume) -> float:
     mean = ndimage.uniform_filter(image, size)
     variance = (ndimage.uniform_filter(image**2, size) - mean**2) * np.prod(size) / (np.prod(size) - 1)
     soft = (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
-    if np.count_nonzero(soft) < 1000:
-        raise InputError("hardly any soft tissue from 0 to 100 HU, so the noise cannot be measured; give CTs "
-                         "of the trunk in HU")
+    require(np.count_nonzero(soft) >= 1000, "hardly any soft tissue from 0 to 100 HU, so the noise cannot be "
+            "measured; give CTs of the trunk in HU")
     variance = np.sort(variance[soft].clip(0))
     return float(np.sqrt(variance[: max(1, int(EVEN_SHARE * variance.size))].mean()))
 
@@ -42,11 +41,9 @@ def options_like(scan: Volume) -> dict[str, Any]:
     A phantom's slices are square, as wide as the scan's longer side. Raises InputError when the scan cannot
     be measured or is too short for a phantom's joints.
     """
-    slices, pixel, noise = len(scan.array), scan.spacing[2], noise_of(scan)
-    if (height := slices * scan.spacing[0]) < MINIMUM_HEIGHT:
-        raise InputError(f"is {height:.0f} mm high, and the joints of a phantom need {MINIMUM_HEIGHT:.0f} "
-                         "mm; leave this case out of the cohort")
+    slices, step, pixel, noise = len(scan.array), scan.spacing[0], scan.spacing[2], noise_of(scan)
+    require(slices * step >= MINIMUM_HEIGHT, f"is {slices * step:.0f} mm high, and the joints of a phantom "
+            f"need {MINIMUM_HEIGHT:.0f} mm; leave this case out of the cohort")
     matrix = round(max(n * s for n, s in zip(scan.array.shape[1:], scan.spacing[1:])) / pixel)
-    ranges = {"pixel_mm": pixel, "slice_mm": scan.spacing[0], "noise_hu": noise}
-    protocol = Protocol(**{name: (value, value) for name, value in ranges.items()})
+    protocol = Protocol(pixel_mm=(pixel, pixel), slice_mm=(step, step), noise_hu=(noise, noise))
     return {"matrix": matrix, "slices": (slices, slices), "protocol": protocol}

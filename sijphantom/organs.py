@@ -26,14 +26,11 @@ def soft_levels(rng: np.random.Generator, bones: Bones, points: Axes, centre: ND
 
     j = rng.normal(0, 2.5, 9)
     psoas = tube((95, -50, 40, 17), (40, -65, 52, 19), (-20, -82, 72, 18), (-80, -78, 88, 15))
-    artery = tube((60, -88 + j[0], 16, 6), (20, -72 + j[1], 34, 5.5), (-30, -78, 54 + j[2], 5),
-                  (-80, -100, 62, 5))
-    vein = tube((60, -78 + j[3], 10, 8), (20, -60 + j[4], 36, 7), (-30, -66, 58 + j[5], 6.5),
-                (-80, -92, 66, 6))
-    inner_iliac = tube((20, -62, 36, 4), (0, -25 + j[6], 44, 3.5), (-25, 0, 42, 3))
-    vessels = np.minimum(np.minimum(artery, vein), inner_iliac)
+    artery = (60, -88 + j[0], 16, 6), (20, -72 + j[1], 34, 5.5), (-30, -78, 54 + j[2], 5), (-80, -100, 62, 5)
+    vein = (60, -78 + j[3], 10, 8), (20, -60 + j[4], 36, 7), (-30, -66, 58 + j[5], 6.5), (-80, -92, 66, 6)
+    inner_iliac = (20, -62, 36, 4), (0, -25 + j[6], 44, 3.5), (-25, 0, 42, 3)
+    vessels = np.minimum.reduce([tube(*knots) for knots in (artery, vein, inner_iliac)])
     rectum = tube((-10, -5 + j[7], 0, 13), (-35, 18, 0, 14), (-60, 28, 0, 15), (-90, 20, 0, 14))
-    piriformis = tube((-8, 8, 22, 7), (-22, 10, 55, 11), (-38, 2, 95, 8))
     bladder = np.sqrt(((z + 85) / 28) ** 2 + ((y + 62) / 32) ** 2 + (x / 38) ** 2) * 30 - 30 + 3 * j[8]
     wall_mm = np.where(ax > 60, 17, 11)
     levels = {
@@ -47,7 +44,7 @@ def soft_levels(rng: np.random.Generator, bones: Bones, points: Axes, centre: ND
         "vessels": vessels,
         "rectum": rectum,
         "bladder": bladder,
-        "piriformis": piriformis,
+        "piriformis": tube((-8, 8, 22, 7), (-22, 10, 55, 11), (-38, 2, 95, 8)),
     }
     if p["arms"]:
         aside = (high[2] - low[2]) / 2 + p["flank_mm"] + 36
@@ -92,22 +89,20 @@ def _sheets(bones: Bones, points: Axes, centre: NDArray) -> tuple[Array, Array, 
         bone[::step, ::step, ::step] < 0 for bone in (bones.sacrum, bones.left_hip, bones.right_hip))
     index = np.stack([(c + m) / pitch for c, m in zip(points, centre)])
     xs, ys = np.arange(left.shape[2]) * pitch - centre[2], np.arange(left.shape[1]) * pitch - centre[1]
-    hips = [_lookup(_mean_position(side, 2, xs), index[:2]) for side in (left, right)]
+    hips = [_mean_position(side, 2, xs, index[:2]) for side in (left, right)]
     lateral = np.where(x > 0, x - hips[0], hips[1] - x)
-    behind = y - _lookup(_mean_position(sacrum, 1, ys), index[::2])
+    behind = y - _mean_position(sacrum, 1, ys, index[::2])
     corners = np.argwhere(left | right)
     return lateral, behind, corners.min(0) * pitch - centre, corners.max(0) * pitch - centre
 
 
-def _mean_position(mask: NDArray[np.bool_], axis: int, position: NDArray) -> Array:
-    """Mean position of the mask along an axis; where the mask has none, that of the nearest place."""
+def _mean_position(mask: NDArray[np.bool_], axis: int, position: NDArray, index: NDArray) -> Array:
+    """Mean position of the mask along an axis, at an index of the other two, smoothed; where the mask has
+    none, that of the nearest place."""
     shape = [1, 1, 1]
     shape[axis] = -1
     count = mask.sum(axis)
     mean = (mask * position.reshape(shape)).sum(axis) / np.maximum(count, 1)
     nearest = ndimage.distance_transform_edt(count == 0, return_distances=False, return_indices=True)
-    return ndimage.gaussian_filter(mean[tuple(nearest)], 1.5)
-
-
-def _lookup(table: NDArray, index: NDArray) -> Array:
-    return ndimage.map_coordinates(table, index, order=1, mode="nearest")
+    mean = ndimage.gaussian_filter(mean[tuple(nearest)], 1.5)
+    return ndimage.map_coordinates(mean, index, order=1, mode="nearest")

@@ -6,7 +6,7 @@ from magunet.target import FAR
 from sijphantom.anatomy import Parameters
 from sijphantom.fields import Array
 from sijphantom.pelvis_tables import EAR_HEIGHT
-from sijphantom.shapes import Knot, open_axes, point_distance, rounded_cone, smooth_cut, smooth_union, span
+from sijphantom.shapes import Knot, box, open_axes, point_distance, rounded_cone, smooth_cut, smooth_union
 
 
 def femoral_head(p: Parameters) -> tuple[tuple[float, float, float], float]:
@@ -16,19 +16,16 @@ def femoral_head(p: Parameters) -> tuple[tuple[float, float, float], float]:
 
 def other_bones(p: Parameters, z: Array, y: Array, x: Array) -> Array:
     """L5 to L3 (bodies, arches, processes), the proximal femur and the coccyx."""
-    bones = np.full((len(z), len(y), len(x)), FAR, np.float32)
+    grid, bones = (z, y, x), np.full((len(z), len(y), len(x)), FAR, np.float32)
     deep, lift = p["sacrum_depth"] / 107, 36 * (p["mean_height"] / EAR_HEIGHT - 1)  # of the endplate of S1
-    spine = (span(z, 20, 140), span(y, -105, 60), span(x, -1, 65))
-    zs, ys, xs = (axis[part] for axis, part in zip((z, y, x), spine))
-    places = (48, -48, 0.5), (85, -60, 0.2), (122, -65, 0.0)  # z, y and tilt of L5, L4 and L3
-    bones[np.ix_(*spine)] = np.minimum.reduce([
-        _vertebra(zs, ys, xs, up + lift, by * deep, tilt) for up, by, tilt in places])
-    leg = (span(z, -190, -25), span(y, -105, 25), span(x, 40, 170))
-    bones[np.ix_(*leg)] = _femur(*femoral_head(p), *(axis[part] for axis, part in zip((z, y, x), leg)))
+    spine, axes = box(grid, (20, 140), (-105, 60), (-1, 65))
+    spots = (48, -48, 0.5), (85, -60, 0.2), (122, -65, 0.0)  # z, y and tilt of L5, L4 and L3
+    bones[spine] = np.minimum.reduce([_vertebra(*axes, up + lift, by * deep, tilt) for up, by, tilt in spots])
+    leg, axes = box(grid, (-190, -25), (-105, 25), (40, 170))
+    bones[leg] = _femur(*femoral_head(p), *axes)
     high, tip = 48 - p["sacrum_height"], 54 * deep - p["hook"]
-    tail = (span(z, high - 50, high + 30), span(y, -20, 80), span(x, -1, 30))
-    grid = open_axes(*(axis[part] for axis, part in zip((z, y, x), tail)))
-    bones[np.ix_(*tail)] = rounded_cone(*grid, (high - 8, tip - 1, 0, 6), (high - 28, tip - 14, 0, 3))
+    tail, axes = box(grid, (high - 50, high + 30), (-20, 80), (-1, 30))
+    bones[tail] = rounded_cone(*open_axes(*axes), (high - 8, tip - 1, 0, 6), (high - 28, tip - 14, 0, 3))
     return bones
 
 

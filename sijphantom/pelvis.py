@@ -4,9 +4,7 @@ The parametric pelvis is a set of height fields, because both bones of the joint
 from the right side: the hip bone is the space between a medial and a lateral face x = f(z, y) inside a
 sagittal outline, the sacrum that between an anterior and a posterior face y = f(z, |x|). The node values are
 rounded averages read off the Visible Human pelvises (`pelvis_tables`); the sizes drawn around them follow 19
-adults (VSD full-body bone models, doi:10.5281/zenodo.8316730).
-
-Frame in mm: x to the patient's left, y posterior, z superior; the origin lies midway between the two joints.
+adults (VSD full-body bone models, doi:10.5281/zenodo.8316730). All is in mm, in the frame of `pelvis_tables`.
 """
 
 import numpy as np
@@ -16,24 +14,11 @@ from scipy.interpolate import CubicSpline, RectBivariateSpline
 
 from magunet.target import FAR
 from sijphantom import pelvis_tables as table
+from sijphantom import shapes
 from sijphantom.anatomy import Bones, Parameters
 from sijphantom.fields import Array
 from sijphantom.other_bones import femoral_head, other_bones
-from sijphantom.shapes import (
-    Knot,
-    across,
-    open_axes,
-    outline_distance,
-    point_distance,
-    rounded_cone,
-    sheet,
-    smooth_closed,
-    smooth_cut,
-    smooth_step,
-    smooth_union,
-    span,
-    waves,
-)
+from sijphantom.shapes import outline_distance, smooth_cut, smooth_step, smooth_union, waves
 
 _NOTCH = slice(12, 15)  # of HIP_OUTLINE: the roof of the greater sciatic notch, below the joint
 _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
@@ -42,8 +27,7 @@ _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of t
 def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 325 x 210 x 329 voxels).
 
-    Sizes, sex, joint angles, curvature and the undulation of the joint differ from seed to seed; left and
-    right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
+    Left and right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
     """
     rng = np.random.default_rng([seed, 1])
     common = draw_common(rng)
@@ -51,9 +35,8 @@ def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
     z, y = (np.arange(low, high, spacing) for low, high in (_BOX["z"], _BOX["y"]))
     x = np.arange(0.0, _BOX["x"], spacing)
     shared = {"mean_height": common["joint_height"]}
-    halves = [_half_pelvis(common | sides[name] | shared, z, y, x) for name in ("left", "right")]
+    left, right = (_half_pelvis(common | side | shared, z, y, x) for side in sides.values())
     far = np.full((len(z), len(y), len(x) - 1), FAR, np.float32)
-    left, right = halves
     sacrum, other = (np.concatenate([b[..., :0:-1], a], 2) for a, b in zip(left[::2], right[::2]))
     left_hip = np.concatenate([far, left[1]], 2)
     right_hip = np.concatenate([right[1][..., ::-1], far], 2)
@@ -116,22 +99,16 @@ def _half_pelvis(p: Parameters, z: Array, y: Array, x: Array) -> tuple[Array, Ar
     hip_face, sacral_face = joint + gap + 0.3 * recess, joint - gap - 0.7 * recess
     hip = _hip(p, z, y, x, hip_face, smooth_step(1.2 - ear / 16))
     sacrum = np.full(hip.shape, FAR, np.float32)
-    box = np.ix_(span(z, -110, 75), span(y, -75, 80), span(x, -1, 75))
-    rows, columns = box[0].ravel(), box[1].ravel()
-    face = sacral_face[np.ix_(rows, columns)]
-    sacrum[box] = _sacrum(p, z[rows], y[columns], x[box[2].ravel()], face)
-    joint_box = np.ix_(span(z, -65, 70), span(y, -60, 65), span(x, 10, 95))
-    for bone in (sacrum, hip):
-        bone[joint_box] = _outside_distance(bone[joint_box], float(z[1] - z[0]))
+    box, axes = shapes.box((z, y, x), (-110, 75), (-75, 80), (-1, 75))
+    sacrum[box] = _sacrum(p, *axes, sacral_face[box[0][..., 0], box[1][..., 0]])
+    near_joint, _ = shapes.box((z, y, x), (-65, 70), (-60, 65), (10, 95))
+    for bone in (sacrum, hip):  # a level is a true distance only to first order
+        level = bone[near_joint]
+        far = float(z[1] - z[0]) * (ndimage.distance_transform_edt(level > 0) - 0.5)
+        share = np.clip((level - 1) / 2, 0, 1)  # near the surface a level is exact and fine
+        bone[near_joint] = level + share * (far - level)
     other = other_bones(p, z, y, x)
     return tuple(np.clip(part, -FAR, FAR).astype(np.float32) for part in (sacrum, hip, other))
-
-
-def _outside_distance(level: Array, spacing: float) -> Array:
-    """Makes a level a true distance outside the bone, which it is only to first order."""
-    far = spacing * (ndimage.distance_transform_edt(level > 0) - 0.5)
-    share = np.clip((level - 1) / 2, 0, 1)  # close to the surface the level is exact, and finer than a voxel
-    return level + share * (far - level)
 
 
 def _joint_surface(p: Parameters, z: Array, y: Array) -> tuple[Array, Array]:
@@ -152,25 +129,23 @@ def _hip(p: Parameters, z: Array, y: Array, x: Array, face: Array, near: Array) 
     wing = (p["half_biiliac"] - p["lateral"]) / (table.CREST - table.JOINT)
     flare = p["flare"] * smooth_step((z[:, None] - y - 20) / 60)
 
-    def table_face(nodes: NDArray) -> Array:
+    def table_face(nodes: NDArray, number: int) -> Array:
         spline = RectBivariateSpline(table.HIP_Z * size[1], table.HIP_Y * size[0], nodes)
-        return p["lateral"] + wing * (spline(z, y) - table.JOINT) + flare
+        uneven = 0.8 * p["rough"] * waves(p["noise_seed"] + number, 18.0, z, y)
+        return p["lateral"] + wing * (spline(z, y) - table.JOINT) + flare + uneven
 
-    lateral, medial = (
-        table_face(nodes) + 0.8 * p["rough"] * waves(p["noise_seed"] + n, 18.0, z, y)
-        for n, nodes in ((5, table.LATERAL), (6, table.MEDIAL))
-    )
+    lateral, medial = table_face(table.LATERAL, 5), table_face(table.MEDIAL, 6)
     shift = near * (face - medial)
     medial = medial + shift
     lateral = np.maximum(lateral + 0.5 * shift, medial + 3.5)
     outline = np.array(table.HIP_OUTLINE) * size
     outline[_NOTCH, 1] *= p["joint_height"] / table.EAR_HEIGHT / size[1]  # ends below any joint
-    outline = outline_distance(smooth_closed(outline), z, y)
+    outline = outline_distance(shapes.smooth_closed(outline), z, y)
     hole = np.hypot((y + 50 + 0.25 * (z[:, None] + 112)) / 27, (z[:, None] + 112) / 14)
     edge = smooth_cut(outline, (1 - hole) * 16, 6)[..., None]
-    blade = smooth_cut(sheet(x, medial, lateral, z, y), edge, 7)
+    blade = smooth_cut(shapes.sheet(x, medial, lateral, z, y), edge, 7)
     centre, radius = femoral_head(p)
-    ball = point_distance(z, y, x, centre)
+    ball = shapes.point_distance(z, y, x, centre)
     socket = np.maximum(ball - radius - 9, x - centre[2] - 0.45 * radius)  # acetabulum, opens laterally
     return np.maximum(smooth_union(blade, socket, 6), radius + 3 - ball)
 
@@ -190,13 +165,13 @@ def _sacrum(p: Parameters, z: Array, y: Array, x: Array, face: Array) -> Array:
     rough = smooth_step(x / 12) * p["rough"]  # the two halves meet smoothly in the midline
     anterior = anterior - discs + 0.8 * rough * waves(p["noise_seed"] + 2, 16.0, z, x)
     posterior = posterior - 0.5 * discs + 1.8 * rough * waves(p["noise_seed"] + 3, 9.0, z, x)
-    bone = sheet(y, anterior, posterior, z, x).swapaxes(1, 2)
-    bone = smooth_cut(bone, across(x, face, z, y), 3)
+    bone = shapes.sheet(y, anterior, posterior, z, x).swapaxes(1, 2)
+    bone = smooth_cut(bone, shapes.across(x, face, z, y), 3)
     width = np.interp(zt, table.SACRUM_Z, table.HALF_WIDTH) * p["lateral"] / 46.8
     bone = smooth_cut(bone, (x - ndimage.gaussian_filter1d(width, 3)[:, None])[:, None], 5)
     bone = smooth_cut(bone, _sacrum_top(p, z, y / deep, x, tall), 3)
     bone = smooth_cut(bone, (-80 * high - z)[:, None, None], 4)
-    facet = rounded_cone(*open_axes(z, y, x), (26, 4, 20, 6), (45, 4, 21, 5))  # for L5
+    facet = shapes.rounded_cone(*shapes.open_axes(z, y, x), (26, 4, 20, 6), (45, 4, 21, 5))  # for L5
     bone = smooth_union(bone, facet, 5)
     return smooth_cut(bone, -_openings(z, y, x, zt, deep, high), 2)
 
@@ -211,14 +186,15 @@ def _sacrum_top(p: Parameters, z: Array, y: Array, x: Array, tall: float) -> Arr
 
 def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float) -> Array:
     """Sacral canal and four foramina a side, each open to the front, to the back and to the canal."""
-    centre, depth, width = (CubicSpline(table.CANAL_Z, c)(np.clip(zt, -65, 48)) for c in zip(*table.CANAL))
+    heights, *sizes = zip(*table.CANAL)
+    centre, depth, width = (CubicSpline(heights, size)(np.clip(zt, -65, 48)) for size in sizes)
     oval = np.hypot(((y - centre[:, None] * deep) / depth[:, None])[..., None], x / width[:, None, None])
     openings = (oval - 1) * depth[:, None, None]
-    grid = open_axes(z, y, x)
+    grid = shapes.open_axes(z, y, x)
     for n, (fx, fy, fz) in enumerate(table.FORAMINA):
         fz, fy, length = fz * (high if fz < 0 else 1), fy * deep, 40 - 8 * n
 
-        def at(share: float, fx: float, radius: float, fy=fy, fz=fz, length=length, n=n) -> Knot:
+        def at(share: float, fx: float, radius: float, fy=fy, fz=fz, length=length, n=n) -> shapes.Knot:
             return fz + 0.75 * share * length, fy + 0.65 * share * length, fx, radius - 0.3 * n
 
         for start, end in (
@@ -226,5 +202,5 @@ def _openings(z: Array, y: Array, x: Array, zt: Array, deep: float, high: float)
             (at(0.4, fx, 4.0), at(1, fx + 1, 2.8)),
             (at(0.4, fx, 3.8), at(0.5, 6, 3.2)),
         ):
-            openings = np.minimum(openings, rounded_cone(*grid, start, end))
+            openings = np.minimum(openings, shapes.rounded_cone(*grid, start, end))
     return openings

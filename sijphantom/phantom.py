@@ -6,7 +6,7 @@ noise leaves the anatomy as it is.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from magunet.target import FAR, joint_band
 from sijphantom import scanner, tissue
 from sijphantom.anatomy import Bones, Parameters
@@ -44,7 +44,7 @@ class Phantom:
     bones: NDArray[np.uint8]
     spacing: tuple[float, float, float]
     grades: tuple[int, int]
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -75,7 +75,10 @@ def make_phantom(seed: int, *, matrix: int = 512, slices: tuple[int, int] = (50,
     parametric = bones is None
     if parametric:
         bones = parametric_pelvis(seed, float(np.clip(1.75 * np.mean(protocol.pixels(matrix)), 1.0, 2.5)))
-    grades = _draw_grades(rng["grades"]) if grades is None else _checked(grades)
+    grades = _draw_grades(rng["grades"]) if grades is None else grades
+    require(len(grades) == 2 and all(grade in range(5) for grade in grades),
+            f"grades are two whole numbers from 0 to 4 (left, right), not {grades}")
+    grades = int(grades[0]), int(grades[1])
     joints = _joint_points(bones)
     pose = Pose(rng["pose"], joints.mean(0), stretched=not parametric)
     places = pose.to_scan(joints)
@@ -85,15 +88,18 @@ def make_phantom(seed: int, *, matrix: int = 512, slices: tuple[int, int] = (50,
     lattice = SmoothField.lattice(scan.axes(), _LATTICE)
     points = pose.to_bones(np.meshgrid(*lattice, indexing="ij"))
     body = tissue.Body(rng["fields"], rng["lesions"], scan, bones, points, pose.centre, tissues, lesions)
-    image, sacrum, left, right = _render(body, bones, pose, points, lattice, scan)
+    image, (sacrum, left, right) = _render(body, bones, pose, points, lattice, scan)
     add_artefacts(image, scan, rng["noise"])
     mask = np.logical_or(*(joint_band(sacrum, hip, scan.spacing, thickness) for hip in (left, right)))
-    parameters = {"seed": int(seed), "thickness": float(thickness), "grades": list(grades)}
-    parameters["scan"] = asdict(scan) | {"origin": list(scan.origin)}
-    parameters |= {"pose": pose.parameters, "pelvis": dict(bones.parameters)}
-    parameters |= {"tissue": tissues, "lesions": lesions}
-    labels = _label(sacrum, left, right)
-    return Phantom(scanner.digitise(image), mask.astype(np.uint8), labels, scan.spacing, grades, parameters)
+    image = np.clip(np.rint(image), -1024, 3071).astype(np.int16)       # whole HU in the range of 12-bit CT
+    labels = np.zeros(scan.shape, np.uint8)
+    for value, distance in enumerate((sacrum, left, right), 1):
+        labels[distance < 0] = value
+    parameters = {
+        "seed": int(seed), "thickness": float(thickness), "grades": list(grades),
+        "scan": asdict(scan) | {"origin": list(scan.origin)}, "pose": pose.parameters,
+        "pelvis": dict(bones.parameters), "tissue": tissues, "lesions": lesions}
+    return Phantom(image, mask.astype(np.uint8), labels, scan.spacing, grades, parameters)
 
 
 class Pose:
@@ -115,13 +121,15 @@ class Pose:
         turn = Rotation.from_euler("zyx", angles, degrees=True).as_matrix()[::-1, ::-1]
         self.matrix = turn @ np.diag(1 / stretch)
         self.scale = float(stretch.prod() ** (1 / 3))
-        self.waves = [
-            (_unit(rng) * 2 * np.pi / length, rng.normal(0, amplitude / 2, 3), rng.uniform(0, 2 * np.pi))
-            for length, amplitude in self._WAVES for _ in range(self._COUNT)]
+        self.waves = []
+        for length, amplitude in np.repeat(self._WAVES, self._COUNT, axis=0):
+            way = rng.standard_normal(3)
+            wave = way / np.linalg.norm(way) * 2 * np.pi / length
+            self.waves.append((wave, rng.normal(0, amplitude / 2, 3), rng.uniform(0, 2 * np.pi)))
         self.swelling = float(max(0, rng.uniform(-0.6, 1.8)))
-        self.parameters: Parameters = dict(zip(("turn", "lean", "tilt"), map(float, angles)))
-        self.parameters |= {"swelling": self.swelling}
-        self.parameters |= {f"stretch_{axis}": float(s) for axis, s in zip("zyx", stretch)}
+        names = "turn", "lean", "tilt", "stretch_z", "stretch_y", "stretch_x"
+        self.parameters: Parameters = dict(zip(names, [*angles.tolist(), *stretch.tolist()]))
+        self.parameters["swelling"] = self.swelling
 
     def to_bones(self, points: Axes) -> list[NDArray]:
         """Scan points (z, y, x), any shape, in the bones' frame."""
@@ -141,17 +149,6 @@ class Pose:
         return points
 
 
-def _unit(rng: np.random.Generator) -> NDArray:
-    direction = rng.standard_normal(3)
-    return direction / np.linalg.norm(direction)
-
-
-def _checked(grades: tuple[int, int]) -> tuple[int, int]:
-    if len(grades) != 2 or any(g not in range(5) for g in grades):
-        raise InputError(f"grades are two whole numbers from 0 to 4 (left, right), not {grades}")
-    return int(grades[0]), int(grades[1])
-
-
 def _draw_grades(rng: np.random.Generator) -> tuple[int, int]:
     """Two grades; the second side often resembles the first."""
     left, right = rng.choice(5, 2, p=_GRADES)
@@ -167,49 +164,38 @@ def _joint_points(bones: Bones) -> NDArray:
     for name in ("left_hip", "right_hip"):
         sacrum, hip = (b[::step, ::step, ::step] for b in (bones.sacrum, getattr(bones, name)))
         where = np.argwhere((sacrum < 5) & (hip < 5))
-        if not len(where):
-            raise InputError(f"the bones have no joint between sacrum and {name.replace('_', ' ')}")
+        require(len(where), f"the bones have no joint between sacrum and {name.replace('_', ' ')}")
         points.append(where * step * bones.spacing)
     count = min(len(p) for p in points)  # both sides weigh the same in the mean
     return np.concatenate([p[np.linspace(0, len(p) - 1, count).astype(int)] for p in points])
 
 
 def _render(body: tissue.Body, bones: Bones, pose: Pose, points: list[NDArray], lattice: Axes,
-            scan: Acquisition) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """HU without noise, and the distances to sacrum, left and right hip, on the scan grid."""
-    fields = [SmoothField.sampled(p + c, lattice) for p, c in zip(points, pose.centre)]
-    levels = _closed(np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other]))
+            scan: Acquisition) -> tuple[NDArray, NDArray]:
+    """HU without noise, and the distances (3, d, h, w) to sacrum, left and right hip, on the scan grid."""
+    fields = [SmoothField(p + c, lattice) for p, c in zip(points, pose.centre)]
+    levels = np.stack([bones.sacrum, bones.left_hip, bones.right_hip, bones.other])
+    rim = np.pad(np.zeros(np.subtract(levels.shape[1:], 2), bool), 1, constant_values=True)
+    levels[:, rim] = np.maximum(levels[:, rim], 5)  # mm: beyond their grid, whose rim counts there, bones end
     volume = torch.from_numpy(levels)[None]  # (1, 4, d, h, w)
     _, y, x = scan.axes()
     rows, columns = _bone_box(volume, fields, lattice, bones.spacing, (y, x))
-    image = np.empty(scan.shape, np.float32)
-    sacrum, left, right = (np.full(scan.shape, FAR, np.float32) for _ in range(3))
+    image, distances = np.empty(scan.shape, np.float32), np.empty((3, *scan.shape), np.float32)
     for part in scan.slabs():
         box = (part, rows, columns)
-        axes = (scan.fine_z(part), y[rows], x[columns])
-        distances = _sample(volume, [f.at(axes) for f in fields], bones.spacing)
-        distances *= np.float32(pose.scale)
-        distances -= np.float32(pose.swelling)
-        share, dense = (scan.average(values) for values in body.bone(tissue.Distances(*distances), axes))
-        around = [np.full((part.stop - part.start, len(y), len(x)), FAR, np.float32) for _ in range(4)]
-        for whole, near in zip(around, scan.average(distances)):
-            whole[:, rows, columns] = near
-        image[part] = body.soft_tissue(tissue.Distances(*around), (scan.axes()[0][part], y, x))
+        fine, axes = (scan.fine_z(part), y[rows], x[columns]), (scan.axes()[0][part], y, x)
+        near = _sample(volume, [f.at(fine) for f in fields], bones.spacing)
+        near *= np.float32(pose.scale)
+        near -= np.float32(pose.swelling)
+        share, dense = (scan.average(values) for values in body.bone(tissue.Distances(*near), fine))
+        around = np.full((4, *image[part].shape), FAR, np.float32)
+        around[:, :, rows, columns] = scan.average(near)
+        distances[:, part] = around[:3]
+        image[part] = body.soft_tissue(tissue.Distances(*around), axes)
         image[box] += dense - share * image[box]
-        body.add_metal(image[part], (scan.axes()[0][part], y, x))
+        body.add_metal(image[part], axes)
         image[part] = scanner.blur(image[part], scan)
-        for out, distance in zip((sacrum, left, right), around):
-            out[part] = distance
-    return image, sacrum, left, right
-
-
-def _closed(levels: NDArray) -> NDArray:
-    """Bones (4, d, h, w) that end where their grid does: beyond it, the outermost layer counts."""
-    for axis in (1, 2, 3):
-        for end in (0, -1):
-            outermost = np.moveaxis(levels, axis, 0)[end]
-            np.maximum(outermost, 5.0, out=outermost)
-    return levels
+    return image, distances
 
 
 def _bone_box(volume: torch.Tensor, fields: list[SmoothField], lattice: Axes, spacing: float,
@@ -231,10 +217,3 @@ def _sample(volume: torch.Tensor, points: list[NDArray], spacing: float) -> NDAr
     grid = [torch.from_numpy(p * (2 / (spacing * (n - 1))) - 1) for p, n in zip(points, sizes)]
     grid = torch.stack(grid[::-1], -1)[None]
     return torch.nn.functional.grid_sample(volume, grid, padding_mode="border", align_corners=True)[0].numpy()
-
-
-def _label(sacrum: NDArray, left: NDArray, right: NDArray) -> NDArray[np.uint8]:
-    labels = np.zeros(sacrum.shape, np.uint8)
-    for value, distance in ((1, sacrum), (2, left), (3, right)):
-        labels[distance < 0] = value
-    return labels

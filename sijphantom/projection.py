@@ -25,8 +25,13 @@ _HARDENING = 0.045  # relative loss of attenuation per unit of attenuation in bo
 
 def project(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Sums along parallel lines: (d, n, n) -> (angles, d, n); angle 0 looks along the columns (axis 1)."""
-    return torch.stack([F.grid_sample(images[None], grid, align_corners=False)[0].sum(1)
-                        for grid in _turned(angles, images.shape[-1])])
+    lines = []
+    for angle in angles.tolist():
+        c, s = math.cos(angle), math.sin(angle)
+        turn = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
+        grid = F.affine_grid(turn, [1, 1, *images.shape[1:]], align_corners=False)
+        lines.append(F.grid_sample(images[None], grid, align_corners=False)[0].sum(1))
+    return torch.stack(lines)
 
 
 def backproject(lines: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -50,19 +55,12 @@ def ramp(lines: torch.Tensor, pixel: float) -> torch.Tensor:
     return torch.fft.irfft(spectrum, size)[..., : lines.shape[-1]]
 
 
-def _turned(angles: torch.Tensor, size: int) -> list[torch.Tensor]:
-    grids = []
-    for angle in angles.tolist():
-        c, s = math.cos(angle), math.sin(angle)
-        turn = torch.tensor([[[c, -s, 0.0], [s, c, 0.0]]])
-        grids.append(F.affine_grid(turn, [1, 1, size, size], align_corners=False))
-    return grids
-
-
 def add_artefacts(image: Array, scan: Acquisition, rng: np.random.Generator) -> None:
     """Adds noise, beam hardening and, beyond 3000 HU, metal artefacts to a scan (d, h, w) in HU, in place."""
-    coarse = _shrink(torch.from_numpy(image), scan)
-    pixel = scan.pixel * scan.matrix / coarse.shape[-1]
+    size = min(_SIZE, scan.matrix)
+    slices = max(2, min(scan.slices, round(scan.slices * scan.slice_spacing / _SLICE)))
+    coarse = F.adaptive_avg_pool3d(torch.from_numpy(image)[None], (slices, size, size))[0]
+    pixel = scan.pixel * scan.matrix / size
     angles = torch.arange(_ANGLES) * (math.pi / _ANGLES)
     attenuation = project((coarse + 1000).clamp(min=0) * (_WATER / 1000 * pixel), angles)
     bone = project((coarse - 150).clamp(min=0) * (_WATER / 1000 * pixel), angles)
@@ -79,13 +77,6 @@ def add_artefacts(image: Array, scan: Acquisition, rng: np.random.Generator) -> 
     starved = ((lateral - _FULL_LENGTH) / 2).clamp(-4, 2).exp()
     starved /= starved.max().clamp(min=1e-6)
     _add(image, scan, rng, flat, deviation, starved)
-
-
-def _shrink(image: torch.Tensor, scan: Acquisition) -> torch.Tensor:
-    """Block means on a coarse grid, about 8 mm apart along z."""
-    size = min(_SIZE, scan.matrix)
-    slices = max(2, min(scan.slices, round(scan.slices * scan.slice_spacing / _SLICE)))
-    return F.adaptive_avg_pool3d(image[None], (slices, size, size))[0]
 
 
 def _add(image: Array, scan: Acquisition, rng: np.random.Generator, artefact: torch.Tensor,

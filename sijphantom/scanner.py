@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from magunet.base.errors import InputError
+from magunet.base.errors import require
 from sijphantom.fields import Array, Axes
 
 PIXEL_MM = (0.449, 0.801)
@@ -101,54 +101,42 @@ def draw_acquisition(rng: np.random.Generator, matrix: int, slices: tuple[int, i
 
     Raises `InputError` when so few slices are allowed that the widest spacing cannot cover the joints.
     """
-    if not 2 <= slices[0] <= slices[1]:
-        raise InputError(f"slices is a range (fewest, most) of numbers from 2 up, not {slices}")
+    require(2 <= slices[0] <= slices[1],
+            f"slices is a range (fewest, most) of numbers from 2 up, not {slices}")
     pixel = rng.uniform(*protocol.pixels(matrix))
     count = int(rng.integers(slices[0], slices[1] + 1))
     closest, farthest = protocol.margin_mm
     below, above = closest + (farthest - closest) * rng.beta(1, 2, 2)  # short scans are more common
     height = float(high[0] - low[0])
     widest = protocol.slice_mm[1]
-    if count * widest < height + 10:
-        least = int(np.ceil((height + 10) / widest))
-        raise InputError(f"{count} slices of {widest:g} mm cannot cover joints {height:.0f} mm high; allow "
-                         f"at least {least}")
+    require(count * widest >= height + 10, f"{count} slices of {widest:g} mm cannot cover joints "
+            f"{height:.0f} mm high; allow at least {np.ceil((height + 10) / widest):.0f}")
     spacing = float(np.clip((height + below + above) / count, *protocol.slice_mm))
     spare = spacing * count - height
     bottom = low[0] - spare * below / (below + above) + spacing / 2
     middle, half = (low + high) / 2, pixel * matrix / 2
     room = half - (high[1:] - low[1:]) / 2 - 12
-    if (room < 0).any():
-        raise InputError(f"{matrix} pixels of {pixel:.2f} mm cannot hold joints {high[2] - low[2]:.0f} mm "
-                         f"apart and {high[1] - low[1]:.0f} mm deep; take more or larger pixels")
+    require((room >= 0).all(), f"{matrix} pixels of {pixel:.2f} mm cannot hold joints {high[2] - low[2]:.0f} "
+            f"mm apart and {high[1] - low[1]:.0f} mm deep; take more or larger pixels")
     y = middle[1] - min(60.0, room[0]) * rng.uniform(0.6, 1) + rng.normal(0, 2)
     x = middle[2] + np.clip(rng.normal(0, 6), -room[1], room[1])
     corner = [float(c - half + pixel / 2) for c in (y, x)]
-    sharp = bool(rng.random() < 0.5)
+    kernel, usual, blurs, cutoffs = (("bone", (18, 60), (0.25, 0.4), (0.8, 1.2)) if rng.random() < 0.5 else
+                                     ("soft", (8, 32), (0.5, 0.8), (0.4, 0.65)))        # HU, mm, 1/mm
     aperture = 1.0 if rng.random() < 0.5 else float(rng.uniform(0.4, 1))
     low_dose = rng.random() < 0.3
-    usual = (18, 60) if sharp else (8, 32)
     quiet, loud = protocol.noise_hu or np.divide(usual, np.sqrt(max(1, pixel / PIXEL_MM[1])))
     middle_hu = quiet + 0.6 * (loud - quiet)
     noise = rng.uniform(middle_hu, loud) if low_dose else rng.uniform(quiet, middle_hu)
     resampled = rng.uniform(0, 0.5) * max(0, pixel - PIXEL_MM[1])  # mm, no scanner has larger pixels
     return Acquisition(
-        matrix, count, float(pixel), spacing, (float(bottom), *corner), "bone" if sharp else "soft",
-        aperture=aperture,
-        blur=float(resampled + (rng.uniform(0.25, 0.4) if sharp else rng.uniform(0.5, 0.8))),
-        cutoff=float(rng.uniform(0.8, 1.2) if sharp else rng.uniform(0.4, 0.65)),
-        noise=float(noise),
-        streaks=float(rng.uniform(0.2, 0.5) if low_dose else rng.uniform(0, 0.15)),
-        hardening=float(rng.uniform(0, 1)),
-    )
+        matrix, count, float(pixel), spacing, (float(bottom), *corner), kernel, aperture,
+        blur=float(resampled + rng.uniform(*blurs)), cutoff=float(rng.uniform(*cutoffs)), noise=float(noise),
+        streaks=float(rng.uniform(*((0.2, 0.5) if low_dose else (0, 0.15)))),
+        hardening=float(rng.uniform(0, 1)))
 
 
 def blur(image: Array, scan: Acquisition) -> Array:
     """In-plane point spread: a Gaussian of `scan.blur` mm."""
     sigma = scan.blur / scan.pixel
     return image if sigma < 0.15 else ndimage.gaussian_filter(image, (0, sigma, sigma), truncate=3)
-
-
-def digitise(image: Array) -> NDArray[np.int16]:
-    """Rounds to whole HU in the range of 12-bit CT."""
-    return np.clip(np.rint(image), -1024, 3071).astype(np.int16)

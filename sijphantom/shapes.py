@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 
-from sijphantom.fields import Array
+from sijphantom.fields import Array, Axes
 
 Knot = tuple[float, float, float, float]  # z, y, x, radius in mm
 
@@ -64,8 +64,10 @@ def smooth_step(t: Array) -> Array:
     return t * t * (3 - 2 * t)
 
 
-def span(axis: Array, low: float, high: float) -> NDArray[np.intp]:
-    return np.flatnonzero((axis > low) & (axis < high))
+def box(axes: Axes, *ranges: tuple[float, float]) -> tuple[tuple[NDArray, ...], list[Array]]:
+    """Index of the part of a grid (z, y, x) that lies within these ranges in mm, and its own axes."""
+    places = [np.flatnonzero((axis > low) & (axis < high)) for axis, (low, high) in zip(axes, ranges)]
+    return np.ix_(*places), [axis[place] for axis, place in zip(axes, places)]
 
 
 def waves(seed: float, scale: float, z: Array, y: Array) -> Array:

@@ -12,7 +12,7 @@ Biomech Eng 2005;127:364). Cartilage, organs, oral and intravenous contrast, ski
 of what routine scans show.
 """
 
-from dataclasses import dataclass
+from collections import namedtuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,15 @@ _SOFT_TEXTURE = dict(streak=5.0, soft=9.0, bowel=17.0, gas=30.0)  # mm
 _BONE_TEXTURE = dict(fine=2.2, trabecular=4.0, marrow=18.0)  # mm
 _LESION_TEXTURE = dict(erosion=4.5, patch=13.0, bridge=9.0)  # mm
 _METAL_HU = 9000.0
+_METAL = {
+    "screw": [((14, -16, -5, 3.6), (10, -4, 85, 3.6))],
+    "prosthesis": [((-74, -46, -88, 14), (-74, -46, -88, 14)), ((-74, -46, -88, 8), (-92, -40, -124, 8)),
+                   ((-92, -40, -124, 8), (-200, -42, -128, 6))]}
+"""Ends of the rounded cones of which metal consists: z, y, x and radius in mm in the bones' frame."""
 
 
-@dataclass(frozen=True)
-class Distances:
-    """Signed distances (mm) on part of the scan grid, all (d, h, w)."""
-
-    sacrum: Array
-    left_hip: Array
-    right_hip: Array
-    other: Array
+Distances = namedtuple("Distances", "sacrum left_hip right_hip other")
+"""Signed distances (mm) on part of the scan grid, all (d, h, w)."""
 
 
 def draw_tissue(rng: np.random.Generator) -> Parameters:
@@ -56,11 +55,9 @@ def draw_tissue(rng: np.random.Generator) -> Parameters:
         "muscle_hu": rng.uniform(45, 68),
         "fat_hu": rng.uniform(-118, -92),
         "plate": rng.uniform(0.1, 1.5),  # thickness of the cortex at the joint, relative to elsewhere
-        # calcified in some
-        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),
+        "cartilage_hu": rng.uniform(100, 260) if rng.random() < 0.35 else rng.uniform(25, 100),  # calcified
         "vessel_hu": rng.uniform(110, 220) if contrast else rng.uniform(35, 50),
-        # oral contrast, or none
-        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),
+        "bowel_hu": rng.uniform(120, 400) if rng.random() < 0.2 else rng.uniform(0, 35),  # with oral contrast
         "fat_mm": rng.uniform(5, 42),
         "muscle_fat": rng.uniform(0.0, 1.0),
         "belly_mm": rng.uniform(15, 95),
@@ -88,10 +85,10 @@ class Body:
         self.parameters, self.lesions, self.scan = parameters, lesions, scan
         axes = scan.axes()
         places = SmoothField.lattice(axes, _LATTICE)
-        self.points = [SmoothField.sampled(place, places) for place in points]
+        self.points = [SmoothField(place, places) for place in points]
         levels = soft_levels(rng, bones, points, centre, parameters)
         levels["table"] = table_level(levels["body"], places)
-        self.levels = {name: SmoothField.sampled(level, places) for name, level in levels.items()}
+        self.levels = {name: SmoothField(level, places) for name, level in levels.items()}
         self.noise = {n: SmoothField.noise(rng, axes, s) for n, s in (_SOFT_TEXTURE | _BONE_TEXTURE).items()}
         self.lesion_noise = {n: SmoothField.noise(disease_rng, axes, s) for n, s in _LESION_TEXTURE.items()}
 
@@ -101,20 +98,19 @@ class Body:
         noise = {name: self.noise[name].at(axes) for name in _SOFT_TEXTURE}
         hips = np.minimum(d.left_hip, d.right_hip)
         hu = np.full(d.sacrum.shape, -1000.0, np.float32)
-        edge = max(0.8, 0.8 * self.scan.pixel)
-        couch = np.abs(at["table"] - 7) - 7  # foam between two carbon sheets
-        _paint(hu, couch, -150.0, edge)
-        _paint(hu, couch + 1, -820.0, edge)
+        p, couch = self.parameters, np.abs(at["table"] - 7) - 7  # foam between two carbon sheets
+        self._paint(hu, couch, -150.0)
+        self._paint(hu, couch + 1, -820.0)
         if "arms" in at:
-            _paint(hu, at["arms"], self.parameters["fat_hu"], edge)
-            _paint(hu, at["arms"] + 5, self.parameters["muscle_hu"], edge)
-            _paint(hu, at["forearm"], self.parameters["cortical_hu"], edge)
-            _paint(hu, at["forearm"] + 2.5, 80.0, edge)
-        _paint(hu, at["body"], 30.0, edge)
-        _paint(hu, at["body"] + 2, self.parameters["fat_hu"] + 6 * noise["soft"], edge)
-        self._paint_organs(hu, at, noise, edge)
-        self._paint_muscles(hu, at, hips, noise, edge)
-        self._paint_joints(hu, d, hips, noise, edge)
+            self._paint(hu, at["arms"], p["fat_hu"])
+            self._paint(hu, at["arms"] + 5, p["muscle_hu"])
+            self._paint(hu, at["forearm"], p["cortical_hu"])
+            self._paint(hu, at["forearm"] + 2.5, 80.0)
+        self._paint(hu, at["body"], 30.0)
+        self._paint(hu, at["body"] + 2, p["fat_hu"] + 6 * noise["soft"])
+        self._paint_organs(hu, at, noise)
+        self._paint_muscles(hu, at, hips, noise)
+        self._paint_joints(hu, d, hips, noise)
         return hu
 
     def bone(self, d: Distances, axes: Axes) -> tuple[Array, Array]:
@@ -125,44 +121,32 @@ class Body:
         lesion_noise = {name: field.at(axes) for name, field in self.lesion_noise.items()}
         for side, hip in (("left", d.left_hip), ("right", d.right_hip)):
             where = np.flatnonzero((d.sacrum < 25) & (hip < 25) & (d.sacrum + hip < 30))
-            if not len(where):
-                continue
             local = {name: noise.ravel()[where] for name, noise in lesion_noise.items()}
             joint = diseased_joint(self.lesions[side], d.sacrum.ravel()[where], hip.ravel()[where], local)
             levels["sacrum"].ravel()[where], levels[side].ravel()[where] = joint.sacrum, joint.hip
             sclerosis.ravel()[where], margin.ravel()[where] = joint.sclerosis, joint.margin
         texture = {name: self.noise[name].at(axes).ravel() for name in _BONE_TEXTURE}
         share, hu = np.zeros(d.sacrum.shape, np.float32), np.zeros(d.sacrum.shape, np.float32)
-        opposite = {"sacrum": np.minimum(d.left_hip, d.right_hip), "left": d.sacrum, "right": d.sacrum}
+        opposite = {"sacrum": np.minimum(d.left_hip, d.right_hip), "left": d.sacrum, "right": d.sacrum,
+                    "other": np.full_like(d.sacrum, FAR)}
         for name, level in levels.items():
             where = np.flatnonzero(level < 2.5)
-            if not len(where):
-                continue
-            far = np.full(len(where), FAR, np.float32)
-            to_joint = opposite[name].ravel()[where] if name in opposite else far
             local = {key: values[where] for key, values in texture.items()}
-            lesion = sclerosis.ravel()[where], margin.ravel()[where]
-            parts = self._bone_voxels(name, level.ravel()[where], to_joint, local, *lesion)
-            share.ravel()[where] += parts[0]
-            hu.ravel()[where] += parts[1]
+            parts = (part.ravel()[where] for part in (level, opposite[name], sclerosis, margin))
+            filled, dense = self._bone_voxels(name, local, *parts)
+            share.ravel()[where] += filled
+            hu.ravel()[where] += dense
         crowded = np.maximum(share, 1)
         return share / crowded, hu / crowded
 
     def add_metal(self, hu: Array, axes: Axes) -> None:
         """Paints a screw from the left ilium into S1, or a right hip prosthesis, in the few who have one."""
-        knots = []
-        if self.parameters["screw"]:
-            knots.append(((14, -16, -5, 3.6), (10, -4, 85, 3.6)))
-        if self.parameters["prosthesis"]:
-            knots += [((-74, -46, -88, 14), (-74, -46, -88, 14)), ((-74, -46, -88, 8), (-92, -40, -124, 8)),
-                      ((-92, -40, -124, 8), (-200, -42, -128, 6))]
-        if not knots:
-            return
-        edge, points = max(0.8, 0.8 * self.scan.pixel), [field.at(axes) for field in self.points]
+        knots = [part for name, parts in _METAL.items() if self.parameters[name] for part in parts]
+        points = [field.at(axes) for field in self.points] if knots else []
         for start, end in knots:
-            _paint(hu, rounded_cone(*points, start, end), _METAL_HU, edge)
+            self._paint(hu, rounded_cone(*points, start, end), _METAL_HU)
 
-    def _bone_voxels(self, name: str, level: Array, to_joint: Array, noise: dict[str, Array],
+    def _bone_voxels(self, name: str, noise: dict[str, Array], level: Array, to_joint: Array,
                      sclerosis: Array, margin: Array) -> tuple[Array, Array]:
         """Share and share times HU of voxels (n,) near one bone; `to_joint` is mm to the opposite bone."""
         p = self.parameters
@@ -180,20 +164,28 @@ class Body:
         cortex = (np.minimum(depth + width / 2, shell) - np.maximum(depth - width / 2, 0)).clip(0) / width
         return share, share * inner + cortex * np.maximum(cortical - inner, 0)
 
-    def _paint_organs(self, hu: Array, at: dict[str, Array], noise: dict[str, Array], edge: float) -> None:
+    def _paint(self, hu: Array, level: Array, value: Array | float) -> None:
+        """Mixes `value` into `hu` where `level` is negative, with a soft edge."""
+        edge = max(0.8, 0.8 * self.scan.pixel)  # mm
+        where = np.flatnonzero(level < edge / 2)
+        inside = np.minimum(0.5 - level.ravel()[where] / np.float32(edge), 1)
+        flat = hu.ravel()
+        value = value.ravel()[where] if isinstance(value, np.ndarray) else value
+        flat[where] += inside * (value - flat[where])
+
+    def _paint_organs(self, hu: Array, at: dict[str, Array], noise: dict[str, Array]) -> None:
         """Bowel (wall, content, gas), bladder and rectum."""
         soft, bowel = noise["soft"], 1.3 * noise["bowel"]
         wall = np.maximum(at["cavity"] + 4, 9 * (0.15 - bowel))
-        _paint(hu, wall, 42 + 5 * soft, edge)
-        _paint(hu, wall + 3, self.parameters["bowel_hu"] + 10 * soft, edge)
+        self._paint(hu, wall, 42 + 5 * soft)
+        self._paint(hu, wall + 3, self.parameters["bowel_hu"] + 10 * soft)
         gas = 9 * (2.3 - self.parameters["gas"] - bowel - 0.8 * noise["gas"])
-        _paint(hu, np.maximum(wall + 4, gas), -880.0, edge)
-        _paint(hu, at["bladder"], 9.0, edge)
-        _paint(hu, at["rectum"], 38 + 5 * soft, edge)
-        _paint(hu, np.maximum(at["rectum"] + 4, 8 * (0.7 - bowel)), -850.0, edge)
+        self._paint(hu, np.maximum(wall + 4, gas), -880.0)
+        self._paint(hu, at["bladder"], 9.0)
+        self._paint(hu, at["rectum"], 38 + 5 * soft)
+        self._paint(hu, np.maximum(at["rectum"] + 4, 8 * (0.7 - bowel)), -850.0)
 
-    def _paint_muscles(self, hu: Array, at: dict[str, Array], hips: Array, noise: dict[str, Array],
-                       edge: float) -> None:
+    def _paint_muscles(self, hu: Array, at: dict[str, Array], hips: Array, noise: dict[str, Array]) -> None:
         """Muscles, streaked with fat in some people, and the vessels between them."""
         p, soft, streak = self.parameters, noise["soft"], noise["streak"]
         muscle = p["muscle_hu"] + 4 * soft - 25 * p["muscle_fat"] * np.clip(streak - 0.8, 0, 2)
@@ -203,28 +195,16 @@ class Body:
         iliacus = np.maximum(at["iliacus"], hips - 13 - 3 * soft)
         spinal = np.maximum(at["paraspinal"], 0.9 * streak - 1.6 + p["muscle_fat"])
         for level in (gluteal, iliacus, spinal, at["psoas"], at["wall"], at["piriformis"]):
-            _paint(hu, level, muscle, edge)
-        _paint(hu, at["vessels"], p["vessel_hu"] + 3 * soft, edge)
+            self._paint(hu, level, muscle)
+        self._paint(hu, at["vessels"], p["vessel_hu"] + 3 * soft)
 
-    def _paint_joints(self, hu: Array, d: Distances, hips: Array, noise: dict[str, Array],
-                      edge: float) -> None:
+    def _paint_joints(self, hu: Array, d: Distances, hips: Array, noise: dict[str, Array]) -> None:
         """Cartilage and ligaments of the sacroiliac joints, the lumbosacral disc, the hip joints."""
         joint = np.maximum(np.maximum(d.sacrum, hips) - 9, d.sacrum + hips - 13)
-        _paint(hu, joint, self.parameters["cartilage_hu"] + 10 * noise["streak"], edge)
+        self._paint(hu, joint, self.parameters["cartilage_hu"] + 10 * noise["streak"])
         if self.parameters["joint_gas"]:  # vacuum phenomenon
             bubbles = 2 * (1.3 - self.parameters["joint_gas"] - noise["soft"])
-            _paint(hu, np.maximum(np.maximum(joint + 4, d.sacrum + hips - 4), bubbles), -700.0, edge)
+            self._paint(hu, np.maximum(np.maximum(joint + 4, d.sacrum + hips - 4), bubbles), -700.0)
         disc = np.maximum(np.maximum(d.sacrum, d.other) - 12, d.sacrum + d.other - 15)
-        _paint(hu, disc, 75 + 8 * noise["soft"], edge)
-        _paint(hu, np.maximum(hips, d.other) - 4, 50.0, edge)
-
-
-def _paint(hu: Array, level: Array, value: Array | float, edge: float) -> None:
-    """Mixes `value` into `hu` where `level` is negative, with an edge of `edge` mm."""
-    where = np.flatnonzero(level < edge / 2)
-    if not len(where):
-        return
-    inside = np.minimum(0.5 - level.ravel()[where] / np.float32(edge), 1)
-    flat = hu.ravel()
-    value = value.ravel()[where] if isinstance(value, np.ndarray) else value
-    flat[where] += inside * (value - flat[where])
+        self._paint(hu, disc, 75 + 8 * noise["soft"])
+        self._paint(hu, np.maximum(hips, d.other) - 4, 50.0)

@@ -9,12 +9,13 @@ import locale
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import SimpleITK
-from boxes import write_scan
+from boxes import as_image, write_scan
 from dicom_series import write_series
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, HTJ2KLossless, JPEG2000Lossless, RLELossless
@@ -70,11 +71,9 @@ def packed(*changes: tuple) -> Callable[[Path], None]:
 
 
 def worded(old: str, new: str) -> Callable[[Path], None]:
-    """A sound MetaImage or NRRD, not compressed, with other words in its header."""
+    """A sound MetaImage or NRRD, not compressed, at 0, with other words in its header."""
     def make(path: Path) -> None:
-        plain = SimpleITK.GetImageFromArray(SCAN.array)
-        plain.SetSpacing(SCAN.spacing[::-1])
-        SimpleITK.WriteImage(plain, str(path), useCompression=False)
+        SimpleITK.WriteImage(as_image(replace(SCAN, origin=(0, 0, 0))), str(path), useCompression=False)
         assert path.read_bytes().count(old.encode()) == 1
         path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
     return make
@@ -165,14 +164,12 @@ def compressed(compressor: str) -> Callable[[Path], None]:
             writer.SetFileName(str(path))
             writer.Execute(one)
             assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
-        # writing DICOM sets "C", and text is ASCII for all later tests
-        locale.setlocale(locale.LC_ALL, before)
+        locale.setlocale(locale.LC_ALL, before)     # writing sets "C", and text is ASCII for all later tests
     return make
 
 
 RLE = sliced(lambda header: header.compress(RLELossless))
-DEFLATED = sliced(lambda header: setattr(header.file_meta, "TransferSyntaxUID",
-                                         DeflatedExplicitVRLittleEndian))
+DEFLATED = sliced(lambda one: setattr(one.file_meta, "TransferSyntaxUID", DeflatedExplicitVRLittleEndian))
 JPEG, JPEG_2000 = compressed("JPEG"), compressed("JPEG2000")
 LOCALISERS = tags(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
 MANY_FRAMES = tags(NumberOfFrames=6, PixelData=SCAN.array.astype("<i2").tobytes())

@@ -25,12 +25,11 @@ def lying(shape=(24, 128, 200), body=(90, 160)):
     return Volume(np.repeat(plane[None], shape[0], 0), SPACING, (-200.0, -160.0, 30.0))
 
 
-def in_air(scan, rows, columns):
-    """More air around it, or less."""
-    grid = Volume(np.broadcast_to(np.uint8(0), (len(scan.array), rows, columns)), scan.spacing,
-                  tuple(scan.to_world((0, (scan.array.shape[1] - rows) // 2,
-                                       (scan.array.shape[2] - columns) // 2))), scan.direction)
-    return onto_grid(scan, grid, -1000)
+def in_air(scan, *shape):
+    """More air around it, or less: so many rows and columns."""
+    corner = scan.to_world((0, *((old - new) // 2 for old, new in zip(scan.array.shape[1:], shape))))
+    empty = np.broadcast_to(np.uint8(0), (len(scan.array), *shape))
+    return onto_grid(scan, Volume(empty, scan.spacing, tuple(corner), scan.direction), -1000)
 
 
 def painted(scan, rows, columns, hu):

@@ -133,17 +133,10 @@ def write_4d(path):
     SimpleITK.WriteImage(SimpleITK.JoinSeries([array, array]), str(path))
 
 
-def unstated(path):
-    """Neither sform nor qform."""
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    struct.pack_into("<2h", content, 252, 0, 0)
-    path.write_bytes(gzip.compress(content))
-
-
-def shear(path):
+def shear(path, qform=0, sform=1):
     """Let z lean in y by 0.01 mm a slice in the NIfTI-1 header's sform, the only grid without a qform."""
     content = bytearray(gzip.decompress(path.read_bytes()))
-    struct.pack_into("<2h", content, 252, 0, 1)
+    struct.pack_into("<2h", content, 252, qform, sform)
     struct.pack_into("<f", content, 296 + 8, 1e-2)
     path.write_bytes(gzip.compress(content))
 
@@ -185,7 +178,7 @@ PROBLEMS = {
     "truncated": ("image file", lambda path: path.write_bytes(path.read_bytes()[:500]), "export it again"),
     "NaN": ("image", lambda a: np.where(a > 500, np.nan, a), "NaN", "export it again"),
     "infinite": ("image", lambda a: np.where(a > 500, np.inf, a), "infinite"),
-    "no sides": ("image file", unstated, "does not state which of its sides", "from DICOM"),
+    "no sides": ("image file", lambda p: shear(p, 0, 0), "does not state which of its sides", "from DICOM"),
     "sheared": ("image file", shear, "not perpendicular", "resample it to a rectangular grid"),
     "mask 4D": ("mask file", write_4d, "has 4 dimensions", "give a single 3D volume"),
     "empty": ("mask", lambda a: a * 0, "is empty", "remove the case or label it"),

@@ -53,8 +53,7 @@ def test_a_pickle_is_no_checkpoint_no_weights_and_no_prepared_case(bomb, run, co
     """A prepared case lies under the name that the next training looks for; it is prepared anew."""
     state = train.new_state("3D U-Net", TINY, 0, 4, torch.device("cpu"))
     case = write_cohort(compendium / "data" / "boxes").cases["box_0"]
-    # for the file is mapped
-    expected = prepare.prepare_case(case, TINY)[0].image.copy()
+    expected = prepare.prepare_case(case, TINY)[0].image.copy()         # for the file is mapped
     (cached,) = (compendium / "data" / "prepared").iterdir()
     for kind, content in pickled(bomb).items():
         folder = compendium / kind
@@ -173,8 +172,7 @@ def test_no_module_and_no_notebook_executes_data_or_reaches_a_network():
     folders = ("magunet", "sijphantom", "compendium", "workflow")
     sources = {path: path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py")}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-        sources[path] = "\n".join(cells)
+        sources[path] = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code")
     assert len(sources) > 100
     assert {path.name: found[0] for path, text in sources.items() if (found := DANGER.search(text))} == {}
     starting = {path.relative_to(ROOT).as_posix() for path, text in sources.items() if "subprocess" in text}

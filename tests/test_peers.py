@@ -71,16 +71,14 @@ def test_any_grid_is_kept_and_a_prediction_that_of_training_also_with_weights_re
         expected, smallest = network(x), network(5 + 100 * torch.randn(1, 1, 16, 16, 16))
         assert expected.shape == x.shape and smallest.shape == (1, 1, 16, 16, 16)
         assert expected.isfinite().all() and smallest.isfinite().all()
-        # refuses one weight under two names
-        safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")
+        safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")   # no weight of 2 names
         again.load_state_dict(safetensors.torch.load_file(tmp_path / "w.safetensors"))
         evaluate_by_input(again)
         torch.testing.assert_close(again(x), expected)
 
 
 # Any grid -----------------------------------------------------------------------------------------------
-# loading hypothesis is slow on a busy machine
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)      # as on a busy machine
 @given(sides=st.tuples(*[st.integers(16, 70)] * 3),
        multiple=st.sampled_from([(16, 16, 16), (32, 32, 32), (8, 32, 32)]))
 def test_padding_continues_the_input_evenly_and_is_cut_off_again(sides, multiple):
@@ -112,8 +110,7 @@ def test_unpooling_puts_every_maximum_back_where_it_was():
         for i in range(5):
             stages[i] = nn.Identity()
     network.head = nn.Identity()
-    # odd sides: the rest has no block
-    x = np.random.default_rng(0).random((33, 64, 71), dtype=np.float32)
+    x = np.random.default_rng(0).random((33, 64, 71), dtype=np.float32)     # odd sides: the rest has no block
     expected = np.zeros_like(x)
     for z, y, x_ in product((0,), (0, 32), (0, 32)):
         block = x[z:z + 32, y:y + 32, x_:x_ + 32]

@@ -10,12 +10,11 @@ import sys
 import tomllib
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from conftest import refused
+from conftest import ROOT, refused
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -25,9 +24,19 @@ from compendium.grid import trainings as training_order
 from magunet.base import profiles
 from magunet.studies import ALIASES
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ASKED = {"jupyterlab", "papermill", "numpy", "matplotlib", "itkwidgets", "simpleitk", "pandas", "nbval"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WANTED = [Requirement(text) for text in itertools.chain(
+    PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())]
+
+
+def run(*command, **options):
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def python(*words, **options):
+    return run(sys.executable, *words, **options)
 
 
 def locked(name="requirements.lock"):
@@ -42,29 +51,21 @@ def version_of(pin):
     return str(pin.specifier).removeprefix("==")
 
 
-def wanted():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    return [Requirement(text) for text in itertools.chain(project["dependencies"], *extras)]
-
-
 def test_the_lock_pins_everything_the_project_asks_for_within_its_ranges():
     pins = locked()
-    for requirement in wanted():
+    for requirement in WANTED:
         pin, _ = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version_of(pin), prereleases=True), requirement
-    assert ASKED | {"torch"} <= {requirement.name.lower() for requirement in wanted()}
+    assert ASKED | {"torch"} <= {requirement.name.lower() for requirement in WANTED}
 
 
 def test_every_dependency_has_a_reason_and_its_licence_is_listed():
-    done = subprocess.run([sys.executable, ROOT / "workflow" / "licences.py"], capture_output=True, text=True,
-                          check=True)
+    done = python(ROOT / "workflow" / "licences.py", check=True)
     assert (ROOT / "THIRD_PARTY.md").read_text() == done.stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")]
             for line in done.stdout.split("|---|\n")[1].splitlines()]
-    assert sorted(name for name, _, _ in rows) == sorted(requirement.name for requirement in wanted())
-    assert all(len(reason) > 4 and licence not in ("", "not stated", "UNKNOWN")
-               for _, licence, reason in rows)
+    assert sorted(name for name, _, _ in rows) == sorted(requirement.name for requirement in WANTED)
+    assert not [row for row in rows if len(row[2]) <= 4 or row[1] in ("", "not stated", "UNKNOWN")]
 
 
 def test_conda_installs_the_same_lock_and_a_python_the_project_allows():
@@ -72,14 +73,12 @@ def test_conda_installs_the_same_lock_and_a_python_the_project_allows():
     packages, (pip,) = ([d for d in environment["dependencies"] if isinstance(d, kind)]
                         for kind in (str, dict))
     assert pip["pip"] == ["--requirement requirements.lock", "--requirement requirements-gpu.lock"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert sorted(packages) == ["pip", f"python {project['requires-python']}"]
+    assert sorted(packages) == ["pip", f"python {PROJECT['requires-python']}"]
 
 
 def test_what_is_installed_here_is_what_is_locked():
-    done = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True,
-                          text=True, check=True)
-    installed = {canonicalize_name(p["name"]): p["version"].split("+")[0] for p in json.loads(done.stdout)}
+    listed = json.loads(python("-m", "pip", "list", "--format=json", check=True).stdout)
+    installed = {canonicalize_name(p["name"]): p["version"].split("+")[0] for p in listed}
     for name, (pin, _) in locked().items():
         if pin.marker is None or pin.marker.evaluate():
             assert installed.get(name) == version_of(pin), name
@@ -89,18 +88,16 @@ def test_the_wheel_holds_all_three_packages_and_their_data(tmp_path):
     source = tmp_path / "source"
     for name in ("magunet", "sijphantom", "compendium"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-                    "--disable-pip-version-check", "--wheel-dir", tmp_path, source], check=True)
+    options = "--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"
+    python("-m", "pip", "wheel", *options, "--wheel-dir", tmp_path, source, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-        scripts = archive.read(next(name for name in archive.namelist()
-                                    if name.endswith("entry_points.txt"))).decode()
-    files = (path for name in ("magunet", "sijphantom", "compendium") for path in (source / name).rglob("*"))
-    assert inside == {str(path.relative_to(source)) for path in files if path.is_file()}
-    assert "magunet = compendium.cli:main" in scripts
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == files
+        (scripts,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert b"magunet = compendium.cli:main" in archive.read(scripts)
 
 
 def test_every_line_of_a_lock_is_a_pin_with_hashes():
@@ -121,12 +118,11 @@ def test_installing_demands_the_hashes_and_adds_nothing(compendium):
     """The script, with a stand-in for Python that says how it is called; torch's metadata decide about the
     GPU's libraries."""
     shutil.copytree(ROOT / "workflow", compendium / "workflow")
-    python, log = compendium / "python", compendium / "log"
+    stand_in, log = compendium / "python", compendium / "log"
     makes_venv = 'case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac'
-    python.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{makes_venv}\n')
-    python.chmod(0o755)
-    done = subprocess.run(["sh", "workflow/install.sh"], cwd=compendium, capture_output=True, text=True,
-                          env=os.environ | {"PYTHON": str(python)})
+    stand_in.write_text(f'#!/bin/sh\necho "$*" >> {log}\n{makes_venv}\n')
+    stand_in.chmod(0o755)
+    done = run("sh", "workflow/install.sh", cwd=compendium, env=os.environ | {"PYTHON": str(stand_in)})
     assert done.returncode == 0, done.stderr
     installs = [line for line in log.read_text().splitlines() if "pip install" in line]
     locks = ["requirements-cpu.lock", "requirements.lock", "requirements-gpu.lock"]
@@ -136,39 +132,29 @@ def test_installing_demands_the_hashes_and_adds_nothing(compendium):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebooks_have_the_agreed_form(path):
+def test_notebooks_have_the_agreed_form_and_begin_with_the_smoke_profile(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [c for c in cells if c.cell_type == "code"]
+    assert [c for c in code if "parameters" in c.metadata.get("tags", [])] == code[:1]
+    exec(code[0].source, namespace := {"In": [code[0].source]})
+    assert profiles.from_notebook(namespace) == profiles.load("smoke")
+    assert len(code[0].source.splitlines()) == 2, "the profile, below its heading"
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
     assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Try this")
     assert [c for c in code if "nbval-check-output" in c.metadata.get("tags", [])], "no check cell"
     for cell in code:
-        lines = cell.source.splitlines()
-        # the profile, below its heading
-        listed = "parameters" in cell.metadata.get("tags", [])
-        assert len(lines) == 2 if listed else len(lines) <= 20, cell.source
+        assert len(cell.source.splitlines()) <= 20, cell.source
         checked = "nbval-check-output" in cell.metadata.get("tags", [])
         assert bool(cell.outputs) == checked == (cell.execution_count is not None), cell.source
         for body in re.findall(r"^def .*(?:\n(?:    .*)?)*", cell.source, re.M):
             assert len(body.strip().splitlines()) <= 5, body
     prose = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")
-    assert prose > sum(len(c.source.split()) for c in code if "parameters" not in c.metadata.get("tags", []))
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_defaults_are_the_smoke_profile(path):
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    assert [c for c in cells if "parameters" in c.metadata.get("tags", [])] == cells[:1]
-    namespace = {"In": [cells[0].source]}
-    exec(cells[0].source, namespace)
-    assert profiles.from_notebook(namespace) == profiles.load("smoke")
-
+    assert prose > sum(len(c.source.split()) for c in code[1:])
 
 
 def papermill(folder, notebook, *words):
-    command = [sys.executable, "-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    return python("-m", "papermill", str(notebook), "out.ipynb", "--no-progress-bar", *words, cwd=folder,
+                  env=os.environ | {"PYTHONWARNINGS": "ignore"})
 
 
 @pytest.fixture
@@ -205,9 +191,8 @@ MORE = {*BEYOND[1], *BEYOND[2]}
 @pytest.mark.slow
 def test_the_workflow_trains_every_network_runs_every_notebook_and_fails_on_an_unknown_profile():
     def dry_run(profile, *words):
-        command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--dry-run",
-                   "--forceall", "--printshellcmds", "--config", f"profile={profile}", "--nolock", *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return snakemake(ROOT, "--dry-run", "--forceall", "--printshellcmds", "--config",
+                         f"profile={profile}", *words)
 
     for profile, *words in (("smoke", "--cores", "2"), ("gpu", "--cores", "8", "--resources", "gpu=4"),
                             ("paper", "--workflow-profile", "workflow/slurm")):
@@ -273,9 +258,8 @@ def copy_workflow(compendium, *left, **settings):
 
 
 def snakemake(compendium, *words):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock",
-               "--rerun-triggers", "mtime"]
-    return subprocess.run([*command, *words], cwd=compendium, capture_output=True, text=True)
+    return python("-m", "snakemake", "--snakefile", "workflow/Snakefile", "--nolock", "--rerun-triggers",
+                  "mtime", *words, cwd=compendium)
 
 
 @pytest.mark.slow
@@ -323,19 +307,17 @@ def test_what_was_not_begun_is_not_named_as_not_finished(compendium):
 
 
 def test_no_machine_path_or_registry_host_is_committed():
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
-    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    listed = run("git", "-C", ROOT, "ls-files", "-z").stdout.split("\0")
+    files = [ROOT / name for name in listed if name and (ROOT / name).exists()]
     if not files:
         pytest.skip("not a git checkout")
     words = ("/(?:wo" + "rk|ro" + "ot)/", "pypi" + r"\.org", "python" + "hosted", "npm" + r"js\.",
              "deb" + r"\.debian")
     forbidden = re.compile("|".join(words))
-    files = [path for path in files if path.exists()]
     assert sum(path.stat().st_size for path in files) < 10 * 2**20
     for path in files:
         assert path.stat().st_size < 2**20 * (8 if path.suffix == ".safetensors" else 1), path
-        if path.suffix not in (".png", ".gz", ".safetensors"):
-            # a PDF is not all text
+        if path.suffix not in (".png", ".gz", ".safetensors"):              # a PDF is not all text
             assert not forbidden.search(path.read_text(errors="ignore")), path
 
 
@@ -344,8 +326,8 @@ def test_no_machine_path_or_registry_host_is_committed():
 def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(compendium, source, succeeds):
     receipts = copy_workflow(compendium)
     (compendium / "notebooks").mkdir()
-    python = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=python)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel)
     nbformat.write(notebook, compendium / "notebooks" / "one.ipynb")
     (receipts / "sample.txt").touch()
     target = "runs/smoke/notebooks/one.html"

@@ -13,6 +13,7 @@ from conftest import refused
 from dicom_series import planted, read, write_series
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
+from scipy.spatial.transform import Rotation
 
 from compendium.view.dicom_seg import read_source
 from magunet.base.errors import InputError
@@ -78,10 +79,10 @@ def test_hu_are_slope_times_stored_value_plus_intercept_whatever_the_photometric
                     "mixed": lambda k: f"MONOCHROME{k % 2 + 1}"}
     rescales = {"one": lambda k: (1, -1024), "halves": lambda k: (0.5, -1000.5),
                 "own": lambda k: (1 + k % 3, -k)}
-    for number, ((bits, signed), one, two) in enumerate(itertools.product(
-            ((8, 0), (12, 0), (12, 1), (16, 0), (16, 1)), photometrics, rescales)):
-        folder = written(tmp_path / str(number), stored(bits, signed, photometrics[one], rescales[two]))
-        is_right(folder, (bits, signed, one, two), 0.01)
+    kinds = (8, 0), (12, 0), (12, 1), (16, 0), (16, 1)
+    for case in itertools.product(kinds, photometrics, rescales):
+        kind, one, two = case
+        is_right(written(tmp_path / str(case), stored(*kind, photometrics[one], rescales[two])), case, 0.01)
 
 
 @pytest.mark.parametrize("compress", ["RLE", "JPEG-LS", "JPEG", "JPEG 2000"])
@@ -96,7 +97,7 @@ def test_compressed_slices_are_read_as_they_were(compress, tmp_path):
     assert np.array_equal(read_volume(folder).array, SCAN.array)
 
 
-def padded(values, bits, signed, photometric, rescale, vr, value, limit):
+def padded(values, rescale, bits, signed, vr, value, limit, photometric):
     """A change for `write_series`: these stored values in cells of 16 bits, and the tags of padding."""
     def change(header, k):
         stored(bits, signed, lambda _: photometric, lambda _: rescale)(header, k)
@@ -120,12 +121,11 @@ def test_padding_is_air_and_nothing_else_is(tmp_path, capsys):
         values = np.random.default_rng(number).integers(100, 1900, SHAPE)
         values[:, :3, :3], values[:, 1, 1] = raw[0], raw[-1]
         values[:, 4, 4] = 1000 if signed else 2096                  # of 63536 the lowest 12 bits
+        expected = values * rescale[0] + rescale[1]
+        expected[:, :3, :3] = -1000
         for photometric in ("MONOCHROME1", "MONOCHROME2"):
-            folder = written(tmp_path / f"{number} {photometric}", padded(
-                values, bits, signed, photometric, rescale, vr, value, limit))
-            expected = values * rescale[0] + rescale[1]
-            expected[:, :3, :3] = -1000
             case = bits, signed, vr, value, limit, photometric
+            folder = written(tmp_path / str(case), padded(values, rescale, *case))
             assert np.array_equal(read_volume(folder).array, expected), case
             assert ("12.5 % of the voxels are padding" in capsys.readouterr().err) == (
                 raw[0] * rescale[0] + rescale[1] > -500), case
@@ -147,13 +147,10 @@ def uneven(folder: Path, along) -> tuple[Volume, list]:
     the places of all voxels."""
     def change(header, k):
         header.ImagePositionPatient = [round(v, 6) for v in (ORIGIN + TURN[:, 2] * along[k])]
-        header.PixelData = np.rint(linear(by_place(header)) * 10).astype("<i2").tobytes()
+        j, i = np.indices((*SHAPE[1:], 1))[:2]
+        points = header.ImagePositionPatient + i * SPACING[2] * TURN[:, 0] + j * SPACING[1] * TURN[:, 1]
+        header.PixelData = np.rint(linear(points) * 10).astype("<i2").tobytes()
         header.RescaleSlope = 0.1
-
-    def by_place(header):
-        j, i = np.indices(SHAPE[1:])
-        return (np.array(header.ImagePositionPatient, float) + i[..., None] * SPACING[2] * TURN[:, 0]
-                + j[..., None] * SPACING[1] * TURN[:, 1])
 
     write_series(folder, np.zeros((len(along), *SHAPE[1:])), SPACING, ORIGIN, TURN, change=change)
     volume = read_volume(folder)
@@ -199,21 +196,18 @@ def enhanced(folder: Path, change=None, direction=SIDES["FFS"]) -> np.ndarray:
                  "RescaleIntercept"):
         delattr(header, name)
 
-    def group(name, **values):
-        own, outer = Dataset(), Dataset()
-        own.update(values)
-        setattr(outer, name, [own])
-        return outer
+    def tags(**values):
+        part = Dataset()
+        part.update(values)
+        return part
 
-    shared = group("PixelMeasuresSequence", PixelSpacing=[*SPACING[1:]], SliceThickness=9)
-    shared.update(group("PlaneOrientationSequence", ImageOrientationPatient=[a, 0, 0, 0, b, 0]))
-    header.SharedFunctionalGroupsSequence, header.PerFrameFunctionalGroupsSequence = [shared], []
+    header.SharedFunctionalGroupsSequence = [tags(
+        PixelMeasuresSequence=[tags(PixelSpacing=[*SPACING[1:]], SliceThickness=9)],
+        PlaneOrientationSequence=[tags(ImageOrientationPatient=[a, 0, 0, 0, b, 0])])]
     order = np.random.default_rng(2).permutation(SHAPE[0]).tolist()
-    for k in order:
-        frame = group("PlanePositionSequence",
-                      ImagePositionPatient=[*ORIGIN[:2], ORIGIN[2] + k * SPACING[0] * a * b])
-        frame.update(group("PixelValueTransformationSequence", RescaleSlope=1 + k, RescaleIntercept=-1024))
-        header.PerFrameFunctionalGroupsSequence.append(frame)
+    header.PerFrameFunctionalGroupsSequence = [tags(
+        PlanePositionSequence=[tags(ImagePositionPatient=[*ORIGIN[:2], ORIGIN[2] + k * SPACING[0] * a * b])],
+        PixelValueTransformationSequence=[tags(RescaleSlope=1 + k, RescaleIntercept=-1024)]) for k in order]
     header.PixelData = values[order].astype("<u2").tobytes()
     if change:
         change(header)
@@ -301,9 +295,7 @@ def test_slices_of_two_patients_are_never_mixed_though_their_series_have_one_uid
 
 
 def test_a_tilted_gantry_is_refused_and_a_corrected_one_is_not(tmp_path):
-    tilt = np.deg2rad(15)
-    row, column = np.array([1, 0, 0]), np.array([0, np.cos(tilt), np.sin(tilt)])
-    direction = np.stack([row, column, np.cross(row, column)], axis=1)
+    direction = Rotation.from_euler("x", 15, degrees=True).as_matrix()
     is_right(written(tmp_path / "corrected", stored(12, 0), direction), "corrected")
 
     def along_table(header, k):

@@ -26,8 +26,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple, tuple, np.ndarray, bool]:
     """Array, spacing, origin and direction of a NIfTI-1 or -2 file, as a `magunet.volume.Volume` has them.
 
     Last, whether it states them: as in nibabel the sform does if its code is above 0, else the qform. Raises
-    InputError for a damaged or truncated file, where that form and pixdim state different spacings, and where
-    the two forms differ in a side.
+    InputError for a damaged file, and where that form and pixdim differ in spacing, or the forms in a side.
     """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as stream:

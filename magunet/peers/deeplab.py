@@ -11,22 +11,16 @@ from magunet.blocks import BatchNorm3d
 from magunet.peers.adapt import AnyGrid, scaled
 
 
-class SeparableConv3d(nn.Sequential):
-    """A 3^3 convolution of each channel alone, then a 1^3 across channels; nothing between (their Fig. 3)."""
-
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__(nn.Conv3d(c_in, c_in, 3, padding=1, groups=c_in, bias=False),
-                         nn.Conv3d(c_in, c_out, 1, bias=False))
-
-
 def point(c_in: int, c_out: int) -> nn.Sequential:
     """1^3 convolution, BN, ReLU."""
     return nn.Sequential(nn.Conv3d(c_in, c_out, 1, bias=False), BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 def separable(c_in: int, c_out: int) -> nn.Sequential:
-    """Separable convolution, BN, ReLU."""
-    return nn.Sequential(SeparableConv3d(c_in, c_out), BatchNorm3d(c_out), nn.ReLU(inplace=True))
+    """A 3^3 convolution of each channel alone, a 1^3 across channels (their Fig. 3); BN, ReLU."""
+    depthwise = nn.Conv3d(c_in, c_in, 3, padding=1, groups=c_in, bias=False)
+    convolutions = nn.Sequential(depthwise, nn.Conv3d(c_in, c_out, 1, bias=False))
+    return nn.Sequential(convolutions, BatchNorm3d(c_out), nn.ReLU(inplace=True))
 
 
 class ASPP(nn.Module):

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from magunet.peers.adapt import AnyGrid, scaled
 
-RELU = ("relu", {"inplace": True})
-"""As MONAI takes it."""
-INSTANCE = ("instance", {"affine": True})
-"""As MONAI takes it."""
+RELU, INSTANCE = ("relu", {"inplace": True}), ("instance", {"affine": True})
+"""As MONAI takes them."""
 
 
 class VNet(nn.Module):

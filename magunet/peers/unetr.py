@@ -10,8 +10,6 @@ from magunet.peers.adapt import AnyGrid, scaled, sine_positions, without_idle_pa
 
 CELL = 16
 """Voxels along the sides of the cube that becomes one token; MONAI's network has no other."""
-HEADS = 12
-"""Of each layer of ViT-B; they share its channels evenly."""
 
 
 class Cells(nn.Module):
@@ -37,7 +35,7 @@ class UNETR(nn.Module):
         super().__init__()
         self.network = without_idle_parameters(unetr.UNETR(
             in_channels=1, out_channels=1, img_size=CELL, feature_size=features, hidden_size=hidden,
-            mlp_dim=4 * hidden, num_heads=HEADS, proj_type="conv", norm_name=("instance", {"affine": True}),
+            mlp_dim=4 * hidden, num_heads=12, proj_type="conv", norm_name=("instance", {"affine": True}),
             conv_block=True, res_block=True, dropout_rate=0.0, spatial_dims=3, qkv_bias=False))
         self.network.vit.patch_embedding = Cells(hidden)
 
@@ -49,5 +47,5 @@ class UNETR(nn.Module):
 
 def unetr(width_divisor: float) -> nn.Module:
     """UNETR of 32 features: 96.9 Mi parameters (paper 106.27); MONAI's default of 16 is farther off."""
-    hidden, = scaled(width_divisor, 768, multiple=HEADS)
+    hidden, = scaled(width_divisor, 768, multiple=12)                   # one share for each head
     return AnyGrid(UNETR(hidden, *scaled(width_divisor, 32)), CELL, CELL, CELL)

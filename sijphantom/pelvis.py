@@ -134,7 +134,7 @@ def _hip(p: Parameters, z: Array, y: Array, x: Array, face: Array, near: Array) 
         uneven = 0.8 * p["rough"] * waves(p["noise_seed"] + number, 18.0, z, y)
         return p["lateral"] + wing * (spline(z, y) - table.JOINT) + flare + uneven
 
-    lateral, medial = table_face(table.LATERAL, 5), table_face(table.MEDIAL, 6)
+    lateral, medial = table_face(table.HIP[1], 5), table_face(table.HIP[0], 6)
     shift = near * (face - medial)
     medial = medial + shift
     lateral = np.maximum(lateral + 0.5 * shift, medial + 3.5)
@@ -161,7 +161,7 @@ def _sacrum(p: Parameters, z: Array, y: Array, x: Array, face: Array) -> Array:
     place = np.clip(zt, -85, 55), np.clip(x, 0, 62)
     anterior, posterior = (
         bend + deep * RectBivariateSpline(table.SACRUM_Z, table.SACRUM_X, nodes)(*place)
-        for nodes in (table.ANTERIOR, table.POSTERIOR))
+        for nodes in table.SACRUM)
     rough = smooth_step(x / 12) * p["rough"]  # the two halves meet smoothly in the midline
     anterior = anterior - discs + 0.8 * rough * waves(p["noise_seed"] + 2, 16.0, z, x)
     posterior = posterior - 0.5 * discs + 1.8 * rough * waves(p["noise_seed"] + 3, 9.0, z, x)

@@ -10,7 +10,7 @@ HIP_Z = np.arange(-140.0, 81.0, 20.0)
 """Rows of the faces of the left hip bone, below from top to bottom."""
 HIP_Y = np.arange(-110.0, 51.0, 20.0)
 """Their columns."""
-MEDIAL, LATERAL = np.array([
+HIP = np.array([
     [[138, 137, 134, 125, 107, 85, 73, 67, 63], [145, 144, 142, 133, 120, 98, 79, 72, 68]],
     [[138, 137, 134, 125, 107, 79, 69, 65, 61], [145, 145, 143, 137, 122, 99, 80, 72, 68]],
     [[136, 135, 132, 120, 98, 59, 55, 57, 56], [145, 147, 147, 138, 115, 90, 78, 70, 66]],
@@ -50,7 +50,7 @@ SACRUM_Z = np.arange(-80.0, 51.0, 10.0)
 """Rows of the faces of the sacrum, below from top to bottom."""
 SACRUM_X = np.arange(0.0, 61.0, 10.0)
 """Their columns, to the left and to the right alike."""
-ANTERIOR, POSTERIOR = np.array([
+SACRUM = np.array([
     [[-62, -60, -52, -40, -30, -26, -24], [18, 2, -8, -6, -10, -14, -16]],
     [[-56, -54, -48, -37, -30, -26, -24], [26, 8, -4, 0, -5, -10, -14]],
     [[-50, -48, -43, -34, -28, -26, -25], [32, 15, 2, 4, -1, -7, -13]],

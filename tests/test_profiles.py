@@ -85,7 +85,7 @@ def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(c
     monkeypatch.chdir(compendium / "notebooks")
     # YAML reads 1e-4 as text
     text = (FOLDER / "smoke.yaml").read_text().replace("profile: smoke", "profile: mine")
-    text = text.replace("learning_rate: 0.002", "learning_rate: 1e-4")
+    text = text.replace("learning_rate: 0.003", "learning_rate: 1e-4")
     (compendium / "papermill_params/mine.yaml").write_text(text)
     assert yaml.safe_load(text)["learning_rate"] == "1e-4" and load("mine").learning_rate == 1e-4
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from magunet.peers.adapt import AnyGrid, scaled
 
-RELU, INSTANCE = ("relu", {"inplace": True}), ("instance", {"affine": True})
-"""As MONAI takes them."""
+RELU = ("relu", {"inplace": True})
+"""As MONAI takes it."""
+INSTANCE = ("instance", {"affine": True})
+"""As MONAI takes it."""
 
 
 class VNet(nn.Module):

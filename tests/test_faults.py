@@ -555,7 +555,7 @@ def test_prediction_falls_back_to_smaller_windows_and_says_so(work, limit, capsy
     set_window(job, 40, 32)
     assert job.here() == 0
     for depth, status, lines in (
-            (16, 0, [f"going on with windows of {slices} instead of 40 slices" for slices in (20, 16)]),
+            (16, 0, [f"going on with windows of {slices} slices instead of 40" for slices in (20, 16)]),
             (15, 2, ["not enough memory (windows of 16 x 32 x 32 voxels do not fit; a run with smaller"])):
         limit(depth)
         assert job.here("predict") == status

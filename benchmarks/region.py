@@ -121,7 +121,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--phantoms", type=int, help="default: 200 of cpu, fewer of others")
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args(words)
-    every = sorted(path.stem for path in (project.root() / project.MARKER).glob("*.yaml"))
+    every = [path.stem for path in sorted((project.root() / project.MARKER).glob("*.yaml"))
+             if profiles.load(path.stem).networks is None]  # others have the phantoms of one of these
     path = Path(__file__).with_name(FILE)
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["profile", "seed"], dtype=object)
     for profile in [] if arguments.show else arguments.profile or every:

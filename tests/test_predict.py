@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from magunet import predict
 from magunet.base import profiles
 from magunet.predict import Model, predict_windows, window_starts
 from magunet.volume import Volume, orientation, reorient, same_geometry
@@ -59,7 +60,7 @@ def model_of(network, settings=PLANES):
                          ids=["planes", "region"])
 def test_the_mask_lies_on_the_scans_own_grid_in_any_orientation(settings, monkeypatch):
     """A ball of 1000 HU in air, off centre, on an oblique grid."""
-    monkeypatch.setattr(Model, "locate", lambda *_: (22 * 2.5, 36 * 1.5, 25 * 1.5))     # the ball's centre
+    monkeypatch.setattr(predict, "locate", lambda _: (22 * 2.5, 36 * 1.5, 25 * 1.5))    # the ball's centre
     oblique = Rotation.from_euler("z", 12, degrees=True).as_matrix()
     grid = Volume(np.zeros((40, 64, 64), np.int16), (2.5, 1.5, 1.5), (11.0, -7.0, 30.0), oblique)
     away = (np.indices(grid.array.shape).T - (22, 36, 25)) * grid.spacing               # (w, h, d, 3), mm

@@ -19,7 +19,7 @@ from magunet.region import Region, cut, joints_centre, linear, put_back, region_
 from magunet.volume import Volume, reorient
 
 ON_REGIONS = [settings for path in sorted((ROOT / "papermill_params").glob("*.yaml"))
-              if (settings := profiles.load(path.stem)).voxel_mm]
+              if (settings := profiles.load(path.stem)).voxel_mm and settings.networks is None]
 """The profiles whose networks see boxes."""
 
 

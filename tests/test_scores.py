@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,8 +104,9 @@ def stubbed(compendium, monkeypatch):
     folder = compendium / "runs" / "stub"
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"weights")
-    record = {"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, TINY)}
-    model = SimpleNamespace(record=record, settings=TINY, device=torch.device("cpu"), segment=segment)
+    settings = replace(TINY, voxel_mm=3.0, depth=None, size=None)
+    record = {"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, settings)}
+    model = SimpleNamespace(record=record, settings=settings, device=torch.device("cpu"), segment=segment)
     monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: model)
     (compendium / "data" / "weights").mkdir()
     (compendium / "data" / "weights" / "weights.safetensors").write_text("locator")

@@ -234,7 +234,8 @@ def test_table_4_is_trained_first_and_seed_by_seed_and_others_with_fewer_seeds()
     others = (NETWORKS | MORE) - fourth
     assert [seed for _, seed in runs[100:]] == [seed for seed in range(4) for _ in others]
     assert {*runs[100:]} == {*itertools.product(others, range(4))}
-    assert seeds_of("MAG-UNet", settings) == tuple(range(10)) and seeds_of("SegNet", settings) == tuple(range(4))
+    assert seeds_of("MAG-UNet", settings) == tuple(range(10))
+    assert seeds_of("SegNet", settings) == tuple(range(4))
     few = replace(settings, networks=("[3,5,7]", "+MFF", "[1,3,5]"), seeds=(7, 5), other_seeds=None)
     assert training_order(few) == [("+MFF", 7), ("+MFF", 5), ("[3,5,7]", 7), ("[3,5,7]", 5)]
     refused(lambda: training_order(replace(few, networks=("MAGUNet",))), "unknown network 'MAGUNet'")

@@ -65,7 +65,7 @@ class Results(NamedTuple):
         """What to know of the runs behind a table: their settings, and the devices that predicted."""
         chosen, trained = self.settings, set(map(trained_as, networks_of(table)))
         devices = sorted({run["scored_on"] for run in self.runs if run["network"] in trained})
-        size, seeds = f"{chosen.depth} x {chosen.size} x {chosen.size}", ", ".join(map(str, chosen.seeds))
+        size, seeds = " x ".join(map(str, chosen.shape)), ", ".join(map(str, chosen.seeds))
         note = (f"Profile {chosen.profile}: widths / {chosen.width_divisor}, input {size}, {chosen.epochs} "
                 f"epoch{'s'[:chosen.epochs > 1]}, {chosen.samples_per_case} x each case an epoch, "
                 f"seed{'s'[:len(chosen.seeds) > 1]} {seeds}.")

@@ -361,19 +361,20 @@ def test_notebook_10_shows_nothing_of_the_patient_on_ones_own_series(masked, ser
     write_volume(both(scan), mask)
     mark_file(mask)
     own = str(series), str(mask) if masked else None
-    tiny = [f"{name} = {getattr(TINY, name)}" for name in ("depth", "size", "width_divisor")]
-    typed = {"seeds: list = [0]": "\n".join(["seeds: list = [0]", "cohort = 'boxes'", "epochs = 1",
-                                             "samples_per_case = 1", *tiny]),
+    tiny = [f"{name} = {getattr(TINY, name)}" for name in ("voxel_mm", "depth", "size", "width_divisor")]
+    typed = {'profile: str = "smoke"': "\n".join(['profile = "smoke"', "cohort = 'boxes'", "epochs = 3",
+                                                  "learning_rate = 0.03", *tiny]) + "\n",
              "own_scan, own_mask = None, None": f"own_scan, own_mask = {own!r}",
              "case, network = study.val[0]": "case, network = 'my scan'", "%matplotlib inline": ""}
     cells = [cell.source for cell in nbformat.read(ROOT / "notebooks/10_inspect_in_3d.ipynb", 4).cells
              if cell.cell_type == "code"]
     outputs, places = [], dict.fromkeys(typed, 0)
-    names = {"In": cells, "display": outputs.append}
+    names = {"In": [], "display": outputs.append}
     for source in cells:
         for old, new in typed.items():
             places[old] += source.count(old)
             source = source.replace(old, new)
+        names["In"].append(source)
         tree = ast.parse(source)
         last = [tree.body.pop()] if isinstance(tree.body[-1], ast.Expr) else []
         exec(compile(tree, "cell", "exec"), names)

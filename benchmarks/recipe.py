@@ -23,7 +23,7 @@ import torch
 from magunet import train
 from magunet.base import profiles, project, provenance
 from magunet.base.device import choose_device, choose_precision
-from magunet.base.errors import InputError
+from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import say, track
 from magunet.prepare import Prepared, prepare_case
@@ -112,6 +112,7 @@ def main() -> None:
         with provenance.whole_file(stored) as part:
             pd.DataFrame(rows).sort_values(["kind", "network", "learning_rate", "steps", "seed"]).to_csv(
                 part, index=False, float_format="%.4g")
+    require(stored.exists(), f"{stored}: missing, for nothing has been tried yet; leave out --show")
     print(pd.read_csv(stored).to_string(index=False))
 
 

@@ -89,7 +89,7 @@ def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
     numbers = [*Estimate._fields, "p_holm"]
     effects = pd.DataFrame(rows, columns=["module", "comparison", *numbers, "verdict", "missing"])
     effects = effects.astype(dict.fromkeys(numbers, float))
-    effects["p"] = effects["p"].where(effects["comparison"] == MAIN)
+    effects["p"] = effects["p"].where((effects["comparison"] == MAIN) & (effects["seeds"] >= LEAST_SEEDS))
     main = effects.index[(effects["comparison"] == MAIN) & (effects["missing"] == "")]
     effects.loc[main, "p_holm"] = holm(effects.loc[main, "p"])
     effects.loc[main, "verdict"] = [verdict(row) for _, row in effects.loc[main].iterrows()]

@@ -53,7 +53,9 @@ def test_effects_are_found_exactly_in_the_surroundings_that_have_them():
     assert effect(all_three, "DA x MFF x LGAG", "interaction")["mean"] == pytest.approx(1)
 
 
-def test_main_effects_are_those_of_a_plain_loop_and_of_one_seed_of_a_t_test_over_patients():
+def test_main_effects_are_those_of_a_plain_loop_and_of_one_seed_of_a_t_test_over_patients(monkeypatch):
+    assert np.isnan(effect(noisy((0, 1)), "DA", MAIN)["p"]), "a p of fewer than five seeds"
+    monkeypatch.setattr(effects, "LEAST_SEEDS", 1)
     for seeds in ((0, 1), (0,)):
         scores, p = noisy(seeds), []
         dice = {(r.network, r.patient, r.seed): 100 * r.dice for r in scores.itertuples()}

@@ -8,12 +8,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refused
+from conftest import ROOT, refused
 from printed import assert_readable
 from scipy import stats
 from stored import store_study
 
 from compendium import redraw, tables
+from compendium.effects import effects_report
 from compendium.figures.curves import learning_curves
 from compendium.figures.forest import forest
 from compendium.figures.planes import FIGURE_WIDTH, source_of
@@ -257,6 +258,16 @@ def test_of_few_networks_all_rows_are_there_and_pictures_name_their_runs(few):
         assert (few / f"{name}.png").read_text() == shown, name
     claims = (few / "claims.md").read_text()
     assert f"{source}, git {git_revision(few.parents[1])}." in claims and claims.count("study runs") == 6
+
+
+def test_the_stored_study_gives_the_stored_tables():
+    """To the byte; whoever changes a table on purpose: magunet tables --scores figures/cpu --out figures/cpu."""
+    folder = ROOT / "figures" / "cpu"
+    results = read_stored(folder)
+    reports = {f"table{number}": results.report(number) for number in (1, 2, 3, 4)}
+    for name, report in (reports | {"effects": effects_report(results.scores)}).items():
+        assert report.csv() + "\n" == (folder / f"{name}.csv").read_text(encoding="utf-8"), name
+        assert report.markdown() + "\n" == (folder / f"{name}.md").read_text(encoding="utf-8"), name
 
 
 def changed(old, new, count=-1):

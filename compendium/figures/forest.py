@@ -49,7 +49,8 @@ def effects_forest(effects: pd.DataFrame) -> Figure:
     for place in effects.index[effects["mean"].isna()]:
         axes.text(0, place, "not trained", fontsize=SMALLEST_FONT, va="center", ha="center", color="0.4")
     axes.set_yticks(effects.index, names, fontsize=SMALLEST_FONT)
-    axes.set(xlabel="difference in Dice, points, with 95 % interval", ylim=(len(effects) - 0.4, -0.6))
+    over = "patients alone: 1 seed" if effects["seeds"].max() == 1 else "seeds and patients"
+    axes.set(xlabel=f"difference in Dice, points, 95 % interval over {over}", ylim=(len(effects) - 0.4, -0.6))
     axes.grid(axis="x", color="0.9")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -260,8 +260,9 @@ def test_of_few_networks_all_rows_are_there_and_pictures_name_their_runs(few):
     assert f"{source}, git {git_revision(few.parents[1])}." in claims and claims.count("study runs") == 6
 
 
+@pytest.mark.slow
 def test_the_stored_study_gives_the_stored_tables():
-    """To the byte; whoever changes a table on purpose: magunet tables --scores figures/cpu --out figures/cpu."""
+    """To the byte; who changes one on purpose runs: magunet tables --scores figures/cpu --out figures/cpu"""
     folder = ROOT / "figures" / "cpu"
     results = read_stored(folder)
     reports = {f"table{number}": results.report(number) for number in (1, 2, 3, 4)}

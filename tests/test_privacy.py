@@ -362,8 +362,9 @@ def test_notebook_10_shows_nothing_of_the_patient_on_ones_own_series(masked, ser
     mark_file(mask)
     own = str(series), str(mask) if masked else None
     tiny = [f"{name} = {getattr(TINY, name)}" for name in ("voxel_mm", "depth", "size", "width_divisor")]
-    typed = {'profile: str = "smoke"': "\n".join(['profile = "smoke"', "cohort = 'boxes'", "epochs = 3",
-                                                  "learning_rate = 0.03", *tiny]) + "\n",
+    quick = ['profile = "smoke"', "cohort = 'boxes'", "epochs = 3", "samples_per_case = 5",
+             "learning_rate = 0.05"]
+    typed = {'profile: str = "smoke"': "\n".join([*quick, *tiny]) + "\n",
              "own_scan, own_mask = None, None": f"own_scan, own_mask = {own!r}",
              "case, network = study.val[0]": "case, network = 'my scan'", "%matplotlib inline": ""}
     cells = [cell.source for cell in nbformat.read(ROOT / "notebooks/10_inspect_in_3d.ipynb", 4).cells

@@ -362,7 +362,7 @@ def test_notebook_10_shows_nothing_of_the_patient_on_ones_own_series(masked, ser
     mark_file(mask)
     own = str(series), str(mask) if masked else None
     tiny = [f"{name} = {getattr(TINY, name)}" for name in ("voxel_mm", "depth", "size", "width_divisor")]
-    quick = ['profile = "smoke"', "cohort = 'boxes'", "epochs = 3", "samples_per_case = 5",
+    quick = ['profile = "smoke"', "cohort = 'boxes'", "epochs = 4", "samples_per_case = 6",
              "learning_rate = 0.05"]
     typed = {'profile: str = "smoke"': "\n".join([*quick, *tiny]) + "\n",
              "own_scan, own_mask = None, None": f"own_scan, own_mask = {own!r}",

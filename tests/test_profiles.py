@@ -190,6 +190,10 @@ def test_a_parameters_cell_names_a_profile_or_gives_all_settings_and_papermill_c
             "mine.yaml: no such settings")
 
 
+def test_where_no_history_is_kept_as_by_nbval_the_names_are_taken():
+    assert from_notebook({"In": [""], "profile": "smoke", "epochs": 9}).epochs == 9
+
+
 def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
     for cells, words in (
             ((CELL, "# Parameters\nepoch = 9"), "parameter 'epoch'; did you mean 'epochs'?"),

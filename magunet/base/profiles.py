@@ -170,8 +170,7 @@ def from_notebook(namespace: MutableMapping) -> Settings:
                          and isinstance(node.ctx, ast.Store) and node.id in namespace}
     for name in assigned.keys() - FIELDS.keys():
         namespace.pop(name)
-    if not assigned:                                        # nbval keeps no history
-        assigned = {name: namespace[name] for name in FIELDS if name in namespace}
+    assigned = assigned or {name: namespace[name] for name in FIELDS if name in namespace}     # by nbval
     if FIELDS.keys() - assigned.keys():
         assigned = load(str(assigned.get("profile"))).as_dict() | assigned
     return from_mapping(assigned, "notebook parameters")

@@ -1,6 +1,6 @@
 """The study's recipe: what was tried on 20 tuning phantoms, which no table reports.
 
-    python benchmarks/recipe.py [rates|steps|choices ...] [--networks NAME ...]     trains what is missing
+    python benchmarks/recipe.py [rates] [choices] [steps] [--networks NAME ...]     trains what is missing
     python benchmarks/recipe.py --show                                              prints what is stored
 
 rates: every network alike with each learning rate in RATES, on voxels of 3 mm for 400 steps, which is quick.
@@ -45,6 +45,8 @@ BOTH = ("3D U-Net", "MAG-UNet")
 """The networks that steps and choices are tried with."""
 AVERAGE = 0.99
 """Of the averaged weights: what a step keeps of the average before it."""
+KINDS = ("rates", "choices", "steps")
+"""Of trials."""
 FILE = "recipe.csv"
 """What was tried, beside this script: a row a trial."""
 
@@ -86,21 +88,23 @@ def trial(network: str, settings: Settings, seed: int, cases: dict[str, Prepared
 def main() -> None:
     """Train what is missing, store it, print all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*", choices=["rates", "steps", "choices", []], default=[])
+    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], default=[], help="default: all")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--show", action="store_true")
     words = parser.parse_args()
     torch.set_num_threads(1)
     folder, cohort, prepared = project.runs() / "tuning" / "trials", None, {}
-    for kind, network, settings, seed in plan(words.kinds, words.networks):
+    for kind, network, settings, seed in plan(words.kinds or KINDS, words.networks):
         key = provenance.content_hash(network, settings.as_dict(), seed)
         file = folder / f"{kind.replace(': ', '-').replace(' ', '-')}-{key}.json"
         if file.exists() or words.show:
             continue
         cohort = cohort or cohort_of(settings, track)
-        prepared = prepared or {name: prepare_case(cohort.cases[name], settings)[0] for name in
-                                track([*cohort.train, *cohort.val], "prepared")}
-        cases, tuning = ({name: prepared[name] for name in side} for side in (cohort.train, cohort.val))
+        if settings.voxel_mm not in prepared:
+            prepared[settings.voxel_mm] = {name: prepare_case(cohort.cases[name], settings)[0] for name in
+                                           track([*cohort.train, *cohort.val], "prepared")}
+        cases, tuning = ({name: prepared[settings.voxel_mm][name] for name in side}
+                         for side in (cohort.train, cohort.val))
         result = trial(network, settings, seed, cases, tuning)
         row = {"kind": kind, "network": network, "seed": seed, "learning_rate": settings.learning_rate,
                "steps": settings.epochs * settings.samples_per_case * len(cases)} | result

@@ -13,7 +13,7 @@ LEFT_OUT = {4: ("+MFF+LGAG", "+DA placebo", "Wide 3D U-Net")}
 """Rows that the paper's tables lack, by table; shown like its own."""
 BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet"),
           2: ("+DA no decay", "+DA open scales", "+DA scaled energies", "+DA one level up")}
-"""Networks to take instead, and changes that may wake DA, by table; shown where trained, as by gpu."""
+"""Networks to take instead, and changes that may wake DA, by table; shown where trained, as by cpu."""
 
 
 def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:

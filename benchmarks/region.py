@@ -12,7 +12,6 @@ scan's grid as a prediction is. Whole planes have no box; theirs are as wide as 
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +62,8 @@ def best_dice(scan: Volume, mask: Volume, settings: Settings, region: Region | N
         prepared = (cut(mask, region) > HALF).astype(np.float32)
         answer = put_back(prepared, region, scan).array > THRESHOLD
     else:
-        side = settings.pixel_mm * settings.size if settings.pixel_mm else max(
-            np.multiply(scan.array.shape, scan.spacing)[1:])
-        planes = around_body(scan, side)
-        prepared, frame = prepare(planes, onto_grid(mask, planes), replace(settings, pixel_mm=None))
+        planes = around_body(scan, max(np.multiply(scan.array.shape, scan.spacing)[1:]))
+        prepared, frame = prepare(planes, onto_grid(mask, planes), settings)
         answer = onto_grid(restore(prepared.mask, frame, THRESHOLD), scan).array
     return overlap(answer, mask.array).dice
 

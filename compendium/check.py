@@ -47,12 +47,6 @@ def describe(case: Case, image: Volume | None, label: Volume | None) -> dict:
             "slice_mm": slice_mm, "pixel_mm": pixel_mm, "target_ml": target_ml, **grades}
 
 
-def table_text(table: pd.DataFrame) -> str:
-    """The table in plain text, with two decimals; what is not known is left blank."""
-    return table.map(lambda value: "" if pd.isna(value) else value).to_string(
-        index=False, float_format="{:.2f}".format)
-
-
 def _duplicates(cohort: Cohort, case: Case, image: Volume, owners: dict[str, str]) -> Iterator[str]:
     """A line for every earlier case with the same voxels, whatever number types and headers say. owners: hash
     of voxels -> case; those of this case, as stored and turned to LPS, are added."""

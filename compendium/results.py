@@ -1,7 +1,7 @@
 """Results of a profile: from its finished runs, or from a folder of small files that hold them.
 
-From stored files tables come back without runs, data or a GPU: ``scores.csv`` and ``scores_by_side.csv`` have
-one row a case and one a joint, ``curves.csv`` one an epoch, ``scales.csv`` one an epoch and scale,
+From stored files tables come back without runs, data or a GPU: ``scores.csv.xz`` has one row a case,
+``scores_by_side.csv.xz`` one a joint, ``curves.csv`` one an epoch, ``scales.csv`` one an epoch and scale,
 ``diagnostics.csv`` one a part that was left out, ``runs.json`` the settings and records of runs.
 """
 
@@ -30,6 +30,8 @@ from magunet.train import LOG_FILE
 from magunet.volume import read_volume
 from sijphantom.cohort import existing_cohort
 
+STORED_SCORES = (f"{SCORES_FILE}.xz", f"{SIDES_FILE}.xz")
+"""Of stored results: those of all runs in one file, which is compressed, since 200 runs have many."""
 CURVES_FILE = "curves.csv"
 """Of stored results: one row an epoch."""
 SCALES_FILE = "scales.csv"
@@ -122,12 +124,12 @@ def store(settings: Settings, folder: Path) -> list[Path]:
                    log["epoch"], log.pop("scales") if "scales" in log else ()) for value in values.items()]
         used += [read_diagnostics(run)] if (run / DIAGNOSTICS_FILE).exists() else []
         curves.append(log.assign(network=network, seed=seed)[["network", "seed", *log.columns]])
-    tables = {SCORES_FILE: results.scores, SIDES_FILE: results.sides, CURVES_FILE: pd.concat(curves),
+    tables = {**dict(zip(STORED_SCORES, (results.scores, results.sides))), CURVES_FILE: pd.concat(curves),
               SCALES_FILE: pd.DataFrame(scales, columns=["network", "seed", "epoch", "name", "value"]),
               **({DIAGNOSTICS_FILE: pd.concat(used)} if used else {})}
     for file, table in tables.items():
         with whole_file(folder / file) as part:
-            table.to_csv(part, index=False)
+            table.to_csv(part, index=False, float_format="%.4g")
     shared = {name: results.runs[0][name] for name in ("data_hash", "train", "val")}
     records = [{name: run[name] for name in run.keys() - {"settings", *shared}} for run in results.runs]
     write_json(folder / RUNS_FILE, {"settings": settings.as_dict(), **shared, "runs": records})
@@ -142,7 +144,7 @@ def read_stored(folder: Path) -> Results:
         if not content["runs"] or not all(description <= set(run) for run in content["runs"]):
             raise ValueError(f"the runs in {RUNS_FILE} are not described")
         settings = from_mapping(content["settings"], str(folder / RUNS_FILE))
-        scores, sides = read_scores(folder), read_scores(folder, SIDES_FILE)
+        scores, sides = (read_scores(folder, file) for file in STORED_SCORES)
         return Results(settings, content["runs"], scores, sides, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]

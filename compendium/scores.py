@@ -5,6 +5,7 @@ Policies, so that nothing is ever dropped from a mean: empty masks and undefined
 the prediction has no voxel in common with it. All are counted in the tables.
 """
 
+import lzma
 import sys
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
         tables[SIDES_FILE] += [of_run | side for side in sides]
     for file, rows in tables.items():
         with provenance.whole_file(run / file) as part:
-            pd.DataFrame(rows).to_csv(part, index=False)
+            pd.DataFrame(rows).to_csv(part, index=False, float_format="%.4g")
     provenance.write_json(run / KEY_FILE, {"key": key, "device": provenance.device_name(model.device)})
     return read_scores(run)
 
@@ -133,7 +134,7 @@ def _scores(prediction: np.ndarray, truth: np.ndarray, grid: volume.Volume, pena
 
 
 def read_scores(run: Path, file: str = SCORES_FILE) -> pd.DataFrame:
-    """A run's scores as `score_run` wrote them: one row a case, or with SIDES_FILE one row a side.
+    """What `score_run` or `compendium.results.store` wrote into a folder: one row a case, or a side.
 
     Raises InputError when the file holds anything else.
     """
@@ -142,9 +143,9 @@ def read_scores(run: Path, file: str = SCORES_FILE) -> pd.DataFrame:
         table = pd.read_csv(run / file, dtype=names, keep_default_na=False, na_values=[""])
         if table.empty or not {"network", "case", *OVERLAPS} <= set(table):
             raise ValueError("columns are missing")
-    except ValueError as error:
+    except (ValueError, lzma.LZMAError, EOFError) as error:
         raise InputError(f"{run / file}: damaged; remove it and score the run again with 'magunet "
-                         "evaluate'") from error
+                         "evaluate', or store the results again") from error
     return table
 
 

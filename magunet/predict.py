@@ -3,7 +3,7 @@
 import functools
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +43,9 @@ def window_starts(slices: int, depth: int) -> list[int]:
     return [round(i * (slices - depth) / (count - 1)) for i in range(count)]
 
 
-def gaussian_weights(depth: int) -> np.ndarray:
-    """Weight of each slice of a window, 1 in its middle, sigma a quarter of it; (depth,), float64."""
-    return np.exp(-0.5 * ((np.arange(depth) - (depth - 1) / 2) / (depth / 4)) ** 2)
-
-
 def predict_windows(image: np.ndarray, depth: int,
                     function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Sliding window along z: apply ``function`` to each window and blend the results with Gaussian weights.
+    """Sliding window along z: ``function`` of each window, blended with Gaussian weights (sigma depth / 4).
 
     image and answer: float32 (n, h, w). function: (depth, h, w) -> the same. Outer slices are repeated.
     """
@@ -59,7 +54,7 @@ def predict_windows(image: np.ndarray, depth: int,
     before = padding // 2
     padded = np.pad(image, ((before, padding - before), (0, 0), (0, 0)), mode="edge")
     total, weight = np.zeros(padded.shape), np.zeros((len(padded), 1, 1))
-    share = gaussian_weights(depth)[:, None, None]
+    share = np.exp(-0.5 * ((np.arange(depth) - (depth - 1) / 2) / (depth / 4)) ** 2)[:, None, None]
     for start in track(window_starts(len(padded), depth), "windows", lines=False):
         window = slice(start, start + depth)
         total[window] += share * function(padded[window])
@@ -129,8 +124,8 @@ class Model:
             image = clip_and_scale(cut(scan, region, HU_WINDOW[0]))
             share = put_back(self.probability(image), region, scan)
             return share.with_array((share.array > THRESHOLD).astype(np.uint8))
-        side = (self.settings.pixel_mm or self.record["pixel_mm"]) * self.settings.size
-        prepared, frame = prepare(around_body(scan, side), None, replace(self.settings, pixel_mm=None))
+        planes = around_body(scan, self.record["pixel_mm"] * self.settings.size)
+        prepared, frame = prepare(planes, None, self.settings)
         return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
 
 

@@ -22,10 +22,9 @@ from magunet.base import nifti, project, provenance
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import BOX_MM, Settings
 from magunet.base.progress import say
-from magunet.body import around_body
 from magunet.cohort import Case, read_checked
-from magunet.region import cut, joints_centre, region_about
-from magunet.volume import Volume, bounding_box, onto_grid, orientation, reorient, same_geometry
+from magunet.region import cut, joints_centre, put_back, region_about
+from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
 
 HU_WINDOW = (-200.0, 1200.0)
 """Intensities are clipped to this window and scaled to [0, 1]; Sec. 2.1.2."""
@@ -73,9 +72,6 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     """
     require(mask is None or same_geometry(scan, mask), DIFFERENT_GRIDS)
     require_scan(scan)
-    if settings.pixel_mm:
-        scan = around_body(scan, settings.pixel_mm * settings.size)
-        mask = mask and onto_grid(mask, scan)
     lps = reorient(scan, "LPS")
     square, inside = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
     shape = resized_shape(square.shape, lps.spacing, settings.size, settings.slice_mm)
@@ -106,6 +102,13 @@ def prepare_region(scan: Volume, mask: Volume, settings: Settings) -> Prepared:
     target = (cut(mask, region) > HALF).astype(np.uint8)
     require(target.any(), "the target vanishes in the region of interest; lower voxel_mm")
     return Prepared(clip_and_scale(cut(scan, region, HU_WINDOW[0])), target, (settings.voxel_mm,) * 3)
+
+
+def share_outside(mask: Volume, voxel: float) -> float:
+    """Share of a mask that lies outside the region of interest about its joints."""
+    region = region_about(joints_centre(mask), mask, voxel)
+    inside = put_back(np.ones(region.shape, np.float32), region, mask).array > HALF
+    return 1 - float(inside[mask.array != 0].mean())
 
 
 def require_scan(scan: Volume) -> None:
@@ -188,7 +191,7 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
     """Changes with the content of the files, the settings that matter here and the code of preparation."""
     return provenance.content_hash(
         provenance.file_hash(image), provenance.file_hash(label), settings.size, settings.slice_mm,
-        settings.margin_mm, settings.voxel_mm, settings.pixel_mm, HU_WINDOW, BOX_MM,
+        settings.margin_mm, settings.voxel_mm, HU_WINDOW, BOX_MM,
         provenance.code_hash(sys.modules[__name__], body, nifti, region, volume))
 
 
@@ -207,6 +210,9 @@ def prepare_case(case: Case, settings: Settings) -> tuple[Prepared, str]:
                         prepare(scan, mask, settings)[0])
         except InputError as error:
             raise InputError(f"{case.image}: {error}") from error
+        if settings.voxel_mm and (share := share_outside(mask, settings.voxel_mm)):
+            say(f"note: {case.label}: {share:.1%} of the mask lie outside the box about both joints, which "
+                "is all that a network sees; it does not learn them")
         parts = {"image": prepared.image.astype(np.float16), "mask": prepared.mask,
                  "spacing": np.array(prepared.spacing)}
         with provenance.whole_file(path) as part:

@@ -41,8 +41,9 @@ def store_study(folder, networks, seeds=(0, 1), **more):
     records = [{"network": network, "seed": seed, "epochs": EPOCHS, "settings_hash": f"{number:010x}",
                 "scored_on": "two cores", "seconds": 600.0 + 60 * seed, "peak_memory_mb": 700.0 + seed}
                for number, (network, seed) in enumerate(runs)]
-    for name, table in (("scores", scores), ("scores_by_side", sides), ("curves", pd.DataFrame(curves))):
-        table.to_csv(folder / f"{name}.csv", index=False)
+    for name, table in (("scores.csv.xz", scores), ("scores_by_side.csv.xz", sides),
+                        ("curves.csv", pd.DataFrame(curves))):
+        table.to_csv(folder / name, index=False)
     shared = {"settings": profiles.load("cpu").as_dict(), "data_hash": "0", "train": [], "val": []}
     (folder / "runs.json").write_text(json.dumps(shared | {"runs": records}, indent=1))
     return folder

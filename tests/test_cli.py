@@ -75,11 +75,11 @@ def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tm
 
 
 def test_tables_replace_no_scores_of_ones_own(compendium, capsys):
-    (compendium / "scores.csv").write_text("mine")
+    (compendium / "scores.csv.xz").write_text("mine")
     for words in (("--profile", "smoke"), ("--scores", ROOT / "figures/cpu")):
         status, _, said = call(capsys, "tables", *words, "--out", compendium)
-        assert status == 2 and "scores.csv: is there already, and not from" in said
-    assert (compendium / "scores.csv").read_text() == "mine"
+        assert status == 2 and "scores.csv.xz: is there already, and not from" in said
+    assert (compendium / "scores.csv.xz").read_text() == "mine"
 
 
 def test_from_phantom_to_export(compendium, said):
@@ -153,7 +153,7 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     redraw = Mock(return_value=["drawn.png"])
     monkeypatch.setattr("compendium.redraw.redraw", redraw)
     files = said("tables", "--profile", "own", "--out", "stored").split("\n")
-    assert files == [f"stored/{name}" for name in ("scores.csv", "scores_by_side.csv", "curves.csv",
+    assert files == [f"stored/{name}" for name in ("scores.csv.xz", "scores_by_side.csv.xz", "curves.csv",
                                                    "scales.csv", "runs.json")] + ["drawn.png"]
     (results, folder), _ = redraw.call_args
     assert results.folder == folder == Path("stored")
@@ -253,7 +253,7 @@ def test_an_ascii_terminal_is_shown_what_it_can_show_and_names_of_files_are_whol
     for environment in ({}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}):
         status, out, error = in_ascii("tables", "--scores", "figures/cpu", **environment)
         sign = "±" if environment.get("PYTHONIOENCODING") == "latin-1" else "?"
-        assert status == 0 and f"45.8 {sign} 9.5".encode("latin-1") in out, error
+        assert status == 0 and re.search(rf"\d \{sign} \d".encode("latin-1"), out), error
     status, out, error = in_ascii("predict", tmp_path / "Größe 骶.nii.gz", "--out", tmp_path, "--model", "a")
     assert status == 2 and not out and error.startswith(b"magunet predict: a/run.json: missing"), error
     status, _, error = in_ascii("check", "/Größe 骶")

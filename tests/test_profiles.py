@@ -107,7 +107,7 @@ FINITE, PRECISIONS = "finite number", "'auto', 'float32' or 'bfloat16'"
 WRONG = {
     "cases": [(0, "1"), (True, "integer"), ("6", "integer")], "depth": [(15, "16")], "size": [(15, "16")],
     "test_cases": [(0, "1"), (None, "integer")], "test_seed": [(-1, "0"), (None, "integer")],
-    "voxel_mm": [(0.4, "0.5"), ("fine", "number")], "pixel_mm": [(0.4, "0.5"), ("nan", FINITE)],
+    "voxel_mm": [(0.4, "0.5"), ("fine", "number")],
     "optimizer": [("sgd", "'adam' or 'adamw'")], "warmup_steps": [(-1, "0"), (0.5, "integer")],
     "clip_norm": [(0, "0.000001"), ("inf", FINITE)], "other_seeds": [(0, "1"), ("all", "integer")],
     "networks": [("MAG-UNet", "list"), ([1], "string")],
@@ -130,7 +130,7 @@ WRONG = {
 FAR_OFF = {name: [-1, 10**7, [1.5]] for name in (
     "cases", "test_cases", "scan_matrix", "target_mm", "depth", "size", "slice_mm", "margin_mm", "epochs",
     "learning_rate", "samples_per_case", "weight_decay", "clip_norm", "warmup_steps", "other_seeds")} | {
-        "cohort_seed": [2**63, [1.5]], "test_seed": [2**63], "voxel_mm": [-1, 11], "pixel_mm": [-1, 21],
+        "cohort_seed": [2**63, [1.5]], "test_seed": [2**63], "voxel_mm": [-1, 11],
         "optimizer": ["", "AdamW"], "networks": ["", 3], "learning_rates": ["", [3]],
         "scan_slices": [[36, 10**5]], "seeds": [[-1]],
         "width_divisor": [-1, 33], "schedule": ["", 1], "augmentation": ["Strong", ""], "cohort": [""],
@@ -146,7 +146,7 @@ def test_a_wrong_value_is_refused_with_its_rule_and_those_on_the_edge_are_taken(
                 f"here: parameter {name!r} must", rule, f"; got {value!r}")
     edges = SMOKE | dict(cases=1, test_cases=1, depth=16, size=16, voxel_mm=None, scan_matrix=32, epochs=1,
                          scan_slices=[16, 16], margin_mm=0, weight_decay=0, slice_mm=None, clip_norm=1e-6,
-                         cohort="Daten ä/骶", seeds=[2**63 - 1], other_seeds=1, networks=[], pixel_mm=0.5,
+                         cohort="Daten ä/骶", seeds=[2**63 - 1], other_seeds=1, networks=[],
                          learning_rates=[["+DA", 1e-3]])
     for values in (edges, edges | dict(depth=None, size=None, voxel_mm=0.5, networks=["MAG-UNet"])):
         assert from_mapping(values, "here").as_dict() == values

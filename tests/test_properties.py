@@ -90,7 +90,6 @@ TRAINS = PREPARES | {
     "learning_rate": (1e-3, 1e-4), "weight_decay": (0.0, 1e-4), "augmentation": ("paper", "strong"),
     "schedule": ("constant", "cosine"), "optimizer": ("adam", "adamw"), "warmup_steps": (0, 9),
     "clip_norm": (None, 1.0)}
-PREPARES["pixel_mm"] = None, 2.0            # which changes a run by its prepared cases
 DRAWS = {"profile": ("smoke", "mine"), "cases": (3, 4), "cohort_seed": (0, 7), "scan_matrix": (64, 96),
          "scan_slices": ((36, 48), (36, 40)), "target_mm": (5.0, 6.0), "test_cases": (1, 2),
          "test_seed": (20, 30)}

@@ -93,22 +93,12 @@ def test_the_distance_to_the_boxs_face_is_that_of_the_joints_outermost_voxels():
     assert benchmark.to_face(volume, region._replace(shape=(6, 9, 30))) == pytest.approx(-1.5)
 
 
-def located(settings, seed):
-    """The locator is nearer to the middle than boxes move in training, and the box holds both joints."""
+@pytest.mark.parametrize("profile, seed", [*(("smoke", seed) for seed in (300, 301, 302)), *(
+    pytest.param("cpu", seed, marks=pytest.mark.slow) for seed in range(310, 330))])
+def test_the_box_about_the_middle_that_the_locator_finds_holds_both_joints(profile, seed):
+    settings = profiles.load(profile)
     row = benchmark.measures(*benchmark.scan_of(settings, seed), settings)
-    assert max(abs(row[axis]) for axis in benchmark.AXES) < settings.margin_mm, (seed, row)
-    assert row[benchmark.FACE] >= 0, (seed, row)
-
-
-@pytest.mark.parametrize("seed", [300, 301, 302])
-def test_the_box_about_the_middle_that_the_locator_finds_holds_both_joints(seed):
-    located(profiles.load("smoke"), seed)
-
-
-@pytest.mark.slow
-def test_the_box_about_the_middle_that_the_locator_finds_holds_both_joints_of_twenty_phantoms():
-    for seed in range(310, 330):
-        located(profiles.load("cpu"), seed)
+    assert max(abs(row[axis]) for axis in benchmark.AXES) < settings.margin_mm and row[benchmark.FACE] >= 0
 
 
 @pytest.mark.parametrize("settings", ON_REGIONS, ids=lambda settings: settings.profile)

@@ -3,6 +3,7 @@ what is stored of a profile's runs gives back its tables, verdicts and curves, o
 
 import io
 import itertools
+import lzma
 import re
 
 import numpy as np
@@ -214,7 +215,7 @@ def test_the_figure_has_the_first_row_on_top_means_with_intervals_and_says_what_
 
 
 # Stored results -----------------------------------------------------------------------------------------
-STORED = ("scores.csv", "scores_by_side.csv", "curves.csv", "runs.json")
+STORED = ("scores.csv.xz", "scores_by_side.csv.xz", "curves.csv", "runs.json")
 DRAWN = {"claims.md", "effects.csv", "effects.md",
          *(f"{name}.{end}" for name in ("curves", "effects") for end in ("png", "pdf")),
          *(f"table{n}.{end}" for n in range(1, 5) for end in ("csv", "md", "png", "pdf"))}
@@ -284,21 +285,26 @@ SPOILT = [
     ("runs.json", "runs.json", changed('"seed": 0,', "", 1)),
     ("curves.csv", "runs.json", changed('"epochs": 7,', '"epochs": "7",', 1)),
     ("runs.json", "runs.json", changed('"settings_hash"', '"hash"', 1)),
-    ("no score of phantom_2", "scores.csv", changed("phantom_001,phantom_001", "phantom_001,phantom_2", 1))]
+    ("no score of phantom_2", "scores.csv.xz", changed("001,phantom_001", "001,phantom_2", 1)),
+    ("scores.csv.xz", "scores.csv.xz", changed("network", "net", 1))]
 """What the error names, the file that is damaged, and how."""
 
 
 def test_what_is_damaged_is_named_and_nothing_is_written(few):
     for word, file, change in SPOILT:
-        text = (few / file).read_text()
-        assert change(text) != text
-        (few / file).write_text(change(text))
+        whole, packed = (few / file).read_bytes(), file.endswith(".xz")
+        text = (lzma.decompress(whole) if packed else whole).decode()
+        spoilt = change(text).encode()
+        assert spoilt != text.encode()
+        (few / file).write_bytes(lzma.compress(spoilt) if packed else spoilt)
         before = {path.name: path.read_bytes() for path in few.iterdir()}
         refused(lambda: redraw.redraw(read_stored(few), few), word)
         assert {path.name: path.read_bytes() for path in few.iterdir()} == before
-        (few / file).write_text(text)
+        (few / file).write_bytes(whole)
     (few / "curves.csv").unlink()
     refused(lambda: redraw.redraw(read_stored(few), few), "curves.csv")
+    (few / "scores_by_side.csv.xz").write_bytes((few / "scores_by_side.csv.xz").read_bytes()[:-20])
+    refused(lambda: redraw.redraw(read_stored(few), few), "scores_by_side.csv.xz")
 
 
 def synthetic(lengths, networks=("3D U-Net", "MAG-UNet")):

@@ -76,12 +76,13 @@ def import_(words: Words) -> None:
 
 @verb("check a cohort in nnU-Net raw layout", "check data/own", argument("cohort", help="its folder"))
 def check(words: Words) -> None:
-    from compendium.check import check_cohort, table_text
+    from compendium.check import check_cohort
     from magunet.cohort import load_cohort
     folder = load_cohort(words.cohort)
     table, problems = check_cohort(folder, track)
     unused = len(set(folder.cases) - set(folder.train) - set(folder.val))
-    print(table_text(table))
+    known = table.astype(object).where(table.notna(), "")
+    print(known.to_string(index=False, float_format="{:.2f}".format))
     print(f"{len(folder.cases)} cases: {len(folder.train)} to train on, {len(folder.val)} to score"
           + (f", {unused} in neither list of splits.json" if unused else ""))
     if problems:

@@ -20,11 +20,11 @@ from magunet.base.progress import say
 def tables(words: Words) -> None:
     from compendium.formats import FORMATS
     from compendium.redraw import redraw
-    from compendium.results import RUNS_FILE, SCORES_FILE, SIDES_FILE, read_stored, store
+    from compendium.results import RUNS_FILE, STORED_SCORES, read_stored, store
     if words.out:
         require(not words.table, f"--out writes all tables, not only {words.table}; leave out its name")
         out = export_folder(words.out)
-        for path in (out / name for name in (SCORES_FILE, SIDES_FILE, "table1.csv", "effects.csv")):
+        for path in (out / name for name in (*STORED_SCORES, "table1.csv", "effects.csv")):
             require(not path.exists() or (out / RUNS_FILE).exists() or (out / "claims.md").exists(),
                     f"{path}: is there already, and not from 'magunet tables --out'; give another folder")
         files = [] if words.scores else store(profiles.load(words.profile), out)

@@ -72,7 +72,6 @@ class Settings:
     depth: int | None = setting("slices of planes; null with voxel_mm", SMALLEST_SIDE, 1024)
     size: int | None = setting("pixels a side of planes; null with voxel_mm", SMALLEST_SIDE, 2048)
     slice_mm: Number | None = setting("distance of planes; null: as in the scan", 0.1, 100)
-    pixel_mm: Number | None = setting("pixels of planes about the body; null: whole planes", 0.5, 20)
     margin_mm: Number = setting("how far training slices reach beyond the target, or boxes move", 0, 1000)
     width_divisor: int = setting("the paper's channel widths are divided by this", 1, 32)
     epochs: int = setting("passes over the training cases", 1, 10**6)

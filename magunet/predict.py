@@ -19,7 +19,7 @@ from magunet.base.provenance import read_json
 from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
 from magunet.prepare import HU_WINDOW, clip_and_scale, prepare, require_scan, restore
-from magunet.region import Triple, cut, joints_centre, put_back, region_about
+from magunet.region import Triple, cut, joints_alone, joints_centre, put_back, region_about
 from magunet.studies import build
 from magunet.volume import Volume, onto_grid
 
@@ -121,8 +121,9 @@ class Model:
             if centre is None:
                 return scan.with_array(np.zeros(scan.array.shape, np.uint8))
             region = region_about(centre, scan, self.settings.voxel_mm)
-            image = clip_and_scale(cut(scan, region, HU_WINDOW[0]))
-            share = put_back(self.probability(image), region, scan)
+            p = self.probability(clip_and_scale(cut(scan, region, HU_WINDOW[0])))
+            joints = joints_alone(Volume(p > THRESHOLD, (region.voxel,) * 3, direction=np.eye(3)))
+            share = put_back(np.where(joints.array | (p <= THRESHOLD), p, 0), region, scan)
             return share.with_array((share.array > THRESHOLD).astype(np.uint8))
         planes = around_body(scan, self.record["pixel_mm"] * self.settings.size)
         prepared, frame = prepare(planes, None, self.settings)

@@ -3,6 +3,7 @@
 The paper shrinks whole planes; a box of the same number of voxels shows the joints three times as large.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,13 @@ from scipy import ndimage, sparse
 
 from magunet.base.errors import require
 from magunet.base.profiles import box_shape
+from magunet.joints import is_pair
 from magunet.volume import Volume, orientation, reorient
+
+NEAR = 20.0
+"""mm from a joint within which a piece of a mask can be part of it."""
+CANDIDATES = 8
+"""Of a mask's pieces, the largest, which may be joints."""
 
 Triple = tuple[float, float, float]
 
@@ -48,6 +55,26 @@ def joints_centre(mask: Volume) -> Triple:
     boxes = [ndimage.find_objects(pieces)[number - 1] for number in largest]
     middles = [[(part.start + part.stop - 1) / 2 for part in box] for box in boxes]
     return tuple((np.mean(middles, axis=0) * lps.spacing).tolist())
+
+
+def joints_alone(mask: Volume) -> Volume:
+    """A mask, uint8, without pieces that lie more than NEAR from both joints.
+
+    The joints are those two pieces that lie apart as two joints do and have the largest volume together, or
+    else the largest piece.
+    """
+    pieces, count = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel())[1:]
+    largest = (1 + np.argsort(sizes)[::-1][:CANDIDATES]).tolist()
+    middles = map(mask.to_world, ndimage.center_of_mass(pieces > 0, pieces, largest))
+    pairs = [(sizes[a - 1] + sizes[b - 1], a, b) for (a, first), (b, second) in itertools.combinations(
+        zip(largest, middles), 2) if is_pair(first, second)]
+    _, *joints = max(pairs, default=(0, *largest[:1]))
+    if count > len(joints):
+        away = ndimage.distance_transform_edt(~np.isin(pieces, joints), mask.spacing)
+        nearest = ndimage.minimum(away, pieces, range(1, count + 1))
+        pieces = np.isin(pieces, 1 + np.flatnonzero(nearest <= NEAR))
+    return mask.with_array((pieces != 0).astype(np.uint8))
 
 
 def linear(n: int, spacing: float, first: float, step: float, m: int) -> sparse.csr_array:

@@ -15,7 +15,7 @@ from magunet import predict
 from magunet.base import profiles
 from magunet.base.profiles import BOX_MM, box_shape
 from magunet.metrics import overlap
-from magunet.region import Region, cut, joints_centre, linear, put_back, region_about, resample
+from magunet.region import Region, cut, joints_alone, joints_centre, linear, put_back, region_about, resample
 from magunet.volume import Volume, reorient
 
 ON_REGIONS = [settings for path in sorted((ROOT / "papermill_params").glob("*.yaml"))
@@ -122,3 +122,16 @@ def test_the_benchmark_shows_what_its_readme_shows(capsys):
     benchmark.main(["--show"])
     readme = (ROOT / "benchmarks" / "README.md").read_text()
     assert capsys.readouterr().out.strip() in readme
+
+
+def test_pieces_away_from_both_joints_are_removed_whatever_their_size():
+    """Boxes of voxels of 4 mm: two joints 96 mm apart, what lies 12 mm above one, and pieces elsewhere."""
+    mask, sums = np.zeros((60, 50, 60), np.uint8), []
+    for first, size in (((0, 0, 0), (0, 0, 0)), ((30, 20, 16), (10, 8, 3)), ((30, 20, 40), (10, 8, 3)),
+                        ((42, 20, 16), (4, 4, 3)), ((2, 20, 4), (12, 12, 4)), ((50, 2, 30), (1, 1, 1))):
+        mask[tuple(slice(start, start + n) for start, n in zip(first, size))] = 1
+        for code in ("LPS", "RSA"):
+            sums.append(int(joints_alone(reorient(Volume(mask, (4.0, 4.0, 4.0)), code)).array.sum()))
+    assert sums == [0, 0, 240, 240, 480, 480] + 6 * [528]
+    mask[30:40, 20:28, 16:19] = 0       # without one joint the largest piece is left
+    assert joints_alone(Volume(mask, (4.0, 4.0, 4.0))).array.sum() == 12 * 12 * 4

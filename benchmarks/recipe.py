@@ -85,6 +85,18 @@ def trial(network: str, settings: Settings, seed: int, cases: dict[str, Prepared
     return {"dice": dice[0], "averaged": dice[1], "loss": float(torch.stack(state.losses[-100:]).mean())}
 
 
+def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What was tried, Dice in percent, mean over seeds."""
+    choices = rows[rows["kind"].str.startswith("choices: ")]
+    choices = choices.assign(choice=choices["kind"].str.removeprefix("choices: "))
+    wide = {"Dice by learning rate": (rows[rows["kind"] == "rates"], "network", "learning_rate", "dice"),
+            "Dice with one change": (choices, "choice", "network", "dice"),
+            "Dice of averaged weights with one change": (choices, "choice", "network", "averaged"),
+            "Dice by steps": (rows[rows["kind"] == "steps"], "network", "steps", "dice")}
+    return {title: part.pivot_table(value, index, columns, sort=False).sort_index(axis=1).rename_axis(None)
+            for title, (part, index, columns, value) in wide.items() if len(part)}
+
+
 def main() -> None:
     """Train what is missing, store it, print all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -117,7 +129,8 @@ def main() -> None:
             pd.DataFrame(rows).sort_values(["kind", "network", "learning_rate", "steps", "seed"]).to_csv(
                 part, index=False, float_format="%.4g")
     require(stored.exists(), f"{stored}: missing, for nothing has been tried yet; leave out --show")
-    print(pd.read_csv(stored).to_string(index=False))
+    print(*(f"{title}\n{table.to_string(float_format='{:.1f}'.format, na_rep='-')}"
+            for title, table in tables(pd.read_csv(stored)).items()), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, refused
 from joint_object import DIRECTIONS, WIDE, both, grid, world
+from scipy.spatial.transform import Rotation
 
 from benchmarks import region as benchmark
 from magunet import predict
@@ -133,5 +134,15 @@ def test_pieces_away_from_both_joints_are_removed_whatever_their_size():
         for code in ("LPS", "RSA"):
             sums.append(int(joints_alone(reorient(Volume(mask, (4.0, 4.0, 4.0)), code)).array.sum()))
     assert sums == [0, 0, 240, 240, 480, 480] + 6 * [528]
-    mask[30:40, 20:28, 16:19] = 0       # without one joint the largest piece is left
+    mask[30:40, 20:28, 16:19] = 0                           # what lay above one joint is all of it
+    assert joints_alone(Volume(mask, (4.0, 4.0, 4.0))).array.sum() == 240 + 48
+    mask[30:48] = 0                                         # without joints the largest piece is left
     assert joints_alone(Volume(mask, (4.0, 4.0, 4.0))).array.sum() == 12 * 12 * 4
+
+
+@pytest.mark.parametrize("degrees", [0, 15, 30])
+def test_no_joint_of_a_patient_who_lies_turned_or_tilted_is_removed(degrees):
+    for axis, way in (("z", 1), ("y", -1)):
+        mask, turn = both(grid(np.eye(3), WIDE)), Rotation.from_euler(axis, way * degrees, degrees=True)
+        turned = Volume(mask.array, mask.spacing, mask.origin, turn.as_matrix())
+        assert joints_alone(turned).array.sum() == mask.array.sum()

@@ -21,7 +21,7 @@ include_patterns = ["*.md", "*/README.md", "docs/*.md", "data/weights/*.md", "fi
                     "notebooks/*.ipynb"]
 exclude_patterns = [".*", "runs"]
 CONTENTS = {
-    "Pages": ["docs/install", "docs/commands", "docs/data", "docs/*",
+    "Pages": ["docs/install", "docs/commands", "docs/data", "docs/glossary", "docs/*",
               *(f"中文 <{path.stem}>" for path in Path(__file__).parents[1].glob("README.zh.md"))],
     "Notebooks": ["notebooks/README", "notebooks/*"],
     "Results and records": ["figures/cpu/README", "figures/cpu/*", "benchmarks/*", "data/*", "data/*/*",

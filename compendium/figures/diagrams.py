@@ -61,25 +61,25 @@ def description(module: nn.Module) -> list[str]:
 def draw(module: nn.Module, shapes: dict[str, tuple], title: str, picture: dict) -> Figure:
     """A page with the diagram of a module, one of PICTURES; shapes: of its parts, by their path in it."""
     caption = (f"{title}: {count_text(count_parameters(module))}. Boxes: name, operation, channels, shape of "
-               "output (channels × slices × rows × columns), parameters.")
+               f"output (channels × slices × rows × columns), parameters.{picture.get('note', '')}")
     figure, axes = page(picture["height"], caption)
     channels, *grid = shapes[""][0]
     parameters = {name: count_text(own.numel()) for name, own in module.named_parameters(recurse=False)}
     values = {name: shape_text(shape) for name, (shape, _) in shapes.items()} | parameters
     values |= {"channels": str(channels), "positions": str(math.prod(grid))}
-    numbers, texts = {"MFF": 2, "DualAttention": 3, "PAM": 4, "CAM": 5, "LGAG": 6}, {}  # the paper's figures
+    texts, modules = {}, picture.get("modules", {})
     for name, (x, y, *text) in picture["boxes"].items():
         if text:                # what comes in and goes out has no frame; colours are light, also in grey
-            end, colour = re.search("{}|output", text[0]), "#fdf2c8" if name in parameters else "white"
+            end, number, colour = re.search("{}|output", text[0]), 0, ("white", "#fdf2c8")[name in parameters]
             text = re.sub("{(.*?)}", lambda match: values[match[1]], text[0])
         else:
-            end, colour, part = None, "#dce9f5", module.get_submodule(name)
-            number = numbers.get(type(part).__name__)
+            end, part = None, module.get_submodule(name)
+            number, colour = modules.get(name, (0, "#eef1f4"))
             heading = (f"{name} (Fig. {number})" if number else name).replace(" ", r"\ ").replace(".", r".\!")
             lines = rf"$\bf{{{heading}}}$", *description(part), shape_text(shapes[name][1])
             text = "\n".join(filter(None, [*lines, count_text(count_parameters(part))]))
-        frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4", "linewidth": 0.7,
-                 "facecolor": "none" if end else colour, "edgecolor": "none" if end else "black"}
+        frame = {"boxstyle": "circle,pad=0.25" if text in "+×" else "round,pad=0.4",
+                 "lw": 0.7 + bool(number), "fc": "none" if end else colour, "ec": "none" if end else "black"}
         texts[name] = axes.text(x, y, text, fontsize=SMALLEST_FONT, ha="center", va="center", bbox=frame)
     routes = {"->": "arc3", "-|": "angle,angleA=0,angleB=90", "|-": "angle,angleA=90,angleB=0"}
     for chain in map(str.split, picture["arrows"]):

@@ -1,5 +1,6 @@
 """What networks cost in operations and memory, counted from shapes beforehand, and what fits into memory."""
 
+import contextlib
 import math
 import sys
 import traceback
@@ -159,8 +160,11 @@ def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, r
     if not again and recompute is None:
         say(f"note: {failure}; going on with maps that are computed a second time")
         return fit_with_room(network, settings, seed, cohort, True, plain)
-    room = 0.8 * min(free_bytes(device), process_bytes("recomputing", network, settings, device))
-    raise MemoryError(f"{failure}; {what_fits(network, settings, device, room)}") from failure
+    advice = ""
+    with contextlib.suppress(RuntimeError, MemoryError):    # to count may take what is not there, either
+        room = 0.8 * process_bytes("recomputing", network, settings, device) + 0.2 * OWN_BYTES[device.type]
+        advice = f"; {what_fits(network, settings, device, min(room, free_bytes(device)))}"
+    raise MemoryError(f"{failure}{advice}") from failure
 
 
 def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:

@@ -9,7 +9,7 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 4265, "core": 2935, "sijphantom": 1700, "compendium": 4357, "all": 10305, "tests": 13050}
+LIMITS = {"magunet": 4265, "core": 2935, "sijphantom": 1700, "compendium": 4361, "all": 10308, "tests": 13050}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
 took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, with 310 of tests; before,
 the limits were 3,400, 2,400, 1,900, 4,000, 9,299 and, of tests, 11,000."""

@@ -3,7 +3,7 @@
     python benchmarks/network_steps.py [NETWORK ...] [--profile gpu]
 
 On a GPU with cuDNN's search for the fastest algorithm (`torch.backends.cudnn.benchmark`) off and on; magunet
-leaves it off, and this shows whether it would pay. Run it before a grid is started there: it also shows which
+turns it on, and this shows whether it pays. Run it before a grid is started there: it also shows which
 networks do not run at all.
 """
 

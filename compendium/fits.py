@@ -1,5 +1,6 @@
 """What networks cost in operations and memory, counted from shapes beforehand, and what fits into memory."""
 
+import contextlib
 import math
 import sys
 import traceback
@@ -106,11 +107,23 @@ def choose_recompute(network: str, settings: Settings, device: torch.device) -> 
     usual, lean = (process_bytes(way, network, settings, device) for way in ("training", "recomputing"))
     if usual < free:
         return False
-    advice = "" if lean < free else (", which may not fit either; lower depth or size, or raise voxel_mm or "
-                                     "width_divisor")
+    advice = "" if lean < free else f", which may not fit; {what_fits(network, settings, device, free)}"
     say(f"note: training {network} takes about {usual / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
         f"maps are computed a second time for the gradient, which takes {lean / 1e9:.1f} GB{advice}")
     return True
+
+
+def what_fits(network: str, settings: Settings, device: torch.device, free: float) -> str:
+    """The smallest changes of a setting, each alone, by which training takes less than ``free`` bytes."""
+    def fits(name: str, value: float) -> bool:
+        return process_bytes("recomputing", network, replace(settings, **{name: value}), device) < free
+
+    ways = {"width_divisor": [divisor for divisor in (2, 4, 8, 16, 32) if divisor > settings.width_divisor],
+            "voxel_mm": [mm for mm in (1, 1.5, 2, 3, 4, 6) if mm > (settings.voxel_mm or math.inf)],
+            "size": [side for side in (192, 128, 96, 64, 32) if side < (settings.size or 0)]}
+    changes = [next((f"{name} {value}" for value in values if fits(name, value)), "")
+               for name, values in ways.items()]
+    return "it would with " + " or ".join(filter(None, changes)) if any(changes) else "no setting would"
 
 
 def with_room(model: Model) -> Model:
@@ -133,10 +146,25 @@ def with_room(model: Model) -> Model:
 
 def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None,
                   plain: bool = False) -> Path:
-    """`magunet.runs.fit`; recompute None: as `choose_recompute` says, so that it fits into memory."""
-    if recompute is None:
-        recompute = choose_recompute(network, settings, choose_device())
-    return runs.fit(network, settings, seed, cohort, recompute=recompute, plain=plain)
+    """`magunet.runs.fit`; recompute None: as `choose_recompute` says, or where memory does not suffice.
+
+    Raises MemoryError, which says with which settings it would.
+    """
+    device = choose_device()
+    again = choose_recompute(network, settings, device) if recompute is None else recompute
+    try:
+        return runs.fit(network, settings, seed, cohort, recompute=again, plain=plain)
+    except MemoryError as error:
+        failure = error
+    torch.cuda.empty_cache()                                # else what failed counts as taken
+    if not again and recompute is None:
+        say(f"note: {failure}; going on with maps that are computed a second time")
+        return fit_with_room(network, settings, seed, cohort, True, plain)
+    advice = ""
+    with contextlib.suppress(RuntimeError, MemoryError):    # to count may take what is not there, either
+        room = 0.8 * process_bytes("recomputing", network, settings, device) + 0.2 * OWN_BYTES[device.type]
+        advice = f"; {what_fits(network, settings, device, min(room, free_bytes(device)))}"
+    raise MemoryError(f"{failure}{advice}") from failure
 
 
 def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:

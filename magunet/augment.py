@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from magunet.base.device import onto
+
 AUGMENTATION_PROBABILITY = 0.5
 """Of flip, affine and gamma, each (Sec. 2.1.3)."""
 ROTATION_DEGREES = 10.0
@@ -86,7 +88,7 @@ def rotation_matrix(angles: Tensor) -> Tensor:
 
 def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Image and mask through one affine map, linear, the mask cut at one half; outside is air, no target."""
-    grid = sampling_grid(matrix.to(image), image.shape[2:])
+    grid = sampling_grid(onto(matrix.to(image.dtype), image.device), image.shape[2:])
     both = torch.cat([image, mask.to(image.dtype)], dim=1)                          # (1, 2, d, h, w)
     both = F.grid_sample(both, grid, mode="bilinear", align_corners=False)
     return both[:, :1], (both[:, 1:] > 0.5).to(mask.dtype)
@@ -114,7 +116,7 @@ def vary_appearance(image: Tensor, generator: torch.Generator) -> Tensor:
         image = blur(image, number(generator, 0.5, 1))
     if happens(generator, APPEARANCE_PROBABILITY):
         sigma = number(generator, 0, 0.05)
-        image = image + sigma * torch.randn(image.shape, generator=generator).to(image)
+        image = image + sigma * onto(torch.randn(image.shape, generator=generator), image.device)
     return image.clamp(0, 1)
 
 

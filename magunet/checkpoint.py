@@ -26,6 +26,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     generator: torch.Generator
+    scaler: torch.amp.GradScaler                                    # of gradients, in float16
     log: list[dict] = field(default_factory=list)
     order: list[str] = field(default_factory=list)                  # cases, one a window
     losses: list[torch.Tensor] = field(default_factory=list)        # of the windows that are done, each ()
@@ -34,7 +35,7 @@ class TrainingState:
 
 def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     """Write the state, whole or not at all. Raises InputError for weights that are not finite."""
-    tensors = {f"model.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    tensors = {f"model.{name}": tensor.cpu() for name, tensor in state.network.state_dict().items()}
     if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise InputError(f"{path}: not written, {bad[0]} holds NaN or infinite values after epoch "
                          f"{len(state.log)}; lower learning_rate. The last checkpoint is from before")
@@ -46,7 +47,7 @@ def save(state: TrainingState, path: Path, settings_hash: str) -> None:
     if state.losses:
         tensors["losses"] = torch.stack([loss.cpu() for loss in state.losses])
     header = {"settings": settings_hash, "log": state.log, "order": state.order, "seconds": state.seconds,
-              "scheduler": state.scheduler.state_dict()}
+              "scheduler": state.scheduler.state_dict(), "scaler": state.scaler.state_dict()}
     write_tensors(tensors, path, {"state": json.dumps(header)})
 
 
@@ -86,6 +87,7 @@ def _put_back(state: TrainingState, header: dict, tensors: dict[str, torch.Tenso
         index, key = name.split(".", 1)
         content["state"].setdefault(int(index), {})[key] = tensor
     state.scheduler.load_state_dict(header["scheduler"])
+    state.scaler.load_state_dict(header.get("scaler", {}))
     for group, rate in zip(content["param_groups"], state.scheduler.get_last_lr(), strict=True):
         group["lr"] = rate                                      # the scheduler sets it only at its next step
     state.optimizer.load_state_dict(content)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from magunet import checkpoint, fast, losses
 from magunet.augment import augment
-from magunet.base.device import autocast
+from magunet.base.device import autocast, choose_precision, onto
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
 from magunet.base.progress import say, track
@@ -74,7 +74,8 @@ def optimizer_of(network: nn.Module, settings: Settings, rate: float) -> torch.o
     groups = [{"params": [p for p in network.parameters() if (p in undecayed) == free],
                "weight_decay": 0 if free else settings.weight_decay} for free in (False, True)]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-    return kind([group for group in groups if group["params"]], lr=rate)
+    fused = all(p.device.type == "cuda" for p in network.parameters())   # asks for no value, nor when scaled
+    return kind([group for group in groups if group["params"]], lr=rate, fused=fused)
 
 
 def new_state(network: str, settings: Settings, seed: int, steps: int, device: torch.device,
@@ -86,7 +87,9 @@ def new_state(network: str, settings: Settings, seed: int, steps: int, device: t
     optimizer = optimizer_of(net, settings, settings.rate_of(checked(network, settings.width_divisor)))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(settings, step, steps))
-    return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed))
+    half = not plain and choose_precision(settings.precision, device) == torch.float16
+    return TrainingState(net, optimizer, scheduler, torch.Generator().manual_seed(seed),
+                         torch.amp.GradScaler(device.type, enabled=half))
 
 
 def start_at_share(network: torch.nn.Module, share: float) -> None:
@@ -108,19 +111,18 @@ def share_of(cases: dict[str, Prepared], settings: Settings) -> float:
 def train_step(state: TrainingState, case: Prepared, settings: Settings, device: torch.device,
                precision: torch.dtype) -> None:
     """A random window of a case, augmented, forwards and backwards; asks a GPU for no value."""
-    parts = window(case, settings.shape, state.generator)
-    if device.type == "cuda":
-        parts = [part.pin_memory() for part in parts]
-    image, mask = (part.to(device, non_blocking=True) for part in parts)
+    image, mask = (onto(part, device) for part in window(case, settings.shape, state.generator))
     image, mask = augment(image, mask, case.spacing, state.generator, settings.augmentation)
     with autocast(device, precision):
         logits = state.network(image.contiguous(memory_format=torch.channels_last_3d))
     loss = losses.dice_ce_loss(logits.float(), mask)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    state.scaler.scale(loss).backward()                     # the scaler does nothing but in float16
     if settings.clip_norm:
+        state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_norm)
-    state.optimizer.step()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
     state.scheduler.step()
     state.losses.append(loss.detach())
 

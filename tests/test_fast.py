@@ -14,7 +14,7 @@ from boxes import TINY, write_cohort
 from torch import nn
 
 from magunet import fast, runs
-from magunet.base.device import autocast, has_bfloat16
+from magunet.base.device import autocast, fast_type
 from magunet.blocks import BatchNorm3d, conv_bn_relu
 from magunet.fast import accelerate, evaluate_by_input, halve_in_place, merge_groups, through_joined
 from magunet.metrics import overlap
@@ -24,6 +24,7 @@ from magunet.studies import NETWORKS, PEERS, build
 from magunet.volume import read_volume
 
 CPU, LAST = torch.device("cpu"), torch.channels_last_3d
+HAS_BFLOAT16 = fast_type(CPU) == torch.bfloat16
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name == "SwinUNETR")) for name in NETWORKS]
 """SwinUNETR is slow and has no other blocks of MONAI's than UNETR where layers are swapped."""
 SCALES = "alpha", "beta", "attention.out.1.weight"
@@ -76,7 +77,7 @@ def test_a_network_and_its_accelerated_copy_are_the_same_to_the_bit(name):
             rounded = quick(x).float()
     error, noise = ((torch.sigmoid(exact) - torch.sigmoid(y)).abs().mean() for y in (rounded, noisy))
     assert torch.equal(x, before)
-    assert not has_bfloat16(CPU) or error < 3 * noise + allowed < 0.2
+    assert not HAS_BFLOAT16 or error < 3 * noise + allowed < 0.2
 
 
 def gradients(network, x, precision):
@@ -104,7 +105,7 @@ def test_every_parameter_gets_a_finite_gradient_also_in_bfloat16_and_there_the_r
 
     # a bottleneck of 2 x 1 x 2 positions: over a single one no softmax has a gradient
     x = torch.rand(1, 1, 33, 23, 32)
-    for precision in (torch.float32, torch.bfloat16)[:1 + has_bfloat16(CPU)]:
+    for precision in (torch.float32, torch.bfloat16)[:1 + HAS_BFLOAT16]:
         for module in network.modules():
             if precision == torch.bfloat16 and isinstance(module, fast.Conv3d | fast.ConvTranspose3d):
                 module.register_forward_hook(note)
@@ -229,7 +230,7 @@ def test_joined_groups_compute_the_same():
         torch.testing.assert_close(same, conv(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(not has_bfloat16(CPU), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no bfloat16 arithmetic")
 @pytest.mark.parametrize("conv, sizes", [
     *((nn.Conv3d(64, outputs, kernel, padding=kernel // 2, groups=groups),
        [(1, 1, 1), (2, 2, 2), (2, 4, 4), (2, 8, 8), (3, 4, 4), (4, 8, 8), (6, 8, 8), (8, 8, 8)])

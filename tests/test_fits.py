@@ -84,15 +84,44 @@ def test_bytes_are_counted_while_tensors_live():
 def test_a_training_that_does_not_fit_is_said_early_and_computes_maps_again_in_less(monkeypatch, capsys):
     window = replace(PAPER, depth=32, size=64, width_divisor=8)
     usual, lean = (fits.process_bytes(way, "3D U-Net", window, CPU) for way in ("training", "recomputing"))
+    monkeypatch.setattr(fits, "what_fits", lambda *_: "it would with size 32")
     assert lean - fits.OWN_BYTES["cpu"] < 0.75 * (usual - fits.OWN_BYTES["cpu"])
     for free, recompute, words in (
             (usual + 1, False, ""),
             (usual - 1, True, f"{usual / 1e9:.1f} GB are free; maps are computed a second time"),
-            (lean - 1, True, "may not fit either; lower depth or size, or raise voxel_mm or width_divisor")):
+            (lean - 1, True, "which may not fit; it would with size 32")):
         monkeypatch.setattr(fits, "free_bytes", lambda device, free=free: free)
         assert fits.choose_recompute("3D U-Net", window, CPU) == recompute, free
         said = capsys.readouterr().err
         assert words in said and bool(said) == bool(words), free
+
+
+def test_a_training_out_of_memory_computes_maps_again_then_says_which_settings_fit(monkeypatch, capsys):
+    """As if memory were a byte a voxel and channel; what failed took all, so that a fifth less is tried."""
+    calls, box = [], replace(PAPER, voxel_mm=1.0, depth=None, size=None)
+
+    def fit(*_, recompute, **__):
+        calls.append(recompute)
+        if len(calls) < needed:
+            raise MemoryError("training 3D U-Net does not fit")
+        return "folder"
+
+    monkeypatch.setattr(fits.runs, "fit", fit)
+    monkeypatch.setattr(fits, "choose_recompute", lambda *_: False)
+    monkeypatch.setitem(fits.OWN_BYTES, "cpu", 0)
+    monkeypatch.setattr(fits, "process_bytes", lambda way, name, s, _: np.prod(s.shape) / s.width_divisor)
+    needed = 2
+    assert fits.fit_with_room("3D U-Net", box, 0, None) == "folder" and calls == [False, True]
+    assert "going on with maps that are computed a second time" in capsys.readouterr().err
+    whole, needed = np.prod(box.shape), 99
+    for settings, free, words in (
+            (box, 2 * whole, "fit; it would with width_divisor 2 or voxel_mm 1.5"),
+            (box, whole / 8, "fit; it would with width_divisor 16 or voxel_mm 3"),
+            (PAPER, 1e9, "fit; it would with width_divisor 2 or size 192"),
+            (replace(box, width_divisor=32, voxel_mm=6.0), 1, "fit; no setting would")):
+        monkeypatch.setattr(fits, "free_bytes", lambda device, free=free: free)
+        with pytest.raises(MemoryError, match=f"{words}$"):
+            fits.fit_with_room("3D U-Net", settings, 0, None)
 
 
 def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows(monkeypatch, capsys):

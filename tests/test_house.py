@@ -9,10 +9,10 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 4240, "core": 2930, "sijphantom": 1700, "compendium": 4335, "all": 10252, "tests": 12795}
+LIMITS = {"magunet": 4275, "core": 2945, "sijphantom": 1700, "compendium": 4365, "all": 10320, "tests": 13110}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
-took some 600, regions of interest, the recipe and diagnostics some 300; before, the limits were 3,400, 2,400,
-1,900, 4,000, 9,299 and, of tests, 11,000."""
+took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, with 310 of tests; before,
+the limits were 3,400, 2,400, 1,900, 4,000, 9,299 and, of tests, 11,000."""
 PLAIN_TORCH = {"blocks": {"base"}, "attention": {"blocks"}, "model": {"blocks", "attention"}}
 """The networks' files, and what else of magunet each may import."""
 PARTICIPLES = {"found", "made", "said", "given", "shown", "kept", "held", "drawn", "seen", "written",

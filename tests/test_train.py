@@ -284,6 +284,34 @@ def test_training_windows_are_all_runs_of_slices_and_short_cases_are_padded():
         assert found == {tuple(window) for window in windows}, slices
 
 
+def test_scaled_gradients_make_the_same_steps_an_overflow_none_and_the_scale_is_kept(monkeypatch, tmp_path):
+    """Both in float32, where a scale of a power of two changes nothing but what overflows."""
+    mask = np.zeros((20, 32, 32), np.uint8)
+    mask[5:9, 8:20, 10:20] = 1
+    case, cpu = Prepared(mask.astype(np.float32), mask, (3.0, 2.0, 2.0)), torch.device("cpu")
+    settings, states = replace(TINY, clip_norm=0.5), []
+    for kind in (torch.float32, torch.float16):
+        monkeypatch.setattr(train, "choose_precision", lambda *_, kind=kind: kind)
+        states.append(train.new_state("3D U-Net", settings, 0, 10, cpu))
+        for _ in range(2):
+            train.train_step(states[-1], case, settings, cpu, torch.float32)
+    plain, scaled = states
+    assert not plain.scaler.state_dict() and scaled.scaler.get_scale() == 2**16
+    weights = [p.detach().clone() for p in scaled.network.parameters()]
+    for ours, theirs in zip(weights, plain.network.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-7)
+    scaled.scaler.update(2.0**127)
+    monkeypatch.setattr(train.losses, "dice_ce_loss", lambda logits, target: 1e3 * logits.mean())
+    train.train_step(scaled, case, settings, cpu, torch.float32)
+    assert scaled.scaler.get_scale() == 2.0**126
+    assert all(map(torch.equal, weights, scaled.network.parameters()))
+    scaled.losses.clear()
+    checkpoint.save(scaled, tmp_path / "c.safetensors", "hash")
+    fresh = train.new_state("3D U-Net", settings, 1, 10, cpu)
+    assert checkpoint.restore(fresh, tmp_path / "c.safetensors", "hash")
+    assert fresh.scaler.state_dict() == scaled.scaler.state_dict()
+
+
 def test_no_step_waits_for_a_device(monkeypatch):
     meta = torch.device("meta")                             # has no values: to ask for one raises
     monkeypatch.setattr(train, "autocast", lambda *_: contextlib.nullcontext())

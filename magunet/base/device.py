@@ -11,20 +11,33 @@ import psutil
 import torch
 
 from magunet.base.errors import InputError
+from magunet.base.progress import say
 
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Where Linux tells the bytes that a container may take."""
+WRONG_CUDNN = range(90800, 91500)
+"""Versions, 9.8 to 9.14, whose 3D convolutions in bfloat16 and float16 can be wrong: issue 163539 of torch,
+which avoids them from 2.9.1 on, but not in the memory format that is used here."""
 _locks: list[filelock.BaseFileLock] = []
 
 
 @functools.cache
 def choose_device() -> torch.device:
-    """The first GPU that no other process of magunet uses, else the first; the CPU where there is none."""
+    """The first GPU that no other process of magunet uses, else the first; the CPU where there is none.
+
+    There float32 is never TF32, wrong in 3D in cuDNN 9.10 to 9.15 (pull request 167024 of torch), and cuDNN
+    searches the fastest algorithm for each shape.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
     device = torch.device("cuda", next((i for i, name in enumerate(names) if take(name)), 0))
     torch.cuda.set_device(device)                   # also for calls that name no device
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    if (version := torch.backends.cudnn.version()) in WRONG_CUDNN:
+        say(f"note: 3D convolutions of 16 bits can be wrong in cuDNN {version}, so that all is float32, and "
+            "slow; install cuDNN 9.15 or newer (pip's nvidia-cudnn-cu12 or -cu13)")
     return device
 
 
@@ -65,21 +78,32 @@ def peak_memory_mb(device: torch.device) -> float | None:
     return None
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the processor computes in bfloat16 itself, so that it is faster and not slower."""
+def fast_type(device: torch.device) -> torch.dtype:
+    """What the processor itself computes fast and rightly: bfloat16, an older GPU float16, else float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.backends.cudnn.version() in WRONG_CUDNN:
+            return torch.float32
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
     """"auto", "float32" or "bfloat16" as a type. Raises InputError for bfloat16 the processor lacks."""
-    if setting == "bfloat16" and not has_bfloat16(device):
+    fast = fast_type(device)
+    if setting == "bfloat16" and fast != torch.bfloat16:
         raise InputError(f"precision bfloat16: this {device.type} cannot compute in it; use auto or float32")
-    return torch.bfloat16 if setting != "float32" and has_bfloat16(device) else torch.float32
+    return torch.float32 if setting == "float32" else fast
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
     """Context in which networks run in ``precision``; weights stay float32."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def onto(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """x on the device; to a GPU from pinned memory, so that nobody waits for the copy."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

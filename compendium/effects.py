@@ -1,6 +1,6 @@
 """What the modules of MAG-UNet add, and the cases that a network finds hardest, from scores by case."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from math import prod
 
@@ -10,7 +10,9 @@ import pandas as pd
 from compendium.formats import WORDS, Report
 from compendium.grid import REFERENCE
 from compendium.statistics import DIGITS, LEAST_SEEDS, LEVEL, Estimate, crossed, holm, pooled
+from compendium.tables import ALL, extent
 from magunet.base.errors import require
+from magunet.studies import checked
 
 BASE = "3D U-Net"
 """The network without any of the modules."""
@@ -72,8 +74,7 @@ def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
     describes: interactions (`factorial`), a module beside none and as the last step, PAIRS. ``missing`` names
     networks without scores. Raises InputError where there are no scores, or as `crossed`.
     """
-    require(len(scores), "there are no scores yet; train networks and score them")
-    table, comparisons, rows = 100 * crossed(scores, "dice"), [], []
+    comparisons = []
     for size, comparison in enumerate((MAIN, "interaction", "interaction"), 1):
         comparisons += [(" x ".join(subset), comparison, factorial(*subset))
                         for subset in combinations(MODULES, size)]
@@ -82,18 +83,68 @@ def module_effects(scores: pd.DataFrame) -> pd.DataFrame:
         comparisons += [(module, "beside none", {NETWORKS[module,]: 1, BASE: -1}),
                         (module, f"last step to {REFERENCE}", {REFERENCE: 1, NETWORKS[others]: -1})]
     comparisons += [(more, f"minus {less}", {more: 1, less: -1}) for more, less in PAIRS]
+    effects = _described(scores, comparisons)
+    effects["p"] = effects["p"].where((effects["comparison"] == MAIN) & (effects["seeds"] >= LEAST_SEEDS))
+    main = effects.index[(effects["comparison"] == MAIN) & (effects["missing"] == "")]
+    effects.loc[main, "p_holm"] = holm(effects.loc[main, "p"])
+    effects.loc[main, "verdict"] = [verdict(row) for _, row in effects.loc[main].iterrows()]
+    return effects
+
+
+def differences(scores: pd.DataFrame, rows: Mapping[str, str], references: Sequence[str]) -> pd.DataFrame:
+    """Dice of a table's rows minus that of reference rows, in points: columns as of `module_effects`.
+
+    rows: name in the table -> network. Nothing is tested: no p, no verdict. Raises as `module_effects` does.
+    """
+    networks = {name: checked(network) for name, network in rows.items()}
+    pairs = [(name, f"minus {reference}", {networks[name]: 1, networks[reference]: -1})
+             for place, reference in enumerate(references) for name in rows
+             if name not in references[:place + 1]]
+    return _described(scores, pairs).assign(p=np.nan)
+
+
+def _described(scores: pd.DataFrame,
+               comparisons: Sequence[tuple[str, str, dict[str, float]]]) -> pd.DataFrame:
+    """A row a comparison: module, comparison, its `contrast`, and which of its networks have no scores."""
+    require(len(scores), "there are no scores yet; train networks and score them")
+    table, rows = 100 * crossed(scores, "dice"), []
     for module, comparison, weights in comparisons:
         missing = ", ".join(network for network in weights if network not in table)
         row = {} if missing else contrast(table, weights)._asdict()
         rows.append({"module": module, "comparison": comparison, "missing": missing, "verdict": ""} | row)
     numbers = [*Estimate._fields, "p_holm"]
     effects = pd.DataFrame(rows, columns=["module", "comparison", *numbers, "verdict", "missing"])
-    effects = effects.astype(dict.fromkeys(numbers, float))
-    effects["p"] = effects["p"].where((effects["comparison"] == MAIN) & (effects["seeds"] >= LEAST_SEEDS))
-    main = effects.index[(effects["comparison"] == MAIN) & (effects["missing"] == "")]
-    effects.loc[main, "p_holm"] = holm(effects.loc[main, "p"])
-    effects.loc[main, "verdict"] = [verdict(row) for _, row in effects.loc[main].iterrows()]
-    return effects
+    return effects.astype(dict.fromkeys(numbers, float))
+
+
+def lessons(numbers: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
+    """What one of the tables has taught, in at most three sentences: order, how sure it is, what weighs more.
+
+    numbers: of `compendium.tables.study_table`, from ``scores``. Empty with fewer than two trained networks.
+    """
+    dice = numbers[(numbers["measure"] == "Dice") & numbers["value"].notna()].drop_duplicates(
+        ["network", "group"])
+    whole = dice[dice["group"] == ALL].sort_values("value", ascending=False)
+    if len(whole) < 2:
+        return []
+    (best, second), last = (whole.iloc[place] for place in (0, 1)), whole.iloc[-1]
+    lead = contrast(100 * crossed(scores, "dice"), {best["network"]: 1, second["network"]: -1})
+    span = f"{lead.mean:.1f} points [{lead.low:.1f}, {lead.high:.1f}]"
+    if lead.seeds < LEAST_SEEDS:
+        sure = f"with {lead.seeds} training{'s'[:lead.seeds != 1]} of each that does not tell which is better"
+    else:
+        sure = "which does not tell which is better" if lead.low < 0 < lead.high else \
+            "and since these two were chosen for being first, the true lead is likely smaller"
+    sentences = [f"{best['row']} has the highest Dice ({best['value']:.1f} %), {last['row']} the lowest "
+                 f"({last['value']:.1f} %): {extent(numbers)}.",
+                 f"{best['row']} leads {second['row']} by {span}; {sure}."]
+    by_grade = dice[dice["group"].str.match(r"grade \d")].groupby("group")["value"].mean()
+    if len(by_grade) > 1:
+        sentences.append(
+            f"From {by_grade.idxmin()} to {by_grade.idxmax()} the mean Dice of single joints goes from "
+            f"{by_grade.min():.1f} to {by_grade.max():.1f} %, {np.ptp(by_grade):.1f} points; between these "
+            f"networks lie {best['value'] - last['value']:.1f}.")
+    return sentences
 
 
 def worst_cases(scores: pd.DataFrame, network: str, count: int = 3) -> list[str]:

@@ -22,9 +22,9 @@ from magunet.base.errors import InputError, is_out_of_memory
 from magunet.base.profiles import SMALLEST_SIDE, Settings
 from magunet.base.progress import say
 from magunet.cohort import Cohort
-from magunet.model import count_parameters
+from magunet.model import MAGUNetConfig, count_parameters
 from magunet.predict import Model
-from magunet.studies import build_on_meta
+from magunet.studies import build_on_meta, checked
 
 CPU = torch.device("cpu")
 """Where bytes are counted, whatever the device: the shapes are the same."""
@@ -144,13 +144,13 @@ def with_room(model: Model) -> Model:
     return replace(model, window_depth=depth)
 
 
-def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, recompute: bool | None = None,
-                  plain: bool = False) -> Path:
+def fit_with_room(network: str | MAGUNetConfig, settings: Settings, seed: int, cohort: Cohort,
+                  recompute: bool | None = None, plain: bool = False) -> Path:
     """`magunet.runs.fit`; recompute None: as `choose_recompute` says, or where memory does not suffice.
 
     Raises MemoryError, which says with which settings it would.
     """
-    device = choose_device()
+    device, network = choose_device(), checked(network, settings.width_divisor)
     again = choose_recompute(network, settings, device) if recompute is None else recompute
     try:
         return runs.fit(network, settings, seed, cohort, recompute=again, plain=plain)
@@ -167,7 +167,8 @@ def fit_with_room(network: str, settings: Settings, seed: int, cohort: Cohort, r
     raise MemoryError(f"{failure}{advice}") from failure
 
 
-def fit_all(networks: Iterable[str], settings: Settings, cohort: Cohort) -> dict[str, list[Path]]:
+def fit_all(networks: Iterable[str | MAGUNetConfig], settings: Settings,
+            cohort: Cohort) -> dict[str | MAGUNetConfig, list[Path]]:
     """Finished runs of each network, one a seed; a network that fails is named on stderr and left out.
 
     Raises InputError when data or settings are wrong, which no other network would change.

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from compendium.paper import TABLES, Row
 from magunet.base import profiles
 from magunet.base.errors import InputError, require
-from magunet.studies import ALIASES, checked
+from magunet.model import MAGUNetConfig
+from magunet.studies import OWN, checked
 
 REFERENCE = "MAG-UNet"
 """The paper's network, with all three modules."""
@@ -17,12 +18,13 @@ BEYOND = {1: ("nnU-Net", "MedNeXt", "SegResNet", "SwinUNETR", "TransUNet"),
 
 
 def study_rows(table: int, trained: Collection[str] = ()) -> tuple[Row, ...]:
-    """The paper's rows of Table 1, 2, 3 or 4, those it leaves out, and ``trained`` ones of BEYOND.
+    """The paper's rows of Table 1, 2, 3 or 4, those it leaves out, ``trained`` ones of BEYOND and one's own.
 
     Raises InputError for another number.
     """
     require(table in range(1, len(TABLES) + 1), f"the paper has Tables 1 to {len(TABLES)}, no Table {table}")
-    more = (*LEFT_OUT.get(table, ()), *(name for name in BEYOND.get(table, ()) if name in trained))
+    more = (*LEFT_OUT.get(table, ()), *(name for name in BEYOND.get(table, ()) if name in trained),
+            *(name for name in sorted(trained) if name.startswith(OWN)))
     return *TABLES[table - 1], *(Row(table=table, name=name, network=name) for name in more)
 
 
@@ -42,9 +44,9 @@ def grid(settings: profiles.Settings, beyond: bool | None = None) -> list[str]:
     return list(dict.fromkeys(checked(name, settings.width_divisor) for name in names))
 
 
-def seeds_of(network: str, settings: profiles.Settings) -> tuple[int, ...]:
+def seeds_of(network: str | MAGUNetConfig, settings: profiles.Settings) -> tuple[int, ...]:
     """The seeds that a network is trained with: all for those of Table 4, ``other_seeds`` for others."""
-    return settings.seeds[:None if trained_as(network) in networks_of(4) else settings.other_seeds]
+    return settings.seeds[:None if checked(network) in networks_of(4) else settings.other_seeds]
 
 
 def trainings(settings: profiles.Settings, beyond: bool | None = None) -> list[tuple[str, int]]:
@@ -65,8 +67,3 @@ def workflow_settings(config: Mapping) -> tuple[profiles.Settings, list[tuple[st
     settings = profiles.load(str(name))
     require(settings.profile == name, f"--config profile={name}: must be a name, without a folder or .yaml")
     return settings, trainings(settings, None if beyond == "none" else beyond == "true")
-
-
-def trained_as(network: str) -> str:
-    """The name that a row's network is trained under: two rows can share one."""
-    return ALIASES.get(network, network)

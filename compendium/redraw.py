@@ -8,8 +8,9 @@ from compendium.effects import effects_report, module_effects
 from compendium.figures.curves import learning_curves, read_curves
 from compendium.figures.forest import effects_forest, forest
 from compendium.figures.planes import save_figure, source_of
-from compendium.grid import networks_of, trained_as
+from compendium.grid import networks_of
 from compendium.results import Results
+from magunet.studies import checked
 
 
 def redraw(stored: Results, folder: Path) -> list[Path]:
@@ -22,7 +23,7 @@ def redraw(stored: Results, folder: Path) -> list[Path]:
     reports, figures, networks = {}, {}, {}
     for table in (1, 2, 3, 4):
         reports[f"table{table}"] = report = stored.report(table)
-        networks[report.title] = list(map(trained_as, networks_of(table)))
+        networks[report.title] = list(map(checked, networks_of(table)))
         figures[f"table{table}"] = forest(report.numbers), networks[report.title]
     figures["curves"] = learning_curves(curves, networks), sorted(set(curves["network"]))
     reports["effects"] = effects_report(stored.scores)

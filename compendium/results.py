@@ -14,7 +14,7 @@ import pandas as pd
 
 from compendium.diagnostics import DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
-from compendium.grid import BEYOND, networks_of, seeds_of, trained_as
+from compendium.grid import BEYOND, networks_of, seeds_of
 from compendium.sample import sample_paths
 from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
 from compendium.tables import study_table
@@ -25,7 +25,7 @@ from magunet.base.provenance import read_json, whole_file, write_json
 from magunet.metrics import overlap
 from magunet.predict import RECORD_FILE
 from magunet.runs import data_hash, is_finished, run_folder
-from magunet.studies import NETWORKS
+from magunet.studies import NETWORKS, checked
 from magunet.train import LOG_FILE
 from magunet.volume import read_volume
 from sijphantom.cohort import existing_cohort
@@ -61,16 +61,17 @@ class Results(NamedTuple):
                     f"not in {self.folder}" if self.folder else
                     f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}")
                 for name in networks for seed in seeds_of(name, self.settings)
-                if (trained_as(name), seed) not in trained]
+                if (checked(name), seed) not in trained]
 
     def notes(self, table: int) -> list[str]:
         """What to know of the runs behind a table: their settings, and the devices that predicted."""
-        chosen, trained = self.settings, set(map(trained_as, networks_of(table)))
-        devices = sorted({run["scored_on"] for run in self.runs if run["network"] in trained})
-        size, seeds = " x ".join(map(str, chosen.shape)), ", ".join(map(str, chosen.seeds))
+        chosen, trained = self.settings, set(map(checked, networks_of(table)))
+        used = [run for run in self.runs if run["network"] in trained]
+        devices, seeds = (sorted({run[name] for run in used}) for name in ("scored_on", "seed"))
+        size = " x ".join(map(str, chosen.shape))
         note = (f"Profile {chosen.profile}: widths / {chosen.width_divisor}, input {size}, {chosen.epochs} "
                 f"epoch{'s'[:chosen.epochs > 1]}, {chosen.samples_per_case} x each case an epoch, "
-                f"seed{'s'[:len(chosen.seeds) > 1]} {seeds}.")
+                f"seed{'s'[:len(seeds) != 1]} {', '.join(map(str, seeds)) or 'none'}.")
         return [note, f"Predicted on: {'; '.join(devices)}."] if devices else [note]
 
 
@@ -161,7 +162,8 @@ def overview(results: Results) -> Report:
     if results.folder is None:
         outputs, sample = project.runs() / settings.profile, sample_paths().mask
         files = dict.fromkeys(finished_runs(settings, scored=True).values(), "scored run")
-        files |= dict.fromkeys(sorted(project.figures(settings.profile).glob("*.png")), "figure")
+        pictures = (project.root() / "figures" / settings.profile).glob("*.png")
+        files |= dict.fromkeys(sorted(pictures), "figure")
         for folder, network in {"sample": "this profile's MAG-UNet", "first_mask": "data/weights"}.items():
             files |= dict.fromkeys(sorted((outputs / folder).glob("*")), f"real CT, by {network}")
             if (mask := outputs / folder / "ct_sij.nii.gz") in files and sample.exists():

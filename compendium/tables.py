@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from compendium.fits import network_cost
-from compendium.grid import study_rows, trained_as
+from compendium.grid import study_rows
 from compendium.paper import MI, Row
-from compendium.statistics import crossed, pooled
+from compendium.statistics import LEAST_PATIENTS, crossed, pooled
+from magunet.studies import checked
 
 ALL = "all"
 """The group of all cases."""
@@ -37,8 +38,8 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
     row of the paper is there: without scores it has its ``status``, the paper's numbers and what it costs.
 
     * Measures that the scores have, group "all": ``value`` is the mean over patients and seeds, with interval
-      and SD as of `compendium.statistics.pooled`; ``difference`` value - paper. The paper leaves out slices
-      without target: its Dice stands beside that of all slices and that of the target's.
+      and SD as of `compendium.statistics.pooled`; ``difference`` value - paper, from LEAST_PATIENTS on. The
+      paper leaves out slices without target: its Dice stands beside that of all slices and of the target's.
     * Measures, groups "left", "right", "grade 0", ...: the same of single joints that the truth has.
     * Counts: over all predictions, of all seeds.
     * "parameters" (Mi) and "TFLOP" at the paper's widths and 50 x 256 x 256; "seconds a case" and "minutes a
@@ -50,7 +51,7 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
     if len(scores):
         crossed(scores, "dice")                     # raises where networks were scored on different patients
     for row in study_rows(table, set(scores["network"])):
-        network = trained_as(row.network)
+        network = checked(row.network)
         mine, joints = (frame[frame["network"] == network] for frame in (scores, sides))
         status = TRAINED if len(mine) else NOT_TRAINED
         measures = [_number(mine, column) | {"paper": getattr(row, column.removesuffix("_within"), None)}
@@ -68,11 +69,24 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
             numbers += _groups(joints[truth])
         rows += [first | number for number in numbers]
     numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[7:], float))
-    return numbers.assign(difference=numbers["value"] - numbers["paper"])
+    counted = ~(numbers["patients"] < LEAST_PATIENTS)                   # true of costs, which have none
+    return numbers.assign(difference=(numbers["value"] - numbers["paper"]).where(counted))
+
+
+def extent(numbers: pd.DataFrame) -> str:
+    """How much stands behind a table: how many of its networks, trainings and patients."""
+    rows = numbers.drop_duplicates("row")
+    whole = numbers[(numbers["group"] == ALL) & numbers["seeds"].notna()]
+    if whole.empty:
+        return f"0 of {len(rows)} networks trained"
+    (few, many), patients = whole["seeds"].agg(["min", "max"]).astype(int), int(whole["patients"].max())
+    seeds = f"{many} training{'s'[:many != 1]} each" if few == many else f"{few} to {many} trainings each"
+    return (f"{whole['row'].nunique()} of {len(rows)} networks, {seeds}, "
+            f"{patients} patient{'s'[:patients != 1]}")
 
 
 def _costs(row: Row, scores: pd.DataFrame, runs: list[dict]) -> list[dict]:
-    parameters, flop = network_cost(trained_as(row.network))
+    parameters, flop = network_cost(checked(row.network))
     numbers = [{"measure": "parameters", "unit": "Mi", "value": parameters / MI, "paper": row.params_mi},
                {"measure": "TFLOP", "unit": "10^12", "value": flop / 1e12}]
     if len(scores):

@@ -49,7 +49,7 @@ class MAGUNetConfig:
         if len(self.widths) != 5 or min(self.widths) < 1:
             raise ValueError(f"widths must be five positive channel counts, not {self.widths}")
         kernels = self.mff_kernels
-        if kernels is not None and (not kernels or any(k % 2 == 0 for k in kernels)):
+        if kernels is not None and (not kernels or any(k < 1 or k % 2 == 0 for k in kernels)):
             raise ValueError(f"mff_kernels must be odd sizes such as (1, 3, 5), or None; not {kernels}")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}; not {self.attention!r}")

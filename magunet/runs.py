@@ -16,6 +16,7 @@ from magunet.base.errors import is_out_of_memory, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.cohort import Cohort, evenly
+from magunet.model import MAGUNetConfig
 from magunet.peers import adapt, deeplab, monai, segnet, transunet, unetr
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import cache_key, prepare_case
@@ -37,7 +38,7 @@ def data_hash(cohort: Cohort, settings: Settings) -> str:
     return provenance.content_hash(keys, cohort.train, cohort.val)
 
 
-def run_hash(network: str, settings: Settings, data: str, plain: bool = False) -> str:
+def run_hash(network: str | MAGUNetConfig, settings: Settings, data: str, plain: bool = False) -> str:
     """Changes with all that decides the weights but the seed; ``data`` is from `data_hash`."""
     precision = "plain" if plain else str(choose_precision(settings.precision, choose_device()))
     return provenance.content_hash(
@@ -46,7 +47,8 @@ def run_hash(network: str, settings: Settings, data: str, plain: bool = False) -
         settings.rate_of(checked(network, settings.width_divisor)), provenance.code_hash(*CODE))
 
 
-def run_folder(network: str, settings: Settings, seed: int, data: str, plain: bool = False) -> Path:
+def run_folder(network: str | MAGUNetConfig, settings: Settings, seed: int, data: str,
+               plain: bool = False) -> Path:
     """Where this run lies, or will: ``runs/<network>-<hash>-s<seed>``, one for two names of a network."""
     network = checked(network, settings.width_divisor)
     return project.runs() / f"{network.replace(' ', '-')}-{run_hash(network, settings, data, plain)}-s{seed}"
@@ -57,9 +59,9 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).exists()
 
 
-def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recompute: bool = False,
-        plain: bool = False) -> Path:
-    """Train a network of ``magunet.studies`` and return its run folder; a finished run is left as it is.
+def fit(network: str | MAGUNetConfig, settings: Settings, seed: int, cohort: Cohort, *,
+        recompute: bool = False, plain: bool = False) -> Path:
+    """Train a network of ``magunet.studies``, or any MAG-UNet, unless its run is finished; return the folder.
 
     An unfinished one goes on from its last checkpoint. On the CPU the same seed, settings, data and thread
     count give the same weights, bit for bit. recompute: as `magunet.fast.recompute`, which changes no weight.
@@ -68,7 +70,7 @@ def fit(network: str, settings: Settings, seed: int, cohort: Cohort, *, recomput
     """
     require(cohort.train, f"{cohort.root}: holds scans of one patient only, so there is nothing to train on; "
                           "add other patients")
-    data = data_hash(cohort, settings)
+    network, data = checked(network, settings.width_divisor), data_hash(cohort, settings)
     folder = run_folder(network, settings, seed, data, plain)
     if not is_finished(folder):
         with provenance.alone_in(folder):
@@ -85,7 +87,7 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
     prepared = {case.name: prepare_case(case, settings)[0] for case in
                 track([cohort.cases[name] for name in (*cohort.train, *held_out)], "prepared")}
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
-    record = {"network": checked(network, divisor), "seed": seed, "settings": settings.as_dict(),
+    record = {"network": network, "seed": seed, "settings": settings.as_dict(),
               "pixel_mm": round(float(np.median([case.spacing[1] for case in prepared.values()])), 3),
               "data_hash": data, "settings_hash": settings_hash, "train": cohort.train, "val": cohort.val,
               "config": configuration(network, divisor), "precision": str(precision).removeprefix("torch."),

@@ -130,7 +130,7 @@ def as_runs(table, seeds=5, sd=0.0):
     noise = np.random.default_rng(3).normal(size=(seeds, len(table), 1))
     levels = [table + sd * of_networks for of_networks in noise]
     return pd.concat([(level / 100 + patient / 1000).reset_index().assign(seed=seed, patient=str(patient))
-                      for seed, level in enumerate(levels) for patient in range(3)], ignore_index=True)
+                      for seed, level in enumerate(levels) for patient in range(5)], ignore_index=True)
 
 
 def test_every_claim_has_either_a_verdict_or_leads_that_follow_the_scores():
@@ -162,7 +162,7 @@ def test_one_lead_below_0_refutes_a_claim_only_if_it_does_after_holm():
     spread["a"] = np.array([0.3, 1.5, 1.4, 0.4, 0.9])
     scores = pd.DataFrame([{"network": name, "seed": seed, "patient": str(patient),
                             "dice": 0.8 + spread.get(name, np.zeros(5))[seed] / 100}
-                           for name in ("MAG-UNet", *leads) for seed in range(5) for patient in range(3)])
+                           for name in ("MAG-UNet", *leads) for seed in range(5) for patient in range(5)])
     verdict, reason = claims.judge(scores, {"a": leads["a"]})
     assert verdict is Verdict.FAILS and reason == "least lead -0.9 [-1.6, -0.2], a; 5 seeds"
     assert claims.judge(scores, leads)[0] is Verdict.UNTOLD

@@ -171,6 +171,20 @@ def test_the_figure_shows_each_difference_with_interval_margin_and_verdict():
     assert (band.x0, band.x1) == pytest.approx((-1, 1))
 
 
+def test_differences_are_those_from_each_reference_and_are_not_tested():
+    """Two of Table 3's rows, of which one is a row of Table 4; [5] is not trained."""
+    rows = {"[3]": "[3]", "[1,3,5]": "[1,3,5]", "[5]": "[5]"}
+    scores = planted(lambda letters, i, seed: 2 * len(letters) + i, 6, range(5), {"[3]": "", "+MFF": "m"})
+    table = effects.differences(scores, rows, ["[3]", "[1,3,5]"])
+    assert (table["module"] + " " + table["comparison"]).tolist() == [
+        "[1,3,5] minus [3]", "[5] minus [3]", "[5] minus [1,3,5]"]
+    assert table["mean"].tolist() == pytest.approx([2, np.nan, np.nan], nan_ok=True)
+    assert table["missing"].tolist() == ["", "[5]", "[5]"]
+    assert table[["p", "p_holm"]].isna().all(axis=None) and not table["verdict"].any()
+    axes = effects_forest(table).axes[0]
+    assert [text.get_text() for text in axes.figure.legends[0].texts][1:] == ["difference, not tested"]
+
+
 def test_worst_cases_are_lowest_over_seeds_and_equal_ones_by_name():
     """Over seeds: d 0.25, b and c 0.3, b as 0.1 + 0.2, more by rounding; a 0.5."""
     dice = {"d": (0.2, 0.3), "c": (0.3, 0.3), "b": (0.1 + 0.2, 0.1 + 0.2), "a": (0.0, 1.0)}

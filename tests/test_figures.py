@@ -93,6 +93,20 @@ def test_saved_pictures_say_what_made_them_and_keep_text_as_text(tmp_path):
     assert source_of(smoke) != source_of(replace(smoke, epochs=3)) != source_of(cpu)
 
 
+def test_figures_of_changed_settings_never_lie_in_the_folder_of_the_profile_and_say_so(capsys):
+    smoke = profiles.load("smoke")
+    assert planes.figure_folder(smoke) == project.root() / "figures" / "smoke"
+    assert not capsys.readouterr().err
+    changed = replace(smoke, target_mm=4.0, seeds=(0, 1))
+    assert planes.figure_folder(changed).name == "smoke,target_mm=4.0,seeds=0,1,258019"
+    assert "target_mm, seeds not as in profile smoke: figures go to" in capsys.readouterr().err
+    others = {planes.figure_folder(replace(smoke, networks=(name,))).name
+              for name in ("[1,3]", "[13]", "a/b")}
+    assert len(others) == 3 and not any("/" in name or len(name) > 100 for name in others)
+    elsewhere = replace(smoke, profile="mine", epochs=9)
+    assert planes.figure_folder(elsewhere).name == "mine"
+
+
 def test_a_revision_counts_changed_code_and_not_what_it_drew(tmp_path, monkeypatch):
     drawn = [tmp_path / name for name in ("figures/cpu/drawn.png", "benchmarks/results.json")]
 

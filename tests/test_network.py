@@ -1,5 +1,6 @@
 """MAG-UNet as a whole: exact counts, any size, every switch. Its gradients are in test_fast.py."""
 
+from dataclasses import asdict
 from importlib.metadata import version
 
 import monai.networks.nets  # noqa: F401 - takes seconds, which belong to no test
@@ -17,7 +18,7 @@ from magunet.blocks import BatchNorm3d
 from magunet.fast import accelerate, evaluate_by_input
 from magunet.model import ATTENTIONS, MAGUNet, MAGUNetConfig, count_parameters
 from magunet.peers.adapt import scaled
-from magunet.studies import ALIASES, NETWORKS, VARIANTS, build, build_on_meta, configuration, variant
+from magunet.studies import ALIASES, NETWORKS, VARIANTS, build, build_on_meta, checked, configuration, variant
 
 TINY = (2, 4, 8, 16, 32)
 TABLE_4 = {"3D U-Net": 23_538_177, "+DA": 24_130_181, "+MFF": 24_267_105, "+LGAG": 23_835_309,
@@ -122,6 +123,27 @@ def test_table_rows_name_networks_that_exist_and_are_recorded_by_what_is_chosen_
         assert configuration("+MFF", divisor)["widths"] == widths == variant("+DA", divisor).widths, divisor
     peer = {"network": "SegNet", "width_divisor": 16, "monai": version("monai")}
     assert configuration("SegNet", 16) == peer
+
+
+def test_a_network_of_ones_own_has_a_name_that_says_it_all_and_is_a_row_where_there_is_one():
+    for row in VARIANTS:
+        assert checked(variant(row)) == row
+    for config in (MAGUNetConfig(mff_kernels=(1, 5), attention="none"), MAGUNetConfig(mff_kernels=(5,)),
+                   MAGUNetConfig(widths=(16, 20, 24, 28, 40), lgag=False), MAGUNetConfig(attention_level=3)):
+        name = checked(config)
+        assert name.startswith("own ") and checked(name) == name
+        assert variant(name) == variant(config) == config
+        small = variant(config, 4)
+        assert small.widths == scaled(4, *config.widths) and configuration(name, 4) == asdict(small)
+        assert checked(" ".join(["own", *reversed(name.split()[1:])])) == name, "the order of switches"
+    gates_alone = build(MAGUNetConfig(mff_kernels=None, attention="none"), 16)
+    assert repr(gates_alone) == repr(build("+LGAG", 16)) and checked("own") == "MAG-UNet"
+    for name, reason in (("own x=1", "'x' is no switch"), ("own lgag=True lgag=False", "given twice"),
+                         ("own mff_kernels=2", "odd sizes"), ("own mff_kernels=-1", "odd sizes"),
+                         ("own widths=1,2", "widths"), ("own attention=dad", "attention must be one of"),
+                         ("own attention_level=7", "from 0 to 4"), ("own lgag=maybe", "lgag"),
+                         (MAGUNetConfig(in_channels=2), "'in_channels' is no switch"), ("owner", "own mff")):
+        refused(lambda name=name: checked(name), reason)
 
 
 def test_rows_of_ours_change_one_thing_about_da_and_nothing_else():

@@ -15,7 +15,7 @@ from scipy import stats
 from stored import store_study
 
 from compendium import redraw, tables
-from compendium.effects import effects_report
+from compendium.effects import effects_report, lessons
 from compendium.figures.curves import learning_curves
 from compendium.figures.forest import forest
 from compendium.figures.planes import FIGURE_WIDTH, source_of
@@ -24,7 +24,7 @@ from compendium.formats import FORMATS, study_blocks, study_notes, study_report
 from compendium.grid import study_rows
 from compendium.paper import TABLES
 from compendium.results import read_stored
-from compendium.tables import NOT_TRAINED, TRAINED, study_table
+from compendium.tables import NOT_TRAINED, TRAINED, extent, study_table
 from magunet.base import project
 from magunet.base.provenance import git_revision
 
@@ -78,17 +78,38 @@ def test_rows_and_numbers_are_the_papers_where_nothing_is_trained():
 
 
 def test_numbers_by_hand():
-    table = study_table(4, *scored(unet=(0.5, 0.7), full=(0.8, 0.9)))
+    table = study_table(4, *scored(unet=(0.5, 0.7, 0.5, 0.7, 0.6), full=(0.8, 0.9, 0.8, 0.9, 0.85)))
     dice, hd95 = number(table, "base", "Dice"), number(table, "base", "HD95")
     columns = ["value", "paper", "difference", "low", "high", "patients", "seeds", "sd_seeds"]
-    low, high = stats.t(1, 60, 10).interval(0.95)                           # the SD of 50 and 70, by root 2
-    assert list(dice[columns]) == pytest.approx([60, 90.4, -30.4, low, high, 2, 1, np.nan], nan_ok=True)
+    low, high = stats.t(4, 60, 20**0.5).interval(0.95)              # the SD is 10, and 5 patients' mean has
+    assert list(dice[columns]) == pytest.approx([60, 90.4, -30.4, low, high, 5, 1, np.nan], nan_ok=True)
     assert dice["status"] == TRAINED
     assert (hd95["value"], hd95["unit"]) == (pytest.approx(4), "mm") and np.isnan(hd95["paper"])
     assert number(table, "all", "Dice")["value"] == pytest.approx(85)
     assert number(table, "base", "parameters")["difference"] == pytest.approx(22.448 - 22.45, abs=0.001)
     assert number(table, "base", "TFLOP")["value"] == pytest.approx(1.195, abs=0.001)
     assert number(table, "base", "peak memory")["value"] == pytest.approx(0.9)
+    few = number(study_table(4, *scored(unet=(0.5, 0.7, 0.6, 0.6))), "base", "Dice")
+    assert few["value"] == pytest.approx(60) and np.isnan(list(few[["low", "high", "difference"]])).all()
+
+
+def test_what_stands_behind_a_table_is_said_and_what_it_has_taught_follows_from_its_numbers():
+    """MAG-UNet has 85 %, the 3D U-Net 60 and +DA 80; joints of grade 2 and 0 are alike."""
+    scores, sides = scored(unet=(0.5, 0.7) * 3, full=(0.8, 0.9) * 3, da=(0.75, 0.85) * 3)
+    table = study_table(4, scores, sides)
+    assert extent(table) == "3 of 10 networks, 1 training each, 6 patients"
+    assert extent(study_table(4, NONE, NONE)) == "0 of 10 networks trained"
+    first, second, third = lessons(table, scores)
+    assert first.startswith("all has the highest Dice (85.0 %), base the lowest (60.0 %): 3 of 10 networks")
+    assert second == "all leads +DA by 5.0 points [5.0, 5.0]; with 1 training of each that does not tell " \
+        "which is better."
+    assert third.endswith("0.0 points; between these networks lie 25.0.")
+    more = pd.concat([scores.assign(seed=seed) for seed in range(5)])
+    assert extent(study_table(4, more, sides)) == "3 of 10 networks, 5 trainings each, 6 patients"
+    assert "likely smaller" in lessons(study_table(4, more, sides), more)[1]
+    level = more.assign(dice=more["dice"].where(more["network"] != "+DA", 0.85 + 0.01 * (more["seed"] - 2)))
+    assert "does not tell which is better" in lessons(study_table(4, level, sides), level)[1]
+    assert lessons(study_table(3, scores, sides), scores) == []
 
 
 def test_tables_describe_of_one_cohort_what_scores_and_runs_have():
@@ -148,18 +169,18 @@ def test_seeds_have_a_spread_and_count_once_a_patient():
 @pytest.fixture(scope="module")
 def kernels():
     """Table 3, whose row [1,3,5] is the network +MFF."""
-    return study_table(3, *scored(mff=(0.7, 0.6, 0.8), full=(0.8, 0.9, 0.7)))
+    return study_table(3, *scored(mff=(0.7, 0.6, 0.8, 0.65, 0.75), full=(0.8, 0.9, 0.7, 0.8, 0.8)))
 
 
 def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
     shown, beside = study_blocks(kernels), "Ours minus the paper's number, which is in brackets"
     assert all(table.index.tolist() == [r.name for r in TABLES[2]] for table in shown.values())
     for block, name, column, cell in (
-            ("Overlap with the truth", "[1,3,5]", "Dice", "70.0 [45.2, 94.8]"),
+            ("Overlap with the truth", "[1,3,5]", "Dice", "70.0 [60.2, 79.8]"),
             ("Overlap with the truth", "[3]", "Dice", "not trained"),
-            ("Surfaces", "[1,3,5]", "HD95", "3.00 [0.52, 5.48]"),
+            ("Surfaces", "[1,3,5]", "HD95", "3.00 [2.02, 3.98]"),
             (beside, "[1,3,5]", "IoU", "-48.2 (83.2)"), (beside, "[3]", "IoU", "(82.6)"),
-            ("Missed of all joints", "[1,3,5]", "grade 2", "0 of 3")):
+            ("Missed of all joints", "[1,3,5]", "grade 2", "0 of 5")):
         assert shown[block].loc[name, column] == cell, (block, name)
     text = study_report(kernels, ["Profile x."]).text()
     assert text.startswith("Table 3: kernel sizes") and text.endswith("Profile x.")
@@ -170,7 +191,7 @@ def test_text_shows_all_rows_intervals_the_paper_and_what_is_missing(kernels):
 def test_notes_say_what_an_interval_lacks_where_effects_are_and_that_the_paper_had_another_target(kernels):
     of_kernels, ablation, empty = (" ".join(study_notes(table)) for table in (
         kernels, study_table(4, *scored(full=(0.8, 0.9))), study_table(4, NONE, NONE)))
-    assert "over patients alone" in of_kernels and "3 patients" in of_kernels
+    assert "over patients alone" in of_kernels and "5 patients" in of_kernels
     assert "magunet tables effects" in ablation and "magunet tables effects" not in of_kernels + empty
     assert all("a radiologist drew" in notes for notes in (of_kernels, ablation, empty))
 
@@ -198,7 +219,7 @@ def test_latex_is_escaped_and_no_row_begins_with_a_bracket(kernels):
     body = [line for line in latex.splitlines() if not line.startswith("%")]
     assert latex.count("\\begin{table}") == latex.count("\\end{table}") == len(study_blocks(kernels))
     assert not any(line.lstrip().startswith("[") for line in body)
-    assert "{[1,3,5]} & 70.0 [45.2, 94.8]" in latex and "single joints, \\%" in latex
+    assert "{[1,3,5]} & 70.0 [60.2, 79.8]" in latex and "single joints, \\%" in latex
     assert not re.search(r"(?<!\\)[%#_±]", "\n".join(body))
 
 

@@ -13,13 +13,16 @@ from boxes import TINY, write_cohort
 from conftest import refused
 
 from compendium.fits import fit_all
+from compendium.grid import study_rows
 from magunet import checkpoint, losses, runs, train
 from magunet.base.errors import InputError
 from magunet.base.provenance import file_hash, read_json, write_json
 from magunet.cohort import load_cohort
 from magunet.metrics import overlap
+from magunet.model import MAGUNetConfig
+from magunet.predict import load_model
 from magunet.prepare import Prepared
-from magunet.studies import NETWORKS, build
+from magunet.studies import NETWORKS, build, variant
 
 SHORT = replace(TINY, epochs=1, samples_per_case=1)
 
@@ -90,7 +93,16 @@ def test_a_run_leaves_the_callers_random_numbers_alone_and_is_not_trained_again(
     folder = runs.fit("3D U-Net", SHORT, 0, cohort)
     assert torch.equal(torch.rand(3), expected)
     monkeypatch.setattr(runs.train, "train", lambda *_: pytest.fail("trained again"))
-    assert runs.fit("3D U-Net", SHORT, 0, cohort) == folder
+    assert runs.fit("3D U-Net", SHORT, 0, cohort) == folder == runs.fit(variant("3D U-Net"), SHORT, 0, cohort)
+
+
+def test_a_network_of_ones_own_is_trained_and_loaded_by_its_name_and_is_a_row_of_a_table(cohort):
+    config, name = MAGUNetConfig(mff_kernels=(1, 5), attention="none"), "own attention=none mff_kernels=1,5"
+    (folder,) = fit_all([config], SHORT, cohort)[config]
+    model = load_model(folder)
+    assert model.record["network"] == name and model.network.config == variant(config, SHORT.width_divisor)
+    assert runs.fit(name, SHORT, 0, cohort) == folder
+    assert [row.network for row in study_rows(3, {name})[-2:]] == ["[3,5,7]", name]
 
 
 def test_the_validation_cases_choose_nothing(cohort, compendium, monkeypatch):

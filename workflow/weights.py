@@ -78,7 +78,7 @@ def main() -> None:
     figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan),
                           truth_name="mask from bone labels",
                           title="The real CT, and what the weights in data/weights find in it")
-    picture = save_figure(figure, project.figures("readme") / "first_mask.png",
+    picture = save_figure(figure, project.root() / "figures/readme" / "first_mask.png",
                           f"data/weights, run {run.name}", vector=False)
     print(folder / CARD_FILE, folder / "scores.csv", picture, sep="\n")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from compendium.grid import trained_as
 from compendium.paper import TABLES
+from magunet.studies import checked
 
 
 def read_table(name: str) -> pd.DataFrame:
@@ -17,4 +17,4 @@ def read_table(name: str) -> pd.DataFrame:
 def paper_rows() -> pd.DataFrame:
     """Every row of Tables 1 to 4, NaN where it has no number; networks are named as they are trained."""
     rows = pd.DataFrame([row for table in TABLES for row in table])
-    return rows.assign(network=rows["network"].map(trained_as))
+    return rows.assign(network=rows["network"].map(checked))

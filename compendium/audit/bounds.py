@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from compendium.audit import paper_rows, read_table
-from compendium.grid import trained_as
+from magunet.studies import checked
 
 HALF = 0.05
 """Of the last printed digit of a score, in percent."""
@@ -92,7 +92,7 @@ def score_audit() -> pd.DataFrame:
 def values(network: str, measure: str) -> dict[int, float]:
     """Table -> what it prints for a network; "[1,3,5]" of Table 3 and "+MFF" of Table 4 are one."""
     rows = paper_rows().set_index("table")
-    return rows[rows["network"] == trained_as(network)][measure].dropna().to_dict()
+    return rows[rows["network"] == checked(network)][measure].dropna().to_dict()
 
 
 def quote_audit() -> pd.DataFrame:

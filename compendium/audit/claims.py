@@ -17,11 +17,12 @@ import pandas as pd
 from compendium.audit import read_table
 from compendium.effects import BASE, MODULES, NETWORKS, contrast, factorial
 from compendium.formats import to_markdown
-from compendium.grid import REFERENCE, trained_as
+from compendium.grid import REFERENCE
 from compendium.paper import TABLE_1, TABLE_2, TABLE_3, Row
 from compendium.statistics import LEAST_SEEDS, LEVEL, crossed, holm
 from magunet.base import project
 from magunet.base.provenance import git_revision, whole_file
+from magunet.studies import checked
 
 Leads = dict[str, tuple[str, Mapping[str, float]]]
 """What a claim needs to be above 0: name -> measure, and weights of networks."""
@@ -66,7 +67,7 @@ def save_claims(table: pd.DataFrame, path: Path, source: str) -> None:
 
 def beats(better: str, rows: Iterable[Row], measures: Sequence[str] = ("dice", "iou", "precision")) -> Leads:
     """A network over the others of a table's rows, by each measure."""
-    networks = dict.fromkeys(trained_as(row.network) for row in rows)
+    networks = dict.fromkeys(checked(row.network) for row in rows)
     return {f"{measure} of {better} over {network}": (measure, {better: 1, network: -1})
             for network, measure in product(networks, measures) if network != better}
 
@@ -75,7 +76,7 @@ CLAIMED = {
     "best": beats(REFERENCE, TABLE_1),
     "eca": beats(BASE, [row for row in TABLE_2 if row.name == "+ECA"]),
     "da": beats("+DA", TABLE_2),
-    "kernel_iou": beats(trained_as("[1,3,5]"), TABLE_3, ["iou"]),
+    "kernel_iou": beats(checked("[1,3,5]"), TABLE_3, ["iou"]),
     "modules": {f"{measure}, main effect of {module}": (measure, factorial(module))
                 for module, measure in product(MODULES, ("dice", "iou"))},
     "synergy": {f"{measure}, gained beyond the sum": (

@@ -3,6 +3,8 @@
 Axial views from below (the patient's right is on the left), coronal from the front, sagittal from the left.
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from matplotlib.patheffects import withStroke
 
 from compendium.figures.page import INCH, LINE, PRINT_WIDTH, SMALLEST_FONT, write
 from magunet import __version__
-from magunet.base import project
+from magunet.base import profiles, project
 from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
+from magunet.base.progress import say
 from magunet.base.provenance import content_hash, git_revision, whole_file
 from magunet.volume import Volume, reorient, same_geometry
 
@@ -148,6 +151,22 @@ def three_planes(scan: Volume, prediction: Volume | None = None, truth: Volume |
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def figure_folder(settings: Settings) -> Path:
+    """Where figures go: ``figures/<profile>``, or a folder named after settings that are not the profile's.
+
+    Such a folder is announced. A profile without a file in ``papermill_params`` has but one folder.
+    """
+    known = (project.root() / project.MARKER / f"{settings.profile}.yaml").is_file()
+    usual, now = (profiles.load(settings.profile) if known else settings).as_dict(), settings.as_dict()
+    changes = {name: value for name, value in now.items() if value != usual[name]}
+    words = ",".join(f"{name}={json.dumps(value)}" for name, value in changes.items())
+    plain = re.sub(r"[^\w.,=+-]", "", words)[:80]
+    name = ",".join([settings.profile, plain, content_hash(changes)[:6] * (plain != words)]).rstrip(",")
+    if changes:
+        say(f"note: {', '.join(changes)} not as in profile {settings.profile}: figures go to figures/{name}")
+    return project.root() / "figures" / name
 
 
 def source_of(settings: Settings, runs: Iterable[Path] = ()) -> str:

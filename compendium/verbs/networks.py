@@ -16,7 +16,8 @@ RUN = argument("run", type=Path, help="a run folder")
 
 
 @verb("train a network, or go on, and print its run folder", "train '3D U-Net' --profile smoke --seed 0",
-      argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net'"), PROFILE, PLAIN,
+      argument("network", help="a row of the paper's tables, such as MAG-UNet or '3D U-Net', or one's own: "
+               "'own mff_kernels=1,5 attention=none' is MAG-UNet with these switches"), PROFILE, PLAIN,
       argument("--seed", type=SEED, help="default: the profile's first"),
       argument("--recompute", choices=("auto", "always", "never"), default="auto",
                help="less memory for more time, the same weights; default: where memory demands it"))

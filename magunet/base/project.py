@@ -38,8 +38,3 @@ def data() -> Path:
 def runs() -> Path:
     """Trained networks and executed notebooks."""
     return root() / "runs"
-
-
-def figures(profile: str) -> Path:
-    """Figures of a profile."""
-    return root() / "figures" / profile

@@ -324,11 +324,14 @@ def test_no_machine_path_or_registry_host_is_committed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])
-def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(compendium, source, succeeds):
+def test_an_executed_notebook_has_parameters_once_and_its_links_lead_on_and_one_that_fails_stays_to_be_read(
+        compendium, source, succeeds):
     receipts = copy_workflow(compendium)
     (compendium / "notebooks").mkdir()
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=kernel)
+    cells = nbformat.v4.new_code_cell("# Parameters\nprofile = 'cpu'", metadata={"tags": ["parameters"]}), \
+        nbformat.v4.new_code_cell(source)
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, compendium / "notebooks" / "one.ipynb")
     (receipts / "sample.txt").touch()
     target = "runs/smoke/notebooks/one.html"
@@ -339,3 +342,7 @@ def test_a_notebook_that_fails_makes_the_workflow_fail_and_stays_to_be_read(comp
     executed = nbformat.read(compendium / "runs/smoke/notebooks/one.ipynb", as_version=4)
     assert executed.cells[-1].outputs
     assert succeeds or "ZeroDivisionError" in done.stderr
+    if succeeds:
+        assert [cell.source for cell in executed.cells] == ['# Parameters\nprofile = "smoke"\n', source]
+        for name in {link for path in NOTEBOOKS for link in re.findall(r"\]\(\.\./(\w+)/", path.read_text())}:
+            assert (compendium / "runs/smoke" / name).readlink().as_posix() == f"../../{name}"

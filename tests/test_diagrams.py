@@ -148,6 +148,7 @@ def test_maps_are_drawn_as_they_are_on_their_own_scale_or_on_the_given_one():
         figure = map_figure(np.zeros((8, 8)), np.eye(8), grids, (2.0, 3.0), limits)
         scan, *shown = (axes.images[0] for axes in figure.axes if axes.get_title())
         assert [axes.get_title() for axes in figure.axes[:3]] == ["CT and true joints", *grids]
+        assert [len(axes.collections) for axes in figure.axes[:3]] == [1, 1, 1], "joints without outline"
         assert scan.get_clim() == pytest.approx((0, 1200 / 1400))            # -200 to 1000 HU
         for image, values in zip(shown, grids.values(), strict=True):
             np.testing.assert_array_equal(image.get_array(), values)

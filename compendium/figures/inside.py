@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from compendium.figures.planes import BONE_WINDOW, PLANES, TRUTH_COLOUR, draw_slice, letters_and_bar
+from compendium.figures.planes import BONE_WINDOW, PLANES, RIM, TRUTH_COLOUR, draw_slice, letters_and_bar
 from magunet.predict import Model, probability
 from magunet.prepare import clip_and_scale
 
@@ -35,7 +35,7 @@ def maps(model: Model, window: np.ndarray, modules: Mapping[str, nn.Module]) -> 
 
 def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.ndarray],
                pixel: tuple[float, float], limits: Sequence[float | None] = (None, None)) -> Figure:
-    """An axial slice of a prepared window with the outline of the true joints, and maps of it beside it.
+    """An axial slice of a prepared window, and maps of it beside it, all with the outline of the true joints.
 
     image: (h, w) in [0, 1], drawn in the window of all figures; joints: (h, w) of 0 and 1; pictures: title ->
     map of any size; pixel: the image's, height and width in mm. ``limits`` are those of all maps' colours.
@@ -48,6 +48,7 @@ def map_figure(image: np.ndarray, joints: np.ndarray, pictures: Mapping[str, np.
     extent = first.images[0].get_extent()
     for axes, (title, values) in zip(others, pictures.items()):
         colours = axes.imshow(values, "viridis", vmin=limits[0], vmax=limits[1], extent=extent)
+        axes.contour(joints, [0.5], origin="upper", extent=extent, colors="white").set(path_effects=RIM)
         axes.set(title=title, xticks=[], yticks=[])
-        figure.colorbar(colours, ax=axes, shrink=0.8)
+        figure.colorbar(colours, ax=axes, shrink=0.5)
     return figure

@@ -324,12 +324,13 @@ def test_no_machine_path_or_registry_host_is_committed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source, succeeds", [("1 + 1", True), ("1 / 0", False)])
-def test_an_executed_notebook_has_parameters_once_and_its_links_lead_on_and_one_that_fails_stays_to_be_read(
+def test_a_page_of_a_notebook_needs_no_network_has_parameters_once_and_one_that_fails_stays_to_be_read(
         compendium, source, succeeds):
     receipts = copy_workflow(compendium)
     (compendium / "notebooks").mkdir()
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     cells = nbformat.v4.new_code_cell("# Parameters\nprofile = 'cpu'", metadata={"tags": ["parameters"]}), \
+        nbformat.v4.new_markdown_cell(text := "With $a_1 * b_1 * c$, `$HOME`:\n\n$$\\frac{a}{|b|}$$"), \
         nbformat.v4.new_code_cell(source)
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, compendium / "notebooks" / "one.ipynb")
@@ -343,6 +344,9 @@ def test_an_executed_notebook_has_parameters_once_and_its_links_lead_on_and_one_
     assert executed.cells[-1].outputs
     assert succeeds or "ZeroDivisionError" in done.stderr
     if succeeds:
-        assert [cell.source for cell in executed.cells] == ['# Parameters\nprofile = "smoke"\n', source]
+        assert [c.source for c in executed.cells] == ['# Parameters\nprofile = "smoke"\n', text, source]
+        page = (compendium / target).read_text()
+        assert len(re.findall(r"<math[^>]*>.*?</math>", page, re.S)) == 2 and "<code>$HOME</code>" in page
+        assert "<em>" not in page and not re.search(r'(?:src|<link[^>]*href)="(?:https?:)?//', page)
         for name in {link for path in NOTEBOOKS for link in re.findall(r"\]\(\.\./(\w+)/", path.read_text())}:
             assert (compendium / "runs/smoke" / name).readlink().as_posix() == f"../../{name}"

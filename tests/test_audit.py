@@ -176,7 +176,8 @@ def test_a_lead_within_its_spread_over_seeds_tells_nothing_however_narrow_its_in
         dice = {"a": np.zeros(20), "b": -lead + noise}
         scores = pd.DataFrame([{"network": name, "seed": seed, "patient": str(patient),
                                 "dice": 0.8 + points[seed] / 100}
-                               for name, points in dice.items() for seed in range(20) for patient in range(5)])
+                               for name, points in dice.items()
+                               for seed in range(20) for patient in range(5)])
         judged, reason = claims.judge(scores, {"a": ("dice", {"a": 1, "b": -1})})
         low, high = map(float, re.findall(r"\[(.*), (.*)\]", reason)[0])
         assert low * high > 0 and judged is verdict, reason

@@ -164,8 +164,31 @@ def test_one_lead_below_0_refutes_a_claim_only_if_it_does_after_holm():
                             "dice": 0.8 + spread.get(name, np.zeros(5))[seed] / 100}
                            for name in ("MAG-UNet", *leads) for seed in range(5) for patient in range(5)])
     verdict, reason = claims.judge(scores, {"a": leads["a"]})
-    assert verdict is Verdict.FAILS and reason == "least lead -0.9 [-1.6, -0.2], a; 5 seeds"
+    assert verdict is Verdict.FAILS and reason == "least lead -0.9 [-1.6, -0.2], a; 5 seeds, SD 0.6"
     assert claims.judge(scores, leads)[0] is Verdict.UNTOLD
+
+
+def test_a_lead_within_its_spread_over_seeds_tells_nothing_however_narrow_its_interval():
+    """0.7 points with an SD of 0.9 over 20 seeds: the interval lies above 0, yet a training could turn it."""
+    noise = 0.9 * np.tile([-1, 1], 10) * np.sqrt(19 / 20)
+    for lead, verdict in ((0.7, Verdict.UNTOLD), (1.0, Verdict.HOLDS), (-0.7, Verdict.UNTOLD),
+                          (-1.0, Verdict.FAILS)):
+        dice = {"a": np.zeros(20), "b": -lead + noise}
+        scores = pd.DataFrame([{"network": name, "seed": seed, "patient": str(patient),
+                                "dice": 0.8 + points[seed] / 100}
+                               for name, points in dice.items()
+                               for seed in range(20) for patient in range(5)])
+        judged, reason = claims.judge(scores, {"a": ("dice", {"a": 1, "b": -1})})
+        low, high = map(float, re.findall(r"\[(.*), (.*)\]", reason)[0])
+        assert low * high > 0 and judged is verdict, reason
+
+
+def test_verdicts_are_fair():
+    """What the paper leaves open, or says of most, is no contradiction."""
+    verdicts = CLAIMS.set_index("key")["verdict"]
+    for key in ("augmentation", "attention", "lighter", "iou_gain", "quotes"):
+        assert verdicts[key] == Verdict.AGREES, key
+    assert verdicts["count"] == Verdict.UNTOLD
 
 
 def test_the_numbers_in_the_reasons_are_those_that_are_computed():

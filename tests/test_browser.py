@@ -142,7 +142,8 @@ def notebook_run(installed, compendium, viewer):
     code = {cell.source.split("\n")[0]: cell for cell in notebook.cells}
     code["own_scan, own_mask = None, None"].source = OBJECT
     code['fit("MAG-UNet", settings, settings.seeds[0], study)'].source = "print(*runs)"
-    code[BROWSE].source = code[BROWSE].source.replace("list(runs))", f"list(runs), viewer={viewer!r})")
+    (cell,) = (cell for cell in notebook.cells if BROWSE in cell.source)
+    cell.source = cell.source.replace("list(runs))", f"list(runs), viewer={viewer!r})")
     nbformat.write(notebook, compendium / "object.ipynb")
     with run_notebook(compendium, installed, "object.ipynb") as (page, seen):
         yield page, seen

@@ -33,6 +33,7 @@ class Verdict(StrEnum):
 
     HOLDS = "holds here"
     FAILS = "does not hold here"
+    AGREES = "agrees with the paper's own numbers"
     CONTRADICTS = "contradicts the paper's own numbers"
     UNTESTABLE = "cannot be tested without the hospital's data"
     UNTOLD = "cannot be told here"
@@ -90,7 +91,8 @@ def judge(scores: pd.DataFrame, leads: Leads) -> tuple[Verdict, str]:
     """The verdict on a claim, and its reason in a line.
 
     HOLDS where the intervals of all leads lie above 0; FAILS where a lead is below 0 after Holm's correction
-    over the leads; UNTOLD else, and below LEAST_SEEDS trainings; PENDING where a network has no scores.
+    over the leads; UNTOLD else, below LEAST_SEEDS trainings, and where such a lead is no larger than its SD
+    over seeds, so that another training could turn it round; PENDING where a network has no scores.
     """
     networks = dict.fromkeys(name for _, weights in leads.values() for name in weights)
     if missing := [name for name in networks if name not in set(scores["network"])]:
@@ -99,9 +101,10 @@ def judge(scores: pd.DataFrame, leads: Leads) -> tuple[Verdict, str]:
     tables = {measure: 100 * crossed(scores, measure) for measure in {m for m, _ in leads.values()}}
     points = pd.DataFrame([contrast(tables[measure], weights) for measure, weights in leads.values()], leads)
     least, seeds = points.sort_values("mean").iloc[0], int(points["seeds"].min())
-    verdict = Verdict.HOLDS if points["low"].min() > 0 else Verdict.UNTOLD
-    if (points["mean"].lt(0) & (np.array(holm(points["p"])) < 1 - LEVEL)).any():
+    outside = points["mean"].abs() > points["sd_seeds"]                   # never of one seed, whose SD is NaN
+    verdict = Verdict.HOLDS if (outside & points["low"].gt(0)).all() else Verdict.UNTOLD
+    if (outside & points["mean"].lt(0) & (np.array(holm(points["p"])) < 1 - LEVEL)).any():
         verdict = Verdict.FAILS
     return verdict if seeds >= LEAST_SEEDS else Verdict.UNTOLD, (
         f"least lead {least['mean']:+.1f} [{least['low']:+.1f}, {least['high']:+.1f}], {least.name}; "
-        f"{seeds} seed{'s'[:seeds > 1]}")
+        f"{seeds} seed{'s'[:seeds > 1]}" + f", SD {least['sd_seeds']:.1f}" * (seeds > 1))

@@ -9,9 +9,9 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 4275, "core": 2945, "sijphantom": 1700, "compendium": 4365, "all": 10320, "tests": 13110}
+LIMITS = {"magunet": 4300, "core": 2975, "sijphantom": 1700, "compendium": 4460, "all": 10445, "tests": 13230}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
-took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, with 310 of tests; before,
+took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, networks of one's own and paired differences 120; before,
 the limits were 3,400, 2,400, 1,900, 4,000, 9,299 and, of tests, 11,000."""
 PLAIN_TORCH = {"blocks": {"base"}, "attention": {"blocks"}, "model": {"blocks", "attention"}}
 """The networks' files, and what else of magunet each may import."""

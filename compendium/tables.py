@@ -69,8 +69,8 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
             numbers += _groups(joints[truth])
         rows += [first | number for number in numbers]
     numbers = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(COLUMNS[7:], float))
-    counted = ~(numbers["patients"] < LEAST_PATIENTS)                   # true of costs, which have none
-    return numbers.assign(difference=(numbers["value"] - numbers["paper"]).where(counted))
+    comparable = ~(numbers["patients"] < LEAST_PATIENTS)                   # true of costs, which have none
+    return numbers.assign(difference=(numbers["value"] - numbers["paper"]).where(comparable))
 
 
 def extent(numbers: pd.DataFrame) -> str:

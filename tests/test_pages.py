@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -107,6 +108,8 @@ def test_the_results_of_the_readme_are_those_of_the_stored_table():
                  for cell in re.findall(r"[\d.]+ \[[\d., ]+\]", lines)}
         measured = re.findall(r"[\d.]+ \[[\d., ]+\]", row)
         assert len(measured) == 2 and set(measured) <= cells, row
+    main = pd.read_csv(ROOT / "figures/cpu/effects.csv").query("comparison == 'main effect'")
+    assert main["verdict"].tolist() == 3 * ["equivalent"], "the sentence of both pages on the three modules"
 
 
 def test_the_page_of_notebooks_lists_each_with_its_thumbnail():

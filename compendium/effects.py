@@ -129,7 +129,7 @@ def lessons(numbers: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         return []
     (best, second), last = (whole.iloc[place] for place in (0, 1)), whole.iloc[-1]
     lead = contrast(100 * crossed(scores, "dice"), {best["network"]: 1, second["network"]: -1})
-    span = f"{lead.mean:.1f} points [{lead.low:.1f}, {lead.high:.1f}]"
+    span = f"{lead.mean:.2f} points [{lead.low:.2f}, {lead.high:.2f}]"
     if lead.seeds < LEAST_SEEDS:
         sure = f"with {lead.seeds} training{'s'[:lead.seeds != 1]} of each that does not tell which is better"
     else:
@@ -141,9 +141,9 @@ def lessons(numbers: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
     by_grade = dice[dice["group"].str.match(r"grade \d")].groupby("group")["value"].mean()
     if len(by_grade) > 1:
         sentences.append(
-            f"From {by_grade.idxmin()} to {by_grade.idxmax()} the mean Dice of single joints goes from "
-            f"{by_grade.min():.1f} to {by_grade.max():.1f} %, {np.ptp(by_grade):.1f} points; between these "
-            f"networks lie {best['value'] - last['value']:.1f}.")
+            f"Joints of {by_grade.idxmin()} have a mean Dice of {by_grade.min():.1f} %, those of "
+            f"{by_grade.idxmax()} {by_grade.max():.1f}: {np.ptp(by_grade):.1f} points lie between these "
+            f"grades, and {best['value'] - last['value']:.1f} between the first and the last of these networks.")
     return sentences
 
 

@@ -45,7 +45,7 @@ def effects_forest(effects: pd.DataFrame) -> Figure:
     main, height = effects["comparison"] == MAIN, 1.2 + 0.26 * len(effects)
     figure = Figure((FIGURE_WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    axes.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN:g} point: as good as none")
+    axes.axvspan(-MARGIN, MARGIN, color="0.92", label=f"within {MARGIN:g} point: taken for none")
     axes.axvline(0, color="0.4", linewidth=0.8)
     kinds = ("main effect", effects[main], "o"), ("difference, not tested", effects[~main], "s")
     for label, rows, look in (kind for kind in kinds if len(kind[1])):

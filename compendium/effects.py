@@ -143,7 +143,7 @@ def lessons(numbers: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
         sentences.append(
             f"Joints of {by_grade.idxmin()} have a mean Dice of {by_grade.min():.1f} %, those of "
             f"{by_grade.idxmax()} {by_grade.max():.1f}: {np.ptp(by_grade):.1f} points lie between these "
-            f"grades, and {best['value'] - last['value']:.1f} between the first and the last of these networks.")
+            f"grades, and {best['value'] - last['value']:.1f} between the first and the last network.")
     return sentences
 
 

@@ -91,7 +91,7 @@ def edge_letters(axes: Axes, letters: Sequence[str]) -> None:
     places = {(0, 0.5): (6, 0), (1, 0.5): (-6, 0), (0.5, 1): (0, -6), (0.5, 0): (0, 6)}
     for letter, (place, points) in zip(letters, places.items()):
         axes.annotate(letter, place, points, "axes fraction", "offset points", color="white", ha="center",
-                      va="center", fontsize=SMALLEST_FONT, path_effects=RIM)
+                      va="center", fontsize=SMALLEST_FONT, weight="bold", path_effects=RIM)
 
 
 def bar_length(width: float) -> int:

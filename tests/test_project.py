@@ -23,6 +23,7 @@ from compendium.grid import BEYOND, LEFT_OUT, seeds_of, workflow_settings
 from compendium.grid import trainings as training_order
 from magunet.base import profiles
 from magunet.studies import ALIASES
+from workflow.notebook_page import MATH, equation
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ASKED = {"jupyterlab", "papermill", "numpy", "matplotlib", "itkwidgets", "simpleitk", "pandas", "nbval"}
@@ -135,21 +136,22 @@ def test_installing_demands_the_hashes_and_adds_nothing(compendium):
 def test_notebooks_have_the_agreed_form_and_begin_with_the_smoke_profile(path):
     cells = nbformat.read(path, as_version=4).cells
     code = [c for c in cells if c.cell_type == "code"]
-    assert [c for c in code if "parameters" in c.metadata.get("tags", [])] == code[:1]
+    parameters, checks = ([c for c in code if tag in c.metadata.get("tags", [])]
+                          for tag in ("parameters", "nbval-check-output"))
+    assert parameters == code[:1] and checks
+    assert [c for c in code if c.outputs] == checks == [c for c in code if c.execution_count is not None]
     exec(code[0].source, namespace := {"In": [code[0].source]})
     assert profiles.from_notebook(namespace) == profiles.load("smoke")
     assert len(code[0].source.splitlines()) == 2, "the profile, below its heading"
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
     assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Try this")
-    assert [c for c in code if "nbval-check-output" in c.metadata.get("tags", [])], "no check cell"
     for cell in code:
         assert len(cell.source.splitlines()) <= 20, cell.source
-        checked = "nbval-check-output" in cell.metadata.get("tags", [])
-        assert bool(cell.outputs) == checked == (cell.execution_count is not None), cell.source
         for body in re.findall(r"^def .*(?:\n(?:    .*)?)*", cell.source, re.M):
             assert len(body.strip().splitlines()) <= 5, body
-    prose = sum(len(c.source.split()) for c in cells if c.cell_type == "markdown")
-    assert prose > sum(len(c.source.split()) for c in code[1:])
+    markdown = [c.source for c in cells if c.cell_type == "markdown"]
+    assert all(MATH.sub(equation, text) for text in markdown), "an equation that the page cannot show raises"
+    assert sum(len(text.split()) for text in markdown) > sum(len(c.source.split()) for c in code[1:])
 
 
 def papermill(folder, notebook, *words):

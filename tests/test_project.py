@@ -138,11 +138,10 @@ def test_notebooks_have_the_agreed_form_and_begin_with_the_smoke_profile(path):
     code = [c for c in cells if c.cell_type == "code"]
     parameters, checks = ([c for c in code if tag in c.metadata.get("tags", [])]
                           for tag in ("parameters", "nbval-check-output"))
-    assert parameters == code[:1] and checks
-    assert [c for c in code if c.outputs] == checks == [c for c in code if c.execution_count is not None]
+    assert parameters == code[:1] and len(code[0].source.splitlines()) == 2, "the profile, below its heading"
+    assert [c for c in code if c.outputs] == [c for c in code if c.execution_count] == checks != []
     exec(code[0].source, namespace := {"In": [code[0].source]})
     assert profiles.from_notebook(namespace) == profiles.load("smoke")
-    assert len(code[0].source.splitlines()) == 2, "the profile, below its heading"
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
     assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Try this")
     for cell in code:
@@ -342,8 +341,7 @@ def test_a_page_of_a_notebook_needs_no_network_has_parameters_once_and_one_that_
                      "reason", "rules", "--", target)
     assert (done.returncode == 0) == succeeds, done.stderr
     assert (compendium / target).exists() == succeeds
-    executed = nbformat.read(compendium / "runs/smoke/notebooks/one.ipynb", as_version=4)
-    assert executed.cells[-1].outputs
+    assert (executed := nbformat.read(compendium / "runs/smoke/notebooks/one.ipynb", 4)).cells[-1].outputs
     assert succeeds or "ZeroDivisionError" in done.stderr
     if succeeds:
         assert [c.source for c in executed.cells] == ['# Parameters\nprofile = "smoke"\n', text, source]

@@ -1,10 +1,12 @@
 """From a CT to a mask on the CT's own grid, with a trained run."""
 
 import functools
+import itertools
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -18,10 +20,20 @@ from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
 from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
-from magunet.prepare import HU_WINDOW, clip_and_scale, prepare, require_scan, restore
-from magunet.region import Triple, cut, joints_alone, joints_centre, put_back, region_about
+from magunet.prepare import HU_WINDOW, Shape, clip_and_scale, prepare, require_scan, restore
+from magunet.region import (
+    Region,
+    Triple,
+    cut,
+    joints_alone,
+    joints_centre,
+    placed,
+    put_back,
+    region_about,
+    whole,
+)
 from magunet.studies import build
-from magunet.volume import Volume, onto_grid
+from magunet.volume import Volume, onto_grid, orientation, reorient
 
 THRESHOLD = 0.5
 """Voxels with a higher foreground probability belong to the mask."""
@@ -31,35 +43,49 @@ RECORD_FILE = "run.json"
 """A run's record, written last: what it was trained from and with."""
 RECORD_ENTRIES = ("network", "seed", "settings", "data_hash", "train", "val", "pixel_mm")
 """What a run's record must hold for the run to be used."""
+LOCATOR = "locator"
+"""Folder in ``data/weights`` of the network that finds the joints in a whole scan."""
+ONE_MM = 60
+"""One joint is narrower, and two are wider, the middles of which lie farther apart."""
 CARD_FILE = "README.md"
 """Beside the weights that come with the project: what they can do and what they cannot."""
 
 
-def window_starts(slices: int, depth: int) -> list[int]:
-    """First slices of windows ``depth`` deep that cover ``slices``, evenly spread, overlapping by half."""
-    if slices <= depth:
+def window_starts(size: int, window: int) -> list[int]:
+    """First places of windows that cover ``size`` voxels of an axis, evenly spread, overlapping by half."""
+    if size <= window:
         return [0]
-    count = 1 + int(np.ceil((slices - depth) / (depth / 2)))
-    return [round(i * (slices - depth) / (count - 1)) for i in range(count)]
+    count = 1 + int(np.ceil((size - window) / (window / 2)))
+    return [round(i * (size - window) / (count - 1)) for i in range(count)]
 
 
-def predict_windows(image: np.ndarray, depth: int,
+def padding(shape: Shape, window: Shape) -> list[tuple[int, int]]:
+    """Voxels before and behind along each axis that an array of this shape lacks of a window."""
+    lacks = [max(0, m - n) for n, m in zip(shape, window)]
+    return [(lack // 2, lack - lack // 2) for lack in lacks]
+
+
+def predict_windows(image: np.ndarray, shape: Shape,
                     function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Sliding window along z: ``function`` of each window, blended with Gaussian weights (sigma depth / 4).
+    """Sliding window: ``function`` of each window, blended with Gaussian weights (sigma a quarter of it).
 
-    image and answer: float32 (n, h, w). function: (depth, h, w) -> the same. Outer slices are repeated.
+    image and answer: float32 (n, h, w). function: windows of this shape -> the same. Along an axis with more
+    than one window they overlap by half; beyond the image its outer voxels are repeated.
     """
-    slices = len(image)
-    padding = max(0, depth - slices)
-    before = padding // 2
-    padded = np.pad(image, ((before, padding - before), (0, 0), (0, 0)), mode="edge")
-    total, weight = np.zeros(padded.shape), np.zeros((len(padded), 1, 1))
-    share = np.exp(-0.5 * ((np.arange(depth) - (depth - 1) / 2) / (depth / 4)) ** 2)[:, None, None]
-    for start in track(window_starts(len(padded), depth), "windows", lines=False):
-        window = slice(start, start + depth)
+    pad = padding(image.shape, shape)
+    padded = np.pad(image, pad, mode="edge")
+    total, share, weight = np.zeros(padded.shape), np.ones(shape), np.ones((1, 1, 1))
+    starts = [window_starts(n, m) for n, m in zip(padded.shape, shape)]
+    for axis, (firsts, n, m) in enumerate(zip(starts, padded.shape, shape)):
+        along = [-1 if other == axis else 1 for other in range(3)]
+        bell = np.exp(-8 * ((np.arange(m) - (m - 1) / 2) / m) ** 2) if len(firsts) > 1 else np.ones(m)
+        sums = sum(np.pad(bell, (first, n - m - first)) for first in firsts)
+        share, weight = share * bell.reshape(along), weight * sums.reshape(along)
+    for corner in track(list(itertools.product(*starts)), "windows", lines=False):
+        window = tuple(slice(start, start + m) for start, m in zip(corner, shape))
         total[window] += share * function(padded[window])
-        weight[window] += share
-    return (total / weight)[before:before + slices].astype(np.float32)
+    inside = tuple(slice(before, before + n) for (before, _), n in zip(pad, image.shape))
+    return (total / weight)[inside].astype(np.float32)
 
 
 def probability(network: torch.nn.Module, window: np.ndarray, device: torch.device,
@@ -70,6 +96,15 @@ def probability(network: torch.nn.Module, window: np.ndarray, device: torch.devi
     with torch.inference_mode(), autocast(device, precision):
         logits = network(x.to(memory_format=torch.channels_last_3d))
     return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
+
+
+class Answer(NamedTuple):
+    """A mask, uint8, on the scan's own grid; the foreground probability on the grid that the network sees,
+    None of planes; and what the locator has to say, or ""."""
+
+    mask: Volume
+    chance: Volume | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,53 +129,75 @@ class Model:
                                 for view in (window, window[..., ::-1]))
             return (answer + mirrored[..., ::-1]) / 2
 
-        depth = self.window_depth or self.settings.shape[0]
+        depth, *plane = self.window_depth or self.settings.shape[0], *self.settings.shape[1:]
         while True:
             try:
-                return predict_windows(image, depth, both_ways)
+                return predict_windows(image, (depth, *plane), both_ways)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if depth == SMALLEST_SIDE:
                     raise MemoryError("windows of {} x {} x {} voxels do not fit; a run with smaller size or "
-                                      "larger width_divisor would".format(depth, *image.shape[1:])) from error
+                                      "larger width_divisor would".format(depth, *plane)) from error
                 traceback.clear_frames(error.__traceback__)     # they hold the tensors that filled the memory
             depth = max(SMALLEST_SIDE, depth // 2)
             say(f"note: not enough memory; going on with windows of {depth} slices instead of "
                 f"{self.settings.shape[0]}, from which the mask may differ a little")
 
     def segment(self, scan: Volume, centre: Triple | None = None) -> Volume:
-        """SIJ mask, uint8, on the scan's own grid. The scan is a CT in HU in any orientation.
+        """SIJ mask, uint8, on the scan's own grid, as of `answer`."""
+        return self.answer(scan, centre).mask
 
-        centre: of the region of interest, as `locate` finds it, which is asked otherwise; where that finds
-        no joint the mask is empty.
+    def answer(self, scan: Volume, centre: Triple | None = None) -> Answer:
+        """The mask of a scan, which is a CT in HU in any orientation, and what there is to know of it.
+
+        centre: of the region of interest, as `locate` finds it, which is asked otherwise. Of networks that
+        see isotropic voxels, `joints_alone` is left of the mask.
         """
         require_scan(scan)
-        if self.settings.voxel_mm:
-            centre = centre or locate(scan)
+        if not self.settings.voxel_mm:
+            planes = around_body(scan, self.record["pixel_mm"] * self.settings.size)
+            prepared, frame = prepare(planes, None, self.settings)
+            return Answer(onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan))
+        lps, note = reorient(scan, "LPS"), ""
+        if self.settings.depth:
+            region = whole(lps, self.settings.voxel_mm)
+        else:
+            centre, note = (centre, "") if centre else locate(lps)
             if centre is None:
-                return scan.with_array(np.zeros(scan.array.shape, np.uint8))
-            region = region_about(centre, scan, self.settings.voxel_mm)
-            p = self.probability(clip_and_scale(cut(scan, region, HU_WINDOW[0])))
-            joints = joints_alone(Volume(p > THRESHOLD, (region.voxel,) * 3, direction=np.eye(3)))
-            share = put_back(np.where(joints.array | (p <= THRESHOLD), p, 0), region, scan)
-            return share.with_array((share.array > THRESHOLD).astype(np.uint8))
-        planes = around_body(scan, self.record["pixel_mm"] * self.settings.size)
-        prepared, frame = prepare(planes, None, self.settings)
-        return onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
+                return Answer(scan.with_array(np.zeros(scan.array.shape, np.uint8)), note=note)
+            region = region_about(centre, lps, self.settings.voxel_mm)
+        chance = self.chance(lps, region)
+        mask = put_back(chance.array, region, lps).array > THRESHOLD
+        return Answer(reorient(lps.with_array(mask.astype(np.uint8)), orientation(scan)), chance, note)
+
+    def chance(self, lps: Volume, region: Region) -> Volume:
+        """Foreground probability of the voxels of a region, 0 in pieces of the mask away from both joints."""
+        values = self.probability(clip_and_scale(cut(lps, region, HU_WINDOW[0])))
+        inside = values > THRESHOLD
+        joints = joints_alone(placed(inside, region, lps)).array
+        return placed(np.where(inside & (joints == 0), 0, values), region, lps)
 
 
 @functools.cache
 def load_locator() -> Model:
     """The network that finds the joints in a whole scan, the same for every other."""
-    return load_model(shipped_weights())
+    return load_model(shipped_weights() / LOCATOR)
 
 
-def locate(scan: Volume) -> Triple | None:
-    """Where the locator finds the middle between the joints: mm as `magunet.region.joints_centre`; None where
-    it finds none."""
-    mask = load_locator().segment(scan)
-    return joints_centre(mask) if mask.array.any() else None
+def locate(scan: Volume) -> tuple[Triple | None, str]:
+    """Where the locator finds the middle between the joints, mm as `magunet.region.joints_centre`, None where
+    it finds none; and what there is to know of it, or ""."""
+    model, lps = load_locator(), reorient(scan, "LPS")
+    region = whole(lps, model.settings.voxel_mm)
+    chance = model.chance(lps, region)
+    mask = chance.with_array(chance.array > THRESHOLD)
+    if not mask.array.any():
+        return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
+                      "values are not HU; the mask is empty")
+    across = np.ptp(np.flatnonzero(mask.array.any((0, 1)))) * region.voxel
+    note = "only one joint is found in it; the other is cut off, or missed" if across < ONE_MM else ""
+    return tuple(np.add(joints_centre(mask), region.first).tolist()), note
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

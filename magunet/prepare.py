@@ -23,7 +23,7 @@ from magunet.base.errors import InputError, require
 from magunet.base.profiles import BOX_MM, Settings
 from magunet.base.progress import say
 from magunet.cohort import Case, read_checked
-from magunet.region import cut, joints_centre, put_back, region_about
+from magunet.region import cut, joints_centre, put_back, region_about, whole
 from magunet.volume import Volume, bounding_box, orientation, reorient, same_geometry
 
 HU_WINDOW = (-200.0, 1200.0)
@@ -91,16 +91,18 @@ def prepare(scan: Volume, mask: Volume | None, settings: Settings) -> tuple[Prep
     return Prepared(clip_and_scale(image), target, spacing), Frame(scan, square.shape, inside, shape, slices)
 
 
-def prepare_region(scan: Volume, mask: Volume, settings: Settings) -> Prepared:
-    """The region of interest of a training case, with ``margin_mm`` on every side, by which its boxes move.
+def prepare_voxels(scan: Volume, mask: Volume, settings: Settings) -> Prepared:
+    """A training case in isotropic voxels: all of it where windows have a size, else the region of interest,
+    with ``margin_mm`` on every side, by which its boxes move.
 
     Raises InputError when mask and scan lie on different grids, the mask is empty, or the scan holds NaN.
     """
     require(same_geometry(scan, mask), DIFFERENT_GRIDS)
     require_scan(scan)
-    region = region_about(joints_centre(mask), mask, settings.voxel_mm, settings.margin_mm)
+    region = whole(scan, settings.voxel_mm) if settings.depth else region_about(
+        joints_centre(mask), mask, settings.voxel_mm, settings.margin_mm)
     target = (cut(mask, region) > HALF).astype(np.uint8)
-    require(target.any(), "the target vanishes in the region of interest; lower voxel_mm")
+    require(target.any(), "the target is empty or vanishes in such voxels; lower voxel_mm")
     return Prepared(clip_and_scale(cut(scan, region, HU_WINDOW[0])), target, (settings.voxel_mm,) * 3)
 
 
@@ -191,7 +193,7 @@ def cache_key(image: Path, label: Path, settings: Settings) -> str:
     """Changes with the content of the files, the settings that matter here and the code of preparation."""
     return provenance.content_hash(
         provenance.file_hash(image), provenance.file_hash(label), settings.size, settings.slice_mm,
-        settings.margin_mm, settings.voxel_mm, HU_WINDOW, BOX_MM,
+        settings.margin_mm, settings.voxel_mm, not settings.depth, HU_WINDOW, BOX_MM,
         provenance.code_hash(sys.modules[__name__], body, nifti, region, volume))
 
 
@@ -206,11 +208,11 @@ def prepare_case(case: Case, settings: Settings) -> tuple[Prepared, str]:
     if not path.exists():
         scan, mask = read_checked(case)
         try:
-            prepared = (prepare_region(scan, mask, settings) if settings.voxel_mm else
+            prepared = (prepare_voxels(scan, mask, settings) if settings.voxel_mm else
                         prepare(scan, mask, settings)[0])
         except InputError as error:
             raise InputError(f"{case.image}: {error}") from error
-        if settings.voxel_mm and (share := share_outside(mask, settings.voxel_mm)):
+        if not settings.depth and (share := share_outside(mask, settings.voxel_mm)):
             say(f"note: {case.label}: {share:.1%} of the mask lie outside the box about both joints, which "
                 "is all that a network sees; it does not learn them")
         parts = {"image": prepared.image.astype(np.float16), "mask": prepared.mask,

@@ -4,6 +4,7 @@ The paper shrinks whole planes; a box of the same number of voxels shows the joi
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,14 @@ def region_about(centre: Triple, scan: Volume, voxel: float, margin: float = 0) 
     shape, spacing = box_shape(voxel, margin), reorient(scan, "LPS").spacing
     first = (s * round((c - (n - 1) / 2 * voxel) / s) for c, n, s in zip(centre, shape, spacing))
     return Region(tuple(first), voxel, shape)
+
+
+def whole(scan: Volume, voxel: float) -> Region:
+    """All of a scan, in voxels of any size, about its middle."""
+    lps = reorient(scan, "LPS")
+    shape = [max(1, math.ceil(n * s / voxel)) for n, s in zip(lps.array.shape, lps.spacing)]
+    first = [((n - 1) * s - (m - 1) * voxel) / 2 for n, m, s in zip(lps.array.shape, shape, lps.spacing)]
+    return Region(tuple(first), voxel, tuple(shape))
 
 
 def joints_centre(mask: Volume) -> Triple:
@@ -105,6 +114,13 @@ def cut(scan: Volume, region: Region, outside: float = 0) -> np.ndarray:
     lps = reorient(scan, "LPS")
     return resample(lps.array, [linear(n, s, first, region.voxel, m) for n, s, first, m in zip(
         lps.array.shape, lps.spacing, region.first, region.shape)], outside)
+
+
+def placed(values: np.ndarray, region: Region, scan: Volume) -> Volume:
+    """Values (d, h, w) of a region as a volume of its own, where it lies in the patient."""
+    lps = reorient(scan, "LPS")
+    origin = lps.to_world(np.divide(region.first, lps.spacing))
+    return Volume(values, (region.voxel,) * 3, tuple(origin.tolist()), lps.direction)
 
 
 def put_back(values: np.ndarray, region: Region, scan: Volume) -> Volume:

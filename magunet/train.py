@@ -19,7 +19,7 @@ from magunet.base.provenance import whole_file
 from magunet.checkpoint import TrainingState
 from magunet.metrics import overlap
 from magunet.model import scales
-from magunet.predict import THRESHOLD, predict_windows, probability
+from magunet.predict import THRESHOLD, padding, predict_windows, probability
 from magunet.prepare import Prepared, Shape
 from magunet.studies import build, checked
 
@@ -36,14 +36,13 @@ CURVE_CASES = 10
 
 
 def window(prepared: Prepared, shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random box of a case, image and mask (1, 1, *shape); slices that it lacks are padded, masks by 0."""
+    """Random box of a case, image and mask (1, 1, *shape); what it lacks is padded, masks by 0."""
     spare = [max(0, n - m) for n, m in zip(prepared.image.shape, shape)]
     starts = [int(torch.randint(more + 1, (1,), generator=generator)) if more or not axis else 0
               for axis, more in enumerate(spare)]
     box = tuple(slice(start, start + m) for start, m in zip(starts, shape))
     image, mask = prepared.image[box], prepared.mask[box]
-    before = (shape[0] - len(image)) // 2
-    pad = ((before, shape[0] - len(image) - before), (0, 0), (0, 0))
+    pad = padding(image.shape, shape)
     image, mask = np.pad(image, pad, mode="edge"), np.pad(mask, pad)
     return torch.from_numpy(image)[None, None].float(), torch.from_numpy(mask)[None, None]
 
@@ -104,7 +103,7 @@ def start_at_share(network: torch.nn.Module, share: float) -> None:
 
 def share_of(cases: dict[str, Prepared], settings: Settings) -> float:
     """Mean share of the target in what the network sees of each case."""
-    return float(np.mean([middle(case, settings.shape).mask.mean() if settings.voxel_mm else case.mask.mean()
+    return float(np.mean([case.mask.mean() if settings.depth else middle(case, settings.shape).mask.mean()
                           for case in cases.values()]))
 
 
@@ -142,9 +141,8 @@ def validation_dice(network: torch.nn.Module, cases: dict[str, Prepared], settin
     """Mean Dice over prepared cases, around the target only; reported scores are of whole scans."""
     scores = []
     for case in cases.values():
-        case = middle(case, settings.shape) if settings.voxel_mm else case
-        p = predict_windows(case.image, settings.shape[0],
-                            lambda x: probability(network, x, device, precision))
+        case = case if settings.depth else middle(case, settings.shape)
+        p = predict_windows(case.image, settings.shape, lambda x: probability(network, x, device, precision))
         scores.append(overlap(p > THRESHOLD, case.mask).dice)
     return float(np.mean(scores))
 

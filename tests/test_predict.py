@@ -1,5 +1,6 @@
 """Windows, blending, and a mask on the scan's own grid."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -24,21 +25,23 @@ def test_windows_cover_every_slice_and_overlap_by_half(slices, depth):
         assert {z for s in starts for z in range(s, s + depth)} == set(range(slices))
 
 
-def test_blending_is_exact_on_x_plus_1_of_windows_that_all_have_the_networks_depth():
-    for slices in (1, 5, 16, 17, 40, 75):
+def test_blending_is_exact_on_x_plus_1_of_windows_that_all_have_the_networks_shape():
+    for slices, shape in itertools.product((1, 5, 16, 17, 40, 75), ((16, 5, 6), (16, 4, 6), (16, 3, 9))):
         image, windows = np.random.default_rng(slices).random((slices, 5, 6), np.float32), []
-        blended = predict_windows(image, 16, lambda x, seen=windows: seen.append(x) or x + np.float32(1))
-        np.testing.assert_array_equal(blended, image + np.float32(1), f"{slices} slices")
-        assert {window.shape for window in windows} == {(16, 5, 6)}, f"{slices} slices"
+        blended = predict_windows(image, shape, lambda x, seen=windows: seen.append(x) or x + np.float32(1))
+        np.testing.assert_allclose(blended, image + np.float32(1), 1e-6, err_msg=f"{slices} slices, {shape}")
+        assert {window.shape for window in windows} == {shape}, f"{slices} slices"
 
 
 def test_blending_weighs_windows_by_the_gaussian():
-    """Of two windows that answer 0 and 1, the share of the second's weight, sigma a quarter of the depth."""
-    answers = iter((0.0, 1.0))
-    blended = predict_windows(np.zeros((24, 2, 2), np.float32), 16, lambda x: np.full(x.shape, next(answers)))
+    """Of two windows that answer 0 and 1, the share of the second's weight, sigma a quarter of a window."""
     first, second = np.zeros(24), np.zeros(24)
     first[:16] = second[8:] = np.exp(-0.5 * ((np.arange(16) - 7.5) / 4) ** 2)
-    np.testing.assert_allclose(blended[:, 0, 0], second / (first + second), rtol=1e-6)
+    for axis in range(3):
+        image, shape, answers = np.zeros(np.roll((24, 2, 2), axis), np.float32), np.roll((16, 2, 2), axis), iter((0.0, 1.0))
+        blended = predict_windows(image, tuple(shape), lambda x, answers=answers: np.full(x.shape, next(answers)))
+        along = np.moveaxis(blended, axis, 0)[:, 0, 0]
+        np.testing.assert_allclose(along, second / (first + second), rtol=1e-6)
 
 
 class Brightness(torch.nn.Module):

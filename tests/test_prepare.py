@@ -17,7 +17,7 @@ from magunet.prepare import (
     pad_to_square,
     prepare,
     prepare_case,
-    prepare_region,
+    prepare_voxels,
     resize,
     restore,
 )
@@ -170,8 +170,8 @@ def test_what_cannot_be_prepared_is_refused():
             (s.with_array(np.where(m.array, np.inf, s.array)), None, "infinite")):
         refused(lambda pair=(scan, mask): prepare(*pair, SETTINGS), *words)
         if mask and "vanishes" not in words[0]:
-            refused(lambda pair=(scan, mask): prepare_region(*pair, REGION), *words)
-    refused(lambda: prepare_region(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
+            refused(lambda pair=(scan, mask): prepare_voxels(*pair, REGION), *words)
+    refused(lambda: prepare_voxels(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
             "the target vanishes in the region of interest", "lower voxel_mm")
 
 
@@ -181,7 +181,7 @@ def test_a_region_is_the_box_about_the_joints_with_the_margin_on_every_side():
     for axis in range(3):
         ramp = np.indices(mask.array.shape)[axis] * mask.spacing[axis]              # mm from the first voxel
         scan = mask.with_array((ramp * 10 - 150).astype(np.float32))
-        prepared = prepare_region(scan, mask, replace(REGION, margin_mm=8.0))
+        prepared = prepare_voxels(scan, mask, replace(REGION, margin_mm=8.0))
         assert prepared.image.shape == prepared.mask.shape == (68, 68, 96) and prepared.spacing == (2, 2, 2)
         inside = ndimage.binary_erosion(prepared.mask, iterations=2)
         place = (prepared.image * 1400 - 200 + 150) / 10                            # undoes clip_and_scale
@@ -210,7 +210,7 @@ def check_stored(files, settings):
     """The stored case is what `prepare` returns, in half precision; returns its key."""
     stored, key = prepare_case(a_case(files), settings)
     pair = map(read_volume, files)
-    fresh = prepare_region(*pair, settings) if settings.voxel_mm else prepare(*pair, settings)[0]
+    fresh = prepare_voxels(*pair, settings) if settings.voxel_mm else prepare(*pair, settings)[0]
     assert stored.image.dtype == np.float16 and stored.image == pytest.approx(fresh.image, abs=2**-11)
     assert stored.mask.dtype == np.uint8 and np.array_equal(stored.mask, fresh.mask)
     assert stored.spacing == pytest.approx(fresh.spacing)

@@ -68,9 +68,9 @@ class Settings:
     scan_matrix: int = setting("pixels a side of a phantom's slices", 32, 2048)
     scan_slices: Slices = setting("slices of a phantom", strict=False, min_length=2, max_length=2)
     target_mm: Number = setting("the SIJ mask reaches this far from both bones", 0.1, 15)
-    voxel_mm: Number | None = setting("voxels of the region of interest; null: planes", 0.5, 10)
-    depth: int | None = setting("slices of planes; null with voxel_mm", SMALLEST_SIDE, 1024)
-    size: int | None = setting("pixels a side of planes; null with voxel_mm", SMALLEST_SIDE, 2048)
+    voxel_mm: Number | None = setting("isotropic voxels; null: planes", 0.5, 10)
+    depth: int | None = setting("slices of a window; null: the region of interest", SMALLEST_SIDE, 1024)
+    size: int | None = setting("pixels a side of a window; null: the region of interest", SMALLEST_SIDE, 2048)
     slice_mm: Number | None = setting("distance of planes; null: as in the scan", 0.1, 100)
     margin_mm: Number = setting("how far training slices reach beyond the target, or boxes move", 0, 1000)
     width_divisor: int = setting("the paper's channel widths are divided by this", 1, 32)
@@ -92,8 +92,8 @@ class Settings:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels of the network's input (d, h, w): of the region of interest, or slices of planes."""
-        return box_shape(self.voxel_mm) if self.voxel_mm else (self.depth, self.size, self.size)
+        """Voxels of the network's input (d, h, w): of the region of interest, or of a window."""
+        return (self.depth, self.size, self.size) if self.depth else box_shape(self.voxel_mm)
 
     def as_dict(self) -> dict:
         """Plain values that JSON and YAML can hold; ``from_mapping`` reads them back."""
@@ -125,10 +125,10 @@ def from_mapping(values: Mapping, source: str) -> Settings:
         rule = re.sub(r"^(\w+ should|Value error, must)", "must", rule)
         raise InputError(f"{source}: parameter {name!r} {rule}; got {reprlib.repr(values[name])} "
                          f"({FIELDS[name].description})") from None
-    planes = settings.depth, settings.size
-    require(planes == (None, None) if settings.voxel_mm else None not in planes,
-            f"{source}: parameters 'depth' and 'size' must be null with 'voxel_mm', and numbers without; got "
-            f"{planes[0]} and {planes[1]}")
+    window = settings.depth, settings.size
+    require(None not in window or (window == (None, None) and settings.voxel_mm), f"{source}: parameters "
+            "'depth' and 'size' must be numbers, or both null with 'voxel_mm', which is the region of interest; "
+            f"got {window[0]} and {window[1]}")
     return settings
 
 

@@ -1,17 +1,20 @@
-"""Makes ``data/weights``: what `magunet predict` takes when no model is named, its scores, and the card that
-says what it is.
+"""Makes ``data/weights``: the two networks that `magunet predict` takes when no model is named, their scores,
+and the card that says what they are.
 
     python workflow/weights.py --labels FOLDER
 
-Trains MAG-UNet on the profile `weights` (or goes on, or takes the finished run), stores it in half precision,
-and scores that, and its agreement with the full precision, on the profile's validation phantoms, renders of
-the label maps in FOLDER (NIfTI: 1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human
-pelvises) and the real sample CT. No scan that is scored was trained on, and none chooses anything: the last
-epoch's weights are taken. What was scored already is not scored again.
+Trains MAG-UNet on the profile `locator`, whole scans in voxels of 4 mm, and on the profile `weights`, regions of
+interest in voxels of 1.5 mm, on phantoms that another process makes meanwhile (or goes on, or takes what is
+finished), stores both in half precision, and scores them on phantoms, renders of the label maps in FOLDER (NIfTI:
+1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human pelvises) and the real sample CT. No scan
+that is scored was trained on, and none chooses anything: the last weights are taken. What was scored already is not
+scored again.
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -21,21 +24,24 @@ import safetensors.torch
 import torch
 
 from compendium.figures.planes import save_figure, three_planes
-from magunet import augment, body, predict, prepare
+from magunet import augment, body, predict, prepare, region, train
 from magunet.base import profiles, project, provenance
+from magunet.base.device import choose_device, choose_precision
 from magunet.base.errors import InputError
+from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.checkpoint import write_tensors
 from magunet.joints import SIDES
 from magunet.metrics import overlap
-from magunet.predict import CARD_FILE, RECORD_FILE, WEIGHTS_FILE, load_model
-from magunet.runs import fit
-from sijphantom.cohort import cohort_of
+from magunet.predict import CARD_FILE, LOCATOR, RECORD_FILE, WEIGHTS_FILE, load_model
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import transfer
+from workflow import stream
 
-PROFILE, NETWORK = "weights", "MAG-UNet"
+NETWORK = "MAG-UNet"
 RENDERS = 4
 """Of each label map."""
 EXACT = 4
@@ -43,25 +49,51 @@ EXACT = 4
 long."""
 
 
+def phantoms(settings: Settings) -> Iterator[transfer.Unseen]:
+    """The phantoms of a profile that are scored, each pair of grades as often."""
+    pairs = itertools.cycle(itertools.product(range(5), repeat=2))
+    seeds = range(settings.test_seed, settings.test_seed + settings.test_cases)
+    for seed, grades in zip(track(seeds, "phantoms"), pairs):
+        one = make_phantom(seed, **stream.options(settings, seed), grades=grades)
+        yield transfer.Unseen(transfer.PHANTOMS, f"phantom_{seed}", *phantom_scan(one), grades)
+
+
+def trained(profile: str) -> Path:
+    """The run of a profile; ten of the phantoms that are scored are watched, and choose nothing."""
+    settings, device = profiles.load(profile), choose_device()
+    precision = choose_precision(settings.precision, device)
+    few = list(itertools.islice(phantoms(settings), train.CURVE_CASES))
+    cases = {one.case: prepare.prepare_voxels(one.scan, one.truth, settings) for one in few}
+    return stream.learn(NETWORK, settings, lambda network: train.validation_dice(
+        network, cases, settings, device, precision))
+
+
 def main() -> None:
     """Train if need be, store, score, write the card and the picture of the real CT."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", type=Path, required=True, help="folder of label maps to render and score")
+    parser.add_argument("--only", choices=("locator", "weights"), help="train and store this network, and end")
     arguments = parser.parse_args()
     transfer.label_maps(arguments.labels)                   # a wrong folder fails before any work
-    real, settings = transfer.real_ct(), profiles.load(PROFILE)
-    cohort = cohort_of(settings, track)
-    run, folder = fit(NETWORK, settings, settings.seeds[0], cohort), project.data() / "weights"
-    ship(run, folder)
+    real, folder = transfer.real_ct(), project.data() / "weights"
+    torch.set_num_threads(1)
+    for profile, place in (("locator", folder / LOCATOR), ("weights", folder)):
+        if arguments.only in (None, profile):
+            run = trained(profile)
+            ship(run, place)
+    if arguments.only:
+        print(place)
+        return
+    settings = profiles.load("weights")
     full, half = load_model(run), load_model(folder)
     exact = [replace(model, precision=torch.float32) for model in (full, half)]
     key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE),
-                                  provenance.code_hash(transfer, body, predict, prepare))
+                                  provenance.file_hash(folder / LOCATOR / WEIGHTS_FILE),
+                                  provenance.code_hash(transfer, body, predict, prepare, region))
     kept = run / f"unseen-{key}.csv"
     rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     done = {row["case"] for row in rows}
-    all_scans = chain(transfer.validation_phantoms(cohort), transfer.renders(arguments.labels, RENDERS),
-                      [real])
+    all_scans = chain(phantoms(settings), transfer.renders(arguments.labels, RENDERS), [real])
     for number, unseen in enumerate(all_scans):
         if unseen.case not in done:
             mask = half.segment(unseen.scan)
@@ -76,7 +108,6 @@ def main() -> None:
     with provenance.whole_file(folder / CARD_FILE) as part:
         part.write_text(card(provenance.read_json(folder / RECORD_FILE), scores), encoding="utf-8")
     figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan),
-                          truth_name="mask from bone labels",
                           title="The real CT, and what the weights in data/weights find in it")
     picture = save_figure(figure, project.root() / "figures/readme" / "first_mask.png",
                           f"data/weights, run {run.name}", vector=False)

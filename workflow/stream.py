@@ -1,0 +1,140 @@
+"""Training on phantoms that are made while it goes on, each seen a few times and then forgotten.
+
+Another process makes them ahead. The step alone decides which phantom is seen, so a training that was killed
+goes on where it was and ends with the same weights.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from magunet import checkpoint, runs, train
+from magunet.base import project, provenance
+from magunet.base.device import choose_device, choose_precision, peak_memory_mb, reset_peak_memory
+from magunet.base.profiles import Settings
+from magunet.base.progress import say
+from magunet.predict import RECORD_FILE, WEIGHTS_FILE
+from magunet.prepare import Prepared, prepare_voxels
+from magunet.studies import configuration
+from sijphantom import cohort
+from sijphantom.phantom import make_phantom
+from sijphantom.scanner import Protocol
+
+BLOCK = 64
+"""Steps whose phantoms are on disk at a time and come in a random order, each as often as samples_per_case says."""
+REPORT = 250
+"""Steps from one line of the log to the next."""
+START = 16
+"""Phantoms whose mean share of target the last bias starts at."""
+FIELDS_MM = {"locator": (200, 700), "weights": (200, 500)}
+"""Profile -> smallest and largest field of view of its phantoms."""
+
+
+def options(settings: Settings, seed: int) -> dict:
+    """Arguments of `make_phantom`: a protocol of its own for each seed, wider than the paper's."""
+    low, high = FIELDS_MM[settings.profile]
+    pixel = np.random.default_rng(seed).uniform(low, high) / settings.scan_matrix
+    protocol = Protocol(pixel_mm=(pixel, pixel), margin_mm=(2.0, 110.0))
+    return dict(matrix=settings.scan_matrix, slices=settings.scan_slices, thickness=settings.target_mm, protocol=protocol)
+
+
+def make(settings: Settings, seed: int, path: Path) -> None:
+    """Write the prepared phantom of a seed, unless it is there."""
+    torch.set_num_threads(1)
+    if not path.exists():
+        prepared = prepare_voxels(*cohort.phantom_scan(make_phantom(seed, **options(settings, seed))), settings)
+        with provenance.whole_file(path) as part:
+            part.write_bytes(safetensors.numpy.save({"image": prepared.image.astype(np.float16), "mask": prepared.mask}))
+
+
+class Stream:
+    """Step -> prepared phantom."""
+
+    def __init__(self, settings: Settings, folder: Path, pool: ProcessPoolExecutor) -> None:
+        self.settings, self.folder, self.pool = settings, folder, pool
+        self.jobs: dict[int, Future] = {}
+
+    def seeds(self, block: int) -> np.ndarray:
+        """Of the steps of a block, in their order."""
+        count = BLOCK // self.settings.samples_per_case
+        first = self.settings.cohort_seed + block * count
+        return np.random.default_rng(block).permutation(np.repeat(range(first, first + count), self.settings.samples_per_case))
+
+    def at(self, step: int, ahead: bool = True) -> Prepared:
+        """The phantom of a step; what is needed until the end of the next block is asked for beforehand."""
+        block, place = divmod(step, BLOCK)
+        wanted = [*self.seeds(block), *self.seeds(block + 1)][place:]
+        if ahead and place == 0:
+            for path in self.folder.glob("*.safetensors"):
+                if int(path.stem) < min(wanted):
+                    path.unlink()
+        for seed in dict.fromkeys(map(int, wanted)) if ahead else [int(wanted[0])]:
+            if seed not in self.jobs:
+                self.jobs[seed] = self.pool.submit(make, self.settings, seed, self.path(seed))
+        self.jobs = {seed: job for seed, job in self.jobs.items() if seed >= min(wanted) or not job.done()}
+        seed = int(wanted[0])
+        if seed in self.jobs:
+            self.jobs[seed].result()
+        stored = safetensors.numpy.load_file(self.path(seed))
+        return Prepared(stored["image"], stored["mask"], (self.settings.voxel_mm,) * 3)
+
+    def path(self, seed: int) -> Path:
+        return self.folder / f"{seed}.safetensors"
+
+
+def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module], float]) -> Path:
+    """Train on a stream of phantoms, or go on, or take what is finished; returns the run's folder.
+
+    watched: what of a network stands in its log, every so many steps; it chooses nothing.
+    """
+    device = choose_device()
+    precision, seed = choose_precision(settings.precision, device), settings.seeds[0]
+    code = provenance.code_hash(*runs.CODE, *cohort.PHANTOM_CODE, __import__(__name__, fromlist=["_"]))
+    key = provenance.content_hash(network, settings.as_dict(), FIELDS_MM, BLOCK, code)
+    folder = project.runs() / f"{settings.profile}-{network}-{key}"
+    if runs.is_finished(folder):
+        return folder
+    steps = settings.cases * settings.samples_per_case // BLOCK * BLOCK
+    path, began = folder / train.CHECKPOINT_FILE, time.monotonic()
+    reset_peak_memory(device)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        stream = Stream(settings, folder / "phantoms", pool)
+        state = train.new_state(network, settings, seed, steps, device)
+        if not (path.exists() and checkpoint.restore(state, path, key)):
+            state = train.new_state(network, settings, seed, steps, device)
+            first = {str(step): stream.at(step) for step in range(START)}
+            train.start_at_share(state.network, train.share_of(first, settings))
+        begin = REPORT * len(state.log) + len(state.losses)
+        say(f"{folder.name}: from step {begin} of {steps}")
+        earlier, saved = state.seconds, time.monotonic()
+        for step in range(begin, steps):
+            state.network.train()
+            state.order.append(str(step))
+            train.train_step(state, stream.at(step), settings, device, precision)
+            if last := (step + 1) % REPORT == 0 or step + 1 == steps:
+                loss = train.mean_loss(state)
+                state.log.append({"step": step + 1, "loss": loss, "dice": watched(state.network)})
+                state.order, state.losses = [], []
+                say(f"{settings.profile}: step {step + 1}/{steps}  loss {loss:.3f}  Dice {state.log[-1]['dice']:.3f}  "
+                    f"{earlier + time.monotonic() - began:.0f} s")
+            if last or time.monotonic() - saved > train.STEP_SECONDS:
+                state.seconds, saved = earlier + time.monotonic() - began, time.monotonic()
+                checkpoint.save(state, path, key)
+        pool.shutdown(cancel_futures=True)
+    checkpoint.write_tensors(state.network.state_dict(), folder / WEIGHTS_FILE)
+    seeds = [settings.cohort_seed, settings.cohort_seed + steps // settings.samples_per_case - 1]
+    provenance.write_json(folder / RECORD_FILE, {
+        "network": network, "seed": seed, "settings": settings.as_dict(), "settings_hash": key, "data_hash": key,
+        "train": [f"phantoms of seeds {seeds[0]} to {seeds[1]}"], "val": [], "pixel_mm": settings.voxel_mm,
+        "steps": steps, "fields_mm": FIELDS_MM[settings.profile], "log": state.log, "epochs": 1,
+        "config": configuration(network, settings.width_divisor), "precision": str(precision).removeprefix("torch."),
+        "git": provenance.git_revision(project.root()), **provenance.environment(device),
+        "seconds": round(state.seconds, 1), "peak_memory_mb": peak_memory_mb(device),
+        "outputs": {WEIGHTS_FILE: provenance.file_hash(folder / WEIGHTS_FILE)}})
+    return folder

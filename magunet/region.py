@@ -12,8 +12,9 @@ from scipy import ndimage, sparse
 
 from magunet.base.errors import require
 from magunet.base.profiles import box_shape
+from magunet.body import body
 from magunet.joints import is_pair
-from magunet.volume import Volume, orientation, reorient
+from magunet.volume import Volume, bounding_box, orientation, reorient
 
 NEAR = 20.0
 """mm from a joint within which a piece of a mask can be part of it."""
@@ -43,11 +44,20 @@ def region_about(centre: Triple, scan: Volume, voxel: float, margin: float = 0) 
 
 
 def whole(scan: Volume, voxel: float) -> Region:
-    """All of a scan, in voxels of any size, about its middle."""
+    """All of a scan."""
     lps = reorient(scan, "LPS")
-    shape = [max(1, math.ceil(n * s / voxel)) for n, s in zip(lps.array.shape, lps.spacing)]
-    first = [((n - 1) * s - (m - 1) * voxel) / 2 for n, m, s in zip(lps.array.shape, shape, lps.spacing)]
-    return Region(tuple(first), voxel, tuple(shape))
+    shape = tuple(math.ceil(n * s / voxel) for n, s in zip(lps.array.shape, lps.spacing))
+    return Region((0.0, 0.0, 0.0), voxel, shape)
+
+
+def around_body(scan: Volume, voxel: float) -> Region:
+    """The body alone, however wide the field of view. Raises InputError as `magunet.body.body`."""
+    lps = reorient(scan, "LPS")
+    inside, grid = body(lps)
+    steps = [part.step * s for part, s in zip(grid, lps.spacing)]
+    box = bounding_box(inside)
+    shape = [math.ceil((part.stop - part.start) * step / voxel) for part, step in zip(box, steps)]
+    return Region(tuple(part.start * step for part, step in zip(box, steps)), voxel, tuple(shape))
 
 
 def joints_centre(mask: Volume) -> Triple:

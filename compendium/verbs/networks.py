@@ -89,14 +89,15 @@ def predict(words: Words) -> None:
         say(f"note: {ct}: {problem}; the mask may mean nothing")
     name = case_name(ct, scan, words.anonymise)
     earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
-    mask = _segment(with_room(model), scan, ct)
+    answer = _answer(with_room(model), scan, ct)
     if (width := body_extent(scan)["width"]) < NARROW_MM:
         say(f"note: {ct}: the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
             "learned from whole adults may take something else for a joint: look at the mask")
     if (tilt := np.degrees(np.arccos(np.abs(scan.direction).max(0).min().clip(max=1)))) > OBLIQUE:
         say(f"note: {ct}: its axes are {tilt:.0f} degrees off the patient's; a network that learned from "
             "axial slices finds less in it: resample it to such, or look at the mask")
-    _write(Exported(name, scan, mask, source=source), origin_of(run, model), out, words)
+    case = Exported(name, scan, answer.mask, source=source, note=answer.note, chance=answer.chance)
+    _write(case, origin_of(run, model), out, words)
 
 
 @verb("write the same files for cases of a run's own cohort, prediction and truth",
@@ -119,18 +120,22 @@ def export(words: Words) -> None:
         require(name in study.cases, f"{study.root}: has no case {name!r}; it has {', '.join(study.cases)}")
     for case in track([study.cases[name] for name in words.case], "exported"):
         scan, truth = read_checked(case)
-        mask, name = _segment(network, scan, case.image), case_name(case.label, scan, words.anonymise)
+        answer, name = _answer(network, scan, case.image), case_name(case.label, scan, words.anonymise)
         note = (f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
                 if same else "the cohort is no more what the network was trained on")
-        _write(Exported(name, scan, mask, truth, note=note), origin_of(words.run, model), out, words)
+        _write(Exported(name, scan, answer.mask, truth, note=note, chance=answer.chance),
+               origin_of(words.run, model), out, words)
 
 
-def _segment(model, scan, path: Path):
-    """The mask of a scan. Raises InputError, which names the path that it was read from."""
+def _answer(model, scan, path: Path):
+    """The `magunet.predict.Answer` to a scan. Raises InputError, which names the path that it was read from."""
     try:
-        return model.segment(scan)
+        answer = model.answer(scan)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    if answer.note:
+        say(f"note: {path}: {answer.note}")
+    return answer
 
 
 def _write(case, origin, out: Path, words: Words) -> None:
@@ -138,7 +143,7 @@ def _write(case, origin, out: Path, words: Words) -> None:
     from compendium.view.export import export
     from magunet.volume import touched_faces
     files = export(case, origin, out, words.formats, words.anonymise, words.overwrite)
-    if not case.prediction.array.any():
+    if not case.prediction.array.any() and not case.note:
         say(f"note: {case.name}: the network found no joint; the mask is empty")
     elif faces := touched_faces(case.prediction.array):
         say(f"note: {case.name}: the mask touches the {' and the '.join(faces)}; a joint may be cut off")

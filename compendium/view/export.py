@@ -23,6 +23,7 @@ from magunet.base.progress import say
 from magunet.base.project import typed_name
 from magunet.base.provenance import file_hash, read_json, whole_file, write_json
 from magunet.body import body_extent
+from magunet.confidence import dice_to_expect
 from magunet.joints import JOINTS, UNKNOWN, Joint, Midline, joints_of, sides
 from magunet.predict import WEIGHTS_FILE, Model
 from magunet.volume import FILE_ENDINGS, Volume, orientation, same_geometry, voxel_hash
@@ -33,13 +34,16 @@ EARLIER = "sha256_of_earlier_files"
 """In a report, of files of earlier exports of its scan."""
 USUAL_ML = (5, 80)
 """Volume of the band about one joint, in adults."""
+DOUBTFUL_DICE = 0.6
+"""A joint of which less is to be expected has to be looked at."""
 HIGHEST_MM = 120
 """A mask of two sacroiliac joints is lower."""
 
 
 class Exported(NamedTuple):
     """A scan with its predicted and, if known, true mask on its grid. ``name`` begins all file names;
-    ``source`` is the headers of its DICOM series, if any; ``note`` is for the report."""
+    ``source`` is the headers of its DICOM series, if any; ``note`` is for the report; ``chance`` is the
+    foreground probability, as of `magunet.predict.Answer`."""
 
     name: str
     scan: Volume
@@ -47,14 +51,17 @@ class Exported(NamedTuple):
     truth: Volume | None = None
     source: Sequence[pydicom.Dataset] | None = None
     note: str = ""
+    chance: Volume | None = None
 
 
 def origin_of(run: Path, model: Model) -> dict:
-    """What made a prediction: run folder, network, profile, seed, hashes of weights and training data, and
-    what the network sees in a slice: a square around the body, or a box at the joints, in mm."""
+    """What made a prediction: run folder, network, profile, seed, hashes of weights and training data, what
+    the network sees in a slice: a square around the body, or a box at the joints, in mm; and the line that
+    `magunet.confidence` corrects its probabilities by, None where that is not known."""
     return {"run": typed_name(run), "network": model.record["network"], "profile": model.settings.profile,
             "seed": model.record["seed"], "sha256_of_weights": file_hash(run / WEIGHTS_FILE),
             "hash_of_training_data": model.record["data_hash"],
+            "calibration": model.record.get("calibration"),
             "sees_xy_mm": [round(model.record["pixel_mm"] * n, 1) for n in model.settings.shape[:0:-1]]}
 
 
@@ -183,10 +190,14 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midl
         "sha256_of_voxels": voxel_hash(both.with_array(both.array != 0)),
         "joints": {joint.side: _extent(_only(joint, both)) for joint in joints_of(both)},
         "left_and_right_parted_at": parted_at} for name, both in labels.items()}
+    expected = dice_to_expect(case.chance, plane, origin["calibration"]) if (
+        case.chance and origin["calibration"]) else {}
+    for side in masks["sij"]["joints"].keys() & expected.keys():
+        masks["sij"]["joints"][side]["dice_to_expect"] = round(expected[side], 2)
     field = np.multiply(scan.array.shape, scan.spacing)[::-1].round(1).tolist()
     grid = _grid(scan) | {"field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
-            "masks": masks, "doubts": _doubts(labels["sij"])}
+            "masks": masks, "doubts": _doubts(labels["sij"], expected)}
 
 
 def _grid(scan: Volume) -> dict:
@@ -196,14 +207,16 @@ def _grid(scan: Volume) -> dict:
             "origin_lps_mm": np.round(scan.origin, 3).tolist(), "axes_lps": scan.direction.round(6).tolist()}
 
 
-def _doubts(labels: Volume) -> list[str]:
-    """What a mask of two sacroiliac joints never is, of labels that tell them apart."""
+def _doubts(labels: Volume, expected: dict[str, float]) -> list[str]:
+    """What a mask of two sacroiliac joints never is, of labels that tell them apart, and Dice to expect."""
     joints, (low, high), lps = joints_of(labels), USUAL_ML, volume.reorient(labels, "LPS")
     volumes = [_extent(_only(joint, labels))["volume_ml"] for joint in joints]
     places = np.flatnonzero(lps.array.any((1, 2)))
     height = np.ptp(places) * lps.spacing[0] if len(places) else 0
     doubts = {f"the {joint.name} has {ml:.1f} mL, where {low} to {high} are usual": not low <= ml <= high
               for joint, ml in zip(joints, volumes)}
+    doubts |= {f"the {side} joint has a Dice to expect of {dice:.2f} only": dice < DOUBTFUL_DICE
+               for side, dice in expected.items()}
     doubts |= {"it is no pair of joints": joints == (UNKNOWN,),
                "one joint is not half as large as the other": 2 * min(volumes) < max(volumes),
                f"it is {height:.0f} mm high, so a piece of it is no joint": height > HIGHEST_MM}
@@ -211,7 +224,12 @@ def _doubts(labels: Volume) -> list[str]:
 
 
 def _extent(mask: Volume) -> dict:
-    faces = volume.touched_faces(volume.reorient(mask, "LPS").array,
-                                 ("inferior", "superior", "anterior", "posterior", "right", "left"))
+    """Volume, and mm from the mask to the nearest face of the scan; which it touches."""
+    lps = volume.reorient(mask, "LPS")
+    faces = volume.touched_faces(
+        lps.array, ("inferior", "superior", "anterior", "posterior", "right", "left"))
+    box = volume.bounding_box(lps.array) if lps.array.any() else ()
+    away = [min(side.start, n - side.stop) * s for side, n, s in zip(box, lps.array.shape, lps.spacing)]
     return {"volume_ml": round(float(np.count_nonzero(mask.array) * np.prod(mask.spacing) / 1000), 4),
+            "mm_to_border": round(min(away), 1) if away else None,
             "touches_border": bool(faces), "touched_faces": faces}

@@ -73,9 +73,9 @@ def measures(scan: Volume, mask: Volume, settings: Settings) -> dict[str, float]
 
     Raises InputError where the locator finds no joint.
     """
-    if not settings.voxel_mm:
+    if settings.depth:
         return {BEST: best_dice(scan, mask, settings, None)}
-    require(centre := locate(scan), "the locator finds no joint")
+    require(centre := locate(scan)[0], "the locator finds no joint")
     region = region_about(centre, scan, settings.voxel_mm)
     return dict(zip(AXES, np.subtract(centre, joints_centre(mask)))) | {
         FACE: to_face(mask, region), BEST: best_dice(scan, mask, settings, region)}
@@ -98,11 +98,11 @@ def tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     off, best = [], []
     for profile, group in rows.groupby("profile", sort=False):
         settings, names = profiles.load(profile), {"profile": profile, "phantoms": len(group)}
-        sees = (f"boxes of {settings.voxel_mm:g} mm" if settings.voxel_mm else
+        sees = (f"boxes of {settings.voxel_mm:g} mm" if not settings.depth else
                 f"planes of {settings.size} pixels, {settings.slice_mm or 'own'} mm apart")
         best.append(names | {"the network sees": sees, "mean": f"{100 * group[BEST].mean():.1f}",
                              "least": f"{100 * group[BEST].min():.1f}"})
-        if settings.voxel_mm:
+        if not settings.depth:
             levels = {axis: group[axis].abs().quantile((0.5, 0.95, 1)) for axis in AXES}
             errors = {axis: " / ".join(f"{mm:.1f}" for mm in level) for axis, level in levels.items()}
             cut = int((group[FACE] < 0).sum())

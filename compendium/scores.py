@@ -45,7 +45,7 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     if model.record["data_hash"] != runs.data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
-    locator = _locator_hash() if model.settings.voxel_mm else None
+    locator = None if model.settings.depth else _locator_hash()
     hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
     key = provenance.content_hash(*hashes, model.record["data_hash"], plain, locator)
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
@@ -72,7 +72,8 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
 
 def _locator_hash() -> str:
     """Changes with all that decides where the locator finds the joints of a scan."""
-    return provenance.content_hash(provenance.file_hash(predict.shipped_weights() / predict.WEIGHTS_FILE),
+    weights = predict.shipped_weights() / predict.LOCATOR / predict.WEIGHTS_FILE
+    return provenance.content_hash(provenance.file_hash(weights),
                                    provenance.code_hash(*CODE, *runs.CODE, nifti))
 
 
@@ -84,7 +85,7 @@ def _centre(case: Case, scan: volume.Volume, locator: str) -> region.Triple | No
         centre = provenance.read_json(path)
         return centre and tuple(map(float, centre))
     except (OSError, ValueError, TypeError):                # not there yet, or damaged
-        centre = predict.locate(scan)
+        centre, _ = predict.locate(scan)
     provenance.write_json(path, centre)
     return centre
 

@@ -30,6 +30,7 @@ from magunet.region import (
     placed,
     put_back,
     region_about,
+    region_of_body,
     whole,
 )
 from magunet.studies import build
@@ -189,7 +190,7 @@ def locate(scan: Volume) -> tuple[Triple | None, str]:
     """Where the locator finds the middle between the joints, mm as `magunet.region.joints_centre`, None where
     it finds none; and what there is to know of it, or ""."""
     model, lps = load_locator(), reorient(scan, "LPS")
-    region = whole(lps, model.settings.voxel_mm)
+    region = region_of_body(lps, model.settings.voxel_mm)
     chance = model.chance(lps, region)
     mask = chance.with_array(chance.array > THRESHOLD)
     if not mask.array.any():

@@ -50,7 +50,7 @@ def whole(scan: Volume, voxel: float) -> Region:
     return Region((0.0, 0.0, 0.0), voxel, shape)
 
 
-def around_body(scan: Volume, voxel: float) -> Region:
+def region_of_body(scan: Volume, voxel: float) -> Region:
     """The body alone, however wide the field of view. Raises InputError as `magunet.body.body`."""
     lps = reorient(scan, "LPS")
     inside, grid = body(lps)

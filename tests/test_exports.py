@@ -30,11 +30,11 @@ from compendium.view.export import Exported, _extent, export
 from magunet import __version__
 from magunet.base.provenance import file_hash
 from magunet.joints import JOINTS, left_and_right
-from magunet.predict import Model
+from magunet.predict import Answer, Model
 from magunet.volume import Volume, read_volume, voxel_hash, write_volume
 
 ORIGIN = {"run": "MAG-UNet-0123456789-s0", "network": "MAG-UNet", "profile": "smoke", "seed": 0,
-          "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789"}
+          "sha256_of_weights": "f" * 64, "hash_of_training_data": "0123456789", "calibration": None}
 ALL = ",".join(FORMATS)
 RIGHT_HANDED = [name for name, d in DIRECTIONS.items() if np.linalg.det(d) > 0]
 """DICOM has no others: mirrored rows turn the normal around."""
@@ -167,7 +167,7 @@ def test_where_nothing_tells_the_side_of_a_joint_not_even_the_truth_no_file_name
         assert "no file names a side" in said
         for name in ("sij", "truth"):
             assert list(report[name]["joints"]) == ["unknown"] and report[name]["joints"]["unknown"] == {
-                key: report[name][key] for key in ("volume_ml", "touches_border", "touched_faces")}
+                key: report[name][key] for key in ("volume_ml", "mm_to_border", "touches_border", "touched_faces")}
             assert report[name]["left_and_right_parted_at"]["x_mm_lps"] is None
             mesh = trimesh.load_mesh(str(files[f"{name}.stl"]))
             np.testing.assert_allclose(mesh.center_mass, places(scan, mask.array > 0).mean(axis=0), atol=0.5)
@@ -477,7 +477,7 @@ def test_reading_and_exporting_a_large_scan_takes_few_bytes_a_voxel(tmp_path):
 @pytest.fixture
 def finds_the_object(monkeypatch):
     """The network stands aside: every scan's mask is the test object where it lies in the patient."""
-    monkeypatch.setattr(Model, "segment", lambda self, scan: scan.with_array(both(scan).array))
+    monkeypatch.setattr(Model, "answer", lambda self, scan: Answer(scan.with_array(both(scan).array)))
 
 
 @pytest.fixture
@@ -508,7 +508,7 @@ def test_the_same_name_of_another_patient_and_no_right_to_write_are_told_before_
     for _ in range(2):
         assert predict(tmp_path / "anna/ct.nii.gz", tmp_path / "out", *words)[0] == 0
     with monkeypatch.context() as patched:
-        patched.setattr(Model, "segment", lambda *_: pytest.fail("computed"))
+        patched.setattr(Model, "answer", lambda *_: pytest.fail("computed"))
         status, printed, said = predict(tmp_path / "erik/ct.nii.gz", tmp_path / "out", *words)
         patched.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
         refusal = predict(tmp_path / "anna/ct.nii.gz", tmp_path / "new" / "out")

@@ -172,7 +172,7 @@ def test_what_cannot_be_prepared_is_refused():
         if mask and "vanishes" not in words[0]:
             refused(lambda pair=(scan, mask): prepare_voxels(*pair, REGION), *words)
     refused(lambda: prepare_voxels(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
-            "the target vanishes in the region of interest", "lower voxel_mm")
+            "the target is empty or vanishes in such voxels", "lower voxel_mm")
 
 
 def test_a_region_is_the_box_about_the_joints_with_the_margin_on_every_side():
@@ -241,7 +241,7 @@ def test_of_a_mask_that_is_larger_than_the_box_is_said_what_no_network_learns(fi
     bar.array[5:5 + slices, 18:22, 18:22] = 1
     for path, array in zip(files, (800 * bar.array, bar.array)):
         write_volume(bar.with_array(array), path)
-    prepare_case(a_case(files), replace(SETTINGS, voxel_mm=4.0))
+    prepare_case(a_case(files), replace(SETTINGS, voxel_mm=4.0, depth=None, size=None))
     assert said in (note := capsys.readouterr().err) and bool(said) == bool(note)
 
 

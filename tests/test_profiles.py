@@ -24,7 +24,7 @@ SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
 # Profiles ---------------------------------------------------------------------------------------------
 def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    assert names == ["adamw", "cpu", "gpu", "paper", "smoke", "transfer", "weights"]
+    assert names == ["adamw", "cpu", "gpu", "locator", "paper", "smoke", "transfer", "weights"]
     for name in names:
         settings = load(name)
         assert settings.profile == name and settings.cohort is None
@@ -58,20 +58,21 @@ def test_no_seed_of_a_scored_phantom_is_of_any_other_and_most_profiles_see_regio
         for other in all_of.values():               # adamw is cpu's second arm, scored on the same phantoms
             others = range(other.test_seed, other.test_seed + other.test_cases)
             assert {name, other.profile} == {"adamw", "cpu"} or other is settings or not scored & {*others}
-    on_regions = {name for name, settings in all_of.items() if settings.voxel_mm}
-    assert on_regions == {"smoke", "cpu", "adamw", "gpu"} and all(
+    on_regions = {name for name, settings in all_of.items() if not settings.depth}
+    assert on_regions == {"smoke", "cpu", "adamw", "gpu", "weights"} and all(
         all_of[name].shape == tuple(round(side / all_of[name].voxel_mm) for side in (120, 120, 176))
         for name in on_regions)
-    assert all_of["paper"].shape == paper.INPUT_SIZE and all_of["weights"].shape == (32, 128, 128)
+    assert all_of["paper"].shape == paper.INPUT_SIZE and all_of["locator"].shape == (48, 96, 96)
 
 
-def test_planes_have_depth_and_size_and_regions_have_neither():
+def test_windows_have_depth_and_size_and_regions_have_neither():
     planes = dict(voxel_mm=None, depth=32, size=64)
-    assert from_mapping(SMOKE | planes, "here").shape == (32, 64, 64)
+    for voxel in (None, 3.0):
+        assert from_mapping(SMOKE | planes | dict(voxel_mm=voxel), "here").shape == (32, 64, 64)
     for change in (dict(depth=32), dict(size=64), planes | dict(depth=None), planes | dict(size=None),
-                   planes | dict(voxel_mm=3.0), dict(voxel_mm=None)):
-        refused(lambda change=change: from_mapping(SMOKE | change, "here"),
-                "here: parameters 'depth' and 'size' must be null with 'voxel_mm', and numbers without; got ")
+                   dict(voxel_mm=None)):
+        refused(lambda change=change: from_mapping(SMOKE | change, "here"), "here: parameters 'depth' and "
+                "'size' must be numbers, or both null with 'voxel_mm', which is the region of interest; got ")
 
 
 def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(compendium, monkeypatch):
@@ -80,7 +81,7 @@ def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(c
     assert load(str(compendium / "mein Profil ä.yml")).profile == "mein Profil ä"
     (compendium / "mine.yml").write_text(yaml.safe_dump(SMOKE))             # so that folders agree
     refused(lambda: load("mine.yml"), "mine.yml: profile must be 'mine', the file's name; got 'smoke'")
-    refused(lambda: load("papr"), "papr.yaml: no such settings; papermill_params has adamw, cpu, gpu, paper")
+    refused(lambda: load("papr"), "papr.yaml: no such settings; papermill_params has adamw, cpu, gpu, locator")
     (compendium / "notebooks").mkdir()
     monkeypatch.chdir(compendium / "notebooks")
     # YAML reads 1e-4 as text
@@ -199,7 +200,7 @@ def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
             ((CELL, "# Parameters\nepoch = 9"), "parameter 'epoch'; did you mean 'epochs'?"),
             ((CELL, "# Parameters\nepochs, epoch = 9, 9"), "parameter 'epoch'; did you mean 'epochs'?"),
             ((CELL, "# Parameters\nepochs = 'many'"), "'epochs' must be a valid integer"),
-            ((SHORT_CELL, "# Parameters\ndepth = 32"), "'depth' and 'size' must be null with 'voxel_mm'")):
+            ((SHORT_CELL, "# Parameters\ndepth = 32"), "'depth' and 'size' must be numbers, or both")):
         namespace = run_notebook(*cells)
         refused(lambda namespace=namespace: from_notebook(namespace), "notebook parameters", words)
         assert "epoch" not in namespace

@@ -20,7 +20,7 @@ from magunet.region import Region, cut, joints_alone, joints_centre, linear, put
 from magunet.volume import Volume, reorient
 
 ON_REGIONS = [settings for path in sorted((ROOT / "papermill_params").glob("*.yaml"))
-              if (settings := profiles.load(path.stem)).voxel_mm and settings.networks is None]
+              if not (settings := profiles.load(path.stem)).depth and settings.networks is None]
 """The profiles whose networks see boxes."""
 
 
@@ -74,7 +74,7 @@ def test_a_network_answers_about_the_centre_that_it_is_told_or_where_the_locator
     model = predict.Model(Bright(), settings, {}, torch.device("cpu"), torch.float32)
     answers = []
     for centre in (joints_centre(truth), None):
-        monkeypatch.setattr(predict, "locate", lambda scan, centre=centre: centre)
+        monkeypatch.setattr(predict, "locate", lambda scan, centre=centre: (centre, ""))
         answers += [model.segment(scan), model.segment(scan, joints_centre(truth))]
     located, told, nothing, again = (answer.array for answer in answers)
     assert overlap(told, truth.array).dice > 0.93

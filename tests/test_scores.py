@@ -108,9 +108,10 @@ def stubbed(compendium, monkeypatch):
     record = {"network": "[1]", "seed": 4, "data_hash": data_hash(cohort, settings)}
     model = SimpleNamespace(record=record, settings=settings, device=torch.device("cpu"), segment=segment)
     monkeypatch.setattr(scores.predict, "load_model", lambda folder, plain: model)
-    (compendium / "data" / "weights").mkdir()
-    (compendium / "data" / "weights" / "weights.safetensors").write_text("locator")
-    monkeypatch.setattr(scores.predict, "locate", lambda scan: (float(scan.array.max()), 2.1, 0.1 + 0.2))
+    for file in ("weights.safetensors", "locator/weights.safetensors"):
+        (compendium / "data" / "weights" / file).parent.mkdir(exist_ok=True)
+        (compendium / "data" / "weights" / file).write_text("locator")
+    monkeypatch.setattr(scores.predict, "locate", lambda scan: ((float(scan.array.max()), 2.1, 0.1 + 0.2), ""))
     return folder, cohort, segmented
 
 
@@ -123,7 +124,7 @@ def test_a_scans_centre_is_found_once_for_all_networks_and_anew_when_the_locator
                        for name in cohort.val]
     stored = sorted((tmp_path / "data" / "prepared").glob("box_*.json"))
     assert len(stored) == len(cohort.val)
-    monkeypatch.setattr(scores.predict, "locate", lambda scan: None)
+    monkeypatch.setattr(scores.predict, "locate", lambda scan: (None, ""))
 
     def centres(weights):
         (folder / "weights.safetensors").write_text(weights)
@@ -136,7 +137,7 @@ def test_a_scans_centre_is_found_once_for_all_networks_and_anew_when_the_locator
     assert centres("of a third") == [None, *located[1:]], "a damaged file was not made anew"
     monkeypatch.setattr(scores.predict, "locate", lambda scan: 1 / 0)
     assert centres("of a fourth") == [None, *located[1:]], "that no joint was found is not kept"
-    (tmp_path / "data" / "weights" / "weights.safetensors").write_text("another locator")
+    (tmp_path / "data" / "weights" / "locator" / "weights.safetensors").write_text("another locator")
     with pytest.raises(ZeroDivisionError):                  # with the same network, too
         score_run(folder, cohort)
 

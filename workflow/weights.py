@@ -31,7 +31,8 @@ from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.checkpoint import write_tensors
-from magunet.joints import SIDES
+from magunet.confidence import calibrated, own_dice
+from magunet.joints import SIDES, sides
 from magunet.metrics import overlap
 from magunet.predict import CARD_FILE, LOCATOR, RECORD_FILE, WEIGHTS_FILE, load_model
 from sijphantom.cohort import phantom_scan
@@ -44,25 +45,28 @@ from workflow import stream
 NETWORK = "MAG-UNet"
 RENDERS = 4
 """Of each label map."""
+CALIBRATION = "calibration phantoms"
+"""Group of scans that only tell how to correct the Dice that the network expects of a joint."""
+CALIBRATED = (86_000, 50)
+"""Seed of the first of them, and how many."""
 EXACT = 4
 """Every so many phantoms, and all other scans, are also segmented in float32, which takes three times as
 long."""
 
 
-def phantoms(settings: Settings) -> Iterator[transfer.Unseen]:
-    """The phantoms of a profile that are scored, each pair of grades as often."""
+def phantoms(settings: Settings, first: int, count: int, group: str) -> Iterator[transfer.Unseen]:
+    """Phantoms of seeds from ``first`` on, made like a profile's, each pair of grades as often."""
     pairs = itertools.cycle(itertools.product(range(5), repeat=2))
-    seeds = range(settings.test_seed, settings.test_seed + settings.test_cases)
-    for seed, grades in zip(track(seeds, "phantoms"), pairs):
+    for seed, grades in zip(track(range(first, first + count), group), pairs):
         one = make_phantom(seed, **stream.options(settings, seed), grades=grades)
-        yield transfer.Unseen(transfer.PHANTOMS, f"phantom_{seed}", *phantom_scan(one), grades)
+        yield transfer.Unseen(group, f"phantom_{seed}", *phantom_scan(one), grades)
 
 
 def trained(profile: str) -> Path:
     """The run of a profile; ten of the phantoms that are scored are watched, and choose nothing."""
     settings, device = profiles.load(profile), choose_device()
     precision = choose_precision(settings.precision, device)
-    few = list(itertools.islice(phantoms(settings), train.CURVE_CASES))
+    few = phantoms(settings, settings.test_seed, train.CURVE_CASES, "phantoms that are watched")
     cases = {one.case: prepare.prepare_voxels(one.scan, one.truth, settings) for one in few}
     return stream.learn(NETWORK, settings, lambda network: train.validation_dice(
         network, cases, settings, device, precision))
@@ -93,25 +97,40 @@ def main() -> None:
     kept = run / f"unseen-{key}.csv"
     rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     done = {row["case"] for row in rows}
-    all_scans = chain(phantoms(settings), transfer.renders(arguments.labels, RENDERS), [real])
+    all_scans = chain(phantoms(settings, *CALIBRATED, CALIBRATION),
+                      phantoms(settings, settings.test_seed, settings.test_cases, transfer.PHANTOMS),
+                      transfer.renders(arguments.labels, RENDERS), [real])
     for number, unseen in enumerate(all_scans):
         if unseen.case not in done:
-            mask = half.segment(unseen.scan)
-            agreement = overlap(mask.array, full.segment(unseen.scan).array).dice
-            row = transfer.score(unseen, mask) | {"agreement_as_run": agreement}
+            answer = half.answer(unseen.scan)
+            agreement = overlap(answer.mask.array, full.segment(unseen.scan).array).dice
+            row = transfer.score(unseen, answer.mask) | {"agreement_as_run": agreement, "note": answer.note}
+            if answer.chance:
+                plane, _ = sides(unseen.scan, unseen.truth)
+                row |= {f"own_{side}": dice for side, dice in own_dice(answer.chance, plane).items()}
             if unseen.group != transfer.PHANTOMS or number % EXACT == 0:
                 row["agreement"] = overlap(*(model.segment(unseen.scan).array for model in exact)).dice
             rows.append(row)
             _write(pd.DataFrame(rows), kept)
-    scores = pd.DataFrame(rows)
+    scores, record = pd.DataFrame(rows), provenance.read_json(folder / RECORD_FILE)
     _write(scores, folder / "scores.csv")
+    record["calibration"] = calibrated(*by_joint(scores[scores["group"] == CALIBRATION]))
+    provenance.write_json(folder / RECORD_FILE, record)
     with provenance.whole_file(folder / CARD_FILE) as part:
-        part.write_text(card(provenance.read_json(folder / RECORD_FILE), scores), encoding="utf-8")
+        locator = provenance.read_json(folder / LOCATOR / RECORD_FILE)
+        part.write_text(card(record, locator, scores), encoding="utf-8")
     figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan),
                           title="The real CT, and what the weights in data/weights find in it")
     picture = save_figure(figure, project.root() / "figures/readme" / "first_mask.png",
                           f"data/weights, run {run.name}", vector=False)
     print(folder / CARD_FILE, folder / "scores.csv", picture, sep="\n")
+
+
+def by_joint(scores: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """The Dice that the network expects, and the Dice there is, of all joints of which it has a mask."""
+    joints = pd.concat([scores[[f"own_{side}", f"dice_{side}"]].set_axis(["own", "dice"], axis=1) for side in SIDES])
+    joints = joints.dropna()
+    return joints["own"], joints["dice"]
 
 
 def ship(run: Path, folder: Path) -> None:
@@ -137,67 +156,93 @@ def _write(scores: pd.DataFrame, path: Path) -> None:
         scores.to_csv(part, index=False)
 
 
-def card(record: dict, scores: pd.DataFrame) -> str:
-    """The model card, Markdown: all its numbers are from the run's record, the scores by scan, and the
-    code."""
+def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
+    """The model card, Markdown: all its numbers are from the runs' records, the scores by scan, and the code."""
     settings, phantoms = record["settings"], scores[scores["group"] == transfer.PHANTOMS]
     joints = pd.concat([phantoms[[f"grade_{side}", f"dice_{side}"]].set_axis(["grade", "dice"], axis=1)
                         for side in SIDES])
-    reach = augment.REACH[settings["augmentation"]]
+    own, dice = by_joint(phantoms)
+    expected = (record["calibration"][0] + record["calibration"][1] * own).clip(0, 1)
+    bins = dice.groupby(pd.cut(expected, BINS, include_lowest=True), observed=True)
+    reach, shown = augment.REACH[settings["augmentation"]], scores[scores["group"] != CALIBRATION]
     return CARD.format(
-        **({"note": ""} | settings | record), trained=len(record["train"]), held_out=len(record["val"]),
-        train_seeds=_seeds(record["train"]), val_seeds=_seeds(record["val"]),
-        steps=settings["epochs"] * settings["samples_per_case"] * len(record["train"]),
-        minutes=record["seconds"] / 60,
+        **record | settings, locator_steps=locator["steps"], locator_phantoms=locator["settings"]["cases"],
+        locator_voxel=locator["settings"]["voxel_mm"], locator_divisor=locator["settings"]["width_divisor"],
+        locator_seeds=locator["train"][0], locator_fields=" to ".join(map(str, locator["fields_mm"])),
+        locator_minutes=locator["seconds"] / 60, phantoms=settings["cases"], seeds=record["train"][0],
+        fields=" to ".join(map(str, record["fields_mm"])), held_out=len(phantoms), val_seeds=_seeds(phantoms["case"]),
+        minutes=record["seconds"] / 60, box=" x ".join(f"{side:.0f}" for side in profiles.BOX_MM),
         degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
         versions=", ".join(f"{name} {version}"
                            for name, version in record["libraries"].items() if version != "not installed"),
         groups="\n".join(f"| {group} | {len(table)} | {_percent(table['dice'])} | {table['median_surface_mm'].mean():.1f} |"
-                         for group, table in scores.groupby("group", sort=False)),
+                         for group, table in shown.groupby("group", sort=False)),
         grades="\n".join(f"| {grade:.0f} | {len(table)} | {_percent(table['dice'])} |"
                          for grade, table in joints.groupby("grade")),
+        reliability="\n".join(f"| {100 * part.left:.0f} to {100 * part.right:.0f} | {len(table)} "
+                              f"| {100 * expected[table.index].mean():.1f} | {_percent(table)} |" for part, table in bins),
         worst=", ".join(f"{row.case} {100 * row.dice:.1f} (grades {row.grade_left:.0f} and {row.grade_right:.0f})"
                         for row in phantoms.nsmallest(3, "dice").itertuples()),
-        compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(),
-        min_agreement=scores["agreement"].min(),
-        mean_agreement_as_run=scores["agreement_as_run"].mean(),
+        notes=_notes(scores), calibration_cases=CALIBRATED[1],
+        calibration_seeds=f"{CALIBRATED[0]} to {sum(CALIBRATED) - 1}", compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(),
+        min_agreement=scores["agreement"].min(), mean_agreement_as_run=scores["agreement_as_run"].mean(),
         min_agreement_as_run=scores["agreement_as_run"].min())
 
 
+BINS = (0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1)
+"""Of the Dice to expect, in the card's table of reliability."""
 CARD = """\
-# Model card: MAG-UNet, compact, trained on phantoms
+# Model card: two MAG-UNets, compact, trained on phantoms
 
 The weights that `magunet predict CT --out FOLDER` takes when no model is named. `python workflow/weights.py --labels FOLDER`
-makes them and writes this page; `scores.csv` has its scores scan by scan, `run.json` is the record of the training.
+makes them and writes this page; `scores.csv` has the scores scan by scan, `run.json` and `locator/run.json` are the records
+of the trainings.
 
-* **Network**: {network} with the paper's channel widths divided by {width_divisor}, weights in half precision.
-* **Data**: {trained} computed phantoms to learn from, seeds {train_seeds}, and {held_out} others to validate
-  on, seeds {val_seeds}, joints of grade 0 to 4. No patient, no real CT, no Visible Human.
-* **Training**: {steps:,} steps at batch size 1 on windows of {depth} x {size} x {size} voxels, slices {slice_mm:g} mm apart;
-  Adam, learning rate {learning_rate:g} down to 0, weight decay {weight_decay:g}; Dice + cross-entropy.
+* **Networks**: the first ({network}, channel widths divided by {locator_divisor}) finds both joints in the whole body, in voxels of
+  {locator_voxel:g} mm; the second ({network}, divided by {width_divisor}) draws them in a box of {box} mm about their middle, in voxels of
+  {voxel_mm:g} mm. Weights in half precision.
+* **Data**: computed phantoms, made while the training ran and forgotten after {samples_per_case} steps each: {phantoms:,} for the second
+  ({seeds}), {locator_phantoms:,} for the first ({locator_seeds}); joints of grade 0 to 4, fields of view from {fields} mm
+  (first: {locator_fields} mm), slices 0.5 to 5 mm apart, soft and bone kernels, contrast agent, metal, joints at the border of the scan.
+  No patient, no real CT, no Visible Human.
+* **Training**: {steps:,} steps (first: {locator_steps:,}) at batch size 1; Adam, learning rate {learning_rate:g} down to 0, weight decay
+  {weight_decay:g}; Dice + cross-entropy; the last weights are taken.
 * **Augmentation**: `{augmentation}`: flips left to right, rotation by up to {degrees:.0f}°, size by up to {percent:.0f} %,
   shifts, gamma, contrast, resolution, blur and noise.
-* **Made with**: {device}, {precision}, {minutes:.0f} minutes, revision {git};
+* **Made with**: {device}, {precision}, {minutes:.0f} minutes (first: {locator_minutes:.0f}), revision {git};
   {versions}.
 * **Licence**: CC BY 4.0, as the phantoms, whose mean shape was read off the Visible Human pelvises.
 
 ## Scores, each on the scan's own grid
 
+{held_out} phantoms that nothing was trained or chosen on, seeds {val_seeds}; renders of label maps; and a real CT.
+
 | scans | number | Dice, %: mean (least to most) | median surface distance, mm |
 |---|---|---|---|
 {groups}
 
-Single joints of the validation phantoms, by the grade of their disease:
+Single joints of the phantoms, by the grade of their disease:
 
 | grade | joints | Dice, %: mean (least to most) |
 |---|---|---|
 {grades}
 
-Worst phantoms: {worst}.
+Worst phantoms: {worst}. {notes}
+
+## How far a joint can be trusted
+
+The report of `magunet predict` has a Dice to expect of each joint, from the network's own probabilities and a line that was
+fitted on {calibration_cases} other phantoms (seeds {calibration_seeds}). Joints of the phantoms above, by what was expected:
+
+| expected, % | joints | expected, mean | Dice, %: mean (least to most) |
+|---|---|---|---|
+{reliability}
+
+It knows of no error that phantoms do not have: of people it was not tried.
 
 Masks by the weights in half and in full precision, both computed in float32, agree with a Dice of {mean_agreement:.5f} on average
 and {min_agreement:.5f} at least ({compared} of the scans). Computed in {precision}, whose own rounding is coarser than that of
-the weights, they agree with {mean_agreement_as_run:.5f} and {min_agreement_as_run:.5f} (all scans).{note}
+the weights, they agree with {mean_agreement_as_run:.5f} and {min_agreement_as_run:.5f} (all scans).
 
 The real CT has voxels of 3 mm, and its mask is derived from bone labels that another network predicted: a check that the
 weights find the joints of a person, and no measure of how exactly. The renders of label maps are new in pose, surface, tissue
@@ -218,7 +263,12 @@ that it marks is what lies within {target_mm:g} mm of both sacrum and ilium: joi
 """
 
 
-def _seeds(cases: list[str]) -> str:
+def _notes(scores: pd.DataFrame) -> str:
+    notes = scores["note"].fillna("")
+    return f"The first network found both joints in {(notes == '').sum()} of {len(notes)} scans."
+
+
+def _seeds(cases: pd.Series) -> str:
     seeds = sorted(int(name.removeprefix("phantom_")) for name in cases)
     return f"{seeds[0]} to {seeds[-1]}"
 

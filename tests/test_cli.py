@@ -56,7 +56,8 @@ def own_profile(compendium, **changes):
 
 
 def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Model, "answer", lambda self, scan: Answer(scan.with_array(np.uint8(scan.array == 1))))
+    monkeypatch.setattr(Model, "answer",
+                        lambda self, scan: Answer(scan.with_array(np.uint8(scan.array == 1))))
     scan = np.resize(np.repeat(np.int16([-1000, 0, 0, 0, 700]), 80), (20, 20, 20))      # 80 mm wide
     for name, array, force, status, says in (
             ("empty", scan, (), 0, "note: empty: the network found no joint"),

@@ -1,4 +1,4 @@
-"""The Dice to expect of each joint, from the network's probabilities: by loops, by simulation, and in the report."""
+"""The Dice to expect of each joint, from the network's probabilities: by loops, simulated, in the report."""
 
 import numpy as np
 import pytest

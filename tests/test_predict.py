@@ -38,8 +38,9 @@ def test_blending_weighs_windows_by_the_gaussian():
     first, second = np.zeros(24), np.zeros(24)
     first[:16] = second[8:] = np.exp(-0.5 * ((np.arange(16) - 7.5) / 4) ** 2)
     for axis in range(3):
-        image, shape, answers = np.zeros(np.roll((24, 2, 2), axis), np.float32), np.roll((16, 2, 2), axis), iter((0.0, 1.0))
-        blended = predict_windows(image, tuple(shape), lambda x, answers=answers: np.full(x.shape, next(answers)))
+        image, answers = np.zeros(np.roll((24, 2, 2), axis), np.float32), iter((0.0, 1.0))
+        blended = predict_windows(image, tuple(np.roll((16, 2, 2), axis)),
+                                  lambda x, answers=answers: np.full(x.shape, next(answers)))
         along = np.moveaxis(blended, axis, 0)[:, 0, 0]
         np.testing.assert_allclose(along, second / (first + second), rtol=1e-6)
 

@@ -81,7 +81,7 @@ def test_a_profile_may_lie_anywhere_has_its_files_name_and_is_found_from_below(c
     assert load(str(compendium / "mein Profil ä.yml")).profile == "mein Profil ä"
     (compendium / "mine.yml").write_text(yaml.safe_dump(SMOKE))             # so that folders agree
     refused(lambda: load("mine.yml"), "mine.yml: profile must be 'mine', the file's name; got 'smoke'")
-    refused(lambda: load("papr"), "papr.yaml: no such settings; papermill_params has adamw, cpu, gpu, locator")
+    refused(lambda: load("papr"), "papr.yaml: no such settings; papermill_params has adamw, cpu, gpu")
     (compendium / "notebooks").mkdir()
     monkeypatch.chdir(compendium / "notebooks")
     # YAML reads 1e-4 as text

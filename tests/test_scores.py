@@ -111,7 +111,8 @@ def stubbed(compendium, monkeypatch):
     for file in ("weights.safetensors", "locator/weights.safetensors"):
         (compendium / "data" / "weights" / file).parent.mkdir(exist_ok=True)
         (compendium / "data" / "weights" / file).write_text("locator")
-    monkeypatch.setattr(scores.predict, "locate", lambda scan: ((float(scan.array.max()), 2.1, 0.1 + 0.2), ""))
+    monkeypatch.setattr(scores.predict, "locate",
+                        lambda scan: ((float(scan.array.max()), 2.1, 0.1 + 0.2), ""))
     return folder, cohort, segmented
 
 

@@ -27,7 +27,7 @@ from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
 
 BLOCK = 64
-"""Steps whose phantoms are on disk at a time and come in a random order, each as often as samples_per_case says."""
+"""Steps whose phantoms are on disk at a time and come in a random order, each samples_per_case times."""
 REPORT = 250
 """Steps from one line of the log to the next."""
 START = 16
@@ -41,16 +41,18 @@ def options(settings: Settings, seed: int) -> dict:
     low, high = FIELDS_MM[settings.profile]
     pixel = np.random.default_rng(seed).uniform(low, high) / settings.scan_matrix
     protocol = Protocol(pixel_mm=(pixel, pixel), margin_mm=(2.0, 110.0))
-    return dict(matrix=settings.scan_matrix, slices=settings.scan_slices, thickness=settings.target_mm, protocol=protocol)
+    return dict(matrix=settings.scan_matrix, slices=settings.scan_slices, thickness=settings.target_mm,
+                protocol=protocol)
 
 
 def make(settings: Settings, seed: int, path: Path) -> None:
     """Write the prepared phantom of a seed, unless it is there."""
     torch.set_num_threads(1)
     if not path.exists():
-        prepared = prepare_voxels(*cohort.phantom_scan(make_phantom(seed, **options(settings, seed))), settings)
+        scan, mask = cohort.phantom_scan(make_phantom(seed, **options(settings, seed)))
+        image, target, _ = prepare_voxels(scan, mask, settings)
         with provenance.whole_file(path) as part:
-            part.write_bytes(safetensors.numpy.save({"image": prepared.image.astype(np.float16), "mask": prepared.mask}))
+            part.write_bytes(safetensors.numpy.save({"image": image.astype(np.float16), "mask": target}))
 
 
 class Stream:
@@ -62,9 +64,9 @@ class Stream:
 
     def seeds(self, block: int) -> np.ndarray:
         """Of the steps of a block, in their order."""
-        count = BLOCK // self.settings.samples_per_case
-        first = self.settings.cohort_seed + block * count
-        return np.random.default_rng(block).permutation(np.repeat(range(first, first + count), self.settings.samples_per_case))
+        times = self.settings.samples_per_case
+        first = self.settings.cohort_seed + block * (BLOCK // times)
+        return np.random.default_rng(block).permutation(np.repeat(range(first, first + BLOCK // times), times))
 
     def at(self, step: int, ahead: bool = True) -> Prepared:
         """The phantom of a step; what is needed until the end of the next block is asked for beforehand."""
@@ -121,8 +123,8 @@ def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module],
                 loss = train.mean_loss(state)
                 state.log.append({"step": step + 1, "loss": loss, "dice": watched(state.network)})
                 state.order, state.losses = [], []
-                say(f"{settings.profile}: step {step + 1}/{steps}  loss {loss:.3f}  Dice {state.log[-1]['dice']:.3f}  "
-                    f"{earlier + time.monotonic() - began:.0f} s")
+                say(f"{settings.profile}: step {step + 1}/{steps}  loss {loss:.3f}  Dice "
+                    f"{state.log[-1]['dice']:.3f}  {earlier + time.monotonic() - began:.0f} s")
             if last or time.monotonic() - saved > train.STEP_SECONDS:
                 state.seconds, saved = earlier + time.monotonic() - began, time.monotonic()
                 checkpoint.save(state, path, key)
@@ -130,10 +132,12 @@ def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module],
     checkpoint.write_tensors(state.network.state_dict(), folder / WEIGHTS_FILE)
     seeds = [settings.cohort_seed, settings.cohort_seed + steps // settings.samples_per_case - 1]
     provenance.write_json(folder / RECORD_FILE, {
-        "network": network, "seed": seed, "settings": settings.as_dict(), "settings_hash": key, "data_hash": key,
+        "network": network, "seed": seed, "settings": settings.as_dict(), "settings_hash": key,
+        "data_hash": key,
         "train": [f"phantoms of seeds {seeds[0]} to {seeds[1]}"], "val": [], "pixel_mm": settings.voxel_mm,
         "steps": steps, "fields_mm": FIELDS_MM[settings.profile], "log": state.log, "epochs": 1,
-        "config": configuration(network, settings.width_divisor), "precision": str(precision).removeprefix("torch."),
+        "config": configuration(network, settings.width_divisor),
+        "precision": str(precision).removeprefix("torch."),
         "git": provenance.git_revision(project.root()), **provenance.environment(device),
         "seconds": round(state.seconds, 1), "peak_memory_mb": peak_memory_mb(device),
         "outputs": {WEIGHTS_FILE: provenance.file_hash(folder / WEIGHTS_FILE)}})

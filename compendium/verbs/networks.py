@@ -128,7 +128,7 @@ def export(words: Words) -> None:
 
 
 def _answer(model, scan, path: Path):
-    """The `magunet.predict.Answer` to a scan. Raises InputError, which names the path that it was read from."""
+    """The `magunet.predict.Answer` to a scan. Raises InputError, which names the path that it came from."""
     try:
         answer = model.answer(scan)
     except InputError as error:

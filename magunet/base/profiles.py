@@ -127,8 +127,8 @@ def from_mapping(values: Mapping, source: str) -> Settings:
                          f"({FIELDS[name].description})") from None
     window = settings.depth, settings.size
     require(None not in window or (window == (None, None) and settings.voxel_mm), f"{source}: parameters "
-            "'depth' and 'size' must be numbers, or both null with 'voxel_mm', which is the region of interest; "
-            f"got {window[0]} and {window[1]}")
+            "'depth' and 'size' must be numbers, or both null with 'voxel_mm', which is the region of "
+            f"interest; got {window[0]} and {window[1]}")
     return settings
 
 

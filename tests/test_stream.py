@@ -1,0 +1,102 @@
+"""Training on phantoms that are made meanwhile: which step sees which, and the same weights after an end."""
+
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_prepare import ball_scan
+
+from magunet.base import profiles
+from magunet.base.provenance import read_json
+from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from workflow import stream
+
+SETTINGS = replace(profiles.load("weights"), voxel_mm=6.0, depth=16, size=16, width_divisor=32, cases=9,
+                   cohort_seed=7, precision="float32", scan_matrix=32)
+
+
+class AtOnce:
+    """Does what it is asked in this process, at once."""
+
+    def __init__(self, *_):
+        self.made = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, call, settings, seed, path):
+        call(settings, seed, path)
+        self.made.append(seed)
+        (done := Future()).set_result(None)
+        return done
+
+    def shutdown(self, **_):
+        pass
+
+
+@pytest.fixture
+def quick(compendium, monkeypatch):
+    """Blocks of four steps, lines of the log of three, balls in place of phantoms."""
+    for name, value in (("BLOCK", 4), ("REPORT", 3), ("START", 2), ("ProcessPoolExecutor", AtOnce),
+                        ("make_phantom", lambda seed, **_: 10.0 + seed % 7)):
+        monkeypatch.setattr(stream, name, value)
+    monkeypatch.setattr(stream.cohort, "phantom_scan", lambda radius: ball_scan(radius=radius))
+    return compendium
+
+
+def test_each_phantom_is_seen_as_often_as_the_settings_say_and_then_forgotten(quick, tmp_path):
+    pool = AtOnce()
+    phantoms = stream.Stream(SETTINGS, tmp_path, pool)
+    seen = []
+    for step in range(16):
+        image = phantoms.at(step).image
+        seen.append(phantoms.seeds(step // 4)[step % 4])
+        ball = stream.prepare_voxels(*ball_scan(radius=10.0 + seen[-1] % 7), SETTINGS)
+        np.testing.assert_array_equal(image, ball.image.astype(np.float16))
+        kept = {int(path.stem) for path in tmp_path.glob("*.safetensors")}
+        needed = {*phantoms.seeds(step // 4)[step % 4:], *phantoms.seeds(step // 4 + 1)}
+        assert needed <= kept and len(kept) <= 5
+    assert sorted(seen) == sorted(2 * list(range(7, 15))) and sorted(pool.made) == list(range(7, 17))
+    assert seen != sorted(seen)
+
+
+def test_a_training_that_was_ended_goes_on_to_the_same_weights_and_a_finished_one_is_taken(
+        quick, monkeypatch, capsys):
+    def watched(network):
+        return 0.5
+
+    whole = stream.learn("[1]", SETTINGS, watched)
+    weights, record = (whole / WEIGHTS_FILE).read_bytes(), read_json(whole / RECORD_FILE)
+    assert [line["step"] for line in record["log"]] == [3, 6, 9, 12, 15, 16] and record["steps"] == 16
+    assert record["train"] == ["phantoms of seeds 7 to 14"]
+    assert stream.learn("[1]", SETTINGS, lambda network: 1 / 0) == whole
+    (whole / RECORD_FILE).unlink(), (whole / "checkpoint.safetensors").unlink()
+    step, number = stream.train.train_step, iter(range(99))
+    monkeypatch.setattr(stream.train, "STEP_SECONDS", -1)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        def interrupted(*words):
+            if next(number) == 7:
+                raise KeyboardInterrupt
+            step(*words)
+        patched.setattr(stream.train, "train_step", interrupted)
+        stream.learn("[1]", SETTINGS, watched)
+    assert not (whole / RECORD_FILE).exists()
+    torch.manual_seed(99)
+    assert stream.learn("[1]", SETTINGS, watched) == whole and "from step 7 of 16" in capsys.readouterr().err
+    assert (whole / WEIGHTS_FILE).read_bytes() == weights
+    assert read_json(whole / RECORD_FILE)["log"] == record["log"]
+    assert load_model(whole).record["pixel_mm"] == 6.0
+
+
+def test_phantoms_of_a_profile_have_protocols_of_their_own():
+    for profile, (low, high) in stream.FIELDS_MM.items():
+        settings = profiles.load(profile)
+        fields = [settings.scan_matrix * stream.options(settings, seed)["protocol"].pixel_mm[0]
+                  for seed in range(200)]
+        assert low <= min(fields) < low + 20 and high - 20 < max(fields) <= high
+        assert stream.options(settings, 3) == stream.options(settings, 3)

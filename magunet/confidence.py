@@ -28,9 +28,9 @@ def own_dice(chance: Volume, plane: Midline) -> dict[str, float]:
     return expected
 
 
-def calibrated(expected: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+def calibrated(expected: Sequence[float], dice: Sequence[float]) -> tuple[float, float]:
     """Intercept and slope of the line, by least squares, from what networks expect to the Dice there was."""
-    slope, intercept = np.polyfit(expected, measured, 1)
+    slope, intercept = np.polyfit(expected, dice, 1)
     return float(intercept), float(slope)
 
 

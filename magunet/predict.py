@@ -12,6 +12,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from magunet import region
 from magunet.base import project
 from magunet.base.device import autocast, choose_device, choose_precision
 from magunet.base.errors import InputError, is_out_of_memory, require
@@ -21,18 +22,6 @@ from magunet.base.provenance import read_json
 from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
 from magunet.prepare import HU_WINDOW, Shape, clip_and_scale, prepare, require_scan, restore
-from magunet.region import (
-    Region,
-    Triple,
-    cut,
-    joints_alone,
-    joints_centre,
-    placed,
-    put_back,
-    region_about,
-    region_of_body,
-    whole,
-)
 from magunet.studies import build
 from magunet.volume import Volume, onto_grid, orientation, reorient
 
@@ -145,15 +134,15 @@ class Model:
             say(f"note: not enough memory; going on with windows of {depth} slices instead of "
                 f"{self.settings.shape[0]}, from which the mask may differ a little")
 
-    def segment(self, scan: Volume, centre: Triple | None = None) -> Volume:
+    def segment(self, scan: Volume, centre: region.Triple | None = None) -> Volume:
         """SIJ mask, uint8, on the scan's own grid, as of `answer`."""
         return self.answer(scan, centre).mask
 
-    def answer(self, scan: Volume, centre: Triple | None = None) -> Answer:
+    def answer(self, scan: Volume, centre: region.Triple | None = None) -> Answer:
         """The mask of a scan, which is a CT in HU in any orientation, and what there is to know of it.
 
         centre: of the region of interest, as `locate` finds it, which is asked otherwise. Of networks that
-        see isotropic voxels, `joints_alone` is left of the mask.
+        see isotropic voxels, pieces of the mask away from both joints are removed.
         """
         require_scan(scan)
         if not self.settings.voxel_mm:
@@ -161,23 +150,22 @@ class Model:
             prepared, frame = prepare(planes, None, self.settings)
             return Answer(onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan))
         lps, note = reorient(scan, "LPS"), ""
-        if self.settings.depth:
-            region = whole(lps, self.settings.voxel_mm)
-        else:
+        if not self.settings.depth:
             centre, note = (centre, "") if centre else locate(lps)
             if centre is None:
                 return Answer(scan.with_array(np.zeros(scan.array.shape, np.uint8)), note=note)
-            region = region_about(centre, lps, self.settings.voxel_mm)
-        chance = self.chance(lps, region)
-        mask = put_back(chance.array, region, lps).array > THRESHOLD
+            box = region.region_about(centre, lps, self.settings.voxel_mm)
+        else:
+            box = region.whole(lps, self.settings.voxel_mm)
+        chance = self.chance(lps, box)
+        mask = region.put_back(chance.array, box, lps).array > THRESHOLD
         return Answer(reorient(lps.with_array(mask.astype(np.uint8)), orientation(scan)), chance, note)
 
-    def chance(self, lps: Volume, region: Region) -> Volume:
-        """Foreground probability of the voxels of a region, 0 in pieces of the mask away from both joints."""
-        values = self.probability(clip_and_scale(cut(lps, region, HU_WINDOW[0])))
-        inside = values > THRESHOLD
-        joints = joints_alone(placed(inside, region, lps)).array
-        return placed(np.where(inside & (joints == 0), 0, values), region, lps)
+    def chance(self, lps: Volume, box: region.Region) -> Volume:
+        """Foreground probability in a region, 0 in pieces of the mask that lie away from both joints."""
+        values = self.probability(clip_and_scale(region.cut(lps, box, HU_WINDOW[0])))
+        joints = region.joints_alone(region.placed(values > THRESHOLD, box, lps)).array
+        return region.placed(np.where((values > THRESHOLD) & (joints == 0), 0, values), box, lps)
 
 
 @functools.cache
@@ -186,19 +174,19 @@ def load_locator() -> Model:
     return load_model(shipped_weights() / LOCATOR)
 
 
-def locate(scan: Volume) -> tuple[Triple | None, str]:
+def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     """Where the locator finds the middle between the joints, mm as `magunet.region.joints_centre`, None where
     it finds none; and what there is to know of it, or ""."""
     model, lps = load_locator(), reorient(scan, "LPS")
-    region = region_of_body(lps, model.settings.voxel_mm)
-    chance = model.chance(lps, region)
+    box = region.region_of_body(lps, model.settings.voxel_mm)
+    chance = model.chance(lps, box)
     mask = chance.with_array(chance.array > THRESHOLD)
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
                       "values are not HU; the mask is empty")
-    across = np.ptp(np.flatnonzero(mask.array.any((0, 1)))) * region.voxel
+    across = np.ptp(np.flatnonzero(mask.array.any((0, 1)))) * box.voxel
     note = "only one joint is found in it; the other is cut off, or missed" if across < ONE_MM else ""
-    return tuple(np.add(joints_centre(mask), region.first).tolist()), note
+    return tuple(np.add(region.joints_centre(mask), box.first).tolist()), note
 
 
 def load_model(run: Path | str, plain: bool = False) -> Model:

@@ -15,11 +15,18 @@ from benchmarks import transfer
 from magunet.base import project
 from magunet.base.provenance import file_hash, read_json
 from magunet.metrics import overlap
-from magunet.predict import CARD_FILE, RECORD_FILE, WEIGHTS_FILE, load_model, shipped_weights
+from magunet.predict import (
+    CARD_FILE,
+    LOCATOR,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    load_model,
+    shipped_weights,
+)
 from magunet.volume import Volume, write_volume
 from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
-from workflow.weights import card, ship
+from workflow.weights import CALIBRATED, CALIBRATION, card, ship
 
 WEIGHTS = ROOT / "data" / "weights"
 
@@ -52,6 +59,7 @@ def test_a_weight_beyond_half_precision_is_refused_and_nothing_written(run, tmp_
 def test_predict_takes_them_when_no_model_is_named_and_says_so(run, compendium, capsys):
     weights, scan = compendium / "data" / "weights", np.full((24, 36, 36), -1000, np.int16)
     ship(run, weights)
+    shutil.copytree(WEIGHTS / LOCATOR, weights / LOCATOR)
     scan[:, 4:32, 4:32], scan[6:15, 12:22, 10:20] = 0, 700
     write_volume(Volume(scan, (3.0, 2.0, 2.0)), compendium / "ct.nii.gz")
     command = "predict", "ct.nii.gz", "--out", "out", "--formats", "nifti,json"
@@ -69,12 +77,13 @@ def test_predict_takes_them_when_no_model_is_named_and_says_so(run, compendium, 
 def test_they_are_small_halved_and_agree_with_full_precision():
     """In the same arithmetic; bfloat16 adds rounding of its own."""
     assert shipped_weights() == project.data() / "weights"
-    assert (WEIGHTS / WEIGHTS_FILE).stat().st_size <= 8 * 2**20
-    tensors = safetensors.torch.load_file(WEIGHTS / WEIGHTS_FILE)
-    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.half}
-    record, scores = read_json(WEIGHTS / RECORD_FILE), pd.read_csv(WEIGHTS / "scores.csv")
-    assert record["outputs"] == {WEIGHTS_FILE: file_hash(WEIGHTS / WEIGHTS_FILE)}
-    assert record["network"] == "MAG-UNet" and record["settings"]["augmentation"] == "strong"
+    folders, scores = (WEIGHTS, WEIGHTS / LOCATOR), pd.read_csv(WEIGHTS / "scores.csv")
+    assert sum((folder / WEIGHTS_FILE).stat().st_size for folder in folders) <= 8 * 2**20
+    for folder in folders:
+        tensors, record = safetensors.torch.load_file(folder / WEIGHTS_FILE), read_json(folder / RECORD_FILE)
+        assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.half}
+        assert record["outputs"] == {WEIGHTS_FILE: file_hash(folder / WEIGHTS_FILE)}
+        assert record["network"] == "MAG-UNet" and record["settings"]["augmentation"] == "strong"
     assert scores["agreement"].min() >= 0.999 and scores["agreement"].count() >= 25
     assert scores["agreement_as_run"].min() >= 0.998 and scores["agreement_as_run"].notna().all()
 
@@ -82,9 +91,12 @@ def test_they_are_small_halved_and_agree_with_full_precision():
 def test_the_card_says_what_record_and_scores_say():
     scores, record = pd.read_csv(WEIGHTS / "scores.csv"), read_json(WEIGHTS / RECORD_FILE)
     text = (WEIGHTS / CARD_FILE).read_text()
-    assert text == card(record, scores)
-    phantoms = scores[scores["group"] == transfer.PHANTOMS]
-    assert sorted(phantoms["case"]) == sorted(record["val"])
+    assert text == card(record, read_json(WEIGHTS / LOCATOR / RECORD_FILE), scores)
+    phantoms, others = scores[scores["group"] == transfer.PHANTOMS], scores[scores["group"] == CALIBRATION]
+    assert len(phantoms) == record["settings"]["test_cases"] and len(others) == CALIBRATED[1]
+    own, dice = np.concatenate([others[[f"own_{side}", f"dice_{side}"]].dropna() for side in ("left", "right")]).T
+    slope, intercept = np.polyfit(own, dice, 1)
+    assert record["calibration"] == pytest.approx([intercept, slope])
     assert f"| real CT | 1 | {100 * scores.iloc[-1]['dice']:.1f} " in text
     third = [100 * joint for side in ("left", "right")
              for joint in phantoms.loc[phantoms[f"grade_{side}"] == 3, f"dice_{side}"]]

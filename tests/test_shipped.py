@@ -94,7 +94,8 @@ def test_the_card_says_what_record_and_scores_say():
     assert text == card(record, read_json(WEIGHTS / LOCATOR / RECORD_FILE), scores)
     phantoms, others = scores[scores["group"] == transfer.PHANTOMS], scores[scores["group"] == CALIBRATION]
     assert len(phantoms) == record["settings"]["test_cases"] and len(others) == CALIBRATED[1]
-    own, dice = np.concatenate([others[[f"own_{side}", f"dice_{side}"]].dropna() for side in ("left", "right")]).T
+    pairs = [others[[f"own_{side}", f"dice_{side}"]].dropna() for side in ("left", "right")]
+    own, dice = np.concatenate(pairs).T
     slope, intercept = np.polyfit(own, dice, 1)
     assert record["calibration"] == pytest.approx([intercept, slope])
     assert f"| real CT | 1 | {100 * scores.iloc[-1]['dice']:.1f} " in text

@@ -65,8 +65,9 @@ class Stream:
     def seeds(self, block: int) -> np.ndarray:
         """Of the steps of a block, in their order."""
         times = self.settings.samples_per_case
-        first = self.settings.cohort_seed + block * (BLOCK // times)
-        return np.random.default_rng(block).permutation(np.repeat(range(first, first + BLOCK // times), times))
+        count = BLOCK // times
+        first = self.settings.cohort_seed + block * count
+        return np.random.default_rng(block).permutation(np.repeat(range(first, first + count), times))
 
     def at(self, step: int, ahead: bool = True) -> Prepared:
         """The phantom of a step; what is needed until the end of the next block is asked for beforehand."""

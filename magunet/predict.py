@@ -37,6 +37,8 @@ LOCATOR = "locator"
 """Folder in ``data/weights`` of the network that finds the joints in a whole scan."""
 ONE_MM = 60
 """One joint is narrower, and two are wider, the middles of which lie farther apart."""
+NOTHING = "the network found no joint; the mask is empty"
+"""What is said of an empty mask."""
 CARD_FILE = "README.md"
 """Beside the weights that come with the project: what they can do and what they cannot."""
 
@@ -148,7 +150,8 @@ class Model:
         if not self.settings.voxel_mm:
             planes = around_body(scan, self.record["pixel_mm"] * self.settings.size)
             prepared, frame = prepare(planes, None, self.settings)
-            return Answer(onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan))
+            mask = onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
+            return Answer(mask, note="" if mask.array.any() else NOTHING)
         lps, note = reorient(scan, "LPS"), ""
         if not self.settings.depth:
             centre, note = (centre, "") if centre else locate(lps)
@@ -158,14 +161,15 @@ class Model:
         else:
             box = region.whole(lps, self.settings.voxel_mm)
         chance = self.chance(lps, box)
+        mask = chance.with_array(chance.array > THRESHOLD)
+        chance.array[mask.array & (region.joints_alone(mask).array == 0)] = 0
         mask = region.put_back(chance.array, box, lps).array > THRESHOLD
-        return Answer(reorient(lps.with_array(mask.astype(np.uint8)), orientation(scan)), chance, note)
+        return Answer(reorient(lps.with_array(mask.astype(np.uint8)), orientation(scan)), chance,
+                      "; ".join(filter(None, [note, NOTHING * (not mask.any())])))
 
     def chance(self, lps: Volume, box: region.Region) -> Volume:
-        """Foreground probability in a region, 0 in pieces of the mask that lie away from both joints."""
-        values = self.probability(clip_and_scale(region.cut(lps, box, HU_WINDOW[0])))
-        joints = region.joints_alone(region.placed(values > THRESHOLD, box, lps)).array
-        return region.placed(np.where((values > THRESHOLD) & (joints == 0), 0, values), box, lps)
+        """Foreground probability in a region of a scan in LPS, float32."""
+        return region.placed(self.probability(clip_and_scale(region.cut(lps, box, HU_WINDOW[0]))), box, lps)
 
 
 @functools.cache
@@ -179,8 +183,7 @@ def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     it finds none; and what there is to know of it, or ""."""
     model, lps = load_locator(), reorient(scan, "LPS")
     box = region.region_of_body(lps, model.settings.voxel_mm)
-    chance = model.chance(lps, box)
-    mask = chance.with_array(chance.array > THRESHOLD)
+    mask = region.joints_alone(region.sure_pieces(model.chance(lps, box), THRESHOLD))
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
                       "values are not HU; the mask is empty")

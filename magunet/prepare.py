@@ -95,14 +95,15 @@ def prepare_voxels(scan: Volume, mask: Volume, settings: Settings) -> Prepared:
     """A training case in isotropic voxels: all of it where windows have a size, else the region of interest,
     with ``margin_mm`` on every side, by which its boxes move.
 
-    Raises InputError when mask and scan lie on different grids, the mask is empty, or the scan holds NaN.
+    Raises InputError when mask and scan lie on different grids, the scan holds NaN, or a region would have an
+    empty mask.
     """
     require(same_geometry(scan, mask), DIFFERENT_GRIDS)
     require_scan(scan)
     region = whole(scan, settings.voxel_mm) if settings.depth else region_about(
         joints_centre(mask), mask, settings.voxel_mm, settings.margin_mm)
     target = (cut(mask, region) > HALF).astype(np.uint8)
-    require(target.any(), "the target is empty or vanishes in such voxels; lower voxel_mm")
+    require(target.any() or settings.depth, "the target vanishes in such voxels; lower voxel_mm")
     return Prepared(clip_and_scale(cut(scan, region, HU_WINDOW[0])), target, (settings.voxel_mm,) * 3)
 
 

@@ -25,7 +25,7 @@ from compendium.results import read_stored
 from magunet.base import profiles, provenance
 from magunet.cohort import load_cohort
 from magunet.metrics import overlap
-from magunet.predict import Answer, Model
+from magunet.predict import NOTHING, Answer, Model
 from magunet.volume import Volume, read_volume, reorient, same_geometry
 from sijphantom.cohort import phantom_folder
 
@@ -56,11 +56,14 @@ def own_profile(compendium, **changes):
 
 
 def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Model, "answer",
-                        lambda self, scan: Answer(scan.with_array(np.uint8(scan.array == 1))))
+    def answer(model, scan):
+        mask = scan.with_array(np.uint8(scan.array == 1))
+        return Answer(mask, note=NOTHING * (not mask.array.any()))
+
+    monkeypatch.setattr(Model, "answer", answer)
     scan = np.resize(np.repeat(np.int16([-1000, 0, 0, 0, 700]), 80), (20, 20, 20))      # 80 mm wide
     for name, array, force, status, says in (
-            ("empty", scan, (), 0, "note: empty: the network found no joint"),
+            ("empty", scan, (), 0, NOTHING),
             ("offset", scan + np.int16(1024), (), 2, "no voxel is below -500 HU"),
             ("padded", np.where(scan < 0, -2000, scan + 1024), (), 2, "perhaps an offset of 1024"),
             ("cut off", scan + (scan == 700), (), 0, "a child's, or cut off"),
@@ -70,9 +73,11 @@ def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tm
         path, out = tmp_path / f"{name}.mha", tmp_path / name
         turn = Rotation.from_euler("x", 17 * (name == "tilted"), degrees=True).as_matrix()
         write_scan(Volume(array.astype(np.int16), (4, 4, 4), direction=turn), path)
-        words = ("predict", path, "--model", run, "--out", out, "--formats", "nifti", *force)
+        words = ("predict", path, "--model", run, "--out", out, "--formats", "nifti,json", *force)
         got, _, error = call(capsys, *words)
         assert got == status and says in error and out.exists() == (status == 0), error
+        if status == 0 and name != "cut":               # which the report says of each joint
+            assert says in provenance.read_json(out / f"{name}_sij.json")["note"], name
 
 
 def test_tables_replace_no_scores_of_ones_own(compendium, capsys):

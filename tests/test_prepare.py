@@ -172,7 +172,7 @@ def test_what_cannot_be_prepared_is_refused():
         if mask and "vanishes" not in words[0]:
             refused(lambda pair=(scan, mask): prepare_voxels(*pair, REGION), *words)
     refused(lambda: prepare_voxels(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
-            "the target is empty or vanishes in such voxels", "lower voxel_mm")
+            "the target vanishes in such voxels", "lower voxel_mm")
 
 
 def test_a_region_is_the_box_about_the_joints_with_the_margin_on_every_side():

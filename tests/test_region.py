@@ -16,8 +16,21 @@ from magunet import predict
 from magunet.base import profiles
 from magunet.base.profiles import BOX_MM, box_shape
 from magunet.metrics import overlap
-from magunet.region import Region, cut, joints_alone, joints_centre, linear, put_back, region_about, resample
-from magunet.volume import Volume, reorient
+from magunet.region import (
+    Region,
+    cut,
+    joints_alone,
+    joints_centre,
+    linear,
+    put_back,
+    region_about,
+    resample,
+    sure_pieces,
+)
+from magunet.volume import Volume, bounding_box, reorient
+from sijphantom.cohort import phantom_scan
+from sijphantom.phantom import make_phantom
+from sijphantom.scanner import Protocol
 
 ON_REGIONS = [settings for path in sorted((ROOT / "papermill_params").glob("*.yaml"))
               if not (settings := profiles.load(path.stem)).depth and settings.networks is None]
@@ -76,8 +89,8 @@ def test_a_network_answers_about_the_centre_that_it_is_told_or_where_the_locator
     assert overlap(told, truth.array).dice > 0.93
     assert (told == located).all() and (told == again).all()
     assert not nothing.any() and nothing.dtype == told.dtype and nothing.shape == told.shape
-    moved = model.segment(scan, (joints_centre(truth)[0] + BOX_MM[0], *joints_centre(truth)[1:]))
-    assert not moved.array.any()
+    moved = model.answer(scan, (joints_centre(truth)[0] + BOX_MM[0], *joints_centre(truth)[1:]))
+    assert not moved.mask.array.any() and moved.note == predict.NOTHING
 
 
 class Bright(torch.nn.Module):
@@ -85,6 +98,28 @@ class Bright(torch.nn.Module):
 
     def forward(self, x):
         return 100 * (x - 0.5)
+
+
+def test_small_and_unsure_pieces_are_no_joints_to_the_locator():
+    chance = Volume(np.zeros((40, 20, 40), np.float32), (2.0, 5.0, 4.0))           # 25 voxels are a mL
+    for place, voxels, p in ((0, 200, 0.87), (12, 196, 0.99), (24, 400, 0.84), (36, 400, 0.5)):
+        chance.array[:voxels // 20, :, place] = p
+        chance.array[voxels // 20, :voxels % 20, place] = p
+    sure = sure_pieces(chance, 0.5)
+    assert sure.array.dtype == np.uint8 and np.array_equal(sure.array > 0, chance.array == np.float32(0.87))
+
+
+@pytest.mark.parametrize("seed", [97001, 97002, pytest.param(97004, marks=pytest.mark.slow)])
+def test_in_parts_of_a_scan_without_joints_the_shipped_locator_finds_none_or_says_so(seed):
+    """Parts above and below the joints of phantoms that nothing was chosen on; and half of a scan."""
+    truth, scan = (reorient(one, "LPS") for one in reversed(phantom_scan(make_phantom(
+        seed, matrix=128, slices=(80, 120), protocol=Protocol(slice_mm=(2, 4), margin_mm=(60, 110))))))
+    box, half = bounding_box(truth.array), int(joints_centre(truth)[2] / truth.spacing[2])
+    assert predict.locate(scan)[1] == ""
+    for part, says in ((np.s_[box[0].stop:], "no sacroiliac joint"),
+                       (np.s_[:box[0].start], "no sacroiliac joint"), (np.s_[:, :, half:], "only one joint")):
+        centre, note = predict.locate(Volume(scan.array[part], scan.spacing))
+        assert says in note and (centre is None) == says.startswith("no"), (part, centre, note)
 
 
 @pytest.mark.parametrize("code", ["LPS", "RSA"])

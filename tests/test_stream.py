@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from test_prepare import ball_scan
 
 from magunet.base import profiles
 from magunet.base.provenance import read_json
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE, load_model
+from magunet.volume import same_geometry
 from workflow import stream
 
 SETTINGS = replace(profiles.load("weights"), voxel_mm=6.0, depth=16, size=16, width_divisor=32, cases=9,
@@ -43,7 +45,7 @@ class AtOnce:
 def quick(compendium, monkeypatch):
     """Blocks of four steps, lines of the log of three, balls in place of phantoms."""
     for name, value in (("BLOCK", 4), ("REPORT", 3), ("START", 2), ("ProcessPoolExecutor", AtOnce),
-                        ("make_phantom", lambda seed, **_: 10.0 + seed % 7)):
+                        ("PART", 99), ("make_phantom", lambda seed, **_: 10.0 + seed % 7)):
         monkeypatch.setattr(stream, name, value)
     monkeypatch.setattr(stream.cohort, "phantom_scan", lambda radius: ball_scan(radius=radius))
     return compendium
@@ -91,6 +93,30 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights_and_a_finished_on
     assert (whole / WEIGHTS_FILE).read_bytes() == weights
     assert read_json(whole / RECORD_FILE)["log"] == record["log"]
     assert load_model(whole).record["pixel_mm"] == 6.0
+
+
+def test_the_locator_sees_parts_too_with_their_masks_also_without_a_joint(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "PART", 2)
+    shares, cuts = [], set()
+    for seed in range(40):
+        scan, mask = ball_scan(radius=10.0 + seed % 7)
+        stream.make(SETTINGS, seed, path := tmp_path / f"{seed}.safetensors")
+        prepared = safetensors.numpy.load_file(path)
+        whole = stream.prepare_voxels(scan, mask, SETTINGS)
+        if seed % 2:
+            assert np.array_equal(prepared["mask"], whole.mask)
+            continue
+        (shown, target), again = stream.a_part(seed, scan, mask), stream.a_part(seed, scan, mask)
+        assert np.array_equal(shown.array, again[0].array) and same_geometry(shown, target)
+        first = np.subtract(shown.origin, scan.origin)[::-1] / scan.spacing
+        box = tuple(slice(start, start + n) for start, n in zip(first.round().astype(int), shown.array.shape))
+        assert np.array_equal(shown.array, scan.array[box]) and np.array_equal(target.array, mask.array[box])
+        assert np.array_equal(prepared["mask"], stream.prepare_voxels(shown, target, SETTINGS).mask)
+        shares.append(shown.array.size / scan.array.size)
+        (axis,) = np.flatnonzero(np.not_equal(shown.array.shape, scan.array.shape))
+        cuts.add((int(axis), bool(first[axis] > 0)))
+    assert 0.2 < min(shares) < 0.4 and 0.6 < max(shares) < 0.8
+    assert cuts == {(0, False), (0, True), (2, False), (2, True)}
 
 
 def test_phantoms_of_a_profile_have_protocols_of_their_own():

@@ -22,6 +22,7 @@ from magunet.base.progress import say
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.prepare import Prepared, prepare_voxels
 from magunet.studies import configuration
+from magunet.volume import Volume, part_of
 from sijphantom import cohort
 from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
@@ -32,6 +33,8 @@ REPORT = 250
 """Steps from one line of the log to the next."""
 START = 16
 """Phantoms whose mean share of target the last bias starts at."""
+PART = 4
+"""Of every so many phantoms the locator sees a part, so that it learns what is no joint."""
 FIELDS_MM = {"locator": (200, 700), "weights": (200, 500)}
 """Profile -> smallest and largest field of view of its phantoms."""
 
@@ -45,11 +48,23 @@ def options(settings: Settings, seed: int) -> dict:
                 protocol=protocol)
 
 
+def a_part(seed: int, scan: Volume, mask: Volume) -> tuple[Volume, Volume]:
+    """A quarter to three quarters of a scan and its mask: the upper, lower, left or right one."""
+    rng = np.random.default_rng(seed)
+    axis, share, first = rng.choice([0, 2]), rng.uniform(0.25, 0.75), rng.random() < 0.5
+    size, box = scan.array.shape[axis], [slice(0, n) for n in scan.array.shape]
+    place = round(share * size)
+    box[axis] = slice(0, place) if first else slice(place, size)
+    return part_of(scan, tuple(box)), part_of(mask, tuple(box))
+
+
 def make(settings: Settings, seed: int, path: Path) -> None:
     """Write the prepared phantom of a seed, unless it is there."""
     torch.set_num_threads(1)
     if not path.exists():
         scan, mask = cohort.phantom_scan(make_phantom(seed, **options(settings, seed)))
+        if settings.depth and seed % PART == 0:
+            scan, mask = a_part(seed, scan, mask)
         image, target, _ = prepare_voxels(scan, mask, settings)
         with provenance.whole_file(path) as part:
             part.write_bytes(safetensors.numpy.save({"image": image.astype(np.float16), "mask": target}))

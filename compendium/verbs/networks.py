@@ -84,19 +84,23 @@ def predict(words: Words) -> None:
     scan = read_volume(ct, words.orientation)
     require(not (problem := extent_problem(scan)), f"{ct}: {problem}")
     source = find_source(ct, scan, words.formats)
+    notes = []
     if problem := hu_problem(scan):
         require(words.force, f"{ct}: {problem}; or take the values as they are with --force")
-        say(f"note: {ct}: {problem}; the mask may mean nothing")
+        notes.append(f"{problem}; the mask may mean nothing")
     name = case_name(ct, scan, words.anonymise)
     earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
     answer = _answer(with_room(model), scan, ct)
     if (width := body_extent(scan)["width"]) < NARROW_MM:
-        say(f"note: {ct}: the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
-            "learned from whole adults may take something else for a joint: look at the mask")
+        notes.append(f"the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
+                     "learned from whole adults may take something else for a joint: look at the mask")
     if (tilt := np.degrees(np.arccos(np.abs(scan.direction).max(0).min().clip(max=1)))) > OBLIQUE:
-        say(f"note: {ct}: its axes are {tilt:.0f} degrees off the patient's; a network that learned from "
-            "axial slices finds less in it: resample it to such, or look at the mask")
-    case = Exported(name, scan, answer.mask, source=source, note=answer.note, chance=answer.chance)
+        notes.append(f"its axes are {tilt:.0f} degrees off the patient's; a network that learned from axial "
+                     "slices finds less in it: resample it to such, or look at the mask")
+    for note in notes:
+        say(f"note: {ct}: {note}")
+    note = "; ".join(filter(None, [*notes, answer.note]))
+    case = Exported(name, scan, answer.mask, source=source, note=note, chance=answer.chance)
     _write(case, origin_of(run, model), out, words)
 
 
@@ -143,8 +147,6 @@ def _write(case, origin, out: Path, words: Words) -> None:
     from compendium.view.export import export
     from magunet.volume import touched_faces
     files = export(case, origin, out, words.formats, words.anonymise, words.overwrite)
-    if not case.prediction.array.any() and not case.note:
-        say(f"note: {case.name}: the network found no joint; the mask is empty")
-    elif faces := touched_faces(case.prediction.array):
+    if faces := touched_faces(case.prediction.array):
         say(f"note: {case.name}: the mask touches the {' and the '.join(faces)}; a joint may be cut off")
     print(*files, sep="\n")

@@ -98,7 +98,7 @@ class PAM(nn.Module):
         self.B = nn.Conv3d(channels, width, 1)
         self.C = nn.Conv3d(channels, width, 1)
         self.D = nn.Conv3d(channels, channels, 1)
-        self.alpha = nn.Parameter(torch.full((1,), start))
+        self.alpha = nn.Parameter(torch.full((1,), float(start)))
         self.scale = width**-0.5 if scaled else 1.0
 
     @in_float32
@@ -121,7 +121,7 @@ class CAM(nn.Module):
 
     def __init__(self, start: float = 0.0, scaled: bool = False):
         super().__init__()
-        self.beta, self.scaled = nn.Parameter(torch.full((1,), start)), scaled
+        self.beta, self.scaled = nn.Parameter(torch.full((1,), float(start))), scaled
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:

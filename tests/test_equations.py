@@ -57,7 +57,7 @@ def test_attention_is_eqs_1_to_8_also_in_float32_and_starts_as_the_identity():
     x, da = 0.3 * feature_map(), DualAttention(16)
     da.out = torch.nn.Identity()
     for module, naive in (*((PAM(16, reduction), naive_pam) for reduction in (1, 4, 5, 8, 64)),   # 5: a rest
-                          (CAM(), naive_cam), (da, naive_da)):
+                          (CAM(start=0), naive_cam), (da, naive_da)):
         out = module.double()(x)
         assert torch.equal(out, x), module
         out.square().sum().backward()

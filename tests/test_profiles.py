@@ -206,6 +206,7 @@ def test_a_wrong_parameter_stops_the_notebook_until_it_is_corrected():
         assert "epoch" not in namespace
         run_notebook("# Parameters\nepochs = 9\ndepth = None", namespace=namespace)
         assert from_notebook(namespace).epochs == 9, words
+    refused(lambda: from_notebook({"In": [], "epochs": 9}), "names no profile", 'profile: str = "smoke"')
     namespace = run_notebook(CELL, "# Parameters\nepochs = = 9", "# Parameters\nepochs = 9")
     assert from_notebook(namespace).epochs == 9
 

@@ -171,5 +171,7 @@ def from_notebook(namespace: MutableMapping) -> Settings:
         namespace.pop(name)
     assigned = assigned or {name: namespace[name] for name in FIELDS if name in namespace}     # by nbval
     if FIELDS.keys() - assigned.keys():
-        assigned = load(str(assigned.get("profile"))).as_dict() | assigned
+        require("profile" in assigned,
+                "the parameters cell names no profile; add a line such as 'profile: str = \"smoke\"'")
+        assigned = load(str(assigned["profile"])).as_dict() | assigned
     return from_mapping(assigned, "notebook parameters")

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 """Where bytes are counted, whatever the device: the shapes are the same."""
 OWN_BYTES = {"cpu": 450e6, "cuda": 600e6}
 """What Python and torch take before the first tensor: resident on the CPU, the context on a GPU."""
-AMPLE_BYTES = 50_000
+AMPLE_BYTES = {"training": 50_000, "prediction": 12_000}
 """Per voxel of the window: more than any network here takes at any width, so that nothing need be counted."""
 
 
@@ -102,7 +102,7 @@ def free_bytes(device: torch.device) -> int:
 def choose_recompute(network: str, settings: Settings, device: torch.device) -> bool:
     """Whether training has to compute maps a second time to fit into memory; says so."""
     free = free_bytes(device)
-    if AMPLE_BYTES * math.prod(settings.shape) + OWN_BYTES[device.type] < free:
+    if AMPLE_BYTES["training"] * math.prod(settings.shape) + OWN_BYTES[device.type] < free:
         return False
     usual, lean = (process_bytes(way, network, settings, device) for way in ("training", "recomputing"))
     if usual < free:
@@ -129,7 +129,7 @@ def what_fits(network: str, settings: Settings, device: torch.device, free: floa
 def with_room(model: Model) -> Model:
     """The model with windows shallow enough for what memory is free once the scan was read; says so."""
     settings, free = model.settings, free_bytes(model.device)
-    if AMPLE_BYTES * math.prod(settings.shape) < free:
+    if AMPLE_BYTES["prediction"] * math.prod(settings.shape) < free:
         return model
     depth, network = (whole := settings.shape[0]), model.record["network"]
     while (size := tensor_bytes("prediction", network, settings, model.precision, depth)) > free \

@@ -144,7 +144,8 @@ def test_a_prediction_that_does_not_fit_is_said_early_and_sees_shallower_windows
 
 
 @pytest.mark.parametrize("name, divisor", [("MAG-UNet", 1), *(
-    pytest.param(*case, marks=pytest.mark.slow) for case in (("SwinUNETR", 8), ("SwinUNETR", 4), ("UNETR", 4)))])
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (("SwinUNETR", 8), ("SwinUNETR", 4), ("UNETR", 4)))])
 def test_ample_memory_is_far_above_what_is_counted(name, divisor):
     settings = replace(PAPER, depth=32, size=64, width_divisor=divisor)
     for way, ample in fits.AMPLE_BYTES.items():

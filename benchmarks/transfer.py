@@ -92,14 +92,16 @@ def real_ct() -> Unseen:
 
 
 def score(unseen: Unseen, prediction: Volume) -> dict:
-    """Scores of a mask on the scan's grid, in a row: Dice in [0, 1] of the scan and of each side, and the
-    median distance between the surfaces in mm, infinite where a mask is empty."""
+    """Scores of a mask on the scan's grid, in a row: Dice in [0, 1] of the scan and of each side, its volume
+    as a share of the true one, and the median distance between the surfaces in mm, infinite where a mask is
+    empty."""
     plane, parted = sides(unseen.scan, unseen.truth, prediction)
     truth, predicted = (labels.array for labels in parted)
     distances = surface_distances(predicted, truth, unseen.truth.spacing)
     row = {"group": unseen.group, "case": unseen.case}
     row |= {f"grade_{side}": grade for side, grade in zip(SIDES, unseen.grades or (None, None))}
-    row |= {"dice": overlap(predicted, truth).dice}
+    row |= {"dice": overlap(predicted, truth).dice,
+            "volume": np.count_nonzero(predicted) / np.count_nonzero(truth)}
     row |= {f"dice_{joint.side}": overlap(predicted == joint.label, truth == joint.label).dice
             for joint in JOINTS if not np.isnan(plane.x)}
     return row | {"median_surface_mm": distances.median() if distances else np.inf}

@@ -1,14 +1,14 @@
-"""Makes ``data/weights``: the two networks that `magunet predict` takes when no model is named, their scores,
-and the card that says what they are.
+"""Makes ``data/weights``: the two networks that `magunet predict` takes when no model is named, their
+scores, and the card that says what they are.
 
     python workflow/weights.py --labels FOLDER
 
-Trains MAG-UNet on the profile `locator`, whole scans in voxels of 4 mm, and on the profile `weights`, regions of
-interest in voxels of 1.5 mm, on phantoms that another process makes meanwhile (or goes on, or takes what is
-finished), stores both in half precision, and scores them on phantoms, renders of the label maps in FOLDER (NIfTI:
-1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human pelvises) and the real sample CT. No scan
-that is scored was trained on, and none chooses anything: the last weights are taken. What was scored already is not
-scored again.
+Trains MAG-UNet on the profile `locator`, whole scans in voxels of 4 mm, and on the profile `weights`, regions
+of interest in voxels of 1.5 mm, on phantoms that another process makes meanwhile (or goes on, or takes what
+is finished), stores both in half precision, and scores them on phantoms, renders of the label maps in FOLDER
+(NIfTI: 1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human pelvises) and the real sample
+CT. No scan that is scored was trained on, and none chooses anything: the last weights are taken. What was
+scored already is not scored again.
 """
 
 import argparse
@@ -128,8 +128,8 @@ def main() -> None:
 
 def by_joint(scores: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """The Dice that the network expects, and the Dice there is, of all joints of which it has a mask."""
-    joints = pd.concat([scores[[f"own_{side}", f"dice_{side}"]].set_axis(["own", "dice"], axis=1) for side in SIDES])
-    joints = joints.dropna()
+    joints = pd.concat([scores[[f"own_{side}", f"dice_{side}"]].set_axis(["own", "dice"], axis=1)
+                        for side in SIDES]).dropna()
     return joints["own"], joints["dice"]
 
 
@@ -143,8 +143,8 @@ def ship(run: Path, folder: Path) -> None:
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor
               for name, tensor in weights.items()}
     if bad := [name for name, tensor in halved.items() if not tensor.isfinite().all()]:
-        raise InputError(f"{run / WEIGHTS_FILE}: {bad[0]} holds values beyond {torch.finfo(torch.half).max:g}, the "
-                         "largest in half precision; ship another run")
+        raise InputError(f"{run / WEIGHTS_FILE}: {bad[0]} holds values beyond {torch.finfo(torch.half).max:g}, "
+                         "the largest in half precision; ship another run")
     write_tensors(halved, folder / WEIGHTS_FILE)
     outputs = {WEIGHTS_FILE: provenance.file_hash(folder / WEIGHTS_FILE)}
     provenance.write_json(folder / RECORD_FILE,
@@ -170,25 +170,33 @@ def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
         locator_voxel=locator["settings"]["voxel_mm"], locator_divisor=locator["settings"]["width_divisor"],
         locator_seeds=locator["train"][0], locator_fields=" to ".join(map(str, locator["fields_mm"])),
         locator_minutes=locator["seconds"] / 60, phantoms=settings["cases"], seeds=record["train"][0],
-        fields=" to ".join(map(str, record["fields_mm"])), held_out=len(phantoms), val_seeds=_seeds(phantoms["case"]),
+        fields=" to ".join(map(str, record["fields_mm"])), held_out=len(phantoms),
+        val_seeds=_seeds(phantoms["case"]), watched=train.CURVE_CASES, log="\n".join(
+            f"| {entry['step']:,} | {entry['step'] // settings['samples_per_case']:,} | {100 * entry['dice']:.1f} |"
+            for entry in record["log"] if entry["step"] in (*LOGGED, record["steps"])),
         minutes=record["seconds"] / 60, box=" x ".join(f"{side:.0f}" for side in profiles.BOX_MM),
         degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
         versions=", ".join(f"{name} {version}"
                            for name, version in record["libraries"].items() if version != "not installed"),
-        groups="\n".join(f"| {group} | {len(table)} | {_percent(table['dice'])} | {table['median_surface_mm'].mean():.1f} |"
+        groups="\n".join(f"| {group} | {len(table)} | {_percent(table['dice'])} "
+                         f"| {table['median_surface_mm'].mean():.1f} | {_percent(table['volume'])} |"
                          for group, table in shown.groupby("group", sort=False)),
         grades="\n".join(f"| {grade:.0f} | {len(table)} | {_percent(table['dice'])} |"
                          for grade, table in joints.groupby("grade")),
         reliability="\n".join(f"| {100 * part.left:.0f} to {100 * part.right:.0f} | {len(table)} "
-                              f"| {100 * expected[table.index].mean():.1f} | {_percent(table)} |" for part, table in bins),
-        worst=", ".join(f"{row.case} {100 * row.dice:.1f} (grades {row.grade_left:.0f} and {row.grade_right:.0f})"
-                        for row in phantoms.nsmallest(3, "dice").itertuples()),
+                              f"| {100 * expected[table.index].mean():.1f} | {_percent(table)} |"
+                              for part, table in bins),
+        worst=", ".join(f"{row.case} {100 * row.dice:.1f} (grades {row.grade_left:.0f} and "
+                        f"{row.grade_right:.0f})" for row in phantoms.nsmallest(3, "dice").itertuples()),
         notes=_notes(scores), calibration_cases=CALIBRATED[1],
-        calibration_seeds=f"{CALIBRATED[0]} to {sum(CALIBRATED) - 1}", compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(),
+        calibration_seeds=f"{CALIBRATED[0]} to {sum(CALIBRATED) - 1}",
+        compared=scores["agreement"].count(), mean_agreement=scores["agreement"].mean(),
         min_agreement=scores["agreement"].min(), mean_agreement_as_run=scores["agreement_as_run"].mean(),
         min_agreement_as_run=scores["agreement_as_run"].min())
 
 
+LOGGED = (250, 500, 1000, 2000, 3000, 4000, 5000)
+"""Steps of the training of which the card has the Dice."""
 BINS = (0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1)
 """Of the Dice to expect, in the card's table of reliability."""
 CARD = """\
@@ -217,8 +225,8 @@ of the trainings.
 
 {held_out} phantoms that nothing was trained or chosen on, seeds {val_seeds}; renders of label maps; and a real CT.
 
-| scans | number | Dice, %: mean (least to most) | median surface distance, mm |
-|---|---|---|---|
+| scans | number | Dice, %: mean (least to most) | median surface distance, mm | volume, % of the true one |
+|---|---|---|---|---|
 {groups}
 
 Single joints of the phantoms, by the grade of their disease:
@@ -228,6 +236,18 @@ Single joints of the phantoms, by the grade of their disease:
 {grades}
 
 Worst phantoms: {worst}. {notes}
+
+## What raised the scores
+
+More phantoms did, ever more slowly. {watched} of the phantoms above were watched while the second network trained,
+and chose nothing; this was their mean Dice in the region of interest:
+
+| steps | phantoms seen | Dice, % |
+|---|---|---|
+{log}
+
+The recipe is the study's (`docs/study.md` has what was tried); smaller voxels raise what a perfect mask can reach
+(`benchmarks/README.md`).
 
 ## How far a joint can be trusted
 

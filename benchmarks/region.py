@@ -21,12 +21,11 @@ from magunet.base import profiles, project, provenance
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
-from magunet.body import around_body
 from magunet.metrics import overlap
 from magunet.predict import THRESHOLD, locate
-from magunet.prepare import HALF, prepare, restore
-from magunet.region import Region, cut, joints_centre, put_back, region_about
-from magunet.volume import Volume, bounding_box, onto_grid, reorient
+from magunet.prepare import HALF
+from magunet.region import Region, cut, joints_centre, put_back, region_about, whole, whole_planes
+from magunet.volume import Volume, bounding_box, reorient
 from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
 
@@ -52,20 +51,14 @@ def to_face(mask: Volume, region: Region) -> float:
     box = bounding_box(lps.array)
     low, high = (np.multiply([getattr(side, end) for side in box], lps.spacing) - np.divide(lps.spacing, 2)
                  for end in ("start", "stop"))
-    first = np.subtract(region.first, region.voxel / 2)
+    first = np.subtract(region.first, np.divide(region.voxel, 2))
     return float(min(*(low - first), *(first + np.multiply(region.shape, region.voxel) - high)))
 
 
-def best_dice(scan: Volume, mask: Volume, settings: Settings, region: Region | None) -> float:
-    """Dice, on the scan's grid, of the true mask as it is prepared for the network."""
-    if region:
-        prepared = (cut(mask, region) > HALF).astype(np.float32)
-        answer = put_back(prepared, region, scan).array > THRESHOLD
-    else:
-        planes = around_body(scan, max(np.multiply(scan.array.shape, scan.spacing)[1:]))
-        prepared, frame = prepare(planes, onto_grid(mask, planes), settings)
-        answer = onto_grid(restore(prepared.mask, frame, THRESHOLD), scan).array
-    return overlap(answer, mask.array).dice
+def best_dice(mask: Volume, region: Region) -> float:
+    """Dice, on the scan's grid, of the true mask as the network sees it in a region."""
+    prepared = (cut(mask, region) > HALF).astype(np.float32)
+    return overlap(put_back(prepared, region, mask).array > THRESHOLD, mask.array).dice
 
 
 def measures(scan: Volume, mask: Volume, settings: Settings) -> dict[str, float]:
@@ -74,11 +67,12 @@ def measures(scan: Volume, mask: Volume, settings: Settings) -> dict[str, float]
     Raises InputError where the locator finds no joint.
     """
     if settings.depth:
-        return {BEST: best_dice(scan, mask, settings, None)}
+        return {BEST: best_dice(mask, whole(mask, settings.voxel_mm) if settings.voxel_mm else
+                                whole_planes(mask, settings))}
     require(centre := locate(scan)[0], "the locator finds no joint")
     region = region_about(centre, scan, settings.voxel_mm)
     return dict(zip(AXES, np.subtract(centre, joints_centre(mask)))) | {
-        FACE: to_face(mask, region), BEST: best_dice(scan, mask, settings, region)}
+        FACE: to_face(mask, region), BEST: best_dice(mask, region)}
 
 
 def measure(settings: Settings, count: int) -> pd.DataFrame:
@@ -98,8 +92,8 @@ def tables(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     off, best = [], []
     for profile, group in rows.groupby("profile", sort=False):
         settings, names = profiles.load(profile), {"profile": profile, "phantoms": len(group)}
-        sees = (f"boxes of {settings.voxel_mm:g} mm" if not settings.depth else
-                f"planes of {settings.size} pixels, {settings.slice_mm or 'own'} mm apart")
+        sees = (f"{'all' if settings.depth else 'boxes'} in voxels of {settings.voxel_mm:g} mm"
+                if settings.voxel_mm else f"planes of {settings.size} pixels")
         best.append(names | {"the network sees": sees, "mean": f"{100 * group[BEST].mean():.1f}",
                              "least": f"{100 * group[BEST].min():.1f}"})
         if not settings.depth:

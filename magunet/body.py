@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from magunet.base.errors import require
-from magunet.series import AIR_HU, PADDING_HU
+from magunet.series import AIR_HU
 from magunet.volume import Volume, bounding_box, reorient
 
 COARSE = 4.0
@@ -15,10 +15,6 @@ SOFT_HU = 200
 """Fat and muscle lie between -200 and 200 HU, noise included; bone reaches higher."""
 NARROW_MM = 250
 """An adult's hips are wider; scaled down so far, the real sample CT is no more segmented."""
-CENTRAL_MM = 80
-"""Only bones that lie no farther from the middle of a pelvis decide where it is: no arms, and no edges."""
-MEAN_SHIFTS = 30
-"""Steps towards that middle; it moves no more after some ten."""
 OFFSET = 1024
 """What scanners add to HU so that stored values are positive; the rescale intercept takes it off again."""
 
@@ -35,48 +31,15 @@ def body(scan: Volume) -> tuple[np.ndarray, tuple[slice, ...]]:
     return ndimage.binary_dilation(inside, iterations=2, mask=dense), grid
 
 
-def around_body(scan: Volume, side: float) -> Volume:
-    """The body alone, in LPS, in slices cut or filled up with air to squares of ``side`` mm around its bones:
-    neither the field of view, nor what lies beside the patient, nor the scanner's coordinates, nor how much
-    of the skin is in view decides what a network sees."""
+def body_box(scan: Volume) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Where the body begins and how far it reaches, mm (z, y, x), in a scan turned to LPS, from its first
+    voxel on. Raises InputError as `body`."""
     lps = reorient(scan, "LPS")
     inside, grid = body(lps)
-    steps = [part.step for part in grid]
-    bones = sum((plane > SOFT_HU).astype(int) for plane in lps.array)   # number in each line of voxels (h, w)
-    reach = np.divide(CENTRAL_MM, lps.spacing[1:])
-    column = _middle(bones.sum(0), reach[1])
-    row = _middle(bones[:, abs(np.arange(bones.shape[1]) - column) <= reach[1]].sum(1), reach[0])   # no arms
-    corner = np.subtract((row, column), side / 2 / np.array(lps.spacing[1:]))
-    first = np.floor(corner + 0.4999).astype(int)       # halves go down, also where they are off by rounding
-    shape, kind = [round(side / s) for s in lps.spacing[1:]], lps.array.dtype
-    air = max(PADDING_HU, np.iinfo(kind).min) if kind.kind in "iu" else PADDING_HU
-    square = np.full((len(lps.array), *shape), air, kind)
-    ends = [(max(0, a), min(n, a + m)) for a, n, m in zip(first, lps.array.shape[1:], shape)]
-    source = tuple(slice(start, end) for start, end in ends)
-    target = tuple(slice(start - a, end - a) for (start, end), a in zip(ends, first))
-    skin = ndimage.binary_dilation(inside, np.ones((3, 3, 3)))          # belongs to the body, too
-    coarse = np.ix_(*(np.arange(start, end) // step for (start, end), step in zip(ends, steps[1:])))
-    for z, plane in enumerate(lps.array):                               # one by one, to save memory
-        np.copyto(square[z][target], plane[source], where=skin[z // steps[0]][coarse])
-    return Volume(square, lps.spacing, tuple(lps.to_world((0, *first)).tolist()), lps.direction)
-
-
-def _middle(counts: np.ndarray, reach: float) -> float:
-    """The place that is the mean of the counts (n,) within ``reach`` of it, from their median on; the middle
-    where nothing was counted."""
-    places = np.repeat(np.arange(len(counts)), counts)
-    middle = float(np.median(places)) if len(places) else (len(counts) - 1) / 2
-    for _ in range(MEAN_SHIFTS if len(places) else 0):
-        middle = float(places[abs(places - middle) <= reach].mean())
-    return middle
-
-
-def body_extent(scan: Volume) -> dict[str, float]:
-    """How far the body reaches in the scan, in mm: ``width``, left to right, ``depth`` and ``height``."""
-    lps = reorient(scan, "LPS")
-    inside, grid = body(lps)
-    sides = [(part.stop - part.start) * every.step for part, every in zip(bounding_box(inside), grid)]
-    return dict(zip(("height", "depth", "width"), np.multiply(sides, lps.spacing).round(1).tolist()))
+    steps = [part.step * s for part, s in zip(grid, lps.spacing)]
+    sides = list(zip(bounding_box(inside), steps))
+    return (tuple(side.start * step for side, step in sides),
+            tuple((side.stop - side.start) * step for side, step in sides))
 
 
 def hu_problem(scan: Volume) -> str | None:

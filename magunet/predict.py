@@ -19,11 +19,10 @@ from magunet.base.errors import InputError, is_out_of_memory, require
 from magunet.base.profiles import SMALLEST_SIDE, Settings, from_mapping
 from magunet.base.progress import say, track
 from magunet.base.provenance import read_json
-from magunet.body import around_body
 from magunet.fast import accelerate, evaluate_by_input
-from magunet.prepare import HU_WINDOW, Shape, clip_and_scale, prepare, require_scan, restore
+from magunet.prepare import HU_WINDOW, Shape, clip_and_scale, require_scan
 from magunet.studies import build
-from magunet.volume import Volume, onto_grid, orientation, reorient
+from magunet.volume import Volume, orientation, reorient
 
 THRESHOLD = 0.5
 """Voxels with a higher foreground probability belong to the mask."""
@@ -92,7 +91,7 @@ def probability(network: torch.nn.Module, window: np.ndarray, device: torch.devi
 
 class Answer(NamedTuple):
     """A mask, uint8, on the scan's own grid; the foreground probability on the grid that the network sees,
-    None of planes; and what the locator has to say, or ""."""
+    None where it saw nothing; and what the locator has to say, or ""."""
 
     mask: Volume
     chance: Volume | None = None
@@ -143,23 +142,20 @@ class Model:
     def answer(self, scan: Volume, centre: region.Triple | None = None) -> Answer:
         """The mask of a scan, which is a CT in HU in any orientation, and what there is to know of it.
 
-        centre: of the region of interest, as `locate` finds it, which is asked otherwise. Of networks that
-        see isotropic voxels, pieces of the mask away from both joints are removed.
+        centre: of the region of interest, as `locate` finds it, which is asked otherwise. Pieces of the mask
+        away from both joints are removed.
         """
         require_scan(scan)
-        if not self.settings.voxel_mm:
-            planes = around_body(scan, self.record["pixel_mm"] * self.settings.size)
-            prepared, frame = prepare(planes, None, self.settings)
-            mask = onto_grid(restore(self.probability(prepared.image), frame, THRESHOLD), scan)
-            return Answer(mask, note="" if mask.array.any() else NOTHING)
-        lps, note = reorient(scan, "LPS"), ""
-        if not self.settings.depth:
+        lps, note, voxel = reorient(scan, "LPS"), "", self.settings.voxel_mm
+        if not voxel:
+            box = region.whole_planes(lps, self.settings, self.record["pixel_mm"] * self.settings.size)
+        elif self.settings.depth:
+            box = region.whole(lps, voxel)
+        else:
             centre, note = (centre, "") if centre else locate(lps)
             if centre is None:
                 return Answer(scan.with_array(np.zeros(scan.array.shape, np.uint8)), note=note)
-            box = region.region_about(centre, lps, self.settings.voxel_mm)
-        else:
-            box = region.whole(lps, self.settings.voxel_mm)
+            box = region.region_about(centre, lps, voxel)
         chance = self.chance(lps, box)
         mask = chance.with_array(chance.array > THRESHOLD)
         chance.array[mask.array & (region.joints_alone(mask).array == 0)] = 0
@@ -187,7 +183,7 @@ def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
                       "values are not HU; the mask is empty")
-    across = np.ptp(np.flatnonzero(mask.array.any((0, 1)))) * box.voxel
+    across = np.ptp(np.flatnonzero(mask.array.any((0, 1)))) * box.voxel[2]
     note = "only one joint is found in it; the other is cut off, or missed" if across < ONE_MM else ""
     return tuple(np.add(region.joints_centre(mask), box.first).tolist()), note
 

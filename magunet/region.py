@@ -1,6 +1,7 @@
-"""The region of interest: a box of isotropic voxels about both joints, cut out of a scan and put back.
+"""What a network sees of a scan: a region of it in voxels of another size, cut out and put back.
 
-The paper shrinks whole planes; a box of the same number of voxels shows the joints three times as large.
+The paper shrinks whole planes; a box of as many isotropic voxels about both joints, the region of interest,
+shows them three times as large.
 """
 
 import itertools
@@ -11,20 +12,20 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from magunet.base.errors import require
-from magunet.base.profiles import box_shape
-from magunet.body import body
+from magunet.base.profiles import Settings, box_shape
+from magunet.body import body_box
 from magunet.joints import is_pair
-from magunet.volume import Volume, bounding_box, orientation, reorient
+from magunet.volume import Volume, orientation, reorient
 
 NEAR = 20.0
 """mm from a joint within which a piece of a mask can be part of it."""
 CANDIDATES = 8
 """Of a mask's pieces, the largest, which may be joints."""
 SURE = 0.85
-"""Mean probability of a joint that the locator finds. Whole joints of 16 phantoms (seeds from 96000) had .90
-and more; three of 40 false pieces, in parts of these scans that hold no joint, had this and LEAST_ML."""
+"""Mean probability of a joint that the locator finds. Whole joints of 16 phantoms (seeds from 96000) had .89
+and more; none of 45 pieces above or below the joints of these scans had this and LEAST_ML."""
 LEAST_ML = 8.0
-"""Of a joint that the locator finds; a whole one has 28 and more."""
+"""Of a joint that the locator finds; a whole one has 29 and more."""
 
 Triple = tuple[float, float, float]
 
@@ -34,7 +35,7 @@ class Region(NamedTuple):
     scan's first voxel to that of the region's, ``voxel`` mm lie between them, and there are ``shape``."""
 
     first: Triple
-    voxel: float
+    voxel: Triple
     shape: tuple[int, int, int]
 
 
@@ -45,24 +46,38 @@ def region_about(centre: Triple, scan: Volume, voxel: float, margin: float = 0) 
     """
     shape, spacing = box_shape(voxel, margin), reorient(scan, "LPS").spacing
     first = (s * round((c - (n - 1) / 2 * voxel) / s) for c, n, s in zip(centre, shape, spacing))
-    return Region(tuple(first), voxel, shape)
+    return Region(tuple(first), (voxel,) * 3, shape)
 
 
 def whole(scan: Volume, voxel: float) -> Region:
     """All of a scan."""
     lps = reorient(scan, "LPS")
     shape = tuple(math.ceil(n * s / voxel) for n, s in zip(lps.array.shape, lps.spacing))
-    return Region((0.0, 0.0, 0.0), voxel, shape)
+    return Region((0.0, 0.0, 0.0), (voxel,) * 3, shape)
 
 
 def region_of_body(scan: Volume, voxel: float) -> Region:
     """The body alone, however wide the field of view. Raises InputError as `magunet.body.body`."""
+    first, extent = body_box(scan)
+    return Region(first, (voxel,) * 3, tuple(math.ceil(side / voxel) for side in extent))
+
+
+def whole_planes(scan: Volume, settings: Settings, side: float | None = None) -> Region:
+    """All slices of a scan, ``slice_mm`` apart, as squares of ``size`` pixels, Sec. 2.1.2. The paper gives no
+    slice distance, and as its "N x 256 x 256" suggests, None is the scan's own.
+
+    side: mm of squares about the middle of the body; None: of the scan, as wide as the longer of its sides.
+    Raises InputError as `magunet.body.body`.
+    """
     lps = reorient(scan, "LPS")
-    inside, grid = body(lps)
-    steps = [part.step * s for part, s in zip(grid, lps.spacing)]
-    box = bounding_box(inside)
-    shape = [math.ceil((part.stop - part.start) * step / voxel) for part, step in zip(box, steps)]
-    return Region(tuple(part.start * step for part, step in zip(box, steps)), voxel, tuple(shape))
+    first, extent = body_box(lps) if side else (np.zeros(3), np.multiply(lps.array.shape, lps.spacing))
+    slices = max(1, round(len(lps.array) * lps.spacing[0] / (settings.slice_mm or lps.spacing[0])))
+    pixel = (side or max(extent[1:])) / settings.size
+    voxel = np.array([len(lps.array) * lps.spacing[0] / slices, pixel, pixel])
+    middle = np.add(first, np.divide(extent, 2))[1:]            # from the outer face of the first voxel
+    corner = np.array([0, *(middle - settings.size * pixel / 2)])
+    return Region(tuple((corner + (voxel - lps.spacing) / 2).tolist()), tuple(voxel.tolist()),
+                  (slices, settings.size, settings.size))
 
 
 def joints_centre(mask: Volume) -> Triple:
@@ -134,23 +149,29 @@ def resample(array: np.ndarray, axes: list[sparse.csr_array], outside: float = 0
     return result + np.float32(outside)
 
 
+def resize(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """All of an array (d, h, w) in another shape, float32. Its outer faces stay where they are, so that
+    resizing back returns to the same place."""
+    return resample(array, [linear(n, 1, (n / m - 1) / 2, n / m, m) for n, m in zip(array.shape, shape)])
+
+
 def cut(scan: Volume, region: Region, outside: float = 0) -> np.ndarray:
     """The region of a scan (d, h, w), float32; ``outside`` is what lies beyond the scan."""
     lps = reorient(scan, "LPS")
-    return resample(lps.array, [linear(n, s, first, region.voxel, m) for n, s, first, m in zip(
-        lps.array.shape, lps.spacing, region.first, region.shape)], outside)
+    return resample(lps.array, [linear(*axis) for axis in zip(
+        lps.array.shape, lps.spacing, region.first, region.voxel, region.shape)], outside)
 
 
 def placed(values: np.ndarray, region: Region, scan: Volume) -> Volume:
     """Values (d, h, w) of a region as a volume of its own, where it lies in the patient."""
     lps = reorient(scan, "LPS")
     origin = lps.to_world(np.divide(region.first, lps.spacing))
-    return Volume(values, (region.voxel,) * 3, tuple(origin.tolist()), lps.direction)
+    return Volume(values, region.voxel, tuple(origin.tolist()), lps.direction)
 
 
 def put_back(values: np.ndarray, region: Region, scan: Volume) -> Volume:
     """Values (d, h, w) of a region on the scan's own grid, float32; 0 beyond it."""
     lps = reorient(scan, "LPS")
-    array = resample(values, [linear(m, region.voxel, -first, s, n) for n, s, first, m in zip(
-        lps.array.shape, lps.spacing, region.first, region.shape)])
+    array = resample(values, [linear(m, voxel, -first, s, n) for n, s, first, voxel, m in zip(
+        lps.array.shape, lps.spacing, *region)])
     return scan.with_array(reorient(lps.with_array(array), orientation(scan)).array)

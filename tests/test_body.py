@@ -1,4 +1,4 @@
-"""What a network sees is the body, in mm: not the field of view, and nothing that lies beside the patient."""
+"""Planes lie about the body, in mm: neither the field of view nor what is beside the patient moves them."""
 
 from dataclasses import replace
 
@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from conftest import ROOT, refused
 
-from magunet.body import around_body, body_extent
+from magunet.base import profiles
+from magunet.body import body_box
 from magunet.metrics import overlap
 from magunet.predict import load_model
+from magunet.region import cut, placed, whole_planes
 from magunet.volume import Volume, onto_grid, reorient
 from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
 
 SPACING = (4.0, 2.5, 2.0)
 SIDE = 320.0
+PLANES = replace(profiles.load("smoke"), voxel_mm=None, depth=16, size=128, slice_mm=None)
 
 
 def lying(shape=(24, 128, 200), body=(90, 160)):
@@ -55,26 +58,28 @@ def disturbed(scan):
             "turned": reorient(wide, "RAS")}
 
 
-def test_what_lies_beside_the_body_is_not_seen():
+def test_what_lies_beside_the_body_does_not_move_the_planes():
     scan = lying()
-    seen = around_body(scan, SIDE)
-    assert seen.array.shape[1:] == (SIDE / SPACING[1], SIDE / SPACING[2])
+    region = whole_planes(scan, PLANES, SIDE)
+    seen = placed(cut(scan, region), region, scan)
+    assert region.shape == (24, 128, 128) and region.voxel == pytest.approx((4, 2.5, 2.5))
+    middle = seen.to_world(np.subtract(region.shape, 1) / 2)
+    assert middle == pytest.approx(scan.to_world(np.subtract(scan.array.shape, 1) / 2), abs=4)
     for name, other in disturbed(scan).items():
-        view = around_body(other, SIDE)
-        assert np.allclose(view.origin, seen.origin), name
-        differing = (np.maximum(view.array, -1000) != seen.array).mean()
-        assert differing < 1e-3, f"{name}: {differing}"
-        assert body_extent(other)["width"] == pytest.approx(320, abs=10), name
+        view = whole_planes(other, PLANES, SIDE)
+        here = placed(cut(other, view), view, other).to_world(np.subtract(view.shape, 1) / 2)
+        assert here == pytest.approx(middle, abs=4) and view.voxel == region.voxel, name
+        assert body_box(other)[1][2] == pytest.approx(320, abs=10), name
     moved = replace(scan, origin=(7.0, -13.0, 1e5))                     # the scanner's coordinates, or others
-    assert np.array_equal(around_body(moved, SIDE).array, seen.array)
+    assert whole_planes(moved, PLANES, SIDE) == region
 
 
 def test_the_body_is_measured_and_a_scan_without_one_is_refused():
-    extent = body_extent(lying())
-    assert extent == {side: pytest.approx(mm, abs=8)
-                      for side, mm in {"height": 96, "depth": 180, "width": 320}.items()}
+    first, extent = body_box(lying())
+    assert extent == pytest.approx((96, 180, 320), abs=8)
+    assert first == pytest.approx((0, 70, 40), abs=4)
     air = lying().with_array(np.full((24, 128, 200), -1000, np.int16))
-    refused(lambda: around_body(air, SIDE), "no body")
+    refused(lambda: body_box(air), "no body")
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def figures_of(profile):
 
 
 @pytest.fixture(scope="module", params=["paper", "smoke", *(
-    pytest.param(name, marks=pytest.mark.slow) for name in ("cpu", "gpu", "transfer", "weights"))])
+    pytest.param(name, marks=pytest.mark.slow) for name in ("cpu", "gpu", "weights"))])
 def profile(request):
     return request.param
 

@@ -12,15 +12,8 @@ from magunet import prepare as module
 from magunet.base import profiles
 from magunet.cohort import Case
 from magunet.metrics import overlap
-from magunet.prepare import (
-    clip_and_scale,
-    pad_to_square,
-    prepare,
-    prepare_case,
-    prepare_voxels,
-    resize,
-    restore,
-)
+from magunet.prepare import clip_and_scale, prepare, prepare_case, training_region
+from magunet.region import cut, placed, put_back, resize, whole_planes
 from magunet.volume import Volume, read_volume, reorient, same_geometry, write_volume
 
 SETTINGS = replace(profiles.load("smoke"), voxel_mm=None, depth=32, size=32, margin_mm=0.0)
@@ -68,22 +61,23 @@ def test_slices_with_the_target_and_a_margin_are_kept_and_spaced_as_asked():
     for margin, kept in {0.0: (4, 7), 1.0: (4, 7), 2.5: (3, 8), 4.0: (2, 9), 99.0: (0, 12)}.items():
         assert module.target_slices(mask, 2.5, margin) == kept, margin
     refused(lambda: module.target_slices(mask * 0, 1.0, 0.0), "empty", "remove the case or label it")
-    for slice_mm, slices in {None: 40, 3.0: 40, 2.0: 60, 6.0: 20, 7.0: 17, 1000.0: 1}.items():
-        shape = module.resized_shape((40, 100, 100), (3.0, 0.7, 0.7), 32, slice_mm)
-        assert shape == (slices, 32, 32), slice_mm
+    for slice_mm, slices in {None: 40, 3.0: 40, 2.0: 60, 6.0: 20, 7.0: 17, 100.0: 1}.items():
+        scan = Volume(np.zeros((40, 100, 100)), (3.0, 0.7, 0.7))
+        region = whole_planes(scan, replace(SETTINGS, slice_mm=slice_mm))
+        assert region.shape == (slices, 32, 32), slice_mm
+        assert region.voxel == pytest.approx((120 / slices, 70 / 32, 70 / 32))
 
 
-@pytest.mark.parametrize("shape, spacing, inside", [
-    ((2, 5, 9), (3.0, 1.0, 1.0), (slice(2, 7), slice(0, 9))),
-    ((2, 9, 4), (1.0, 1.0, 1.5), (slice(0, 9), slice(1, 5))),
-    ((2, 6, 6), (1.0, 1.0, 1.0), (slice(0, 6), slice(0, 6))),
-    ((2, 4, 8), (1.0, 2.0, 1.0), (slice(0, 4), slice(0, 8)))])
-def test_padding_makes_slices_square_in_mm(shape, spacing, inside):
-    array = np.ones(shape, np.int16)
-    padded, found = pad_to_square(array, spacing, -7)
-    assert found == inside and (padded[:, found[0], found[1]] == 1).all()
-    assert (padded == -7).sum() == padded.size - array.size
-    assert abs(padded.shape[1] * spacing[1] - padded.shape[2] * spacing[2]) <= max(spacing[1:]) / 2
+@pytest.mark.parametrize("shape, spacing, size, inside", [
+    ((2, 10, 18), (3.0, 1.0, 1.0), 18, (slice(4, 14), slice(0, 18))),
+    ((2, 18, 8), (1.0, 1.0, 1.5), 18, (slice(0, 18), slice(3, 15))),
+    ((2, 16, 16), (1.0, 1.0, 1.0), 16, (slice(0, 16), slice(0, 16))),
+    ((2, 8, 16), (1.0, 2.0, 1.0), 16, (slice(0, 16), slice(0, 16)))])
+def test_planes_are_squares_in_mm_with_air_beside_the_scan(shape, spacing, size, inside):
+    scan = Volume(np.ones(shape, np.int16), spacing)
+    square = cut(scan, whole_planes(scan, replace(SETTINGS, size=size)), -7)
+    assert square.shape == (2, size, size) and (square[:, inside[0], inside[1]] == 1).all()
+    assert (square == -7).sum() == square.size - square[:, inside[0], inside[1]].size
 
 
 def ball_scan(direction=DIRECTIONS["LPS"], off=(0.0, 0.0, 0.0), radius=14.0):
@@ -101,11 +95,10 @@ def test_a_mask_comes_back_to_its_own_grid_and_place(direction):
     """Though the prepared grid is coarser than the scan's."""
     scan, mask = ball_scan(DIRECTIONS[direction], off=(-6.0, 3.0, 8.0))
     for slice_mm, dice in ((None, 0.95), (2.0, 0.92), (4.0, 0.92)):
-        prepared, frame = prepare(scan, mask, replace(SETTINGS, slice_mm=slice_mm))
-        back = restore(prepared.mask, frame)
+        settings = replace(SETTINGS, slice_mm=slice_mm)
+        back = put_back(prepare(scan, mask, settings).mask, training_region(mask, settings), scan)
         assert same_geometry(scan, back, 1e-9) and back.array.dtype == np.float32
-        found = restore(prepared.mask, frame, 0.5)
-        assert found.array.dtype == np.uint8 and np.array_equal(found.array, back.array > 0.5), slice_mm
+        found = back.with_array(back.array > 0.5)
         assert overlap(found.array, mask.array).dice > dice, slice_mm
         places = [volume.to_world(ndimage.center_of_mass(volume.array)) for volume in (found, mask)]
         moved = scan.direction.T @ (places[0] - places[1])
@@ -117,26 +110,25 @@ def test_nothing_changes_when_the_sizes_already_agree(code):
     array = np.random.default_rng(3).integers(-200, 1201, (9, 32, 32)).astype(np.int16)
     lps = Volume(array, (3.0, 1.1, 1.1), (1, 2, 3), TURNED)
     scan = reorient(lps, code)
-    prepared, frame = prepare(scan, None, SETTINGS)
-    assert np.array_equal(prepared.image, clip_and_scale(array)) and prepared.mask is None
-    assert prepared.spacing == pytest.approx(lps.spacing) and frame.slices == (0, 9)
-    assert restore(resize(array, array.shape), frame).array == pytest.approx(scan.array, abs=1e-3)
+    region = whole_planes(scan, SETTINGS)
+    assert region.voxel == pytest.approx(lps.spacing) and region.first == pytest.approx((0, 0, 0), abs=1e-9)
+    assert cut(scan, region) == pytest.approx(array, abs=1e-3)
+    assert put_back(array, region, scan).array == pytest.approx(scan.array, abs=1e-3)
 
 
 @pytest.mark.parametrize("slice_mm", [None, 2.0])
 def test_only_slices_around_the_target_are_kept_as_they_are_in_the_whole_scan(slice_mm):
-    """Only they are resized where slices stay what they are; in `prepare` of the whole scan, all are."""
     rng, settings = np.random.default_rng(0), replace(SETTINGS, slice_mm=slice_mm, margin_mm=3.0)
     mask = np.zeros((20, 40, 48), np.uint8)
     mask[8:12, 15:25, 10:20] = 1
     scan = Volume(rng.normal(300, 300, mask.shape).astype(np.float32), (3.0, 1.0, 1.2))
-    part, frame = prepare(scan, scan.with_array(mask), settings)
-    whole, _ = prepare(scan, None, settings)
-    assert frame.slices == ((7, 13) if slice_mm is None else (10, 20))
-    np.testing.assert_allclose(part.image, whole.image[slice(*frame.slices)], atol=1e-6)
-    back = restore(np.ones_like(part.image), frame).array
-    assert (back[7:13] == 1).all() and not back[:6].any() and not back[14:].any()
-    assert slice_mm or back.sum() == back[7:13].size
+    target = scan.with_array(mask)
+    part, region = prepare(scan, target, settings), training_region(target, settings)
+    first, stop = (10, 20) if slice_mm else (7, 13)
+    whole = cut(scan, whole_planes(scan, settings), -200)
+    np.testing.assert_allclose(part.image, clip_and_scale(whole[first:stop]), atol=1e-6)
+    back = put_back(np.ones_like(part.image), region, scan).array
+    assert back[7:13] == pytest.approx(1) and not back[:7].any() and not back[13:].any()
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -146,14 +138,16 @@ def test_the_patients_left_back_and_head_are_at_larger_indices_of_a_square_of_th
             off = 12 * DIRECTIONS[direction][world, ::-1]               # mm to the left, back, head
             scan, _ = ball_scan(DIRECTIONS[direction], off, 5.0)
             lps = reorient(scan, "LPS")
-            prepared, _ = prepare(scan, None, replace(SETTINGS, slice_mm=slice_mm))
-            extent, old = (np.multiply(a.shape, s) for a, s in ((prepared.image, prepared.spacing),
-                                                                (lps.array, lps.spacing)))
-            assert extent[0] == pytest.approx(old[0]) and prepared.image.shape[1:] == (32, 32)
-            assert extent[1:] == pytest.approx([old[1:].max()] * 2, abs=max(lps.spacing)), "the longer side"
-            assert slice_mm is None or prepared.spacing[0] == pytest.approx(slice_mm, rel=0.1)
-            place = np.array(ndimage.center_of_mass(prepared.image))
-            moved = (place - (np.array(prepared.image.shape) - 1) / 2) * prepared.spacing
+            region = whole_planes(scan, replace(SETTINGS, slice_mm=slice_mm))
+            image = clip_and_scale(cut(scan, region, -200))
+            extent, old = np.multiply(region.shape, region.voxel), np.multiply(lps.array.shape, lps.spacing)
+            assert extent[0] == pytest.approx(old[0]) and image.shape[1:] == (32, 32)
+            assert extent[1:] == pytest.approx([old[1:].max()] * 2), "the longer side"
+            assert slice_mm is None or region.voxel[0] == pytest.approx(slice_mm, rel=0.1)
+            place = np.array(ndimage.center_of_mass(image))
+            there = scan.to_world(ndimage.center_of_mass(scan.array > 0))
+            assert placed(image, region, scan).to_world(place) == pytest.approx(there, abs=2), slice_mm
+            moved = (place - (np.array(image.shape) - 1) / 2) * region.voxel
             assert moved[axis] > 8 and np.argmax(np.abs(moved)) == axis, (slice_mm, world)
 
 
@@ -167,11 +161,11 @@ def test_what_cannot_be_prepared_is_refused():
             (s, m.with_array(m.array * 0), "empty"),
             (s, m.with_array(speck), "the target vanishes when resized to", "raise size"),
             (s.with_array(np.where(m.array, np.nan, s.array)), m, "NaN"),
-            (s.with_array(np.where(m.array, np.inf, s.array)), None, "infinite")):
+            (s.with_array(np.where(m.array, np.inf, s.array)), m, "infinite")):
         refused(lambda pair=(scan, mask): prepare(*pair, SETTINGS), *words)
-        if mask and "vanishes" not in words[0]:
-            refused(lambda pair=(scan, mask): prepare_voxels(*pair, REGION), *words)
-    refused(lambda: prepare_voxels(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
+        if "vanishes" not in words[0]:
+            refused(lambda pair=(scan, mask): prepare(*pair, REGION), *words)
+    refused(lambda: prepare(s, m.with_array(speck), replace(REGION, voxel_mm=8.0)),
             "the target vanishes in such voxels", "lower voxel_mm")
 
 
@@ -181,7 +175,7 @@ def test_a_region_is_the_box_about_the_joints_with_the_margin_on_every_side():
     for axis in range(3):
         ramp = np.indices(mask.array.shape)[axis] * mask.spacing[axis]              # mm from the first voxel
         scan = mask.with_array((ramp * 10 - 150).astype(np.float32))
-        prepared = prepare_voxels(scan, mask, replace(REGION, margin_mm=8.0))
+        prepared = prepare(scan, mask, replace(REGION, margin_mm=8.0))
         assert prepared.image.shape == prepared.mask.shape == (68, 68, 96) and prepared.spacing == (2, 2, 2)
         inside = ndimage.binary_erosion(prepared.mask, iterations=2)
         place = (prepared.image * 1400 - 200 + 150) / 10                            # undoes clip_and_scale
@@ -209,8 +203,7 @@ def a_case(files):
 def check_stored(files, settings):
     """The stored case is what `prepare` returns, in half precision; returns its key."""
     stored, key = prepare_case(a_case(files), settings)
-    pair = map(read_volume, files)
-    fresh = prepare_voxels(*pair, settings) if settings.voxel_mm else prepare(*pair, settings)[0]
+    fresh = prepare(*map(read_volume, files), settings)
     assert stored.image.dtype == np.float16 and stored.image == pytest.approx(fresh.image, abs=2**-11)
     assert stored.mask.dtype == np.uint8 and np.array_equal(stored.mask, fresh.mask)
     assert stored.spacing == pytest.approx(fresh.spacing)

@@ -24,7 +24,7 @@ SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
 # Profiles ---------------------------------------------------------------------------------------------
 def test_every_profile_loads_under_its_own_name_and_survives_json_and_yaml():
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    assert names == ["adamw", "cpu", "gpu", "locator", "paper", "smoke", "transfer", "weights"]
+    assert names == ["adamw", "cpu", "gpu", "locator", "paper", "smoke", "weights"]
     for name in names:
         settings = load(name)
         assert settings.profile == name and settings.cohort is None

@@ -11,7 +11,6 @@ import torch
 from conftest import ROOT, refused
 from test_cli import call
 
-from benchmarks import transfer
 from magunet.base import project
 from magunet.base.provenance import file_hash, read_json
 from magunet.metrics import overlap
@@ -26,6 +25,7 @@ from magunet.predict import (
 from magunet.volume import Volume, write_volume
 from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
+from workflow import unseen
 from workflow.weights import CALIBRATED, CALIBRATION, card, ship
 
 WEIGHTS = ROOT / "data" / "weights"
@@ -92,7 +92,7 @@ def test_the_card_says_what_record_and_scores_say():
     scores, record = pd.read_csv(WEIGHTS / "scores.csv"), read_json(WEIGHTS / RECORD_FILE)
     text = (WEIGHTS / CARD_FILE).read_text()
     assert text == card(record, read_json(WEIGHTS / LOCATOR / RECORD_FILE), scores)
-    phantoms, others = scores[scores["group"] == transfer.PHANTOMS], scores[scores["group"] == CALIBRATION]
+    phantoms, others = scores[scores["group"] == unseen.PHANTOMS], scores[scores["group"] == CALIBRATION]
     assert len(phantoms) == record["settings"]["test_cases"] and len(others) == CALIBRATED[1]
     pairs = [others[[f"own_{side}", f"dice_{side}"]].dropna() for side in ("left", "right")]
     own, dice = np.concatenate(pairs).T
@@ -119,9 +119,9 @@ def test_a_scan_is_scored_as_a_whole_and_by_side(tmp_path):
     for columns, direction in ((slice(None), np.eye(3)), (slice(None, None, -1), np.diag([-1.0, 1, 1]))):
         true, predicted, nothing = (Volume(array[:, :, columns], (2.0, 1.0, 3.0), (0, 0, 0), direction)
                                     for array in (truth, found, 0 * found))
-        row = transfer.score(transfer.Unseen("g", "c", true, true, (1, 4)), predicted)
+        row = unseen.score(unseen.Unseen("g", "c", true, true, (1, 4)), predicted)
         assert row["dice"] == pytest.approx(2 * 450 / (600 + 450)) and row["dice_right"] == 1
         assert row["dice_left"] == pytest.approx(2 * 150 / (300 + 150))
         assert (row["grade_left"], row["grade_right"], row["group"], row["case"]) == (1, 4, "g", "c")
-        assert transfer.score(transfer.Unseen("g", "c", true, true), nothing)["median_surface_mm"] == np.inf
-    refused(lambda: transfer.label_maps(tmp_path), str(tmp_path), "no .nii.gz label maps")
+        assert unseen.score(unseen.Unseen("g", "c", true, true), nothing)["median_surface_mm"] == np.inf
+    refused(lambda: unseen.label_maps(tmp_path), str(tmp_path), "no .nii.gz label maps")

@@ -20,7 +20,7 @@ from magunet.base.device import choose_device, choose_precision, peak_memory_mb,
 from magunet.base.profiles import Settings
 from magunet.base.progress import say
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
-from magunet.prepare import Prepared, prepare_voxels
+from magunet.prepare import Prepared, prepare
 from magunet.studies import configuration
 from magunet.volume import Volume, part_of
 from sijphantom import cohort
@@ -65,7 +65,7 @@ def make(settings: Settings, seed: int, path: Path) -> None:
         scan, mask = cohort.phantom_scan(make_phantom(seed, **options(settings, seed)))
         if settings.depth and seed % PART == 0:
             scan, mask = a_part(seed, scan, mask)
-        image, target, _ = prepare_voxels(scan, mask, settings)
+        image, target, _ = prepare(scan, mask, settings)
         with provenance.whole_file(path) as part:
             part.write_bytes(safetensors.numpy.save({"image": image.astype(np.float16), "mask": target}))
 

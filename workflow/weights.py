@@ -39,8 +39,7 @@ from sijphantom.cohort import phantom_scan
 from sijphantom.phantom import make_phantom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks import transfer
-from workflow import stream
+from workflow import stream, unseen
 
 NETWORK = "MAG-UNet"
 RENDERS = 4
@@ -54,12 +53,12 @@ EXACT = 4
 long."""
 
 
-def phantoms(settings: Settings, first: int, count: int, group: str) -> Iterator[transfer.Unseen]:
+def phantoms(settings: Settings, first: int, count: int, group: str) -> Iterator[unseen.Unseen]:
     """Phantoms of seeds from ``first`` on, made like a profile's, each pair of grades as often."""
     pairs = itertools.cycle(itertools.product(range(5), repeat=2))
     for seed, grades in zip(track(range(first, first + count), group), pairs):
         one = make_phantom(seed, **stream.options(settings, seed), grades=grades)
-        yield transfer.Unseen(group, f"phantom_{seed}", *phantom_scan(one), grades)
+        yield unseen.Unseen(group, f"phantom_{seed}", *phantom_scan(one), grades)
 
 
 def trained(profile: str) -> Path:
@@ -67,7 +66,7 @@ def trained(profile: str) -> Path:
     settings, device = profiles.load(profile), choose_device()
     precision = choose_precision(settings.precision, device)
     few = phantoms(settings, settings.test_seed, train.CURVE_CASES, "phantoms that are watched")
-    cases = {one.case: prepare.prepare_voxels(one.scan, one.truth, settings) for one in few}
+    cases = {one.case: prepare.prepare(one.scan, one.truth, settings) for one in few}
     return stream.learn(NETWORK, settings, lambda network: train.validation_dice(
         network, cases, settings, device, precision))
 
@@ -78,8 +77,8 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="folder of label maps to render and score")
     parser.add_argument("--only", choices=("locator", "weights"), help="train and store this network, and end")
     arguments = parser.parse_args()
-    transfer.label_maps(arguments.labels)                   # a wrong folder fails before any work
-    real, folder = transfer.real_ct(), project.data() / "weights"
+    unseen.label_maps(arguments.labels)                   # a wrong folder fails before any work
+    real, folder = unseen.real_ct(), project.data() / "weights"
     torch.set_num_threads(1)
     for profile, place in (("locator", folder / LOCATOR), ("weights", folder)):
         if arguments.only in (None, profile):
@@ -93,23 +92,23 @@ def main() -> None:
     exact = [replace(model, precision=torch.float32) for model in (full, half)]
     key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE),
                                   provenance.file_hash(folder / LOCATOR / WEIGHTS_FILE),
-                                  provenance.code_hash(transfer, body, predict, prepare, region))
+                                  provenance.code_hash(unseen, body, predict, prepare, region))
     kept = run / f"unseen-{key}.csv"
     rows = pd.read_csv(kept).to_dict("records") if kept.exists() else []
     done = {row["case"] for row in rows}
     all_scans = chain(phantoms(settings, *CALIBRATED, CALIBRATION),
-                      phantoms(settings, settings.test_seed, settings.test_cases, transfer.PHANTOMS),
-                      transfer.renders(arguments.labels, RENDERS), [real])
-    for number, unseen in enumerate(all_scans):
-        if unseen.case not in done:
-            answer = half.answer(unseen.scan)
-            agreement = overlap(answer.mask.array, full.segment(unseen.scan).array).dice
-            row = transfer.score(unseen, answer.mask) | {"agreement_as_run": agreement, "note": answer.note}
+                      phantoms(settings, settings.test_seed, settings.test_cases, unseen.PHANTOMS),
+                      unseen.renders(arguments.labels, RENDERS), [real])
+    for number, one in enumerate(all_scans):
+        if one.case not in done:
+            answer = half.answer(one.scan)
+            agreement = overlap(answer.mask.array, full.segment(one.scan).array).dice
+            row = unseen.score(one, answer.mask) | {"agreement_as_run": agreement, "note": answer.note}
             if answer.chance:
-                plane, _ = sides(unseen.scan, unseen.truth)
+                plane, _ = sides(one.scan, one.truth)
                 row |= {f"own_{side}": dice for side, dice in own_dice(answer.chance, plane).items()}
-            if unseen.group != transfer.PHANTOMS or number % EXACT == 0:
-                row["agreement"] = overlap(*(model.segment(unseen.scan).array for model in exact)).dice
+            if one.group != unseen.PHANTOMS or number % EXACT == 0:
+                row["agreement"] = overlap(*(model.segment(one.scan).array for model in exact)).dice
             rows.append(row)
             _write(pd.DataFrame(rows), kept)
     scores, record = pd.DataFrame(rows), provenance.read_json(folder / RECORD_FILE)
@@ -158,7 +157,7 @@ def _write(scores: pd.DataFrame, path: Path) -> None:
 
 def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
     """The model card, Markdown: all its numbers are from the runs' records, the scores by scan, and the code."""
-    settings, phantoms = record["settings"], scores[scores["group"] == transfer.PHANTOMS]
+    settings, phantoms = record["settings"], scores[scores["group"] == unseen.PHANTOMS]
     joints = pd.concat([phantoms[[f"grade_{side}", f"dice_{side}"]].set_axis(["grade", "dice"], axis=1)
                         for side in SIDES])
     own, dice = by_joint(phantoms)

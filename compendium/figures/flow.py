@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from compendium.figures import planes
 from compendium.figures.page import LINE, MARGIN, WIDTH, broken, page, panel, span, write
 from magunet.base.profiles import Settings
-from magunet.prepare import HALF, HU_WINDOW, clip_and_scale, pad_to_square, prepare, resize
+from magunet.prepare import HALF, HU_WINDOW, clip_and_scale, prepare, training_region
+from magunet.region import cut, whole_planes
 from magunet.volume import Volume, orientation, reorient
 
 
@@ -25,16 +26,14 @@ class Step(NamedTuple):
 
 def preparation_steps(scan: Volume, mask: Volume, settings: Settings) -> list[Step]:
     """The scan, of any orientation, and what each step of `magunet.prepare.prepare` makes of it."""
-    prepared, frame = prepare(scan, mask, settings)
+    prepared, region = prepare(scan, mask, settings), whole_planes(scan, settings)
     lps, target = reorient(scan, "LPS"), reorient(mask, "LPS")
-    square, _ = pad_to_square(lps.array, lps.spacing, HU_WINDOW[0])
-    whole, _ = pad_to_square(target.array != 0, lps.spacing)
-    small, joints = resize(square, frame.resized_shape), resize(whole, frame.resized_shape) > HALF
-    above = (len(small) - frame.slices[1]) * prepared.spacing[0]
+    small, joints = cut(scan, region, HU_WINDOW[0]), cut(mask, region) > HALF
+    rest = training_region(mask, settings)
+    above = region.first[0] - rest.first[0] + (region.shape[0] - rest.shape[0]) * region.voxel[0]
     return [Step(f"as stored ({orientation(scan)})", scan.array, mask.array != 0, scan.spacing),
             Step("turned to LPS", lps.array, target.array != 0, lps.spacing),
-            Step("padded to a square", square, whole, lps.spacing),
-            Step("resized, slices spaced", small, joints, prepared.spacing),
+            Step("resized to a square, slices spaced", small, joints, prepared.spacing),
             Step("clipped, scaled", clip_and_scale(small), joints, prepared.spacing, ""),
             Step("slices at the joints", prepared.image, prepared.mask != 0, prepared.spacing, "", above)]
 

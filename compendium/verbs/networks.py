@@ -71,7 +71,7 @@ OUTPUT = (argument("--formats", type=format_names, help=f"some of {', '.join(FOR
 def predict(words: Words) -> None:
     from compendium.fits import with_room
     from compendium.view.export import Exported, case_name, earlier_files, find_source, origin_of
-    from magunet.body import NARROW_MM, body_extent, hu_problem
+    from magunet.body import NARROW_MM, body_box, hu_problem
     from magunet.predict import CARD_FILE, load_model, shipped_weights
     from magunet.volume import extent_problem, read_volume
     run, ct, out = words.model or shipped_weights(), words.ct, export_folder(words.out)
@@ -91,7 +91,7 @@ def predict(words: Words) -> None:
     name = case_name(ct, scan, words.anonymise)
     earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
     answer = _answer(with_room(model), scan, ct)
-    if (width := body_extent(scan)["width"]) < NARROW_MM:
+    if (width := body_box(scan)[1][2]) < NARROW_MM:
         notes.append(f"the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
                      "learned from whole adults may take something else for a joint: look at the mask")
     if (tilt := np.degrees(np.arccos(np.abs(scan.direction).max(0).min().clip(max=1)))) > OBLIQUE:

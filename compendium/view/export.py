@@ -22,7 +22,7 @@ from magunet.base.errors import InputError, require
 from magunet.base.progress import say
 from magunet.base.project import typed_name
 from magunet.base.provenance import file_hash, read_json, whole_file, write_json
-from magunet.body import body_extent
+from magunet.body import body_box
 from magunet.confidence import dice_to_expect
 from magunet.joints import JOINTS, UNKNOWN, Joint, Midline, joints_of, sides
 from magunet.predict import WEIGHTS_FILE, Model
@@ -195,7 +195,8 @@ def _report(case: Exported, origin: dict, labels: dict[str, Volume], plane: Midl
     for side in masks["sij"]["joints"].keys() & expected.keys():
         masks["sij"]["joints"][side]["dice_to_expect"] = round(expected[side], 2)
     field = np.multiply(scan.array.shape, scan.spacing)[::-1].round(1).tolist()
-    grid = _grid(scan) | {"field_of_view_xyz_mm": field, "body_mm": body_extent(scan)}
+    body = dict(zip(("height", "depth", "width"), np.round(body_box(scan)[1], 1).tolist()))
+    grid = _grid(scan) | {"field_of_view_xyz_mm": field, "body_mm": body}
     return {"magunet": __version__, "case": case.name, "note": case.note, "scan": grid, "model": origin,
             "masks": masks, "doubts": _doubts(labels["sij"], expected)}
 

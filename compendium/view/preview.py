@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from compendium.figures.planes import AGREEMENT_COLOURS, PREDICTION_COLOUR, TRUTH_COLOUR, agreement
 from magunet.base.errors import require
-from magunet.prepare import resize
+from magunet.region import Region, cut, placed
 from magunet.volume import Volume, corners, reorient, same_geometry
 
 HU_RANGE = (-1000.0, 2000.0)
@@ -56,9 +56,9 @@ def preview(scan: Volume, labels: Volume | None = None, side: int = 128) -> tupl
     voxels a side a browser without a graphics card needs seconds for each picture."""
     scan = reorient(scan, "LPS")
     shape = tuple(np.minimum(scan.array.shape, side).tolist())
-    factors = np.divide(scan.array.shape, shape)
-    origin = scan.to_world(tuple((factors - 1) / 2))
-    image = Volume(resize(scan.array, shape), tuple(scan.spacing * factors), tuple(origin), scan.direction)
+    voxel = np.multiply(scan.spacing, scan.array.shape) / shape
+    region = Region(tuple((voxel - scan.spacing) / 2), tuple(voxel), shape)
+    image = placed(cut(scan, region), region, scan)
     if not np.allclose(image.direction, np.eye(3), atol=1e-3):
         first, extent = corners(image).min(axis=0), np.ptp(corners(image), axis=0)             # x, y, z
         steps = np.maximum(image.spacing[::-1], extent / (side - 1))

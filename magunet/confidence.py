@@ -28,13 +28,7 @@ def own_dice(chance: Volume, plane: Midline) -> dict[str, float]:
     return expected
 
 
-def calibrated(expected: Sequence[float], dice: Sequence[float]) -> tuple[float, float]:
-    """Intercept and slope of the line, by least squares, from what networks expect to the Dice there was."""
-    slope, intercept = np.polyfit(expected, dice, 1)
-    return float(intercept), float(slope)
-
-
 def dice_to_expect(chance: Volume, plane: Midline, line: Sequence[float]) -> dict[str, float]:
-    """`own_dice` of each side, corrected by a line of `calibrated`, in [0, 1]."""
+    """`own_dice` of each side, corrected by a line (intercept, slope), in [0, 1]."""
     return {side: float(np.clip(line[0] + line[1] * value, 0, 1))
             for side, value in own_dice(chance, plane).items()}

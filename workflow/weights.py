@@ -19,6 +19,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
@@ -31,7 +32,7 @@ from magunet.base.errors import InputError
 from magunet.base.profiles import Settings
 from magunet.base.progress import track
 from magunet.checkpoint import write_tensors
-from magunet.confidence import calibrated, own_dice
+from magunet.confidence import own_dice
 from magunet.joints import SIDES, sides
 from magunet.metrics import overlap
 from magunet.predict import CARD_FILE, LOCATOR, RECORD_FILE, WEIGHTS_FILE, load_model
@@ -113,7 +114,8 @@ def main() -> None:
             _write(pd.DataFrame(rows), kept)
     scores, record = pd.DataFrame(rows), provenance.read_json(folder / RECORD_FILE)
     _write(scores, folder / "scores.csv")
-    record["calibration"] = calibrated(*by_joint(scores[scores["group"] == CALIBRATION]))
+    slope, intercept = np.polyfit(*by_joint(scores[scores["group"] == CALIBRATION]), 1)
+    record["calibration"] = [float(intercept), float(slope)]
     provenance.write_json(folder / RECORD_FILE, record)
     with provenance.whole_file(folder / CARD_FILE) as part:
         locator = provenance.read_json(folder / LOCATOR / RECORD_FILE)
@@ -168,7 +170,7 @@ def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
         **record | settings, locator_steps=locator["steps"], locator_phantoms=locator["settings"]["cases"],
         locator_voxel=locator["settings"]["voxel_mm"], locator_divisor=locator["settings"]["width_divisor"],
         locator_seeds=locator["train"][0], locator_fields=" to ".join(map(str, locator["fields_mm"])),
-        locator_minutes=locator["seconds"] / 60, phantoms=settings["cases"], seeds=record["train"][0],
+        locator_minutes=locator["seconds"] / 60, phantoms=settings["cases"], train_seeds=record["train"][0],
         fields=" to ".join(map(str, record["fields_mm"])), held_out=len(phantoms),
         val_seeds=_seeds(phantoms["case"]), watched=train.CURVE_CASES, log="\n".join(
             f"| {entry['step']:,} | {entry['step'] // settings['samples_per_case']:,} | {100 * entry['dice']:.1f} |"
@@ -209,7 +211,7 @@ of the trainings.
   {locator_voxel:g} mm; the second ({network}, divided by {width_divisor}) draws them in a box of {box} mm about their middle, in voxels of
   {voxel_mm:g} mm. Weights in half precision.
 * **Data**: computed phantoms, made while the training ran and forgotten after {samples_per_case} steps each: {phantoms:,} for the second
-  ({seeds}), {locator_phantoms:,} for the first ({locator_seeds}); joints of grade 0 to 4, fields of view from {fields} mm
+  ({train_seeds}), {locator_phantoms:,} for the first ({locator_seeds}); joints of grade 0 to 4, fields of view from {fields} mm
   (first: {locator_fields} mm), slices 0.5 to 5 mm apart, soft and bone kernels, contrast agent, metal, joints at the border of the scan.
   No patient, no real CT, no Visible Human.
 * **Training**: {steps:,} steps (first: {locator_steps:,}) at batch size 1; Adam, learning rate {learning_rate:g} down to 0, weight decay

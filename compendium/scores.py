@@ -45,7 +45,9 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     if model.record["data_hash"] != runs.data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
-    locator = None if model.settings.depth else _locator_hash()
+    locator = None if model.settings.depth else provenance.content_hash(
+        provenance.file_hash(predict.shipped_weights() / predict.LOCATOR / predict.WEIGHTS_FILE),
+        provenance.code_hash(*CODE, *runs.CODE, nifti))     # all that decides where it finds the joints
     hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
     key = provenance.content_hash(*hashes, model.record["data_hash"], plain, locator)
     if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
@@ -68,13 +70,6 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
             pd.DataFrame(rows).to_csv(part, index=False, float_format="%.4g")
     provenance.write_json(run / KEY_FILE, {"key": key, "device": provenance.device_name(model.device)})
     return read_scores(run)
-
-
-def _locator_hash() -> str:
-    """Changes with all that decides where the locator finds the joints of a scan."""
-    weights = predict.shipped_weights() / predict.LOCATOR / predict.WEIGHTS_FILE
-    return provenance.content_hash(provenance.file_hash(weights),
-                                   provenance.code_hash(*CODE, *runs.CODE, nifti))
 
 
 def _centre(case: Case, scan: volume.Volume, locator: str) -> region.Triple | None:

@@ -121,7 +121,7 @@ def main() -> None:
         locator = provenance.read_json(folder / LOCATOR / RECORD_FILE)
         part.write_text(card(record, locator, scores), encoding="utf-8")
     figure = three_planes(real.scan, truth=real.truth, prediction=half.segment(real.scan),
-                          title="The real CT, and what the weights in data/weights find in it")
+                          truth_name="mask derived from bone labels", title="The real CT, and what the weights in data/weights find in it")
     picture = save_figure(figure, project.root() / "figures/readme" / "first_mask.png",
                           f"data/weights, run {run.name}", vector=False)
     print(folder / CARD_FILE, folder / "scores.csv", picture, sep="\n")

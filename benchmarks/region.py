@@ -3,11 +3,11 @@
     python benchmarks/region.py [PROFILE ...] [--phantoms N]     measures, stores, and prints what is stored
     python benchmarks/region.py --show                           prints what is stored
 
-For the first training phantoms of a profile, which the locator has not seen: mm between where the locator
-finds the middle between the joints and where it is, along each axis of the patient; mm from the outermost
-voxel of a joint to the nearest face of the box about the middle that was found, below 0 where the box cuts a
-joint; and the Dice of a perfect answer, which is the true mask as the network would see it, put back onto the
-scan's grid as a prediction is. Whole planes have no box; theirs are as wide as the scan's.
+For phantoms of the usual protocol with a profile's first seeds, which the locator has not seen: mm between
+where the locator finds the middle between the joints and where it is, along each axis of the patient; mm from
+the outermost voxel of a joint to the nearest face of the box about the middle that was found, below 0 where
+the box cuts a joint; and the Dice of a perfect answer, which is the true mask as the network would see it,
+put back onto the scan's grid as a prediction is. Whole planes have no box; theirs are as wide as the scan's.
 """
 
 import argparse

@@ -179,7 +179,7 @@ def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     it finds none; and what there is to know of it, or ""."""
     model, lps = load_locator(), reorient(scan, "LPS")
     box = region.region_of_body(lps, model.settings.voxel_mm)
-    mask = region.joints_alone(region.sure_pieces(model.chance(lps, box), THRESHOLD))
+    mask = region.joints(region.sure_pieces(model.chance(lps, box), THRESHOLD))
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
                       "values are not HU; the mask is empty")

@@ -83,7 +83,7 @@ def whole_planes(scan: Volume, settings: Settings, side: float | None = None) ->
 def joints_centre(mask: Volume) -> Triple:
     """The middle between the two joints of a mask, from the first voxel of the grid in LPS: mm (z, y, x).
 
-    The two joints are the pieces that make the largest pair; of a single piece its own middle is returned.
+    The two joints are the largest pieces; of a single piece its own middle is returned.
     Raises InputError when the mask is empty.
     """
     lps = reorient(mask, "LPS")
@@ -106,24 +106,25 @@ def sure_pieces(chance: Volume, threshold: float) -> Volume:
     return chance.with_array(sure[pieces].astype(np.uint8))
 
 
-def joints_alone(mask: Volume) -> Volume:
-    """A mask, uint8, without pieces that lie more than NEAR from both joints.
-
-    The joints are those two pieces that lie apart as two joints do and have the largest volume together, or
-    else the largest piece.
-    """
-    pieces, count = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
+def joints(mask: Volume) -> Volume:
+    """Those two pieces of a mask, uint8, that lie apart as two joints do and have the largest volume
+    together, or else the largest piece."""
+    pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
     sizes = np.bincount(pieces.ravel())[1:]
     largest = (1 + np.argsort(sizes)[::-1][:CANDIDATES]).tolist()
     middles = map(mask.to_world, ndimage.center_of_mass(pieces > 0, pieces, largest))
     pairs = [(sizes[a - 1] + sizes[b - 1], a, b) for (a, first), (b, second) in itertools.combinations(
         zip(largest, middles), 2) if is_pair(first, second)]
-    _, *joints = max(pairs, default=(0, *largest[:1]))
-    if count > len(joints):
-        away = ndimage.distance_transform_edt(~np.isin(pieces, joints), mask.spacing)
-        nearest = ndimage.minimum(away, pieces, range(1, count + 1))
-        pieces = np.isin(pieces, 1 + np.flatnonzero(nearest <= NEAR))
-    return mask.with_array((pieces != 0).astype(np.uint8))
+    _, *pair = max(pairs, default=(0, *largest[:1]))
+    return mask.with_array(np.isin(pieces, pair).astype(np.uint8))
+
+
+def joints_alone(mask: Volume) -> Volume:
+    """A mask, uint8, without pieces that lie more than NEAR from both of its `joints`."""
+    pieces, count = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
+    away = ndimage.distance_transform_edt(joints(mask).array == 0, mask.spacing)
+    near = 1 + np.flatnonzero(np.array(ndimage.minimum(away, pieces, range(1, count + 1))) <= NEAR)
+    return mask.with_array(np.isin(pieces, near).astype(np.uint8))
 
 
 def linear(n: int, spacing: float, first: float, step: float, m: int) -> sparse.csr_array:

@@ -92,7 +92,7 @@ def test_from_phantom_to_export(compendium, said):
     """Every command takes what the one before has printed. A score is that of the files that are exported,
     and a prediction does not depend on the way a scan is stored."""
     own_profile(compendium, cohort=None, cases=2, test_cases=1, scan_slices=[20, 24],
-                learning_rate=0.1, epochs=2)
+                learning_rate=0.1, epochs=4)
     cohort = load_cohort(said("cohort", "--profile", "own"))
     assert cohort.root == phantom_folder(profiles.load("own"))
     assert "3 cases: 2 to train on, 1 to score" in said("check", cohort.root)

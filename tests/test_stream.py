@@ -58,7 +58,7 @@ def test_each_phantom_is_seen_as_often_as_the_settings_say_and_then_forgotten(qu
     for step in range(16):
         image = phantoms.at(step).image
         seen.append(phantoms.seeds(step // 4)[step % 4])
-        ball = stream.prepare(*ball_scan(radius=10.0 + seen[-1] % 7), SETTINGS)
+        ball = stream.prepare.prepare(*ball_scan(radius=10.0 + seen[-1] % 7), SETTINGS)
         np.testing.assert_array_equal(image, ball.image.astype(np.float16))
         kept = {int(path.stem) for path in tmp_path.glob("*.safetensors")}
         needed = {*phantoms.seeds(step // 4)[step % 4:], *phantoms.seeds(step // 4 + 1)}
@@ -102,7 +102,7 @@ def test_the_locator_sees_parts_too_with_their_masks_also_without_a_joint(quick,
         scan, mask = ball_scan(radius=10.0 + seed % 7)
         stream.make(SETTINGS, seed, path := tmp_path / f"{seed}.safetensors")
         prepared = safetensors.numpy.load_file(path)
-        whole = stream.prepare(scan, mask, SETTINGS)
+        whole = stream.prepare.prepare(scan, mask, SETTINGS)
         if seed % 2:
             assert np.array_equal(prepared["mask"], whole.mask)
             continue
@@ -111,7 +111,7 @@ def test_the_locator_sees_parts_too_with_their_masks_also_without_a_joint(quick,
         first = np.subtract(shown.origin, scan.origin)[::-1] / scan.spacing
         box = tuple(slice(start, start + n) for start, n in zip(first.round().astype(int), shown.array.shape))
         assert np.array_equal(shown.array, scan.array[box]) and np.array_equal(target.array, mask.array[box])
-        assert np.array_equal(prepared["mask"], stream.prepare(shown, target, SETTINGS).mask)
+        assert np.array_equal(prepared["mask"], stream.prepare.prepare(shown, target, SETTINGS).mask)
         shares.append(shown.array.size / scan.array.size)
         (axis,) = np.flatnonzero(np.not_equal(shown.array.shape, scan.array.shape))
         cuts.add((int(axis), bool(first[axis] > 0)))

@@ -4,6 +4,7 @@ Another process makes them ahead. The step alone decides which phantom is seen, 
 goes on where it was and ends with the same weights.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,13 +15,12 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from magunet import checkpoint, runs, train
+from magunet import body, checkpoint, prepare, region, runs, train, volume
 from magunet.base import project, provenance
 from magunet.base.device import choose_device, choose_precision, peak_memory_mb, reset_peak_memory
-from magunet.base.profiles import Settings
+from magunet.base.profiles import BOX_MM, Settings
 from magunet.base.progress import say
 from magunet.predict import RECORD_FILE, WEIGHTS_FILE
-from magunet.prepare import Prepared, prepare
 from magunet.studies import configuration
 from magunet.volume import Volume, part_of
 from sijphantom import cohort
@@ -65,7 +65,7 @@ def make(settings: Settings, seed: int, path: Path) -> None:
         scan, mask = cohort.phantom_scan(make_phantom(seed, **options(settings, seed)))
         if settings.depth and seed % PART == 0:
             scan, mask = a_part(seed, scan, mask)
-        image, target, _ = prepare(scan, mask, settings)
+        image, target, _ = prepare.prepare(scan, mask, settings)
         with provenance.whole_file(path) as part:
             part.write_bytes(safetensors.numpy.save({"image": image.astype(np.float16), "mask": target}))
 
@@ -84,7 +84,7 @@ class Stream:
         first = self.settings.cohort_seed + block * count
         return np.random.default_rng(block).permutation(np.repeat(range(first, first + count), times))
 
-    def at(self, step: int, ahead: bool = True) -> Prepared:
+    def at(self, step: int, ahead: bool = True) -> prepare.Prepared:
         """The phantom of a step; what is needed until the end of the next block is asked for beforehand."""
         block, place = divmod(step, BLOCK)
         wanted = [*self.seeds(block), *self.seeds(block + 1)][place:]
@@ -100,7 +100,7 @@ class Stream:
         if seed in self.jobs:
             self.jobs[seed].result()
         stored = safetensors.numpy.load_file(self.path(seed))
-        return Prepared(stored["image"], stored["mask"], (self.settings.voxel_mm,) * 3)
+        return prepare.Prepared(stored["image"], stored["mask"], (self.settings.voxel_mm,) * 3)
 
     def path(self, seed: int) -> Path:
         return self.folder / f"{seed}.safetensors"
@@ -113,8 +113,9 @@ def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module],
     """
     device = choose_device()
     precision, seed = choose_precision(settings.precision, device), settings.seeds[0]
-    code = provenance.code_hash(*runs.CODE, *cohort.PHANTOM_CODE, __import__(__name__, fromlist=["_"]))
-    key = provenance.content_hash(network, settings.as_dict(), FIELDS_MM, BLOCK, code)
+    code = provenance.code_hash(*runs.CODE, *cohort.PHANTOM_CODE, body, prepare, region, volume,
+                                sys.modules[__name__])
+    key = provenance.content_hash(network, settings.as_dict(), FIELDS_MM, BLOCK, BOX_MM, code)
     folder = project.runs() / f"{settings.profile}-{network}-{key}"
     if runs.is_finished(folder):
         return folder

@@ -127,6 +127,7 @@ def export(words: Words) -> None:
         answer, name = _answer(network, scan, case.image), case_name(case.label, scan, words.anonymise)
         note = (f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
                 if same else "the cohort is no more what the network was trained on")
+        note = "; ".join(filter(None, [note, answer.note]))
         _write(Exported(name, scan, answer.mask, truth, note=note, chance=answer.chance),
                origin_of(words.run, model), out, words)
 

@@ -216,8 +216,8 @@ def _doubts(labels: Volume, expected: dict[str, float]) -> list[str]:
     height = np.ptp(places) * lps.spacing[0] if len(places) else 0
     doubts = {f"the {joint.name} has {ml:.1f} mL, where {low} to {high} are usual": not low <= ml <= high
               for joint, ml in zip(joints, volumes)}
-    doubts |= {f"the {side} joint has a Dice to expect of {dice:.2f} only": dice < DOUBTFUL_DICE
-               for side, dice in expected.items()}
+    doubts |= {f"the {joint.name} has a Dice to expect of {expected[joint.side]:.2f} only":
+               expected[joint.side] < DOUBTFUL_DICE for joint in joints if joint.side in expected}
     doubts |= {"it is no pair of joints": joints == (UNKNOWN,),
                "one joint is not half as large as the other": 2 * min(volumes) < max(volumes),
                f"it is {height:.0f} mm high, so a piece of it is no joint": height > HIGHEST_MM}

@@ -90,9 +90,8 @@ def joints_centre(mask: Volume) -> Triple:
     pieces, count = ndimage.label(lps.array != 0, np.ones((3, 3, 3)))
     require(count, "the mask is empty, so there is no region of interest; remove the case or label it")
     sizes = np.bincount(pieces.ravel())[1:]
-    largest = 1 + np.argsort(sizes)[::-1][:2]
-    boxes = [ndimage.find_objects(pieces)[number - 1] for number in largest]
-    middles = [[(part.start + part.stop - 1) / 2 for part in box] for box in boxes]
+    boxes, largest = ndimage.find_objects(pieces), np.argsort(sizes)[::-1][:2]
+    middles = [[(part.start + part.stop - 1) / 2 for part in boxes[number]] for number in largest]
     return tuple((np.mean(middles, axis=0) * lps.spacing).tolist())
 
 
@@ -123,8 +122,8 @@ def joints_alone(mask: Volume) -> Volume:
     """A mask, uint8, without pieces that lie more than NEAR from both of its `joints`."""
     pieces, count = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
     away = ndimage.distance_transform_edt(joints(mask).array == 0, mask.spacing)
-    near = 1 + np.flatnonzero(np.array(ndimage.minimum(away, pieces, range(1, count + 1))) <= NEAR)
-    return mask.with_array(np.isin(pieces, near).astype(np.uint8))
+    nearest = np.array(ndimage.minimum(away, pieces, range(1, count + 1)))
+    return mask.with_array(np.isin(pieces, 1 + np.flatnonzero(nearest <= NEAR)).astype(np.uint8))
 
 
 def linear(n: int, spacing: float, first: float, step: float, m: int) -> sparse.csr_array:

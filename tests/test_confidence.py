@@ -65,4 +65,4 @@ def test_the_report_has_it_of_each_joint_and_doubts_where_it_is_low(direction):
     assert not report["doubts"]
     report = _report(Exported("c", scan, mask, chance=chance), ORIGIN | {"calibration": (-0.2, 1)},
                      {"sij": labels}, plane)
-    assert report["doubts"] == ["the right joint has a Dice to expect of 0.51 only"]
+    assert report["doubts"] == ["the right sacroiliac joint has a Dice to expect of 0.51 only"]

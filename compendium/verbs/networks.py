@@ -125,11 +125,10 @@ def export(words: Words) -> None:
     for case in track([study.cases[name] for name in words.case], "exported"):
         scan, truth = read_checked(case)
         answer, name = _answer(network, scan, case.image), case_name(case.label, scan, words.anonymise)
-        note = (f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
-                if same else "the cohort is no more what the network was trained on")
-        note = "; ".join(filter(None, [note, answer.note]))
-        _write(Exported(name, scan, answer.mask, truth, note=note, chance=answer.chance),
-               origin_of(words.run, model), out, words)
+        notes = [f"the network was {'' if case.name in model.record['train'] else 'not '}trained on this case"
+                 if same else "the cohort is no more what the network was trained on", answer.note]
+        result = Exported(name, scan, answer.mask, truth, None, "; ".join(filter(None, notes)), answer.chance)
+        _write(result, origin_of(words.run, model), out, words)
 
 
 def _answer(model, scan, path: Path):

@@ -138,7 +138,7 @@ def test_the_locator_takes_the_two_pieces_that_make_a_pair_and_says_what_is_miss
         assert said in note and bool(said) == bool(note)
         expected = pytest.approx(4 * np.array([45.5, 24.5 + more, (43 if right else 55) + more]), abs=2.1)
         assert centre == (expected if left else None), (left, right, more)
-    array = np.full((80, 60, 90), 40, np.int16)     # right, left, and behind it a larger than the right
+    array = np.full((80, 60, 90), 40, np.int16)     # right, left, and behind it one larger than the right
     array[40:52, 20:30, 30:33] = array[40:52, 20:30, 54:58] = array[40:52, 34:43, 54:58] = 1000
     centre, note = predict.locate(reorient(Volume(array, (4.0, 4.0, 4.0)), code))
     assert not note and centre == pytest.approx(4 * np.array([45.5, 24.5, 43.25]), abs=2.1)

@@ -182,7 +182,7 @@ def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     mask = region.joints(region.sure_pieces(model.chance(lps, box), THRESHOLD))
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
-                      "values are not HU; the mask is empty")
+                      "header turns or stretches it, or its values are not HU; the mask is empty")
     across = np.ptp(np.flatnonzero(mask.array.any((0, 1)))) * box.voxel[2]
     note = "only one joint is found in it; the other is cut off, or missed" if across < ONE_MM else ""
     return tuple(np.add(region.joints_centre(mask), box.first).tolist()), note

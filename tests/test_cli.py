@@ -66,10 +66,10 @@ def test_predict_refuses_what_is_not_hu_and_says_where_there_is_no_joint(run, tm
             ("empty", scan, (), 0, NOTHING),
             ("offset", scan + np.int16(1024), (), 2, "no voxel is below -500 HU"),
             ("padded", np.where(scan < 0, -2000, scan + 1024), (), 2, "perhaps an offset of 1024"),
-            ("cut off", scan + (scan == 700), (), 0, "a child's, or cut off"),
+            ("cut off", scan + (scan == 700), (), 0, "cut off, or a child's"),
             ("taken", np.where(scan < 0, 0, scan * 0 + 1), ("--force",), 0, "the mask may mean nothing"),
             ("tilted", scan, (), 0, "its axes are 17 degrees off"),
-            ("cut", np.where(scan == 700, 1, scan), ("--force",), 0, "touches the first slice and the")):
+            ("cut", np.where(scan == 700, 1, scan), ("--force",), 0, "from the border of the scan")):
         path, out = tmp_path / f"{name}.mha", tmp_path / name
         turn = Rotation.from_euler("x", 17 * (name == "tilted"), degrees=True).as_matrix()
         write_scan(Volume(array.astype(np.int16), (4, 4, 4), direction=turn), path)

@@ -9,10 +9,10 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 4325, "core": 2995, "sijphantom": 1700, "compendium": 4480, "all": 10485, "tests": 13515}
+LIMITS = {"magunet": 4325, "core": 2995, "sijphantom": 1700, "compendium": 4485, "all": 10490, "tests": 13520}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
 took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, networks of one's own,
-paired differences and folders of changed settings 120, the first mask in two steps 40; before, the limits
+paired differences and folders of changed settings 120, the first mask in two steps 45; before, the limits
 were 3,400, 2,400, 1,900, 4,000, 9,299 and, of tests, 11,000."""
 PLAIN_TORCH = {"blocks": {"base"}, "attention": {"blocks"}, "model": {"blocks", "attention"}}
 """The networks' files, and what else of magunet each may import."""

@@ -292,13 +292,15 @@ that it marks is what lies within {target_mm:g} mm of both sacrum and ilium: joi
 * Not for diagnosis, follow-up or any other clinical decision: never trained on patients' joints, and never tested on them.
 * One training with one seed; another seed would give other masks.
 * Expects a pelvic CT in HU, head up and face forward as its header says, with slices up to 5 mm apart.
+* Where a scan cuts a joint, the rest of it is found worse, and what lies beside it may be taken for one. Sides are the header's.
 * Fractures, tumours, implants in the joint, children and MRI are not in the phantoms.
 * It grades nothing. The phantoms' erosions and sclerosis are computed, and so is what was learned of them.
 """
 
 
 def _notes(scores: pd.DataFrame) -> str:
-    return f"The first network found both joints in {scores['note'].isna().sum()} of {len(scores)} scans."
+    return (f"The first network found both joints in {scores['note'].isna().sum()} of {len(scores)} scans, those of the "
+            "calibration below among them.")
 
 
 def _seeds(cases: pd.Series) -> str:

@@ -44,6 +44,8 @@ def evaluate(words: Words) -> None:
     print("", diagnostics_report(diagnose(words.run, study)).text(), sep="\n")
 
 
+THICK_MM = 6
+"""Longer voxels are announced: networks learned from slices up to 5 mm apart."""
 OBLIQUE = 10
 """Degrees between the axes of a scan and the patient's from which on masks are worse."""
 
@@ -92,11 +94,13 @@ def predict(words: Words) -> None:
     earlier_files(out, name, scan, words.overwrite)         # refused before the mask is computed
     answer = _answer(with_room(model), scan, ct)
     if (width := body_box(scan)[1][2]) < NARROW_MM:
-        notes.append(f"the body in it is {width:.0f} mm wide, so a child's, or cut off; a network that "
+        notes.append(f"the body in it is {width:.0f} mm wide, so cut off, or a child's; a network that "
                      "learned from whole adults may take something else for a joint: look at the mask")
     if (tilt := np.degrees(np.arccos(np.abs(scan.direction).max(0).min().clip(max=1)))) > OBLIQUE:
         notes.append(f"its axes are {tilt:.0f} degrees off the patient's; a network that learned from axial "
                      "slices finds less in it: resample it to such, or look at the mask")
+    if max(scan.spacing) > THICK_MM:
+        notes.append(f"its slices are {max(scan.spacing):.1f} mm apart, and networks learned from up to 5 mm")
     for note in notes:
         say(f"note: {ct}: {note}")
     note = "; ".join(filter(None, [*notes, answer.note]))
@@ -145,8 +149,4 @@ def _answer(model, scan, path: Path):
 def _write(case, origin, out: Path, words: Words) -> None:
     """Export a case and print its files."""
     from compendium.view.export import export
-    from magunet.volume import touched_faces
-    files = export(case, origin, out, words.formats, words.anonymise, words.overwrite)
-    if faces := touched_faces(case.prediction.array):
-        say(f"note: {case.name}: the mask touches the {' and the '.join(faces)}; a joint may be cut off")
-    print(*files, sep="\n")
+    print(*export(case, origin, out, words.formats, words.anonymise, words.overwrite), sep="\n")

@@ -36,6 +36,8 @@ USUAL_ML = (5, 80)
 """Volume of the band about one joint, in adults."""
 DOUBTFUL_DICE = 0.6
 """A joint of which less is to be expected has to be looked at."""
+BORDER_MM = 6
+"""A joint that comes nearer to the border of the scan may be cut off: masks end before it."""
 HIGHEST_MM = 120
 """A mask of two sacroiliac joints is lower."""
 
@@ -209,17 +211,19 @@ def _grid(scan: Volume) -> dict:
 
 
 def _doubts(labels: Volume, expected: dict[str, float]) -> list[str]:
-    """What a mask of two sacroiliac joints never is, of labels that tell them apart, and Dice to expect."""
+    """What speaks against a mask of two joints, of labels that tell them apart, and the Dice to expect."""
     joints, (low, high), lps = joints_of(labels), USUAL_ML, volume.reorient(labels, "LPS")
-    volumes = [_extent(_only(joint, labels))["volume_ml"] for joint in joints]
-    places = np.flatnonzero(lps.array.any((1, 2)))
+    places, volumes, doubts = np.flatnonzero(lps.array.any((1, 2))), [], {}
     height = np.ptp(places) * lps.spacing[0] if len(places) else 0
-    doubts = {f"the {joint.name} has {ml:.1f} mL, where {low} to {high} are usual": not low <= ml <= high
-              for joint, ml in zip(joints, volumes)}
-    doubts |= {f"the {joint.name} has a Dice to expect of {expected[joint.side]:.2f} only":
-               expected[joint.side] < DOUBTFUL_DICE for joint in joints if joint.side in expected}
+    for name, extent, dice in ((joint.name, _extent(_only(joint, labels)), expected.get(joint.side, 1))
+                               for joint in joints):
+        volumes.append(ml := extent["volume_ml"])
+        away = extent["mm_to_border"] if ml else BORDER_MM
+        doubts |= {f"the {name} has {ml:.1f} mL, where {low} to {high} are usual": not low <= ml <= high,
+                   f"the {name} has a Dice to expect of {dice:.2f} only": dice < DOUBTFUL_DICE,
+                   f"the {name} is {away:g} mm from the border of the scan, so perhaps cut": away < BORDER_MM}
     doubts |= {"it is no pair of joints": joints == (UNKNOWN,),
-               "one joint is not half as large as the other": 2 * min(volumes) < max(volumes),
+               "one joint is less than half as large as the other": 2 * min(volumes) < max(volumes),
                f"it is {height:.0f} mm high, so a piece of it is no joint": height > HIGHEST_MM}
     return [text for text, holds in doubts.items() if holds]
 

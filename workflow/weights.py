@@ -77,7 +77,7 @@ def trained(profile: str) -> Path:
 
 def main() -> None:
     """Train if need be, store, score, write the card and the picture of the real CT."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
                                      epilog=__doc__.split("\n\n")[-1])
     parser.add_argument("--labels", type=Path, required=True, help="folder of label maps to render and score")
     parser.add_argument("--only", choices=("locator", "weights"), help="train and store this network, and end; "

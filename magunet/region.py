@@ -74,8 +74,7 @@ def whole_planes(scan: Volume, settings: Settings, side: float | None = None) ->
     slices = max(1, round(len(lps.array) * lps.spacing[0] / (settings.slice_mm or lps.spacing[0])))
     pixel = (side or max(extent[1:])) / settings.size
     voxel = np.array([len(lps.array) * lps.spacing[0] / slices, pixel, pixel])
-    middle = np.add(first, np.divide(extent, 2))[1:]
-    corner = np.array([0, *(middle - settings.size * pixel / 2)])
+    corner = np.array([0, *(np.add(first, np.divide(extent, 2))[1:] - settings.size * pixel / 2)])
     return Region(tuple((corner + (voxel - lps.spacing) / 2).tolist()), tuple(voxel.tolist()),
                   (slices, settings.size, settings.size))
 
@@ -144,7 +143,8 @@ def resample(array: np.ndarray, axes: list[sparse.csr_array], outside: float = 0
     planes = np.zeros((len(used), y.shape[0], x.shape[0]), np.float32)
     for target, k in zip(planes, used):
         plane = array[k][ends[0], ends[1]].astype(np.float32) - np.float32(outside)
-        target[:] = (x[:, columns[0]:columns[-1] + 1] @ (y[:, rows[0]:rows[-1] + 1] @ plane).T).T
+        if plane.any():                                     # most planes of a mask are empty
+            target[:] = (x[:, columns[0]:columns[-1] + 1] @ (y[:, rows[0]:rows[-1] + 1] @ plane).T).T
     result = (z[:, used] @ planes.reshape(len(used), -1)).reshape(z.shape[0], y.shape[0], x.shape[0])
     return result + np.float32(outside)
 

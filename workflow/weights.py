@@ -225,7 +225,8 @@ of the trainings.
   {voxel_mm:g} mm. Weights in half precision.
 * **Data**: computed phantoms, made while the training ran and forgotten after {samples_per_case} steps each: {phantoms:,} for the second
   ({train_seeds}), {locator_phantoms:,} for the first ({locator_seeds}; of one in {part} it saw
-  a part alone, also without a joint); joints of grade 0 to 4, fields of view from {fields} mm (first: {locator_fields} mm), slices 0.5 to 5 mm apart, soft and bone kernels, contrast agent, metal, joints at the border of the scan.
+  a part alone, also without a joint); joints of grade 0 to 4, fields of view from {fields} mm (first: {locator_fields} mm),
+  slices 0.5 to 5 mm apart, soft and bone kernels, contrast agent, metal, joints at the border of the scan.
   No patient, no real CT, no Visible Human.
 * **Training**: {steps:,} steps (first: {locator_steps:,}) at batch size 1; Adam, learning rate {learning_rate:g} down to 0, weight decay
   {weight_decay:g}; Dice + cross-entropy; the last weights are taken.

@@ -24,14 +24,29 @@ _NOTCH = slice(12, 15)  # of HIP_OUTLINE: the roof of the greater sciatic notch,
 _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
 
 
-def parametric_pelvis(seed: int, spacing: float = 1.0) -> Bones:
+_SHAPE = {"rim": 4.5, "opening": 2.0, "swing": 0.0, "bumps": 0.0, "lobes": 0.0}
+"""How many mm wider the cleft is around the auricular surface than in it, how far behind the joint's middle it
+opens to the recess (mm), how far both faces swing (mm), how uneven the recess is (share), and how far the
+outline swings (mm)."""
+_VARIED = {"lateral": (-4, 4), "joint_height": (-8, 8), "joint_ap": (-14, 14), "lower": (-8, 8),
+           "middle": (-8, 8), "upper": (-8, 8), "gap": (-2.3, 1.2), "recess": (-2, 4), "rim": (-4, 3),
+           "opening": (-8, 8), "swing": (0, 1.5), "bumps": (0, 0.6), "ear": (-3, 5), "lobes": (-4, 4),
+           "rugged": (-0.4, 0.4), "flare": (-5, 5)}
+"""What a varied pelvis adds to the sizes that are drawn as people have them."""
+
+
+def parametric_pelvis(seed: int, spacing: float = 1.0, varied: bool = False) -> Bones:
     """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 325 x 210 x 329 voxels).
 
     Left and right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
+    varied: joints of more sizes and shapes than people are known to have, for a network to be trained on.
     """
     rng = np.random.default_rng([seed, 1])
-    common = draw_common(rng)
+    common = draw_common(rng) | _SHAPE
     sides = {name: _draw_side(common, rng) for name in ("left", "right")}
+    more = {name: float(rng.uniform(*range_)) for name, range_ in _VARIED.items()} if varied else {}
+    for sizes in (common, *sides.values()):
+        sizes |= {name: sizes[name] + more[name] for name in sizes.keys() & more.keys()}
     z, y = (np.arange(low, high, spacing) for low, high in (_BOX["z"], _BOX["y"]))
     x = np.arange(0.0, _BOX["x"], spacing)
     shared = {"mean_height": common["joint_height"]}
@@ -91,12 +106,14 @@ def _draw_side(common: Parameters, rng: np.random.Generator) -> Parameters:
 def _half_pelvis(p: Parameters, z: Array, y: Array, x: Array) -> tuple[Array, Array, Array]:
     """Signed distances (z, y, x) to the sacrum, the hip and the other bones for x >= 0."""
     joint, ear = _joint_surface(p, z, y)
-    behind = smooth_step((y + 0.6 * z[:, None] - 2) / 10)  # the recess opens behind the joint
-    recess = (4.5 + (p["recess"] - 4.5) * behind) * smooth_step(ear / 6)
+    behind = smooth_step((y + 0.6 * z[:, None] - p["opening"]) / 10)  # the recess opens behind the joint
+    recess = (p["rim"] + (p["recess"] - p["rim"]) * behind) * smooth_step(ear / 6)
+    recess = recess * np.maximum(1 + p["bumps"] * waves(p["noise_seed"] + 8, 16.0, z, y), 0)
     uneven = waves(p["noise_seed"] + 1, 8.0, z, y)
     uneven = (uneven - np.median(uneven[ear < 0])) / uneven[ear < 0].std()
     gap = p["gap"] * np.exp(0.45 * uneven) / 2
-    hip_face, sacral_face = joint + gap + 0.3 * recess, joint - gap - 0.7 * recess
+    swing = [p["swing"] * waves(p["noise_seed"] + number, 11.0, z, y) for number in (9, 10)]
+    hip_face, sacral_face = joint + gap + 0.3 * recess + swing[0], joint - gap - 0.7 * recess + swing[1]
     hip = _hip(p, z, y, x, hip_face, smooth_step(1.2 - ear / 16))
     sacrum = np.full(hip.shape, FAR, np.float32)
     box, axes = shapes.box((z, y, x), (-110, 75), (-75, 80), (-1, 75))
@@ -120,7 +137,8 @@ def _joint_surface(p: Parameters, z: Array, y: Array) -> tuple[Array, Array]:
     surface = p["lateral"] + 0.15 * z[:, None] - slope * 45 * np.tanh(along / 45)
     surface = surface + p["rugged"] * waves(p["noise_seed"], 14.0, z, y)
     scale = np.array([p["joint_ap"] / table.EAR_AP, p["joint_height"] / table.EAR_HEIGHT])
-    return surface, outline_distance(np.array(table.EAR) * scale, z, y) - p["ear"]
+    lobes = p["lobes"] * waves(p["noise_seed"] + 7, 25.0, z, y)
+    return surface, outline_distance(np.array(table.EAR) * scale, z, y) - p["ear"] + lobes
 
 
 def _hip(p: Parameters, z: Array, y: Array, x: Array, face: Array, near: Array) -> Array:

@@ -31,8 +31,8 @@ class AtOnce:
     def __exit__(self, *_):
         pass
 
-    def submit(self, call, settings, seed, path):
-        call(settings, seed, path)
+    def submit(self, call, settings, seed, varied, path):
+        call(settings, seed, varied, path)
         self.made.append(seed)
         (done := Future()).set_result(None)
         return done
@@ -53,7 +53,7 @@ def quick(compendium, monkeypatch):
 
 def test_each_phantom_is_seen_as_often_as_the_settings_say_and_then_forgotten(quick, tmp_path):
     pool = AtOnce()
-    phantoms = stream.Stream(SETTINGS, tmp_path, pool)
+    phantoms = stream.Stream(SETTINGS, False, tmp_path, pool)
     seen = []
     for step in range(16):
         image = phantoms.at(step).image
@@ -100,7 +100,7 @@ def test_the_locator_sees_parts_too_with_their_masks_also_without_a_joint(quick,
     shares, cuts = [], set()
     for seed in range(40):
         scan, mask = ball_scan(radius=10.0 + seed % 7)
-        stream.make(SETTINGS, seed, path := tmp_path / f"{seed}.safetensors")
+        stream.make(SETTINGS, seed, False, path := tmp_path / f"{seed}.safetensors")
         prepared = safetensors.numpy.load_file(path)
         whole = stream.prepare.prepare(scan, mask, SETTINGS)
         if seed % 2:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from magunet import body, checkpoint, prepare, region, runs, train, volume
@@ -24,6 +25,7 @@ from magunet.predict import RECORD_FILE, WEIGHTS_FILE
 from magunet.studies import configuration
 from magunet.volume import Volume, part_of
 from sijphantom import cohort
+from sijphantom.pelvis import parametric_pelvis
 from sijphantom.phantom import make_phantom
 from sijphantom.scanner import Protocol
 
@@ -35,6 +37,8 @@ START = 16
 """Phantoms whose mean share of target the last bias starts at."""
 PART = 4
 """Of every so many phantoms the locator sees a part, so that it learns what is no joint."""
+PELVIS_MM = 1.5
+"""Voxels that a varied pelvis is drawn in."""
 FIELDS_MM = {"locator": (200, 700), "weights": (200, 500)}
 """Profile -> smallest and largest field of view of its phantoms."""
 
@@ -58,11 +62,12 @@ def a_part(seed: int, scan: Volume, mask: Volume) -> tuple[Volume, Volume]:
     return part_of(scan, tuple(box)), part_of(mask, tuple(box))
 
 
-def make(settings: Settings, seed: int, path: Path) -> None:
-    """Write the prepared phantom of a seed, unless it is there."""
+def make(settings: Settings, seed: int, varied: bool, path: Path) -> None:
+    """Write the prepared phantom of a seed, unless it is there; varied: if odd, with a varied pelvis."""
     torch.set_num_threads(1)
     if not path.exists():
-        scan, mask = cohort.phantom_scan(make_phantom(seed, **options(settings, seed)))
+        bones = parametric_pelvis(seed, PELVIS_MM, varied=True) if varied and seed % 2 else None
+        scan, mask = cohort.phantom_scan(make_phantom(seed, bones=bones, **options(settings, seed)))
         if settings.depth and seed % PART == 0:
             scan, mask = a_part(seed, scan, mask)
         image, target, _ = prepare.prepare(scan, mask, settings)
@@ -73,8 +78,8 @@ def make(settings: Settings, seed: int, path: Path) -> None:
 class Stream:
     """Step -> prepared phantom."""
 
-    def __init__(self, settings: Settings, folder: Path, pool: ProcessPoolExecutor) -> None:
-        self.settings, self.folder, self.pool = settings, folder, pool
+    def __init__(self, settings: Settings, varied: bool, folder: Path, pool: ProcessPoolExecutor) -> None:
+        self.settings, self.varied, self.folder, self.pool = settings, varied, folder, pool
         self.jobs: dict[int, Future] = {}
 
     def seeds(self, block: int) -> np.ndarray:
@@ -94,7 +99,7 @@ class Stream:
                     path.unlink()
         for seed in dict.fromkeys(map(int, wanted)) if ahead else [int(wanted[0])]:
             if seed not in self.jobs:
-                self.jobs[seed] = self.pool.submit(make, self.settings, seed, self.path(seed))
+                self.jobs[seed] = self.pool.submit(make, self.settings, seed, self.varied, self.path(seed))
         self.jobs = {seed: job for seed, job in self.jobs.items() if seed >= min(wanted) or not job.done()}
         seed = int(wanted[0])
         if seed in self.jobs:
@@ -106,16 +111,19 @@ class Stream:
         return self.folder / f"{seed}.safetensors"
 
 
-def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module], float]) -> Path:
+def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module], float],
+          start: Path | None = None) -> Path:
     """Train on a stream of phantoms, or go on, or take what is finished; returns the run's folder.
 
-    watched: what of a network stands in its log, every so many steps; it chooses nothing.
+    watched: what of a network stands in its log, every so many steps; it chooses nothing. start: folder of
+    weights to begin with, from where on every second phantom has a varied pelvis.
     """
     device = choose_device()
     precision, seed = choose_precision(settings.precision, device), settings.seeds[0]
     code = provenance.code_hash(*runs.CODE, *cohort.PHANTOM_CODE, body, prepare, region, volume,
                                 sys.modules[__name__])
-    key = provenance.content_hash(network, settings.as_dict(), FIELDS_MM, BLOCK, BOX_MM, code)
+    key = provenance.content_hash(network, settings.as_dict(), FIELDS_MM, BLOCK, BOX_MM, code,
+                                  provenance.file_hash(start / WEIGHTS_FILE) if start else None)
     folder = project.runs() / f"{settings.profile}-{network}-{key}"
     if runs.is_finished(folder):
         return folder
@@ -123,12 +131,15 @@ def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module],
     path, began = folder / train.CHECKPOINT_FILE, time.monotonic()
     reset_peak_memory(device)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        stream = Stream(settings, folder / "phantoms", pool)
+        stream = Stream(settings, start is not None, folder / "phantoms", pool)
         state = train.new_state(network, settings, seed, steps, device)
         if not (path.exists() and checkpoint.restore(state, path, key)):
             state = train.new_state(network, settings, seed, steps, device)
-            first = {str(step): stream.at(step) for step in range(START)}
-            train.start_at_share(state.network, train.share_of(first, settings))
+            if start:
+                state.network.load_state_dict(safetensors.torch.load_file(start / WEIGHTS_FILE))
+            else:
+                first = {str(step): stream.at(step) for step in range(START)}
+                train.start_at_share(state.network, train.share_of(first, settings))
         begin = REPORT * len(state.log) + len(state.losses)
         say(f"{folder.name}: from step {begin} of {steps}")
         earlier, saved = state.seconds, time.monotonic()
@@ -156,6 +167,7 @@ def learn(network: str, settings: Settings, watched: Callable[[torch.nn.Module],
         "config": configuration(network, settings.width_divisor),
         "precision": str(precision).removeprefix("torch."),
         "git": provenance.git_revision(project.root()), **provenance.environment(device),
+        "start": provenance.read_json(start / RECORD_FILE) if start else None,
         "seconds": round(state.seconds, 1), "peak_memory_mb": peak_memory_mb(device),
         "outputs": {WEIGHTS_FILE: provenance.file_hash(folder / WEIGHTS_FILE)}})
     return folder

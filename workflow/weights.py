@@ -46,6 +46,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workflow import stream, unseen
 
 NETWORK = "MAG-UNet"
+VARIED = {"cases": 1248, "cohort_seed": 3_000_000, "learning_rate": 0.001}
+"""What the last part of the second network's training, whose phantoms are more varied, has for settings of its own."""
 RENDERS = 4
 """Of each label map."""
 CALIBRATION = "calibration phantoms"
@@ -65,14 +67,15 @@ def phantoms(settings: Settings, first: int, count: int, group: str) -> Iterator
         yield unseen.Unseen(group, f"phantom_{seed}", *phantom_scan(one), grades)
 
 
-def trained(profile: str) -> Path:
-    """The run of a profile; ten of the phantoms that are scored are watched, and choose nothing."""
-    settings, device = profiles.load(profile), choose_device()
+def trained(settings: Settings, start: Path | None = None) -> Path:
+    """The run of these settings; ten of the phantoms that are scored are watched, and choose nothing. start: as
+    of `workflow.stream.learn`."""
+    device = choose_device()
     precision = choose_precision(settings.precision, device)
     few = phantoms(settings, settings.test_seed, train.CURVE_CASES, "phantoms that are watched")
     cases = {one.case: prepare.prepare(one.scan, one.truth, settings) for one in few}
     return stream.learn(NETWORK, settings, lambda network: train.validation_dice(
-        network, cases, settings, device, precision))
+        network, cases, settings, device, precision), start)
 
 
 def main() -> None:
@@ -86,14 +89,15 @@ def main() -> None:
     unseen.label_maps(arguments.labels)                   # a wrong folder fails before any work
     real, folder = unseen.real_ct(), project.data() / "weights"
     torch.set_num_threads(1)
-    for profile, place in (("locator", folder / LOCATOR), ("weights", folder)):
-        if arguments.only in (None, profile):
-            run = trained(profile)
+    settings = profiles.load("weights")
+    for place, part, start in ((folder / LOCATOR, profiles.load("locator"), None), (folder, settings, None),
+                               (folder, replace(settings, **VARIED), folder)):
+        if arguments.only in (None, part.profile):
+            run = trained(part, start)
             ship(run, place)
             print(place)
     if arguments.only:
         return
-    settings = profiles.load("weights")
     full, half = load_model(run), load_model(folder)
     exact = [replace(model, precision=torch.float32) for model in (full, half)]
     key = provenance.content_hash(provenance.file_hash(run / WEIGHTS_FILE),

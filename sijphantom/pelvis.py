@@ -25,8 +25,8 @@ _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of t
 
 
 _SHAPE = {"rim": 4.5, "opening": 2.0, "swing": 0.0, "bumps": 0.0, "lobes": 0.0}
-"""How many mm wider the cleft is around the auricular surface than in it, how far behind the joint's middle it
-opens to the recess (mm), how far both faces swing (mm), how uneven the recess is (share), and how far the
+"""How many mm wider the cleft is around the auricular surface than in it, how far behind the joint's middle
+it opens to the recess (mm), how far both faces swing (mm), how uneven the recess is (share), and how far the
 outline swings (mm)."""
 _VARIED = {"lateral": (-4, 4), "joint_height": (-8, 8), "joint_ap": (-14, 14), "lower": (-8, 8),
            "middle": (-8, 8), "upper": (-8, 8), "gap": (-2.3, 1.2), "recess": (-2, 4), "rim": (-4, 3),

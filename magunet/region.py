@@ -95,13 +95,14 @@ def joints_centre(mask: Volume) -> Triple:
 
 
 def sure_pieces(chance: Volume, threshold: float) -> Volume:
-    """Pieces with a higher foreground probability, uint8, that can be joints: not those of less than LEAST_ML
-    or with a mean probability below SURE."""
-    pieces, count = ndimage.label(chance.array > threshold, np.ones((3, 3, 3)))
-    volumes = np.bincount(pieces.ravel()) * np.prod(chance.spacing) / 1000
-    means = ndimage.mean(chance.array, pieces, range(count + 1))
-    sure = (volumes >= LEAST_ML) & (means >= SURE) & (np.arange(count + 1) > 0)
-    return chance.with_array(sure[pieces].astype(np.uint8))
+    """Pieces with a higher foreground probability, uint8, that can be joints: of LEAST_ML or more and with a
+    mean probability of SURE or more, or where the other joint of such a piece is to be expected."""
+    pieces, _ = ndimage.label(chance.array > threshold, np.ones((3, 3, 3)))
+    large = 1 + np.flatnonzero(np.bincount(pieces.ravel())[1:] * np.prod(chance.spacing) >= 1000 * LEAST_ML)
+    middles = list(map(chance.to_world, ndimage.center_of_mass(pieces > 0, pieces, large)))
+    sure = np.array(ndimage.mean(chance.array, pieces, large)) >= SURE
+    others = [any(is_pair(one, other) for other in itertools.compress(middles, sure)) for one in middles]
+    return chance.with_array(np.isin(pieces, large[sure | np.array(others, bool)]).astype(np.uint8))
 
 
 def joints(mask: Volume) -> Volume:

@@ -24,15 +24,11 @@ _NOTCH = slice(12, 15)  # of HIP_OUTLINE: the roof of the greater sciatic notch,
 _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
 
 
-_SHAPE = {"rim": 4.5, "opening": 2.0, "swing": 0.0, "bumps": 0.0, "lobes": 0.0}
-"""How many mm wider the cleft is around the auricular surface than in it, how far behind the joint's middle
-it opens to the recess (mm), how far both faces swing (mm), how uneven the recess is (share), and how far the
-outline swings (mm)."""
 _VARIED = {"lateral": (-4, 4), "joint_height": (-8, 8), "joint_ap": (-14, 14), "lower": (-8, 8),
            "middle": (-8, 8), "upper": (-8, 8), "gap": (-2.3, 1.2), "recess": (-2, 4), "rim": (-4, 3),
            "opening": (-8, 8), "swing": (0, 1.5), "bumps": (0, 0.6), "ear": (-3, 5), "lobes": (-4, 4),
            "rugged": (-0.4, 0.4), "flare": (-5, 5)}
-"""What a varied pelvis adds to the sizes that are drawn as people have them."""
+"""What a varied pelvis has more than one that is drawn as people are."""
 
 
 def parametric_pelvis(seed: int, spacing: float = 1.0, varied: bool = False) -> Bones:
@@ -42,7 +38,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0, varied: bool = False) -> 
     varied: joints of more sizes and shapes than people are known to have, for a network to be trained on.
     """
     rng = np.random.default_rng([seed, 1])
-    common = draw_common(rng) | _SHAPE
+    common = draw_common(rng)
     sides = {name: _draw_side(common, rng) for name in ("left", "right")}
     more = {name: float(rng.uniform(*range_)) for name, range_ in _VARIED.items()} if varied else {}
     for sizes in (common, *sides.values()):
@@ -90,6 +86,9 @@ def draw_common(rng: np.random.Generator) -> Parameters:
         "flare": rng.normal(0, 3),
         "ear": 0.8 * sex + rng.normal(0, 0.3),  # mm by which the auricular surface is wider all around
         "rugged": rng.uniform(0.5, 1.1) + 0.15 * sex,
+        "rim": 4.5,  # mm by which the cleft is wider all around the auricular surface
+        "opening": 2,  # mm behind the joint's middle, where the cleft opens to the recess
+        "swing": 0, "bumps": 0, "lobes": 0,  # unevenness of both faces (mm), recess (share) and outline (mm)
     }
     return {name: float(value) for name, value in parameters.items()}
 

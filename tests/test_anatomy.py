@@ -8,7 +8,7 @@ from conftest import ROOT, refused
 from benchmarks.anatomy import REFERENCE
 from benchmarks.pelvimetry import pelvimetry
 from sijphantom.anatomy import Bones, label_map_pelvis
-from sijphantom.pelvis import draw_common, parametric_pelvis
+from sijphantom.pelvis import _VARIED, draw_common, parametric_pelvis
 
 SPACING = 2.0  # mm
 
@@ -120,6 +120,18 @@ def test_same_seed_same_pelvis_at_every_spacing():
     volumes = [(bones.left_hip < 0).sum() * bones.spacing**3 for bones in (first, finer)]
     assert volumes[0] == pytest.approx(volumes[1], rel=0.1)
     assert not np.array_equal(first.sacrum, parametric_pelvis(4, 3.0).sacrum)
+
+
+def test_a_varied_pelvis_differs_in_what_it_says_within_its_limits_and_has_both_joints():
+    for seed in range(4):
+        plain, varied = (parametric_pelvis(seed, 3.0, varied=wide) for wide in (False, True))
+        more = {name: size - plain.parameters[name] for name, size in varied.parameters.items()}
+        for name, change in more.items():
+            low, high = _VARIED.get(name.removeprefix("left_").removeprefix("right_"), (0, 0))
+            assert low <= change <= high and bool(change) == (low < high), (seed, name)
+        for hip in (varied.left_hip, varied.right_hip):
+            band = np.count_nonzero((varied.sacrum < 6) & (hip < 6)) * 3.0**3
+            assert 15_000 < band < 70_000 and not np.array_equal(varied.sacrum, plain.sacrum)
 
 
 def test_a_label_map_keeps_its_places_opens_the_cleft_and_names_a_missing_bone():

@@ -100,13 +100,17 @@ class Bright(torch.nn.Module):
         return 100 * (x - 0.5)
 
 
-def test_small_and_unsure_pieces_are_no_joints_to_the_locator():
+def test_small_and_unsure_pieces_are_no_joints_to_the_locator_unless_they_pair_with_a_sure_one():
     chance = Volume(np.zeros((40, 20, 40), np.float32), (2.0, 5.0, 4.0))           # 25 voxels are a mL
-    for place, voxels, p in ((0, 200, 0.87), (12, 196, 0.99), (24, 400, 0.84), (36, 400, 0.5)):
+    for place, voxels, p in ((0, 200, 0.87), (6, 196, 0.99), (11, 400, 0.84), (20, 196, 0.7), (24, 200, 0.6),
+                             (36, 400, 0.5)):
         chance.array[:voxels // 20, :, place] = p
         chance.array[voxels // 20, :voxels % 20, place] = p
     sure = sure_pieces(chance, 0.5)
-    assert sure.array.dtype == np.uint8 and np.array_equal(sure.array > 0, chance.array == np.float32(0.87))
+    assert sure.array.dtype == np.uint8
+    assert np.array_equal(sure.array > 0, np.isin(chance.array, np.float32([0.87, 0.6])))
+    chance.array[..., 0] = 0
+    assert not sure_pieces(chance, 0.5).array.any() and not sure_pieces(chance, 0.99).array.any()
 
 
 @pytest.mark.parametrize("seed", [97001, 97002, pytest.param(97004, marks=pytest.mark.slow)])

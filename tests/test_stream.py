@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from test_prepare import ball_scan
 
@@ -93,6 +94,25 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights_and_a_finished_on
     assert (whole / WEIGHTS_FILE).read_bytes() == weights
     assert read_json(whole / RECORD_FILE)["log"] == record["log"]
     assert load_model(whole).record["pixel_mm"] == 6.0
+
+
+def test_a_training_that_goes_on_from_weights_begins_with_them_and_every_second_pelvis_is_varied(
+        quick, monkeypatch):
+    first, pelvises, begun = stream.learn("[1]", SETTINGS, lambda network: 0.5), {}, []
+    step, add = stream.train.train_step, pelvises.setdefault
+    monkeypatch.setattr(stream, "make_phantom", lambda seed, bones, **_: add(seed, bones) or 15.0)
+    monkeypatch.setattr(stream, "parametric_pelvis", lambda seed, spacing, varied: 10.0 * varied)
+
+    def spy(state, *words):
+        begun.append({name: tensor.clone() for name, tensor in state.network.state_dict().items()})
+        step(state, *words)
+    monkeypatch.setattr(stream.train, "train_step", spy)
+    then = stream.learn("[1]", replace(SETTINGS, cohort_seed=107), lambda network: 0.5, start=first)
+    weights = safetensors.torch.load_file(first / WEIGHTS_FILE)
+    assert weights.keys() == begun[0].keys() and len(begun) == 16
+    assert all(torch.equal(tensor, begun[0][name]) for name, tensor in weights.items())
+    assert then != first and read_json(then / RECORD_FILE)["start"] == read_json(first / RECORD_FILE)
+    assert pelvises == {seed: 10.0 if seed % 2 else None for seed in range(107, 117)}
 
 
 def test_the_locator_sees_parts_too_with_their_masks_also_without_a_joint(quick, tmp_path, monkeypatch):

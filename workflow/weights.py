@@ -4,13 +4,14 @@ scores, and the card that says what they are.
     python workflow/weights.py --labels FOLDER
 
 Trains MAG-UNet on the profile `locator`, whole scans in voxels of 4 mm, and on the profile `weights`, regions
-of interest in voxels of 1.5 mm, on phantoms that another process makes meanwhile (or goes on, or takes what
-is finished), stores both in half precision, and scores them on phantoms, renders of the label maps in FOLDER
+of interest in voxels of 1.5 mm, first as people's are and then also of more varied pelvises, on phantoms that
+another process makes meanwhile (or goes on, or takes what is finished), stores both networks in half precision, and
+scores them on phantoms, renders of the label maps in FOLDER
 (NIfTI: 1 sacrum, 3 and 4 left hip, 5 and 6 right hip, such as the Visible Human pelvises) and the real sample
 CT. No scan that is scored was trained on, and none chooses anything: the last weights are taken. What was
 scored already is not scored again.
 
-On two cores the first training takes half an hour and the second three hours, as their log and the card say; the
+On two cores the locator takes half an hour and the second network four hours, as their log and the card say; the
 scores take a quarter of an hour of one core.
 """
 
@@ -170,6 +171,8 @@ def _write(scores: pd.DataFrame, path: Path) -> None:
 def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
     """The model card, Markdown: all its numbers are from the runs' records, the scores by scan, and the code."""
     settings, phantoms = record["settings"], scores[scores["group"] == unseen.PHANTOMS]
+    first, times = record["start"], settings["samples_per_case"]
+    log = first["log"] + [entry | {"step": entry["step"] + first["steps"]} for entry in record["log"]]
     joints = pd.concat([phantoms[[f"grade_{side}", f"dice_{side}"]].set_axis(["grade", "dice"], axis=1)
                         for side in SIDES])
     own, dice = by_joint(phantoms)
@@ -186,12 +189,13 @@ def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
         locator_phantoms=locator["steps"] // locator["settings"]["samples_per_case"], part=stream.PART,
         locator_voxel=locator["settings"]["voxel_mm"], locator_divisor=locator["settings"]["width_divisor"],
         locator_seeds=locator["train"][0], locator_fields=" to ".join(map(str, locator["fields_mm"])),
-        locator_git=locator["git"], locator_minutes=locator["seconds"] / 60, train_seeds=record["train"][0],
-        phantoms=record["steps"] // settings["samples_per_case"],
+        locator_git=locator["git"], locator_minutes=locator["seconds"] / 60, train_seeds=first["train"][0],
+        varied_seeds=record["train"][0], phantoms=(first["steps"] + record["steps"]) // times, first_git=first["git"],
+        first_steps=first["steps"], first_rate=first["settings"]["learning_rate"], first_minutes=first["seconds"] / 60,
         fields=" to ".join(map(str, record["fields_mm"])), held_out=len(phantoms),
         val_seeds=_seeds(phantoms["case"]), watched=train.CURVE_CASES, curve="\n".join(
-            f"| {entry['step']:,} | {entry['step'] // settings['samples_per_case']:,} | {100 * entry['dice']:.1f} |"
-            for entry in record["log"] if entry["step"] in (*LOGGED, record["steps"])),
+            f"| {entry['step']:,} | {entry['step'] // times:,} | {100 * entry['dice']:.1f} |"
+            for entry in log if entry["step"] in (*LOGGED, first["steps"], log[-1]["step"])),
         minutes=record["seconds"] / 60, box=" x ".join(f"{side:.0f}" for side in profiles.BOX_MM),
         degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
         versions=", ".join(f"{name} {version}"
@@ -228,15 +232,17 @@ of the trainings.
   {locator_voxel:g} mm; the second ({network}, divided by {width_divisor}) draws them in a box of {box} mm about their middle, in voxels of
   {voxel_mm:g} mm. Weights in half precision.
 * **Data**: computed phantoms, made while the training ran and forgotten after {samples_per_case} steps each: {phantoms:,} for the second
-  ({train_seeds}), {locator_phantoms:,} for the first ({locator_seeds}; of one in {part} it saw
-  a part alone, also without a joint); joints of grade 0 to 4, fields of view from {fields} mm (first: {locator_fields} mm),
+  ({train_seeds}, and {varied_seeds}; of the latter every other one has
+  a more varied pelvis than people are known to have), {locator_phantoms:,} for the first ({locator_seeds}; of one in
+  {part} it saw a part alone, also without a joint); joints of grade 0 to 4, fields of view from {fields} mm (first: {locator_fields} mm),
   slices 0.5 to 5 mm apart, soft and bone kernels, contrast agent, metal, joints at the border of the scan.
   No patient, no real CT, no Visible Human.
-* **Training**: {steps:,} steps (first: {locator_steps:,}) at batch size 1; Adam, learning rate {learning_rate:g} down to 0, weight decay
-  {weight_decay:g}; Dice + cross-entropy; the last weights are taken.
+* **Training**: {first_steps:,} steps at a learning rate of {first_rate:g} down to 0, and from its weights in half precision {steps:,} at
+  {learning_rate:g} down to 0 (first: {locator_steps:,}), batch size 1; Adam, weight decay {weight_decay:g}; Dice + cross-entropy; the last weights are taken.
 * **Augmentation**: `{augmentation}`: flips left to right, rotation by up to {degrees:.0f}°, size by up to {percent:.0f} %,
   shifts, gamma, contrast, resolution, blur and noise.
-* **Made with**: {device}, {precision}, {minutes:.0f} minutes (first: {locator_minutes:.0f}), revision {git} (first: {locator_git});
+* **Made with**: {device}, {precision}, {first_minutes:.0f} and {minutes:.0f} minutes (first: {locator_minutes:.0f}), revision {first_git} and {git}
+  (first: {locator_git});
   {versions}.
 * **Licence**: CC BY 4.0, as the phantoms, whose mean shape was read off the Visible Human pelvises.
 

@@ -179,7 +179,7 @@ def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     it finds none; and what there is to know of it, or ""."""
     model, lps = load_locator(), reorient(scan, "LPS")
     box = region.region_of_body(lps, model.settings.voxel_mm)
-    mask = region.joints(region.sure_pieces(model.chance(lps, box), THRESHOLD))
+    mask = region.joints(model.chance(lps, box), region.LEAST_ML, region.SURE)
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "
                       "header turns or stretches it, or its values are not HU; the mask is empty")

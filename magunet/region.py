@@ -22,8 +22,8 @@ NEAR = 20.0
 CANDIDATES = 8
 """Of a mask's pieces, the largest, which may be joints."""
 SURE = 0.86
-"""Mean probability of a joint that the locator finds. Whole joints of 48 phantoms (seeds from 96000) had .89
-and more; five of 181 other pieces, in parts of their scans, had this and LEAST_ML."""
+"""Mean probability of one of the joints that the locator finds. Whole joints of 48 phantoms (seeds from
+96000) had .89 and more; five of 181 other pieces, in parts of their scans, had this and LEAST_ML."""
 LEAST_ML = 8.0
 """Of a joint that the locator finds; a whole one has 25 and more."""
 
@@ -94,27 +94,18 @@ def joints_centre(mask: Volume) -> Triple:
     return tuple((np.mean(middles, axis=0) * lps.spacing).tolist())
 
 
-def sure_pieces(chance: Volume, threshold: float) -> Volume:
-    """Pieces with a higher foreground probability, uint8, that can be joints: of LEAST_ML or more and with a
-    mean probability of SURE or more, or where the other joint of such a piece is to be expected."""
-    pieces, _ = ndimage.label(chance.array > threshold, np.ones((3, 3, 3)))
-    large = 1 + np.flatnonzero(np.bincount(pieces.ravel())[1:] * np.prod(chance.spacing) >= 1000 * LEAST_ML)
-    middles = list(map(chance.to_world, ndimage.center_of_mass(pieces > 0, pieces, large)))
-    sure = np.array(ndimage.mean(chance.array, pieces, large)) >= SURE
-    others = [any(is_pair(one, other) for other in itertools.compress(middles, sure)) for one in middles]
-    return chance.with_array(np.isin(pieces, large[sure | np.array(others, bool)]).astype(np.uint8))
-
-
-def joints(mask: Volume) -> Volume:
-    """Those two pieces of a mask, uint8, that lie apart as two joints do and have the largest volume
-    together, or else the largest piece."""
-    pieces, _ = ndimage.label(mask.array != 0, np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())[1:]
-    largest = (1 + np.argsort(sizes)[::-1][:CANDIDATES]).tolist()
+def joints(mask: Volume, least_ml: float = 0, sure: float = 0) -> Volume:
+    """Those two pieces of a mask, or of probabilities above one half, uint8, that lie apart as two joints do
+    and have the largest volume together, or else the largest piece. What is smaller than least_ml is left
+    out; one of the two, or the only one, has a mean probability of ``sure`` or more."""
+    pieces, _ = ndimage.label(mask.array > 0.5, np.ones((3, 3, 3)))
+    volumes = np.bincount(pieces.ravel()) * np.prod(mask.spacing) / 1000
+    largest = [1 + n for n in np.argsort(volumes[1:])[::-1][:CANDIDATES] if volumes[1 + n] >= least_ml]
     middles = map(mask.to_world, ndimage.center_of_mass(pieces > 0, pieces, largest))
-    pairs = [(sizes[a - 1] + sizes[b - 1], a, b) for (a, first), (b, second) in itertools.combinations(
-        zip(largest, middles), 2) if is_pair(first, second)]
-    _, *pair = max(pairs, default=(0, *largest[:1]))
+    safe = np.array(ndimage.mean(mask.array, pieces, largest)) >= sure
+    pairs = [(volumes[[a, b]].sum(), a, b) for (a, p, first), (b, q, second) in itertools.combinations(
+        zip(largest, safe, middles), 2) if (p or q) and is_pair(first, second)]
+    _, *pair = max(pairs, default=(0, *[*itertools.compress(largest, safe)][:1]))
     return mask.with_array(np.isin(pieces, pair).astype(np.uint8))
 
 

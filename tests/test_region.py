@@ -17,15 +17,17 @@ from magunet.base import profiles
 from magunet.base.profiles import BOX_MM, box_shape
 from magunet.metrics import overlap
 from magunet.region import (
+    LEAST_ML,
+    SURE,
     Region,
     cut,
+    joints,
     joints_alone,
     joints_centre,
     linear,
     put_back,
     region_about,
     resample,
-    sure_pieces,
 )
 from magunet.volume import Volume, bounding_box, reorient
 from sijphantom.cohort import phantom_scan
@@ -106,11 +108,12 @@ def test_small_and_unsure_pieces_are_no_joints_to_the_locator_unless_they_pair_w
                              (36, 400, 0.5)):
         chance.array[:voxels // 20, :, place] = p
         chance.array[voxels // 20, :voxels % 20, place] = p
-    sure = sure_pieces(chance, 0.5)
-    assert sure.array.dtype == np.uint8
-    assert np.array_equal(sure.array > 0, np.isin(chance.array, np.float32([0.87, 0.6])))
+    pair = joints(chance, LEAST_ML, SURE)
+    assert pair.array.dtype == np.uint8
+    assert np.array_equal(pair.array > 0, np.isin(chance.array, np.float32([0.87, 0.6])))
     chance.array[..., 0] = 0
-    assert not sure_pieces(chance, 0.5).array.any() and not sure_pieces(chance, 0.99).array.any()
+    assert not joints(chance, LEAST_ML, SURE).array.any()
+    assert not joints(chance.with_array(0 * chance.array), LEAST_ML, SURE).array.any()
 
 
 @pytest.mark.parametrize("seed", [97001, 97002, pytest.param(97004, marks=pytest.mark.slow)])

@@ -178,7 +178,7 @@ def locate(scan: Volume) -> tuple[region.Triple | None, str]:
     """Where the locator finds the middle between the joints, mm as `magunet.region.joints_centre`, None where
     it finds none; and what there is to know of it, or ""."""
     model, lps = load_locator(), reorient(scan, "LPS")
-    box = region.region_of_body(lps, model.settings.voxel_mm)
+    box = region.whole(lps, model.settings.voxel_mm, body=True)
     mask = region.joints(model.chance(lps, box), region.LEAST_ML, region.SURE)
     if not mask.array.any():
         return None, ("no sacroiliac joint is found in it: it is no pelvis, or cuts the joints off, or its "

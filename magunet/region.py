@@ -49,16 +49,10 @@ def region_about(centre: Triple, scan: Volume, voxel: float, margin: float = 0) 
     return Region(tuple(first), (voxel,) * 3, shape)
 
 
-def whole(scan: Volume, voxel: float) -> Region:
-    """All of a scan."""
+def whole(scan: Volume, voxel: float, body: bool = False) -> Region:
+    """All of a scan, or its body alone; raises InputError as `magunet.body.body`."""
     lps = reorient(scan, "LPS")
-    shape = tuple(math.ceil(n * s / voxel) for n, s in zip(lps.array.shape, lps.spacing))
-    return Region((0.0, 0.0, 0.0), (voxel,) * 3, shape)
-
-
-def region_of_body(scan: Volume, voxel: float) -> Region:
-    """The body alone, however wide the field of view. Raises InputError as `magunet.body.body`."""
-    first, extent = body_box(scan)
+    first, extent = body_box(lps) if body else ((0.0,) * 3, np.multiply(lps.array.shape, lps.spacing))
     return Region(first, (voxel,) * 3, tuple(math.ceil(side / voxel) for side in extent))
 
 

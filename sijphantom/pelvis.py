@@ -22,8 +22,6 @@ from sijphantom.shapes import outline_distance, smooth_cut, smooth_step, smooth_
 
 _NOTCH = slice(12, 15)  # of HIP_OUTLINE: the roof of the greater sciatic notch, below the joint
 _BOX = {"z": (-185.0, 140.0), "y": (-130.0, 80.0), "x": 165.0}  # mm, field of the parametric pelvis
-
-
 _VARIED = {"lateral": (-4, 4), "joint_height": (-8, 8), "joint_ap": (-14, 14), "lower": (-8, 8),
            "middle": (-8, 8), "upper": (-8, 8), "gap": (-2.3, 1.2), "recess": (-2, 4), "rim": (-4, 3),
            "opening": (-8, 8), "swing": (0, 1.5), "bumps": (0, 0.6), "ear": (-3, 5), "lobes": (-4, 4),
@@ -40,7 +38,7 @@ def parametric_pelvis(seed: int, spacing: float = 1.0, varied: bool = False) -> 
     rng = np.random.default_rng([seed, 1])
     common = draw_common(rng)
     sides = {name: _draw_side(common, rng) for name in ("left", "right")}
-    more = {name: float(rng.uniform(*range_)) for name, range_ in _VARIED.items()} if varied else {}
+    more = {name: float(rng.uniform(*limits)) for name, limits in _VARIED.items()} if varied else {}
     for sizes in (common, *sides.values()):
         sizes |= {name: sizes[name] + more[name] for name in sizes.keys() & more.keys()}
     z, y = (np.arange(low, high, spacing) for low, high in (_BOX["z"], _BOX["y"]))

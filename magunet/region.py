@@ -91,15 +91,15 @@ def joints_centre(mask: Volume) -> Triple:
 def joints(mask: Volume, least_ml: float = 0, sure: float = 0) -> Volume:
     """Those two pieces of a mask, or of probabilities above one half, uint8, that lie apart as two joints do
     and have the largest volume together, or else the largest piece. What is smaller than least_ml is left
-    out; one of the two, or the only one, has a mean probability of ``sure`` or more."""
+    out; both, or else one of the two, or the only one, have a mean probability of ``sure`` or more."""
     pieces, _ = ndimage.label(mask.array > 0.5, np.ones((3, 3, 3)))
     volumes = np.bincount(pieces.ravel()) * np.prod(mask.spacing) / 1000
     largest = [1 + n for n in np.argsort(volumes[1:])[::-1][:CANDIDATES] if volumes[1 + n] >= least_ml]
     middles = map(mask.to_world, ndimage.center_of_mass(pieces > 0, pieces, largest))
     safe = np.array(ndimage.mean(mask.array, pieces, largest)) >= sure
-    pairs = [(volumes[[a, b]].sum(), a, b) for (a, p, first), (b, q, second) in itertools.combinations(
-        zip(largest, safe, middles), 2) if (p or q) and is_pair(first, second)]
-    _, *pair = max(pairs, default=(0, *[*itertools.compress(largest, safe)][:1]))
+    pairs = [(p and q, volumes[[a, b]].sum(), a, b) for (a, p, at), (b, q, to) in itertools.combinations(
+        zip(largest, safe, middles), 2) if (p or q) and is_pair(at, to)]
+    _, _, *pair = max(pairs, default=(0, 0, *[*itertools.compress(largest, safe)][:1]))
     return mask.with_array(np.isin(pieces, pair).astype(np.uint8))
 
 

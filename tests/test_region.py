@@ -104,14 +104,17 @@ class Bright(torch.nn.Module):
 
 def test_small_and_unsure_pieces_are_no_joints_to_the_locator_unless_they_pair_with_a_sure_one():
     chance = Volume(np.zeros((40, 20, 40), np.float32), (2.0, 5.0, 4.0))           # 25 voxels are a mL
-    for place, voxels, p in ((0, 200, 0.87), (6, 196, 0.99), (11, 400, 0.84), (20, 196, 0.7), (24, 200, 0.6),
+    for place, voxels, p in ((0, 200, 0.87), (6, 196, 0.99), (11, 400, 0.84), (20, 196, 0.7), (24, 400, 0.6),
                              (36, 400, 0.5)):
         chance.array[:voxels // 20, :, place] = p
         chance.array[voxels // 20, :voxels % 20, place] = p
     pair = joints(chance, LEAST_ML, SURE)
     assert pair.array.dtype == np.uint8
     assert np.array_equal(pair.array > 0, np.isin(chance.array, np.float32([0.87, 0.6])))
-    chance.array[..., 0] = 0
+    chance.array[16:28, :, 26] = 0.9                # smaller than its neighbour, and sure
+    pair = joints(chance, LEAST_ML, SURE).array > 0
+    assert np.array_equal(pair, np.isin(chance.array, np.float32([0.87, 0.9])))
+    chance.array[..., [0, 26]] = 0
     assert not joints(chance, LEAST_ML, SURE).array.any()
     assert not joints(chance.with_array(0 * chance.array), LEAST_ML, SURE).array.any()
 

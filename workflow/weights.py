@@ -195,7 +195,7 @@ def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
         fields=" to ".join(map(str, record["fields_mm"])), held_out=len(phantoms),
         val_seeds=_seeds(phantoms["case"]), watched=train.CURVE_CASES, curve="\n".join(
             f"| {entry['step']:,} | {entry['step'] // times:,} | {100 * entry['dice']:.1f} |"
-            for entry in log if entry["step"] in (*LOGGED, first["steps"], log[-1]["step"])),
+            for entry in [*log[:2], *log[3:-1:4], log[-1]]),
         minutes=record["seconds"] / 60, box=" x ".join(f"{side:.0f}" for side in profiles.BOX_MM),
         degrees=augment.ROTATION_DEGREES * reach, percent=100 * augment.SCALING * reach,
         versions=", ".join(f"{name} {version}"
@@ -217,8 +217,6 @@ def card(record: dict, locator: dict, scores: pd.DataFrame) -> str:
         min_agreement_as_run=scores["agreement_as_run"].min())
 
 
-LOGGED = (250, 500, 1000, 2000, 3000, 4000, 5000)
-"""Steps of the training of which the card has the Dice."""
 BINS = (0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1)
 """Of the Dice to expect, in the card's table of reliability."""
 CARD = """\
@@ -241,8 +239,8 @@ of the trainings.
   {learning_rate:g} down to 0 (first: {locator_steps:,}), batch size 1; Adam, weight decay {weight_decay:g}; Dice + cross-entropy; the last weights are taken.
 * **Augmentation**: `{augmentation}`: flips left to right, rotation by up to {degrees:.0f}°, size by up to {percent:.0f} %,
   shifts, gamma, contrast, resolution, blur and noise.
-* **Made with**: {device}, {precision}, {first_minutes:.0f} and {minutes:.0f} minutes (first: {locator_minutes:.0f}), revision {first_git} and {git}
-  (first: {locator_git});
+* **Made with**: {device}, {precision}, {first_minutes:.0f} and {minutes:.0f} minutes (first: {locator_minutes:.0f}), revisions {first_git}
+  and {git} (first: {locator_git});
   {versions}.
 * **Licence**: CC BY 4.0, as the phantoms, whose mean shape was read off the Visible Human pelvises.
 

@@ -26,14 +26,14 @@ _VARIED = {"lateral": (-4, 4), "joint_height": (-8, 8), "joint_ap": (-14, 14), "
            "middle": (-8, 8), "upper": (-8, 8), "gap": (-2.3, 1.2), "recess": (-2, 4), "rim": (-4, 3),
            "opening": (-8, 8), "swing": (0, 1.5), "bumps": (0, 0.6), "ear": (-3, 5), "lobes": (-4, 4),
            "rugged": (-0.4, 0.4), "flare": (-5, 5)}
-"""What a varied pelvis has more than one that is drawn as people are."""
+"""What a varied pelvis has more, at least and at most, than one drawn as people are; mm, degrees, a share."""
 
 
 def parametric_pelvis(seed: int, spacing: float = 1.0, varied: bool = False) -> Bones:
     """Returns the pelvis of this seed on an isotropic grid of `spacing` mm (1 mm: 325 x 210 x 329 voxels).
 
     Left and right are correlated, not mirrored. The same seed gives the same pelvis at every spacing.
-    varied: joints of more sizes and shapes than people are known to have, for a network to be trained on.
+    varied: joints of more sizes and shapes than people are known to have, to train on; bones may overlap.
     """
     rng = np.random.default_rng([seed, 1])
     common = draw_common(rng)

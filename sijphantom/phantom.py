@@ -106,8 +106,8 @@ class Pose:
     """Rotation, scale and smooth deformation from scan space to the bones' frame, both in mm from the joints.
 
     The deformation is a sum of random plane waves at a few wavelengths: body shape (140 mm), bone shape
-    (60 mm) and surface (28 mm). Parametric bones, which differ in size anyway, are not stretched along the
-    axes. `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a quarter: bone
+    (60 mm) and surface (28 mm). Bones that are given are stretched along the axes, too; others differ in size
+    anyway. `swelling` is how far in mm the surfaces of the bones move outwards, nothing in a quarter: bone
     models differ in where they put them, and clefts in whether CT resolves them.
     """
 

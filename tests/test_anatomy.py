@@ -132,6 +132,7 @@ def test_a_varied_pelvis_differs_in_what_it_says_within_its_limits_and_has_both_
         for hip in (varied.left_hip, varied.right_hip):
             band = np.count_nonzero((varied.sacrum < 6) & (hip < 6)) * 3.0**3
             assert 15_000 < band < 70_000 and not np.array_equal(varied.sacrum, plain.sacrum)
+            assert np.count_nonzero((varied.sacrum < 0) & (hip < 0)) < 0.05 * np.count_nonzero(hip < 0)
 
 
 def test_a_label_map_keeps_its_places_opens_the_cleft_and_names_a_missing_bone():

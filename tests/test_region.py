@@ -102,7 +102,7 @@ class Bright(torch.nn.Module):
         return 100 * (x - 0.5)
 
 
-def test_small_and_unsure_pieces_are_no_joints_to_the_locator_unless_they_pair_with_a_sure_one():
+def test_small_pieces_are_no_joints_to_the_locator_nor_unsure_ones_unless_they_pair_with_a_sure_one():
     chance = Volume(np.zeros((40, 20, 40), np.float32), (2.0, 5.0, 4.0))           # 25 voxels are a mL
     for place, voxels, p in ((0, 200, 0.87), (6, 196, 0.99), (11, 400, 0.84), (20, 196, 0.7), (24, 400, 0.6),
                              (36, 400, 0.5)):

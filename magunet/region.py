@@ -23,7 +23,7 @@ CANDIDATES = 8
 """Of a mask's pieces, the largest, which may be joints."""
 SURE = 0.86
 """Mean probability of one of the joints that the locator finds. Whole joints of 48 phantoms (seeds from
-96000) had .89 and more; five of 181 other pieces had this and LEAST_ML, and none lay as the pair of one."""
+96000) had .89 and more; five of 181 other pieces, in parts of scans, had this and LEAST_ML."""
 LEAST_ML = 8.0
 """Of a joint that the locator finds; a whole one has 25 and more."""
 

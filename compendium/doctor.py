@@ -23,7 +23,7 @@ def machine(device: torch.device) -> str:
     precision = str(choose_precision("auto", device)).removeprefix("torch.")
     total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
     return (f"{provenance.device_name(device)}, {total / 1e9:.1f} GB, of which {free_bytes(device) / 1e9:.1f}"
-            f" free; {precision}; torch {torch.__version__} with {torch.get_num_threads()} threads")
+            f" free; {precision}; torch {torch.__version__} on {torch.get_num_threads()} thread(s)")
 
 
 def step_seconds(settings: Settings, device: torch.device) -> float:

@@ -68,9 +68,8 @@ def restore(state: TrainingState, path: Path, settings_hash: str) -> bool:
             _put_back(state, header, tensors)
             return True
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        path.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:120]
-        say(f"note: {path}: damaged checkpoint ({reason}), removed; training from the start")
+        say(f"note: {path}: damaged checkpoint ({reason}), not used; training from the start")
         return False
     raise InputError(f"{path}: belongs to other settings ({header['settings']}, not {settings_hash}); "
                      "remove it to train from the start")

@@ -44,7 +44,7 @@ def test_hours_follow_from_one_measured_step_and_the_operations(monkeypatch, tmp
 
 def test_this_machine_and_a_step_are_measured():
     """Operations grow with the window."""
-    assert "GB" in doctor.machine(CPU) and f"{torch.get_num_threads()} threads" in doctor.machine(CPU)
+    assert "GB" in doctor.machine(CPU) and f"on {torch.get_num_threads()} thread(s)" in doctor.machine(CPU)
     smoke = profiles.load("smoke")
     assert 0 < doctor.step_seconds(smoke, CPU) < 60
     finer = replace(smoke, voxel_mm=smoke.voxel_mm / 2)

@@ -405,7 +405,7 @@ def test_a_folder_that_may_only_be_read_is_named(name, work, capfd):
 # Damaged files ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pattern, share, says", [
     ("runs/*/checkpoint.safetensors", 0.5, "checkpoint.safetensors: damaged checkpoint"),
-    ("runs/*/checkpoint.safetensors", 0, "removed; training from the start"),
+    ("runs/*/checkpoint.safetensors", 0, "not used; training from the start"),
     ("data/prepared/phantom_001-*.safetensors", 0.5, ".safetensors: damaged"),
     ("data/prepared/phantom_001-*.safetensors", 0, "removed; preparing the case anew"),
     ("runs/*/metrics.jsonl", 0.7, "going on after epoch 2 of 3")])

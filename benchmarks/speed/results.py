@@ -20,14 +20,16 @@ from magunet.base.progress import say
 def measure(names: Sequence[str], file: Path | None = None) -> tuple[dict[str, Result], dict[str, str]]:
     """Contests by name, each in a fresh process: name -> result, and name -> why it cannot run here.
 
-    With a file, every result is added to it at once, and what it holds of this machine stays; what is of this
-    revision, too, is not measured again.
+    With a file, every result is added to it at once, and what is of this revision is not measured again.
+    Raises InputError, before anything is measured, for a file of another machine or of other libraries.
     """
     machine = provenance.environment(choose_device())
     revision, results, missing = provenance.git_revision(project.root()), {}, {}
     if file is not None and file.exists():
-        other, stored = read(file)
-        results = stored if other == machine else {}
+        other, results = read(file)
+        if other != machine:
+            raise InputError(f"{file}: is of another machine or other libraries, whose results do not stand "
+                             "beside this one's; give another file, or remove it to measure all of them here")
     for name in names:
         if name in results and results[name].revision == revision and not revision.endswith("+changes"):
             continue                                        # a revision with changes could be any

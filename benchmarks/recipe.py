@@ -7,8 +7,8 @@ rates: every network alike with each learning rate in RATES, on voxels of 3 mm f
 choices: the 3D U-Net and MAG-UNet with one thing changed at a time, as quick. steps: the same two for 1/4 to
 2 times the study's steps, as in the study. A trial is a training on the phantoms of profile cpu with one
 thread; its Dice is the mean over the tuning phantoms, about the middle of their joints, on the prepared box.
-Trials that are stored are not run again, so the command can be interrupted, and two of them can share the
-work.
+Trials that are stored, in recipe.csv or by this machine, are not run again, so the command can be interrupted
+and gone on with elsewhere, and two of them can share the work.
 """
 
 import argparse
@@ -49,6 +49,8 @@ KINDS = ("rates", "choices", "steps")
 """Of trials."""
 FILE = "recipe.csv"
 """What was tried, beside this script: a row a trial."""
+TRIAL = ["kind", "network", "learning_rate", "steps", "seed"]
+"""Columns that tell one trial from another."""
 
 
 def plan(kinds: list[str], networks: list[str]) -> list[tuple[str, str, Settings, int]]:
@@ -85,6 +87,13 @@ def trial(network: str, settings: Settings, seed: int, cases: dict[str, Prepared
     return {"dice": dice[0], "averaged": dice[1], "loss": float(torch.stack(state.losses[-100:]).mean())}
 
 
+def all_trials(stored: Path, folder: Path) -> pd.DataFrame:
+    """A row a trial: those of the stored file, wherever they were run, and of this machine's in a folder."""
+    rows = [pd.read_csv(stored)] if stored.exists() else [pd.DataFrame(columns=TRIAL)]
+    rows += [pd.DataFrame([provenance.read_json(file)]) for file in sorted(folder.glob("*.json"))]
+    return pd.concat(rows).drop_duplicates(TRIAL, keep="last").sort_values(TRIAL)
+
+
 def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """What was tried, Dice in percent, mean over seeds."""
     choices = rows[rows["kind"].str.startswith("choices: ")]
@@ -106,10 +115,14 @@ def main() -> None:
     words = parser.parse_args()
     torch.set_num_threads(1)
     folder, cohort, prepared = project.runs() / "tuning" / "trials", None, {}
+    stored = Path(__file__).with_name(FILE)
+    known = {*all_trials(stored, folder)[TRIAL].itertuples(index=False, name=None)}
     for kind, network, settings, seed in plan(words.kinds or KINDS, words.networks):
-        key = provenance.content_hash(network, settings.as_dict(), seed)
+        steps = settings.epochs * settings.samples_per_case * settings.cases
+        one, key = (kind, network, settings.learning_rate, steps, seed), provenance.content_hash(
+            network, settings.as_dict(), seed)
         file = folder / f"{kind.replace(': ', '-').replace(' ', '-')}-{key}.json"
-        if file.exists() or words.show:
+        if one in known or file.exists() or words.show:
             continue
         cohort = cohort or cohort_of(settings, track)
         if settings.voxel_mm not in prepared:
@@ -117,20 +130,16 @@ def main() -> None:
                                            track([*cohort.train, *cohort.val], "prepared")}
         cases, tuning = ({name: prepared[settings.voxel_mm][name] for name in side}
                          for side in (cohort.train, cohort.val))
-        result = trial(network, settings, seed, cases, tuning)
-        row = {"kind": kind, "network": network, "seed": seed, "learning_rate": settings.learning_rate,
-               "steps": settings.epochs * settings.samples_per_case * len(cases)} | result
+        row = dict(zip(TRIAL, one)) | trial(network, settings, seed, cases, tuning)
         provenance.write_json(file, row)
         say(f"{kind}, {network}: {row}")
-    stored = Path(__file__).with_name(FILE)
-    rows = [provenance.read_json(file) for file in sorted(folder.glob("*.json"))]
-    if rows:
+    rows = all_trials(stored, folder)
+    require(len(rows), f"{stored}: missing, for nothing has been tried yet; leave out --show")
+    if not words.show:
         with provenance.whole_file(stored) as part:
-            pd.DataFrame(rows).sort_values(["kind", "network", "learning_rate", "steps", "seed"]).to_csv(
-                part, index=False, float_format="%.4g")
-    require(stored.exists(), f"{stored}: missing, for nothing has been tried yet; leave out --show")
+            rows.to_csv(part, index=False, float_format="%.4g")
     print(*(f"{title}\n{table.to_string(float_format='{:.1f}'.format, na_rep='-')}"
-            for title, table in tables(pd.read_csv(stored)).items()), sep="\n\n")
+            for title, table in tables(rows).items()), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -33,16 +33,8 @@ def _rows(number: int) -> tuple[Row, ...]:
                  for table, name, network, *numbers in lines if int(table) == number)
 
 
-TABLE_1 = _rows(1)
-"""Comparison with other networks, Sec. 2.2."""
-TABLE_2 = _rows(2)
-"""Comparison of attention modules, Sec. 2.3."""
-TABLE_3 = _rows(3)
-"""Comparison of MFF's kernel sizes, Sec. 2.4."""
-TABLE_4 = _rows(4)
-"""Ablation, Sec. 2.5."""
-TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4)
-"""In the order of the paper."""
+TABLES = TABLE_1, TABLE_2, TABLE_3, TABLE_4 = tuple(map(_rows, (1, 2, 3, 4)))
+"""Comparison with other networks, Sec. 2.2; of attention modules, 2.3; of MFF's kernels, 2.4; ablation."""
 INPUT_SIZE = (50, 256, 256)
 """Voxels (d, h, w) of the network's input, Sec. 1.1."""
 CASES = 70

@@ -110,11 +110,17 @@ def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: boo
 def store(settings: Settings, folder: Path) -> list[Path]:
     """Write what a profile's scored runs have come to into a folder; return the files.
 
-    Raises InputError when no run has been scored, or a log or diagnostics are damaged.
+    Raises InputError when no run has been scored, a log or diagnostics are damaged, or the folder holds
+    trainings that this machine does not have, which would be lost.
     """
     results, curves, scales, used = collect(settings, score=False), [], [], []
     require(results.runs, f"no run of profile {settings.profile} has been scored yet: "
                           f"PROFILE={settings.profile} make reproduce")
+    if (folder / RUNS_FILE).exists():
+        stored, here = ({(run["network"], run["seed"]) for run in one.runs}
+                        for one in (read_stored(folder), results))
+        require(stored <= here, f"{folder}: would lose {len(stored - here)} trainings that this machine does "
+                "not have, by today's code and on today's data; give another folder, or remove this one")
     for (network, seed), run in finished_runs(settings, scored=True).items():
         try:
             log = pd.read_json(run / LOG_FILE, lines=True)

@@ -155,7 +155,6 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("4", "claims", "effects")}
     note = "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, seeds 0, 1."
     assert note in printed["4"][1]
-
     redraw = Mock(return_value=["drawn.png"])
     monkeypatch.setattr("compendium.redraw.redraw", redraw)
     files = said("tables", "--profile", "own", "--out", "stored").split("\n")
@@ -167,6 +166,8 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     assert list(curves["epoch"]) == [1, 1, 1] and curves["loss"].notna().all()
     assert [(run["network"], run["seed"], run["epochs"]) for run in runs] == [
         ("MAG-UNet", 0, 1), ("+MFF", 0, 1), ("+MFF", 1, 1)]
+    shutil.rmtree(run)
+    assert "would lose 1 trainings" in call(capsys, "tables", "--profile", "own", "--out", "stored")[2]
     shutil.rmtree("runs")
     for name, (_, text, missing) in printed.items():
         status, again, missing_again = call(capsys, "tables", name, "--scores", "stored")

@@ -157,8 +157,7 @@ def test_results_are_stored_and_measured_again_only_at_another_revision(tmp_path
     assert at(first, "a") == (["a"], ["a"], {})
     assert at(first, "a", "b", "c") == (["b", "c"], ["a", "b"], {"c": "nothing to measure"})
     at(second, "b")
-    found = {name: outcome.revision for name, outcome in results.read(file)[1].items()}
-    assert found == {"a": first, "b": second}
+    assert {name: one.revision for name, one in results.read(file)[1].items()} == {"a": first, "b": second}
     assert results.origin(file).endswith(f"revision {first}; b: {second}")
     for _ in range(2):
         assert at(f"{second}+changes", "b")[0] == ["b"]

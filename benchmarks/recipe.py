@@ -49,8 +49,8 @@ KINDS = ("rates", "choices", "steps")
 """Of trials."""
 FILE = "recipe.csv"
 """What was tried, beside this script: a row a trial."""
-TRIAL = ["kind", "network", "learning_rate", "steps", "seed"]
-"""Columns that tell one trial from another."""
+COLUMNS = ["kind", "network", "learning_rate", "steps", "seed", "trial", "dice", "averaged", "loss"]
+"""Of a trial, whose name is its kind and a hash of network, settings and seed."""
 
 
 def plan(kinds: list[str], networks: list[str]) -> list[tuple[str, str, Settings, int]]:
@@ -89,9 +89,9 @@ def trial(network: str, settings: Settings, seed: int, cases: dict[str, Prepared
 
 def all_trials(stored: Path, folder: Path) -> pd.DataFrame:
     """A row a trial: those of the stored file, wherever they were run, and of this machine's in a folder."""
-    rows = [pd.read_csv(stored)] if stored.exists() else [pd.DataFrame(columns=TRIAL)]
-    rows += [pd.DataFrame([provenance.read_json(file)]) for file in sorted(folder.glob("*.json"))]
-    return pd.concat(rows).drop_duplicates(TRIAL, keep="last").sort_values(TRIAL)
+    rows = [*pd.read_csv(stored).to_dict("records")] if stored.exists() else []
+    rows += [provenance.read_json(file) | {"trial": file.stem} for file in folder.glob("*.json")]
+    return pd.DataFrame(rows, columns=COLUMNS).drop_duplicates("trial").sort_values(COLUMNS[:5])
 
 
 def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -116,13 +116,11 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, cohort, prepared = project.runs() / "tuning" / "trials", None, {}
     stored = Path(__file__).with_name(FILE)
-    known = {*all_trials(stored, folder)[TRIAL].itertuples(index=False, name=None)}
+    known = {*all_trials(stored, folder)["trial"]}
     for kind, network, settings, seed in plan(words.kinds or KINDS, words.networks):
-        steps = settings.epochs * settings.samples_per_case * settings.cases
-        one, key = (kind, network, settings.learning_rate, steps, seed), provenance.content_hash(
-            network, settings.as_dict(), seed)
+        key = provenance.content_hash(network, settings.as_dict(), seed)
         file = folder / f"{kind.replace(': ', '-').replace(' ', '-')}-{key}.json"
-        if one in known or file.exists() or words.show:
+        if file.stem in known or file.exists() or words.show:
             continue
         cohort = cohort or cohort_of(settings, track)
         if settings.voxel_mm not in prepared:
@@ -130,7 +128,9 @@ def main() -> None:
                                            track([*cohort.train, *cohort.val], "prepared")}
         cases, tuning = ({name: prepared[settings.voxel_mm][name] for name in side}
                          for side in (cohort.train, cohort.val))
-        row = dict(zip(TRIAL, one)) | trial(network, settings, seed, cases, tuning)
+        row = {"kind": kind, "network": network, "seed": seed, "learning_rate": settings.learning_rate,
+               "steps": settings.epochs * settings.samples_per_case * len(cases)} | trial(
+                   network, settings, seed, cases, tuning)
         provenance.write_json(file, row)
         say(f"{kind}, {network}: {row}")
     rows = all_trials(stored, folder)

@@ -117,10 +117,11 @@ def store(settings: Settings, folder: Path) -> list[Path]:
     require(results.runs, f"no run of profile {settings.profile} has been scored yet: "
                           f"PROFILE={settings.profile} make reproduce")
     if (folder / RUNS_FILE).exists():
-        stored, here = ({(run["network"], run["seed"]) for run in one.runs}
+        stored, here = ({(one.settings.profile, run["network"], run["seed"]) for run in one.runs}
                         for one in (read_stored(folder), results))
-        require(stored <= here, f"{folder}: would lose {len(stored - here)} trainings that this machine does "
-                "not have, by today's code and on today's data; give another folder, or remove this one")
+        require(stored <= here, f"{folder}: of {len(stored)} trainings there this machine has only "
+                f"{len(stored & here)}, of this profile, by today's code and on today's data; the others would "
+                "be lost: give another folder, or remove this one")
     for (network, seed), run in finished_runs(settings, scored=True).items():
         try:
             log = pd.read_json(run / LOG_FILE, lines=True)
@@ -156,7 +157,7 @@ def read_stored(folder: Path) -> Results:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: holds no results that can be read ({reason}); give a folder that "
-                         "'magunet tables --out' wrote, or store the results again") from error
+                         "'magunet tables --out' wrote, or remove it and store the results again") from error
 
 
 def overview(results: Results) -> Report:

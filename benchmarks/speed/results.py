@@ -39,12 +39,11 @@ def measure(names: Sequence[str], file: Path | None = None) -> tuple[dict[str, R
         except (InputError, RuntimeError, MemoryError) as error:
             if not isinstance(error, InputError) and not is_out_of_memory(error):
                 raise
-            results.pop(name, None)
             missing[name] = str(error) if isinstance(error, InputError) else "there is too little memory"
-        if file is not None and name in results:
+        if file is not None and name not in missing:
             content = {key: asdict(result) for key, result in results.items()}
             provenance.write_json(file, {"machine": machine, "results": content})
-    return {name: results[name] for name in names if name in results}, missing
+    return {name: results[name] for name in names if name not in missing}, missing
 
 
 def result_of(name: str) -> Result:

@@ -120,7 +120,7 @@ def store(settings: Settings, folder: Path) -> list[Path]:
         stored, here = ({(one.settings.profile, run["network"], run["seed"]) for run in one.runs}
                         for one in (read_stored(folder), results))
         require(stored <= here, f"{folder}: of {len(stored)} trainings there this machine has only "
-                f"{len(stored & here)}, of this profile, by today's code and on today's data; the others would "
+                f"{len(stored & here)}, of this profile, by today's code and on today's data; others would "
                 "be lost: give another folder, or remove this one")
     for (network, seed), run in finished_runs(settings, scored=True).items():
         try:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compendium.formats import WORDS, Report
 from magunet import metrics, predict, prepare, train
 from magunet.base import provenance
+from magunet.base.device import choose_precision
 from magunet.base.errors import InputError
 from magunet.base.progress import track
 from magunet.blocks import CAM, PAM, BatchNorm3d
@@ -42,8 +43,8 @@ def diagnose(run: Path, cohort: Cohort) -> pd.DataFrame:
     """Take each part out of a finished run's network; done once, then read back from DIAGNOSTICS_FILE.
 
     One row a measurement: ``dice`` in [0, 1] and its ``change`` against the whole network in points, or
-    ``dead`` of ``channels``. When weights, data or code change (``key``), all is measured again. In float32
-    without the quick layers, which pass some hooks by.
+    ``dead`` of ``channels``. When weights, data or code change (``key``), all is measured again. In the
+    precision of the settings, without the quick layers, which pass some hooks by.
     """
     model, path = predict.load_model(run, plain=True), run / DIAGNOSTICS_FILE
     network, settings = model.network, model.settings
@@ -52,10 +53,9 @@ def diagnose(run: Path, cohort: Cohort) -> pd.DataFrame:
     key = provenance.content_hash(weights, data_hash(cohort, settings), code)
     if path.exists() and set((table := read_diagnostics(run))["key"]) == {key}:
         return table
-    cases = [cohort.cases[name] for name in evenly(cohort.val, CASES)]
     dice = partial(train.validation_dice, network, {
-        case.name: prepare.prepare_case(case, settings)[0] for case in cases},
-        settings, model.device, model.precision)
+        name: prepare.prepare_case(cohort.cases[name], settings)[0] for name in evenly(cohort.val, CASES)},
+        settings, model.device, choose_precision(settings.precision, model.device))
     whole, deepest, layers = watch(network, dice)
     rows = [{"part": WHOLE, "dice": whole}]
     for part, context in track(parts(network, deepest).items(), "parts"):

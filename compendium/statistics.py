@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
+from scipy.special import stdtr, stdtrit
 
 from magunet.base.errors import InputError
 
@@ -67,8 +67,8 @@ def pooled(values: pd.DataFrame | np.ndarray, most_freedom: float = np.inf) -> E
         total, freedom = squares[larger], degrees[larger]
     freedom = min(freedom, most_freedom)
     error = np.sqrt(total / values.size)
-    half = error * student_t.ppf((1 + LEVEL) / 2, freedom)
-    p = 2 * student_t.sf(abs(mean.round(DIGITS)) / max(error, 1e-300), freedom)
+    half = error * stdtrit(freedom, (1 + LEVEL) / 2)
+    p = 2 * stdtr(freedom, -abs(mean.round(DIGITS)) / max(error, 1e-300))
     return Estimate(mean, mean - half, mean + half, float(p), sd, patients, seeds)
 
 

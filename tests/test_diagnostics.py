@@ -23,7 +23,7 @@ from magunet.prepare import prepare_case
 from magunet.studies import build
 from magunet.train import validation_dice
 
-SETTINGS = replace(TINY, voxel_mm=None)
+SETTINGS = replace(TINY, precision="float32")
 
 
 @pytest.fixture
@@ -104,6 +104,10 @@ def test_each_part_is_left_out_as_weights_that_say_the_same_would_and_measured_o
         (100 * (dice - dice["whole network"])).tolist())
     monkeypatch.setattr(diagnostics.train, "validation_dice", None)
     pd.testing.assert_frame_equal(diagnose(run, cohort), table)
+    monkeypatch.setattr(diagnostics.train, "validation_dice", validation_dice)
+    monkeypatch.setattr(diagnostics, "choose_precision", lambda *_: torch.bfloat16)
+    (run / "diagnostics.csv").unlink()
+    assert 0 < (diagnose(run, cohort)["dice"] - table["dice"]).abs().max() < 0.05
     (run / "diagnostics.csv").write_text("network\n")
     refused(lambda: diagnose(run, cohort), "diagnostics.csv", "damaged", "remove it")
 
@@ -124,8 +128,7 @@ def test_dead_channels_are_those_that_a_norm_silences_of_all_that_an_activation_
     network = build("MAG-UNet", 16)
     work = passing_through(network)
     _, deepest, layers = watch(network, work)
-    assert deepest == (1, 2, 2)
-    assert sum(channels for grid, _, channels in layers if grid == deepest) == 3 * 32
+    assert deepest == (1, 2, 2) and sum(channels for grid, _, channels in layers if grid == deepest) == 3 * 32
     assert not sum(dead for _, dead, _ in layers)           # of fresh norms each channel has a mean of 0
     for norm, count, bias in ((network.encoder[4][1][1], 5, -1.0), (network.encoder[0][0][1], 1, 1.0)):
         norm.weight.data[:count], norm.bias.data[:count] = 1e-9, bias               # nothing, and a constant
@@ -200,8 +203,7 @@ def test_the_report_has_a_row_a_network_and_mean_and_sd_over_seeds(tmp_path):
 def test_what_runs_use_and_their_scales_are_stored_and_written_again(lively, monkeypatch):
     """A run whose log has scales, and one of a peer, which has none and was not looked into."""
     cohort, run = lively
-    peer = run.with_name("peer")
-    peer.mkdir()
+    (peer := run.with_name("peer")).mkdir()
     for folder, values in ((run, ({"PAM alpha": 0.0, "gate of level 1": 1.0}, {"PAM alpha": -0.5})),
                            (peer, ({}, {}))):
         lines = [{"epoch": i, "loss": 1.0, "val_dice": 0.5, "scales": each}
@@ -250,8 +252,7 @@ def test_coupled_decay_annihilates_pam_where_the_loss_pulls_less_than_it_and_not
     before, after, pull, alpha = trained_da(torch.optim.Adam, 1e-4, steps=500)
     print(f"pull {pull:.1e}; rms of D {before.square().mean().sqrt():.2g}, then "
           f"{after.square().mean().sqrt():.0e}; alpha {alpha:.0e}")
-    assert 0 < pull < 1e-4 and abs(alpha) < 1e-9
-    assert after.square().mean().sqrt() < 1e-3 * before.square().mean().sqrt()
+    assert 0 < pull < 1e-4 and abs(alpha) < 1e-9 and after.square().mean() < 1e-6 * before.square().mean()
     for other in ((torch.optim.Adam, 0), (torch.optim.AdamW, 1e-4)):
         before, after, _, alpha = trained_da(*other)
         assert after.square().mean() > before.square().mean() and abs(alpha) > 0.1, other
@@ -263,8 +264,7 @@ def test_with_alpha_at_0_decay_alone_moves_d_by_the_learning_rate_a_step_however
         far = before.abs() > 0.2
         assert far.sum() > 20
         assert (before - after)[far].tolist() == pytest.approx((0.04 * before[far].sign()).tolist(), rel=0.03)
-    before, after, *_ = trained_da(torch.optim.Adam, 0, alpha=False, steps=10)
-    assert torch.equal(before, after)                       # not a gradient but the decay's
+    assert torch.equal(*trained_da(torch.optim.Adam, 0, alpha=False, steps=10)[:2])     # it was the decay's
 
 
 def test_at_the_papers_size_cam_is_the_identity_and_da_ignores_beta_but_not_on_16_positions():

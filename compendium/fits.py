@@ -24,6 +24,7 @@ from magunet.base.progress import say
 from magunet.cohort import Cohort
 from magunet.model import MAGUNetConfig, count_parameters
 from magunet.predict import Model
+from magunet.prepare import Shape
 from magunet.studies import build_on_meta, checked
 
 CPU = torch.device("cpu")
@@ -62,13 +63,13 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 @cache
-def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dtype, depth: int = 0) -> int:
+def tensor_bytes(way: str, network: str, divisor: int, shape: Shape, precision: torch.dtype) -> int:
     """Peak of all tensors of a "training" step with Adam, one "recomputing" maps, or a window's "prediction".
 
     recomputing: as `magunet.fast.recompute` does, which leaves other networks than MAG-UNets as they are.
-    depth: of the window in slices; 0: as in the settings.
+    divisor: of the paper's widths; shape: of the window (d, h, w).
     """
-    net = fast.accelerate(build_on_meta(network, settings.width_divisor))
+    net = fast.accelerate(build_on_meta(network, divisor))
     if way == "prediction":
         fast.evaluate_by_input(net)
     elif way == "recomputing":
@@ -76,7 +77,7 @@ def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dt
 
     def work() -> None:
         net.to_empty(device=CPU)
-        image = torch.zeros(1, 1, depth or settings.shape[0], *settings.shape[1:])
+        image = torch.zeros(1, 1, *shape)
         with torch.inference_mode(way == "prediction"), autocast(CPU, precision):
             logits = net(image).float()
         if way == "prediction":
@@ -90,8 +91,8 @@ def tensor_bytes(way: str, network: str, settings: Settings, precision: torch.dt
 
 def process_bytes(way: str, network: str, settings: Settings, device: torch.device) -> float:
     """`tensor_bytes` on a device, with what Python and torch take themselves."""
-    precision = choose_precision(settings.precision, device)
-    return tensor_bytes(way, network, settings, precision) + OWN_BYTES[device.type]
+    size = settings.width_divisor, settings.shape, choose_precision(settings.precision, device)
+    return tensor_bytes(way, network, *size) + OWN_BYTES[device.type]
 
 
 def free_bytes(device: torch.device) -> int:
@@ -132,8 +133,8 @@ def with_room(model: Model) -> Model:
     if AMPLE_BYTES["prediction"] * math.prod(settings.shape) < free:
         return model
     depth, network = (whole := settings.shape[0]), model.record["network"]
-    while (size := tensor_bytes("prediction", network, settings, model.precision, depth)) > free \
-            and depth > SMALLEST_SIDE:
+    while (size := tensor_bytes("prediction", network, settings.width_divisor, (depth, *settings.shape[1:]),
+                                model.precision)) > free and depth > SMALLEST_SIDE:
         depth = max(SMALLEST_SIDE, depth // 2)
     if size <= free and depth == whole:
         return model

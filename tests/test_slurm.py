@@ -17,7 +17,7 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 TARGETS = [f"runs/smoke/receipts/evaluate-{network}-s0.txt" for network in ("3D-U-Net", "MAG-UNet", "SegNet")]
-SMALLER = {"cases: 16": "cases: 4", "epochs: 2": "epochs: 3"}
+SMALLER = {"cases: 16": "cases: 4", "samples_per_case: 3": "samples_per_case: 4", "epochs: 2": "epochs: 3"}
 """Of the profile smoke; a job is ended between its epochs."""
 
 

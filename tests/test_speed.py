@@ -88,9 +88,8 @@ def test_the_naive_matrix_computes_what_pam_computes(tmp_path):
 @pytest.mark.slow
 def test_counted_memory_is_within_a_fifth_of_measured():
     size, divisor, precision = (32, 96, 96), 4, work.default_precision()
-    window = replace(SMOKE, voxel_mm=None, depth=32, size=96, width_divisor=divisor)
     for way, job in (("training", work.two_steps), ("prediction", work.one_pass)):
-        tensors = tensor_bytes(way, "MAG-UNet", window, precision)
+        tensors = tensor_bytes(way, "MAG-UNet", divisor, size, precision)
         measured_mb = megabytes_of(partial(job, size, divisor, precision))
         assert (tensors + OWN_BYTES["cpu"]) / 1e6 == pytest.approx(measured_mb, rel=0.2), way
 

@@ -106,5 +106,5 @@ def judge(scores: pd.DataFrame, leads: Leads) -> tuple[Verdict, str]:
     if (outside & points["mean"].lt(0) & (np.array(holm(points["p"])) < 1 - LEVEL)).any():
         verdict = Verdict.FAILS
     return verdict if seeds >= LEAST_SEEDS else Verdict.UNTOLD, (
-        f"least lead {least['mean']:+.1f} [{least['low']:+.1f}, {least['high']:+.1f}], {least.name}; "
+        f"least lead {least['mean']:+z.1f} [{least['low']:+z.1f}, {least['high']:+z.1f}], {least.name}; "
         f"{seeds} seed{'s'[:seeds > 1]}" + f", SD {least['sd_seeds']:.1f}" * (seeds > 1))

@@ -59,8 +59,7 @@ def profile_table(device: torch.device, timed: Settings | None = None) -> pd.Dat
         sizes = {way: process_bytes(way, REFERENCE, settings, device)
                  for way in ("training", "recomputing", "prediction")}
         way = "yes" if sizes["training"] < free else "recomputing" if sizes["recomputing"] < free else "no"
-        row = {"window": "x".join(map(str, settings.shape)),
-               "widths / ": settings.width_divisor, "fits": way,
+        row = {"window": "x".join(map(str, settings.shape)), "widths / ": settings.width_divisor, "fits": way,
                **{f"{way}, GB": size / 1e9 for way, size in sizes.items()}}
         images = project.root() / (settings.cohort or "") / "imagesTr"
         scans = len(list(images.glob("*_0000.*"))) if settings.cohort else 2

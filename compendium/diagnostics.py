@@ -39,23 +39,24 @@ ATTENTIONS = {"se": "SE", "cbam": "CBAM", "non_local": "Non-local", "eca": "ECA"
 """Switch of the attention -> its name in Table 2; every other but "none" is a DA."""
 
 
-def diagnose(run: Path, cohort: Cohort) -> pd.DataFrame:
+def diagnose(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     """Take each part out of a finished run's network; done once, then read back from DIAGNOSTICS_FILE.
 
     One row a measurement: ``dice`` in [0, 1] and its ``change`` against the whole network in points, or
-    ``dead`` of ``channels``. When weights, data or code change (``key``), all is measured again. In the
-    precision of the settings, without the quick layers, which pass some hooks by.
+    ``dead`` of ``channels``, as the precision tells it, which is the settings', or float32 if ``plain``. When
+    it, weights, data or code change (``key``), all is measured again. Quick layers would pass some hooks by.
     """
     model, path = predict.load_model(run, plain=True), run / DIAGNOSTICS_FILE
     network, settings = model.network, model.settings
+    precision = choose_precision("float32" if plain else settings.precision, model.device)
     code = provenance.code_hash(*CODE, metrics, predict, prepare, sys.modules[__name__])
     weights = provenance.file_hash(run / predict.WEIGHTS_FILE)
-    key = provenance.content_hash(weights, data_hash(cohort, settings), code)
+    key = provenance.content_hash(weights, data_hash(cohort, settings), code, str(precision))
     if path.exists() and set((table := read_diagnostics(run))["key"]) == {key}:
         return table
     dice = partial(train.validation_dice, network, {
         name: prepare.prepare_case(cohort.cases[name], settings)[0] for name in evenly(cohort.val, CASES)},
-        settings, model.device, choose_precision(settings.precision, model.device))
+        settings, model.device, precision)
     whole, deepest, layers = watch(network, dice)
     rows = [{"part": WHOLE, "dice": whole}]
     for part, context in track(parts(network, deepest).items(), "parts"):
@@ -152,9 +153,8 @@ def diagnostics_report(rows: pd.DataFrame) -> Report:
     value = rows["change"].where(rows["part"] != WHOLE, 100 * rows["dice"]).fillna(rows["dead"].astype(float))
     grouped = rows.assign(value=value).groupby(["network", "part"], sort=False)
     numbers = grouped.agg(mean=("value", "mean"), sd=("value", "std"), channels=("channels", "first"))
-    numbers["cell"] = [                                     # + 0.0: no -0.0
-        f"{round(mean, 1) + 0.0:.1f}" + f" ± {sd:.1f}" * pd.notna(sd) + f" of {channels}" * pd.notna(channels)
-        for mean, sd, channels in numbers.itertuples(index=False)]
+    numbers["cell"] = [f"{mean:z.1f}" + f" ± {sd:.1f}" * pd.notna(sd) + f" of {channels}" * pd.notna(channels)
+                       for mean, sd, channels in numbers.itertuples(index=False)]
     cells = numbers["cell"].unstack("part").rename_axis(index=None, columns=None)
     cells = cells.reindex(index=rows["network"].unique(), columns=rows["part"].unique())
     tables = {title: table.fillna("-") for title, names in WORDS["diagnostics"].items()

@@ -158,7 +158,7 @@ def test_every_claim_has_either_a_verdict_or_leads_that_follow_the_scores():
 def test_one_lead_below_0_refutes_a_claim_only_if_it_does_after_holm():
     """Of seven rivals one lies below with p .03: alone that is enough, among seven it is not."""
     leads = {name: ("dice", {"MAG-UNet": 1, name: -1}) for name in "abcdefg"}
-    spread = dict.fromkeys("bcdefg", np.array([-1, 1, 0, 0, 0]))
+    spread = dict.fromkeys("bcdefg", np.array([-1, 1.1, 0, 0, 0]))
     spread["a"] = np.array([0.3, 1.5, 1.4, 0.4, 0.9])
     scores = pd.DataFrame([{"network": name, "seed": seed, "patient": str(patient),
                             "dice": 0.8 + spread.get(name, np.zeros(5))[seed] / 100}
@@ -166,6 +166,7 @@ def test_one_lead_below_0_refutes_a_claim_only_if_it_does_after_holm():
     verdict, reason = claims.judge(scores, {"a": leads["a"]})
     assert verdict is Verdict.FAILS and reason == "least lead -0.9 [-1.6, -0.2], a; 5 seeds, SD 0.6"
     assert claims.judge(scores, leads)[0] is Verdict.UNTOLD
+    assert claims.judge(scores, {"b": leads["b"]})[1].startswith("least lead +0.0 [")          # of -0.02
 
 
 def test_a_lead_within_its_spread_over_seeds_tells_nothing_however_narrow_its_interval():

@@ -41,7 +41,7 @@ def evaluate(words: Words) -> None:
     from sijphantom.cohort import cohort_of
     study = cohort_of(load_model(words.run).settings, track)
     print(score_run(words.run, study, words.plain).round(4).to_string(index=False))
-    print("", diagnostics_report(diagnose(words.run, study)).text(), sep="\n")
+    print("", diagnostics_report(diagnose(words.run, study, words.plain)).text(), sep="\n")
 
 
 THICK_MM = 6

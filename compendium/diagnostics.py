@@ -43,8 +43,8 @@ def diagnose(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     """Take each part out of a finished run's network; done once, then read back from DIAGNOSTICS_FILE.
 
     One row a measurement: ``dice`` in [0, 1] and its ``change`` against the whole network in points, or
-    ``dead`` of ``channels``, as the precision tells it, which is the settings', or float32 if ``plain``. When
-    it, weights, data or code change (``key``), all is measured again. Quick layers would pass some hooks by.
+    ``dead`` of ``channels``. The precision is the settings', or float32 if ``plain``; the quick layers, which
+    pass some hooks by, are not used. When precision, weights, data or code change (``key``), it is redone.
     """
     model, path = predict.load_model(run, plain=True), run / DIAGNOSTICS_FILE
     network, settings = model.network, model.settings

@@ -27,7 +27,7 @@ def test_with_a_long_setup(preparation):
 
 def test_an_unmarked_test_over_the_limit_fails(pytester, request):
     conftest = (request.config.rootpath / "tests" / "conftest.py").read_text()
-    pytester.makeconftest(conftest.replace("EVERYDAY_SECONDS = 5", "EVERYDAY_SECONDS = 0.5"))
+    pytester.makeconftest(conftest.replace("LONGEST_SECONDS = 15", "LONGEST_SECONDS = 0.5"))
     pytester.makepyfile(TESTS)
     pytester.makeini(f"[pytest]\nmarkers = slow\npythonpath = {request.config.rootpath / 'tests'}")
     outcomes = pytester.runpytest_inprocess("-q").parseoutcomes()

@@ -1,9 +1,5 @@
-"""Results of a profile: from its finished runs, or from a folder of small files that hold them.
-
-From stored files tables come back without runs, data or a GPU: ``scores.csv.xz`` has one row a case,
-``scores_by_side.csv.xz`` one a joint, ``curves.csv`` one an epoch, ``scales.csv`` one an epoch and scale,
-``diagnostics.csv`` one a part that was left out, ``runs.json`` the settings and records of runs.
-"""
+"""Results of a profile: from its finished runs, or from a folder of small files, from which tables come back
+without runs, data or a GPU."""
 
 import itertools
 from collections.abc import Collection
@@ -14,7 +10,7 @@ import pandas as pd
 
 from compendium.diagnostics import DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
-from compendium.grid import BEYOND, networks_of, seeds_of
+from compendium.grid import grid, networks_of, seeds_of
 from compendium.sample import sample_paths
 from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
 from compendium.tables import study_table
@@ -54,9 +50,9 @@ class Results(NamedTuple):
         return study_report(study_table(table, self.scores, self.sides, self.runs), self.notes(table))
 
     def missing(self, table: int) -> list[str]:
-        """A line for each network of a table, but those beyond the paper, and seed that has no scores."""
-        trained = set(zip(self.scores["network"], self.scores["seed"]))
-        networks = [name for name in networks_of(table) if name not in BEYOND.get(table, ())]
+        """A line for each of a table's networks that the profile trains, and seed, that has no scores."""
+        trained, all_of = set(zip(self.scores["network"], self.scores["seed"])), grid(self.settings, False)
+        networks = [name for name in networks_of(table) if checked(name) in all_of]
         return [f"{name}, seed {seed}: " + (
                     f"not in {self.folder}" if self.folder else
                     f"not trained; magunet train '{name}' --profile {self.settings.profile} --seed {seed}")

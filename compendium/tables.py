@@ -37,15 +37,11 @@ def study_table(table: int, scores: pd.DataFrame, sides: pd.DataFrame,
     scores, sides: of `compendium.scores.read_scores`, of any networks and seeds; runs: their records. Every
     row of the paper is there: without scores it has its ``status``, the paper's numbers and what it costs.
 
-    * Measures that the scores have, group "all": ``value`` is the mean over patients and seeds, with interval
-      and SD as of `compendium.statistics.pooled`; ``difference`` value - paper, from LEAST_PATIENTS on. The
-      paper leaves out slices without target: its Dice stands beside that of all slices and of the target's.
-    * Measures, groups "left", "right", "grade 0", ...: the same of single joints that the truth has.
-    * Counts: over all predictions, of all seeds.
-    * "parameters" (Mi) and "TFLOP" at the paper's widths and 50 x 256 x 256; "seconds a case" and "minutes a
-      training" the median, "peak memory" and "training memory" (GB) the maximum.
-
-    Raises InputError when there is no such table, or as `compendium.statistics.crossed`.
+    ``value`` of a measure is the mean over patients and seeds, with interval and SD as of
+    `compendium.statistics.pooled`: of all cases, and of single joints that the truth has, by side and grade.
+    ``difference`` is value - paper, from LEAST_PATIENTS on; the paper's Dice, which leaves out slices without
+    target, stands beside ours of all slices, and of the target's. Counts and costs: ``tables.toml``. Raises
+    InputError when there is no such table, or as `compendium.statistics.crossed`.
     """
     rows, columns = [], [column for column in MEASURES if scores.empty or column in scores]
     if len(scores):
@@ -114,16 +110,11 @@ def _counts(counts: dict[str, int]) -> list[dict]:
 
 def _groups(sides: pd.DataFrame) -> list[dict]:
     """Measures and counts of single joints that the truth has, by side and by grade."""
-    numbers = []
-    for group, joints in [*sides.groupby("side"), *sides.groupby(sides["grade"].map(_grade))]:
+    numbers, grades = [], sides["grade"].astype(object).where(sides["grade"].notna(), "unknown")
+    grades = grades.map("grade {}".format).str.removesuffix(".0")
+    for group, joints in [*sides.groupby("side"), *sides.groupby(grades)]:
         counts = {"joints": len(joints), "missed joints": joints["missed"].sum(),
                   "undefined distances": joints["undefined"].sum()}
         measures = [_number(joints, column) for column in MEASURES if column in joints]
         numbers += [{"group": group} | number for number in (*measures, *_counts(counts))]
     return numbers
-
-
-def _grade(grade: object) -> str:
-    if pd.isna(grade):
-        return "grade unknown"
-    return f"grade {grade:g}" if isinstance(grade, (int, float)) else f"grade {grade}"

@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from boxes import TINY, write_cohort
+from hypothesis import HealthCheck, settings
 
 from magunet import runs
 from magunet.base import project
@@ -19,6 +20,8 @@ from magunet.base.errors import InputError
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)      # two stall each other where something else runs
+settings.register_profile("any cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any cores")
 
 
 LONGEST_SECONDS = 15
@@ -51,8 +54,9 @@ def pytest_runtest_call(item):
 
 
 @pytest.fixture(autouse=True)
-def no_autocast_left():
-    """A context that a test leaves open would change what every later test computes."""
+def nothing_left():
+    """Nor does what a test computes depend on those before it: on a context left open, or on their draws."""
+    torch.manual_seed(0)
     yield
     assert not torch.is_autocast_enabled("cpu")
 

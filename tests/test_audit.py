@@ -284,6 +284,8 @@ def test_the_closed_form_is_what_a_search_over_all_patients_finds():
     """Not only each pair of scores: all four together are possible with the rounding of the worst pair."""
     for row in bounds.score_audit().drop_duplicates(["dice", "iou", "precision"]).itertuples():
         assert least_error(row[3:5] + row[6:8]) == pytest.approx(row.needed, abs=0.01), row
+    for row in ((30, 95, np.nan, np.nan), (0, 10, np.nan, np.nan), (0, 0, 90, 90)):     # absurd
+        assert least_error(row) == pytest.approx(bounds.needed_rounding(*row), abs=0.01), row
 
 
 def test_quotes_are_of_networks_and_measures_of_the_tables_and_held_against_every_table():

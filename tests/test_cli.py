@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -185,6 +186,8 @@ def test_stored_scores_and_the_paper_alone_give_tables_and_nothing_is_made(compe
     assert effects == effects_report(read_stored(stored).scores).markdown()
     status, out, error = call(capsys, "tables", "4")
     assert status == 0 and out.startswith("Table 4: ablation") and "not trained" in out and "(92.4)" in out
+    few = read_stored(stored)._replace(settings=replace(TINY, networks=("3D U-Net", "+DA"), seeds=(0, 4)))
+    assert few.missing(4) == [f"{name}, seed 4: not in {stored}" for name in ("3D U-Net", "+DA")]
     assert error.splitlines()[1] == "+DA, seed 0: not trained; magunet train '+DA' --profile smoke --seed 0"
     assert "there are no scores yet" in call(capsys, "tables", "effects")[2]
     assert said("tables", "claims")

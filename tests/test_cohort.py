@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from boxes import write_cohort
 from conftest import refused
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compendium.check import describe
@@ -41,7 +41,6 @@ def root(tmp_path):
     return tmp_path
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5) | NUMBERS, NUMBERS, min_size=1, max_size=40), st.integers(0, 9),
        st.integers(1, 4))
 def test_a_split_is_a_partition_by_patient_whatever_scans_there_are(patients, seed, more):

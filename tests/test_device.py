@@ -12,14 +12,8 @@ from conftest import refused
 
 from magunet.base import device, progress
 
-HOLD = """
-import sys, filelock
-lock = filelock.FileLock(sys.argv[1])
-lock.acquire(blocking=False)
-print("held", flush=True)
-sys.stdin.read()
-"""
-"""A process that takes a lock and waits."""
+HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(); input()"
+"""A process that takes a lock, says so by an empty line, and waits."""
 
 
 @pytest.fixture
@@ -41,9 +35,9 @@ def machine(monkeypatch, tmp_path):
 
 def held_by_another(number):
     """Another process that has taken a GPU; closing its input ends it."""
-    other = subprocess.Popen([sys.executable, "-c", HOLD, f"{tempfile.tempdir}/magunet-gpu-{number}.lock"],
+    other = subprocess.Popen([sys.executable, "-uc", HOLD, f"{tempfile.tempdir}/magunet-gpu-{number}.lock"],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
+    assert other.stdout.readline() == "\n"
     return other
 
 

@@ -27,6 +27,7 @@ import torch
 from boxes import TINY, write_cohort
 from conftest import ROOT
 from PIL import Image
+from test_device import HOLD
 
 from compendium import cli
 from compendium.fits import fit_all
@@ -295,7 +296,6 @@ def test_where_checkpoints_take_long_fewer_are_written(work, monkeypatch):
 
 
 # Two at once ------------------------------------------------------------------------------------------
-HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(); input()"
 WAITING = ": another process works here; waiting until it ends"
 
 

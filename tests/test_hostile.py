@@ -15,6 +15,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from archives import member, tar
 from bad_files import SCAN, ZEROS, spoilt, text
 from boxes import TINY, write_cohort
 from conftest import ROOT, refused
@@ -70,20 +71,6 @@ def test_a_pickle_is_no_checkpoint_no_weights_and_no_prepared_case(bomb, run, co
 
 
 # Archives ------------------------------------------------------------------------------------------------
-def member(name, kind=tarfile.REGTYPE, content=b"", link=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size = kind, link, len(content)
-    return info, content
-
-
-def tar(*members, mode="w:gz"):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as made:
-        for info, content in members:
-            made.addfile(info, io.BytesIO(content) if info.isreg() else None)
-    return stream.getvalue()
-
-
 CT = f"{sample.PACKAGE}-{sample.VERSION}/{sample.MEMBERS['ct.nii.gz'][0]}"
 ESCAPED = Path(tempfile.gettempdir()).resolve() / "magunet-escape.txt"
 """An absolute path that an archive may try to write to."""

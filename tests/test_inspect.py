@@ -189,6 +189,7 @@ def test_without_a_browser_everything_is_a_figure_of_what_the_labels_show():
     assert [title.split(",")[0] for title in titles(drawn)] == ["axial", "coronal", "sagittal"]
     assert inspect.browse(load, ["my scan"], ["SegNet"]).get_suptitle() == "my scan, SegNet: prediction"
     for options, says in ((dict(viewer="napari"), "no viewer 'napari'; there are itkwidgets, niivue"),
+                          (dict(labels="errors"), "no labels 'errors'; there are truth, prediction"),
                           (dict(preset="lung"), "no preset 'lung'; there are bone, joint, soft tissue"),
                           (dict(load=lambda *_: ScanWithMasks(GRID, SHIFTED, None)), "different grids")):
         refused(lambda options=options: inspect.browse(cases="a", networks="b", **{"load": load} | options),

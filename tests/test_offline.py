@@ -3,17 +3,16 @@ without a trace."""
 
 import base64
 import hashlib
-import io
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
+from archives import member, tar
 from conftest import ROOT, refused
 
 from compendium.view import inspect
@@ -30,13 +29,7 @@ PAGE_TEXT = '<script src="https://far.example/loader.js"></script>'
 
 def archive(files):
     """An npm package with these files, as bytes."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        for path, text in files.items():
-            info = tarfile.TarInfo(f"package/{path}")
-            info.size = len(text)
-            tar.addfile(info, io.BytesIO(text.encode()))
-    return stream.getvalue()
+    return tar(*(member(f"package/{path}", content=text.encode()) for path, text in files.items()))
 
 
 CONTENT = archive({"dist/index.html": PAGE_TEXT, "dist/io/reader.js": "not needed", "package.json": "{}",
@@ -174,10 +167,7 @@ def test_what_is_not_the_known_file_is_refused_and_nothing_changes(extension, np
     refused(lambda: offline.write_bundle(path), "sha512 differs")
     assert not path.exists()
     for content, says in ((b"evil", "sha512 differs"), (None, f"does not hold {ARCHIVE}")):
-        with tarfile.open(path, "w") as tar:
-            if content:
-                (tmp_path / ARCHIVE).write_bytes(content)
-                tar.add(tmp_path / ARCHIVE, ARCHIVE)
+        path.write_bytes(tar(*(member(ARCHIVE, content=one) for one in [content] if one), mode="w"))
         refused(lambda: offline.install(path), "viewer.tar", says)
     path.write_bytes(b"not an archive")
     refused(lambda: offline.install(path), "viewer.tar: does not hold")

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from boxes import TINY
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from monai.networks.nets.resnet import ResNet
 from monai.networks.nets.unetr import UNETR
@@ -78,7 +78,6 @@ def test_any_grid_is_kept_and_a_prediction_that_of_training_also_with_weights_re
 
 
 # Any grid -----------------------------------------------------------------------------------------------
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)      # as on a busy machine
 @given(sides=st.tuples(*[st.integers(16, 70)] * 3),
        multiple=st.sampled_from([(16, 16, 16), (32, 32, 32), (8, 32, 32)]))
 def test_padding_continues_the_input_evenly_and_is_cut_off_again(sides, multiple):

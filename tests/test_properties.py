@@ -21,7 +21,7 @@ from magunet.volume import bounding_box, same_geometry
 from sijphantom.cohort import phantom_folder
 
 SMOKE = profiles.load("smoke")
-BOUNDED = settings(max_examples=40, deadline=None)
+BOUNDED = settings(max_examples=40)
 
 
 @settings(BOUNDED, max_examples=20)

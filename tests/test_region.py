@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from conftest import ROOT, refused
 from joint_object import DIRECTIONS, WIDE, both, grid, world
 from scipy.spatial.transform import Rotation
+from test_predict import Brightness
 
 from benchmarks import region as benchmark
 from magunet import predict
@@ -82,7 +83,7 @@ def test_a_network_answers_about_the_centre_that_it_is_told_or_where_the_locator
     truth = both(grid(np.eye(3), WIDE))
     scan = truth.with_array(np.where(truth.array > 0, 1000, -200).astype(np.int16))
     settings = replace(ON_REGIONS[0], voxel_mm=2.0)
-    model = predict.Model(Bright(), settings, {}, torch.device("cpu"), torch.float32)
+    model = predict.Model(Brightness(), settings, {}, torch.device("cpu"), torch.float32)
     answers = []
     for centre in (joints_centre(truth), None):
         monkeypatch.setattr(predict, "locate", lambda scan, centre=centre: (centre, ""))
@@ -93,13 +94,6 @@ def test_a_network_answers_about_the_centre_that_it_is_told_or_where_the_locator
     assert not nothing.any() and nothing.dtype == told.dtype and nothing.shape == told.shape
     moved = model.answer(scan, (joints_centre(truth)[0] + BOX_MM[0], *joints_centre(truth)[1:]))
     assert not moved.mask.array.any() and moved.note == predict.NOTHING
-
-
-class Bright(torch.nn.Module):
-    """Stands in for a locator: bone of more than 500 HU is joint."""
-
-    def forward(self, x):
-        return 100 * (x - 0.5)
 
 
 def test_small_pieces_are_no_joints_to_the_locator_nor_unsure_ones_unless_they_pair_with_a_sure_one():
@@ -135,7 +129,7 @@ def test_in_parts_of_a_scan_without_joints_the_shipped_locator_finds_none_or_say
 @pytest.mark.parametrize("code", ["LPS", "RSA"])
 def test_the_locator_takes_the_two_pieces_that_make_a_pair_and_says_what_is_missing(monkeypatch, code):
     """Two joints and a larger false piece far below, in a body in a field of view of any width."""
-    locator = predict.Model(Bright(), profiles.load("locator"), {}, torch.device("cpu"), torch.float32)
+    locator = predict.Model(Brightness(), profiles.load("locator"), {}, torch.device("cpu"), torch.float32)
     monkeypatch.setattr(predict, "load_locator", lambda: locator)
     for left, right, more, said in (
             (True, True, 0, ""), (True, True, 60, ""), (True, False, 0, "only one joint"),

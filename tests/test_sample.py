@@ -2,12 +2,11 @@
 
 import hashlib
 import importlib.metadata
-import io
 import os
-import tarfile
 
 import numpy as np
 import pytest
+from archives import member, tar
 from conftest import refused
 from packaging.version import Version
 from test_sources import own, scan
@@ -20,11 +19,8 @@ from magunet.volume import read_volume, reorient, same_geometry
 
 def archive(path, files):
     """A source distribution of the package that holds these files."""
-    with tarfile.open(path, "w:gz") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(f"{sample.PACKAGE}-{sample.VERSION}/{name}")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    folder = f"{sample.PACKAGE}-{sample.VERSION}"
+    path.write_bytes(tar(*(member(f"{folder}/{name}", content=files[name]) for name in files)))
     return path
 
 

@@ -52,7 +52,7 @@ def volumes(draw, shape=small, dtypes=("int16",)):
 
 
 # Files ------------------------------------------------------------------------------------------------
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(volumes(dtypes=("uint8", "int16", "uint16", "int32", "float32", "float64")),
        st.sampled_from((".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")))
 def test_a_file_gives_back_any_volume_to_magunet_and_to_simpleitk(volume, ending):
@@ -202,7 +202,7 @@ def test_same_geometry_holds_up_to_the_tolerance():
     assert not same_geometry(volume, replace(volume, array=volume.array[:-1]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(volumes(), st.sampled_from(CODES))
 def test_places_and_axes_are_simpleitks_and_other_axes_lose_nothing(volume, code):
     image, ends = as_image(volume), itertools.product(*[(0, n - 1) for n in volume.array.shape])

@@ -59,7 +59,7 @@ def needed_rounding(dice: float, iou: float = math.nan, precision: float = math.
              lambda h: (dice - h) - most_dice(precision + h, recall + h),
              lambda h: (precision + recall - 2 * h - 100) - (dice + h))
     # Each falls with the half-width h and must reach 0. A mean that is NaN breaks none.
-    return max((brentq(rule, 0, dice) for rule in rules if rule(0) > 0), default=0.0)
+    return max((brentq(rule, 0, 100) for rule in rules if rule(0) > 0), default=0.0)
 
 
 def could_be_pooled(dice: float, iou: float, precision: float = math.nan, recall: float = math.nan) -> bool:

@@ -28,18 +28,6 @@ def printed(parameters: float, unit: float, cut: bool = False) -> float:
     return math.floor(100 * parameters / unit + (0 if cut else 0.5)) / 100
 
 
-def decoder_parts(decoder: str, c_deep: int, c: int) -> tuple[nn.Module, nn.Module]:
-    """What upsamples c_deep channels, and what follows the meeting with a skip of c channels."""
-    match decoder:
-        case "add":
-            return nn.ConvTranspose3d(c_deep, c, 3, stride=2, padding=1, output_padding=1), double_conv(c, c)
-        case "trilinear":
-            return nn.Upsample(scale_factor=2, mode="trilinear"), double_conv(c_deep + c, c)
-        case "classic":
-            return nn.ConvTranspose3d(c_deep, c, 2, stride=2), double_conv(2 * c, c)
-    raise ValueError(f"no decoder {decoder!r}; there are {', '.join(DECODERS)}")
-
-
 def alternative(config: MAGUNetConfig, *, decoder: str = "merge", reduction: int = 8, after_sum: bool = True,
                 groups: int = 16, projection: bool = False) -> MAGUNet:
     """A network on the meta device, with parameters but no values.
@@ -50,8 +38,11 @@ def alternative(config: MAGUNetConfig, *, decoder: str = "merge", reduction: int
     with torch.device("meta"):
         network = MAGUNet(config)
         for step, c, c_deep in zip(network.decoder, config.widths[-2::-1], config.widths[:0:-1]):
-            if decoder != "merge":
-                step.up, step.merge = decoder_parts(decoder, c_deep, c)
+            step.up, step.merge = {
+                "merge": (step.up, step.merge),
+                "add": (nn.ConvTranspose3d(c_deep, c, 3, 2, 1, output_padding=1), double_conv(c, c)),
+                "trilinear": (nn.Upsample(scale_factor=2, mode="trilinear"), double_conv(c_deep + c, c)),
+                "classic": (nn.ConvTranspose3d(c_deep, c, 2, 2), double_conv(2 * c, c))}[decoder]
             if config.lgag:
                 step.gate = LGAG(c, groups)
                 step.gate.projection = nn.Conv3d(c, c, 1) if projection else nn.Identity()

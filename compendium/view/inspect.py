@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from compendium.figures.planes import FIGURE_WIDTH, PLANES, central_slices, plane, planes_figure, three_planes
-from compendium.view.preview import LABEL_COLOURS, LABEL_NUMBERS, centre_of, labels_of, preview
+from compendium.view.preview import CHOICES, LABEL_COLOURS, LABEL_NUMBERS, centre_of, labels_of, preview
 from magunet.base.errors import require
 from magunet.metrics import overlap
 from magunet.volume import Volume, reorient, same_geometry, write_volume
@@ -67,12 +67,12 @@ def browse(load: Callable[[str, str], tuple], cases: Sequence[str], networks: Se
     without a browser the figure of the first choice. ``load``: case and network -> ScanWithMasks. Raises
     InputError for unknown labels, preset or viewer, and for masks on another grid than their scan."""
     require(preset in PRESETS, f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    require(labels in CHOICES, f"no labels {labels!r}; there are {', '.join(CHOICES)}")
     if (viewer := best_viewer(viewer)) == "figure":
         case = load(cases[0], networks[0])
         name, marks = labels_of(case, labels)
         return figure(case.scan, marks, PRESETS[preset], f"{cases[0]}, {networks[0]}: {name}")
-    choices = {"case": cases, "network": networks, "labels": ("truth", "prediction", "error map"),
-               "preset": PRESETS}
+    choices = {"case": cases, "network": networks, "labels": CHOICES, "preset": PRESETS}
     menus = {name: ipywidgets.Dropdown(options=list(values), description=name)
              for name, values in choices.items()}
     menus["labels"].value, menus["preset"].value = labels, preset

@@ -13,7 +13,6 @@ from conftest import refused
 from magunet.base import device, progress
 
 HOLD = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(); input()"
-"""A process that takes a lock, says so by an empty line, and waits."""
 
 
 @pytest.fixture

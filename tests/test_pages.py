@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 
 from compendium.cli import VERBS, parser
+from compendium.effects import contrast
+from compendium.results import read_stored
+from compendium.statistics import crossed
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (".", "docs", "data", "data/weights", "figures/cpu", "notebooks", "benchmarks")
@@ -108,6 +111,19 @@ def test_the_results_of_the_readme_are_those_of_the_stored_table():
         assert re.findall(r"[\d.]+ \[[\d., ]+\]", row) == cells, row
     main = pd.read_csv(ROOT / "figures/cpu/effects.csv").query("comparison == 'main effect'")
     assert main["verdict"].tolist() == 3 * ["equivalent"], "the sentence of both pages on the three modules"
+
+
+def test_what_is_written_of_pam_by_adamw_is_what_is_stored():
+    folder = ROOT / "figures/adamw"
+    scales = pd.read_csv(folder / "scales.csv").query("network == '+DA' and epoch == 8")
+    size = scales["value"].abs().groupby(scales["name"]).mean()
+    parts = pd.read_csv(folder / "diagnostics.csv").query("network == '+DA'").groupby("part")["change"].mean()
+    lead = contrast(100 * crossed(read_stored(folder).scores, "dice"), {"+DA": 1, "3D U-Net": -1})
+    text = " ".join((ROOT / "docs/attention.md").read_text(encoding="utf-8").split())
+    for says in (f"$D$ is {size['PAM D']:.3f} in", f"$|\\alpha|$ is {size['PAM alpha']:.4f}",
+                 f"by {parts['without DA']:.2f} points", f"by {parts['without the deepest step']:.2f}",
+                 f"is {lead.mean:.2f} points [{lead.low:.2f}, {lead.high:.2f}]"):
+        assert says in text and lead.seeds == 5, says
 
 
 def test_the_page_of_notebooks_lists_each_with_its_thumbnail():

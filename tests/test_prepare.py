@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import refused
+from joint_object import DIRECTIONS
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from magunet import prepare as module
 from magunet.base import profiles
@@ -18,10 +18,6 @@ from magunet.volume import Volume, read_volume, reorient, same_geometry, write_v
 
 SETTINGS = replace(profiles.load("smoke"), voxel_mm=None, depth=32, size=32, margin_mm=0.0)
 REGION = replace(SETTINGS, voxel_mm=2.0, depth=None, size=None)
-TURNED = Rotation.from_euler("xyz", (15, -10, 20), degrees=True).as_matrix()
-DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TURNED,
-              "permuted": np.eye(3)[:, [2, 0, 1]],
-              "oblique PIR": TURNED @ (np.eye(3)[:, [1, 2, 0]] * [1, -1, -1])}
 
 
 def resized(array, shape):
@@ -108,7 +104,7 @@ def test_a_mask_comes_back_to_its_own_grid_and_place(direction):
 @pytest.mark.parametrize("code", ["LPS", "RAS", "SPL", "AIR"])
 def test_nothing_changes_when_the_sizes_already_agree(code):
     array = np.random.default_rng(3).integers(-200, 1201, (9, 32, 32)).astype(np.int16)
-    lps = Volume(array, (3.0, 1.1, 1.1), (1, 2, 3), TURNED)
+    lps = Volume(array, (3.0, 1.1, 1.1), (1, 2, 3), DIRECTIONS["oblique"])
     scan = reorient(lps, code)
     region = whole_planes(scan, SETTINGS)
     assert region.voxel == pytest.approx(lps.spacing) and region.first == pytest.approx((0, 0, 0), abs=1e-9)

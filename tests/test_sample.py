@@ -19,8 +19,7 @@ from magunet.volume import read_volume, reorient, same_geometry
 
 def archive(path, files):
     """A source distribution of the package that holds these files."""
-    folder = f"{sample.PACKAGE}-{sample.VERSION}"
-    path.write_bytes(tar(*(member(f"{folder}/{name}", content=files[name]) for name in files)))
+    path.write_bytes(tar(*(member(f"{path.name[:-7]}/{name}", content=files[name]) for name in files)))
     return path
 
 

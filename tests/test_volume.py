@@ -15,6 +15,7 @@ from boxes import as_image, write_scan
 from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joint_object import DIRECTIONS
 from scipy.spatial.transform import Rotation
 
 from magunet import volume as module
@@ -23,9 +24,6 @@ from magunet.volume import Volume, corners, orientation, read_volume, reorient, 
 
 SPACING, ORIGIN = (2.5, 0.7, 0.9), (-10.0, 20.0, -300.0)
 TURNED = Rotation.from_euler("xyz", (20, 20, -20), degrees=True).as_matrix()
-DIRECTIONS = {"LPS": np.eye(3), "RAS": np.diag([-1.0, -1.0, 1.0]), "oblique": TURNED,
-              "permuted": np.eye(3)[:, [2, 0, 1]],
-              "oblique coronal": TURNED @ np.diag([-1.0, 1, 1])[:, [0, 2, 1]]}
 CODES = ["".join(letters) for axes in itertools.permutations(("LR", "AP", "IS"))
          for letters in itertools.product(*axes)]
 

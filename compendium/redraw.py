@@ -37,6 +37,6 @@ def redraw(stored: Results, folder: Path) -> list[Path]:
     for name, (figure, names) in figures.items():
         runs = [Path(f"{network.replace(' ', '-')}-{run['settings_hash']}-s{run['seed']}")
                 for network in names for run in stored.runs if run["network"] == network]
-        picture = save_figure(figure, folder / f"{name}.png", source_of(stored.settings, runs))
-        files += [picture, picture.with_suffix(".pdf")]
+        source, path = source_of(stored.settings, runs), folder / f"{name}.png"
+        files += [save_figure(figure, path, source, dpi=200), path.with_suffix(".pdf")]
     return files

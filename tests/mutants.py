@@ -2,8 +2,9 @@
 
     python tests/mutants.py
 
-Prints a table of what noticed each; status 1 where more than two go unnoticed, or one does not fit the code.
-The file of tests that should notice a mistake goes first; where it does not, all everyday tests follow.
+Prints a table of what noticed each; status 1 where more than two go unnoticed. That each fits the code, an
+everyday test sees to. The file of tests that should notice a mistake goes first; where it does not, all
+everyday tests follow.
 """
 
 import os
@@ -38,7 +39,8 @@ def copied(folder):
 
 def verdict(folder, *tests):
     """The first everyday test that fails in a folder, or None."""
-    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    options = ["-m", "not slow", "-k", "not fits_the_code", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if ended.returncode == 0:
@@ -52,11 +54,8 @@ def notice(mutant, folders):
     path = folder / mutant["file"]
     text = path.read_text()
     try:
-        if text.count(mutant["old"]) != 1:
-            noticed = "does not fit the code any more"
-        else:
-            path.write_text(text.replace(mutant["old"], mutant["new"]))
-            noticed = verdict(folder, mutant["first"]) or verdict(folder, "tests")
+        path.write_text(text.replace(mutant["old"], mutant["new"]))
+        noticed = verdict(folder, mutant["first"]) or verdict(folder, "tests")
     finally:
         path.write_text(text)
         folders.put(folder)
@@ -78,10 +77,9 @@ def main():
     shutil.rmtree(COPIES)
     table = pd.DataFrame(rows)
     print(table.to_markdown(index=False))
-    unnoticed, unfit = (int((table["noticed by"] == word).sum()) for word in
-                        ("NOTHING", "does not fit the code any more"))
-    print(f"{len(table) - unnoticed - unfit} of {len(table)} mistakes are noticed by the everyday tests")
-    return int(unnoticed > UNNOTICED or unfit > 0)
+    unnoticed = int((table["noticed by"] == "NOTHING").sum())
+    print(f"{len(table) - unnoticed} of {len(table)} mistakes are noticed by the everyday tests")
+    return int(unnoticed > UNNOTICED)
 
 
 if __name__ == "__main__":

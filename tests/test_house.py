@@ -10,7 +10,7 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 4307, "core": 2980, "sijphantom": 1698, "compendium": 4461, "all": 10466, "tests": 13561}
+LIMITS = {"magunet": 4307, "core": 2980, "sijphantom": 1698, "compendium": 4461, "all": 10466, "tests": 13559}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
 took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, networks of one's own,
 paired differences and folders of changed settings 120, the first mask in two steps 45; before, the limits
@@ -115,6 +115,6 @@ def test_a_docstring_a_constant():
     assert not bare
 
 
-def test_each_mistake_that_the_tests_should_notice_still_fits_the_code():
-    for mutant in tomllib.loads((ROOT / "tests" / "mutants.toml").read_text("utf-8"))["mutant"]:
+def test_each_mistake_to_be_noticed_fits_the_code():
+    for mutant in tomllib.loads((ROOT / "tests/mutants.toml").read_text("utf-8"))["mutant"]:
         assert (ROOT / mutant["file"]).read_text("utf-8").count(mutant["old"]) == 1, mutant["fault"]

@@ -119,7 +119,7 @@ def test_what_is_written_of_pam_by_adamw_is_what_is_stored():
     size = scales["value"].abs().groupby(scales["name"]).mean()
     parts = pd.read_csv(folder / "diagnostics.csv").query("network == '+DA'").groupby("part")["change"].mean()
     lead = contrast(100 * crossed(read_stored(folder).scores, "dice"), {"+DA": 1, "3D U-Net": -1})
-    text = " ".join((ROOT / "docs/attention.md").read_text(encoding="utf-8").split())
+    text = (ROOT / "docs/attention.md").read_text(encoding="utf-8").replace("\n", " ")
     for says in (f"$D$ is {size['PAM D']:.3f} in", f"$|\\alpha|$ is {size['PAM alpha']:.4f}",
                  f"by {parts['without DA']:.2f} points", f"by {parts['without the deepest step']:.2f}",
                  f"is {lead.mean:.2f} points [{lead.low:.2f}, {lead.high:.2f}]"):

@@ -248,7 +248,7 @@ FEW = ["+SE", "+ECA", "+MFF"]
 def few(tmp_path, monkeypatch):
     """A study of three networks in a compendium that holds nothing else, where asking for runs or data fails;
     pictures hold only what made them."""
-    def save_figure(figure, path, source):
+    def save_figure(figure, path, source, dpi):
         for ending in (".png", ".pdf"):
             path.with_suffix(ending).write_text(source)
         return path

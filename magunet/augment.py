@@ -11,6 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from magunet.base.device import onto
@@ -72,18 +73,9 @@ def random_affine(generator: torch.Generator, shape: tuple[int, int, int],
     scale = 1 + uniform(generator, -SCALING * reach, SCALING * reach)
     shift = 2 * uniform(generator, -TRANSLATION * reach, TRANSLATION * reach, 3)   # the window is 2 wide
     extent = torch.tensor([n * s for n, s in zip(shape, spacing)])[[2, 1, 0]] / 2   # half sides x-y-z, mm
-    matrix = rotation_matrix(angles) / scale
+    matrix = torch.from_numpy(Rotation.from_euler("xyz", angles.numpy()).as_matrix()).float() / scale
     matrix = matrix * extent[None, :] / extent[:, None]                              # units -> mm -> units
     return torch.cat([matrix, shift[:, None]], dim=1)
-
-
-def rotation_matrix(angles: Tensor) -> Tensor:
-    """3 x 3 rotation of (x, y, z) by three angles in radians about x, y, z, in that order."""
-    (sx, sy, sz), (cx, cy, cz) = torch.sin(angles).tolist(), torch.cos(angles).tolist()
-    about_x = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 def resample(image: Tensor, mask: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ def midline(mask: Volume, scan: Volume | None = None) -> Midline:
     sizes = np.bincount(pieces[pieces > 0], minlength=1)
     if sizes.max() < 2 or sizes.max() * np.prod(mask.spacing) < SPECK:
         return Midline(np.nan, "nothing, for the mask is empty or of specks only")
-    places = _world(mask, (sizes >= max(1, 0.2 * sizes.max()))[pieces])        # specks count no more
+    places = mask.to_world(np.argwhere((sizes >= max(1, 0.2 * sizes.max()))[pieces]))       # no specks
     places = places[np.argsort(places[:, 0])]
     x, count, gap = places[:, 0], np.arange(1, len(places)), 0.0
     right, left = np.cumsum(x)[:-1] / count, (np.cumsum(x[::-1])[:-1] / count)[::-1]     # means by cut
@@ -128,10 +128,6 @@ def left_and_right(mask: Volume, plane: float | None = None) -> Volume:
     plane = midline(mask).x if plane is None else plane
     labels = np.uint8(UNKNOWN.label) * (mask.array != 0)
     if not np.isnan(plane):
-        labels[labels > 0] = np.where(_world(mask, labels)[:, 0] >= plane, *(joint.label for joint in JOINTS))
+        x = mask.to_world(np.argwhere(labels))[:, 0]
+        labels[labels > 0] = np.where(x >= plane, *(joint.label for joint in JOINTS))
     return mask.with_array(labels)
-
-
-def _world(grid: Volume, inside: np.ndarray) -> np.ndarray:
-    """LPS coordinates (n, 3) in mm of the voxels inside, in the array's order."""
-    return np.asarray(grid.origin) + np.argwhere(inside)[:, ::-1] * grid.spacing[::-1] @ grid.direction.T

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel import orientations
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from magunet.base import itk
@@ -65,9 +66,9 @@ class Volume:
         require(array.shape == self.array.shape, f"{array.shape} does not fit the grid {self.array.shape}")
         return replace(self, array=array)
 
-    def to_world(self, index: tuple[float, float, float]) -> np.ndarray:
-        """LPS coordinates (x, y, z) in mm of an array index (z, y, x)."""
-        return self.origin + self.direction @ np.multiply(index[::-1], self.spacing[::-1])
+    def to_world(self, index: ArrayLike) -> np.ndarray:
+        """LPS coordinates (..., 3), x-y-z, in mm of array indices (..., 3), z-y-x."""
+        return self.origin + np.asarray(index)[..., ::-1] * self.spacing[::-1] @ self.direction.T
 
     def sample(self, points: np.ndarray, outside: float = np.nan) -> np.ndarray:
         """Values (...), float32, at LPS points (..., 3) in mm; ``outside`` where there are no voxels."""
@@ -78,8 +79,7 @@ class Volume:
 
 def corners(volume: Volume) -> np.ndarray:
     """LPS coordinates (8, 3) in mm of the centres of the voxels at the corners."""
-    ends = [(0, n - 1) for n in volume.array.shape]
-    return np.array([volume.to_world(index) for index in itertools.product(*ends)])
+    return volume.to_world([*itertools.product(*((0, n - 1) for n in volume.array.shape))])
 
 
 def extent_problem(volume: Volume) -> str | None:

@@ -42,12 +42,6 @@ def only(monkeypatch, *operations):
 
 
 # Geometry ---------------------------------------------------------------------------------------------
-def test_rotation_matrix_is_scipys():
-    for angles in ((0.3, 0, 0), (0, -0.8, 0), (0, 0, 2.0), (0.5, -0.4, 1.1), (-1.0, 2.0, 0.1)):
-        theirs = Rotation.from_euler("xyz", angles).as_matrix()     # small letters: about fixed axes
-        assert module.rotation_matrix(torch.tensor(angles)).numpy() == pytest.approx(theirs, abs=1e-6), angles
-
-
 def test_a_random_affine_is_a_similarity_in_millimetres_within_its_ranges():
     half, angles, scales, shifts = np.multiply(SHAPE, SPACING)[::-1] / 2, [], [], []
     for seed in range(200):

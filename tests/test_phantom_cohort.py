@@ -101,11 +101,13 @@ def test_stopping_the_command_stops_every_process_and_leaves_cases_as_one_proces
 
 
 def test_a_container_limits_the_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(device, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(device, "CONTAINER", tmp_path)
     free = device.free_memory()
     assert 0 < free < 1e5
-    for limit, least, most in (("max", 0.5 * free, 1e5), (2**28, 0.25, 0.25)):
+    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {2**27}\nfile 9\n")
+    for limit, used, least, most in (("max", 5, free / 2, 1e5), (2**28, 2**27, 0.25, 0.25), (2, 2**30, 0, 0)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
         assert least <= device.free_memory() <= most, limit
 
 

@@ -253,7 +253,8 @@ def test_hashes_are_those_of_contents_and_bytes(tmp_path):
 
 def test_the_hash_of_code_is_of_what_it_computes_in_all_modules_in_order(tmp_path):
     code = "def double(x):\n    return 2 * x\n\n\nclass Box:\n    size = 3\n"
-    same = "# a comment\ndef double(\n        x):\n    return 2*x  # fast\nclass Box:\n    size = 3\n"
+    same = ("# a comment\ndef double(\n        x):\n    'Twice.'\n    return 2*x  # fast\n"
+            "class Box:\n    size = 3\n    'Sides.'\n")
     changes = (("2 * x", "3 * x"), ("2 * x", "x * 2"), ("2 * x", "2.0 * x"), ("size = 3", "size = 4"),
                ("double", "twice"), ("(x)", "(x, y=0)"), ("class Box:", "@frozen\nclass Box:"))
     hashes = []

@@ -38,9 +38,8 @@ def surface_mesh(mask: Volume) -> Mesh:
     box = bounding_box(mask.array)
     index, triangles, _, _ = marching_cubes(np.pad(mask.array[box] != 0, 1).astype(np.float32), 0.5)
     index = index + [side.start - 1 for side in box]                     # z-y-x, of the whole grid
-    points = mask.origin + index[:, ::-1] * mask.spacing[::-1] @ mask.direction.T
     turn = 1 if np.linalg.det(mask.direction) > 0 else -1     # a mirrored grid turns triangles round
-    return Mesh(points, triangles[:, ::turn])
+    return Mesh(mask.to_world(index), triangles[:, ::turn])
 
 
 def write_stl(mesh: Mesh, path: Path | str) -> None:

@@ -13,8 +13,8 @@ import torch
 from magunet.base.errors import InputError
 from magunet.base.progress import say
 
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Where Linux tells the bytes that a container may take."""
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux tells what a container may take."""
 WRONG_CUDNN = range(90800, 91500)
 """Versions, 9.8 to 9.14, whose 3D convolutions in bfloat16 and float16 can be wrong: issue 163539 of torch,
 which avoids them from 2.9.1 on, but not in the memory format that is used here."""
@@ -54,8 +54,10 @@ def free_memory() -> float:
     """GiB that can still be taken, of the machine or of the container this runs in."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):      # no container, or one without a limit: "max"
-        free = min(free, int(CONTAINER_LIMIT.read_text("utf-8")))
-    return free / 2**30
+        limit, used = (int((CONTAINER / f"memory.{name}").read_text("utf-8")) for name in ("max", "current"))
+        kinds = dict(line.split() for line in (CONTAINER / "memory.stat").read_text("utf-8").splitlines())
+        free = min(free, limit - used + int(kinds["inactive_file"]))         # files that were read can go
+    return max(0, free) / 2**30
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -98,14 +98,19 @@ def content_hash(*parts: object) -> str:
 
 
 def code_hash(*modules: ModuleType) -> str:
-    """A short hash of the modules' code: comments and layout do not count."""
+    """A short hash of the modules' code: comments, docstrings and layout do not count."""
     return content_hash([_code(module.__file__) for module in modules])
 
 
 @functools.cache
 def _code(file: str) -> str:
-    """What a module computes, read once: it stays what it was when it was imported."""
-    return ast.dump(ast.parse(Path(file).read_bytes()))
+    """What a module computes, as it is when first asked for."""
+    tree = ast.parse(Path(file).read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [part for part in node.body
+                         if not isinstance(part, ast.Expr) or not isinstance(part.value, ast.Constant)]
+    return ast.dump(tree)
 
 
 def git_revision(root: Path) -> str:

@@ -50,7 +50,7 @@ class Results(NamedTuple):
         return study_report(study_table(table, self.scores, self.sides, self.runs), self.notes(table))
 
     def missing(self, table: int) -> list[str]:
-        """A line for each of a table's networks that the profile trains, and seed, that has no scores."""
+        """A line for each seed without scores of networks that the profile names, or else of the paper's."""
         trained, all_of = set(zip(self.scores["network"], self.scores["seed"])), grid(self.settings, False)
         networks = [name for name in networks_of(table) if checked(name) in all_of]
         return [f"{name}, seed {seed}: " + (

@@ -12,10 +12,11 @@ WIDE = (44, 48, 90)
 """With room for the bones beside a joint."""
 COARSE = (22, 24, 28), (6.0, 5.0, 4.4)
 """As wide, in fewer slices, for the time."""
-TILT = Rotation.from_euler("xyz", (14, -17, 20), degrees=True).as_matrix()
+TILT, LEAN = Rotation.from_euler("xyz", [(14, -17, 20), (15, -10, 20)], degrees=True).as_matrix()
 DIRECTIONS = {
     "LPS": np.eye(3), "RAS": np.diag([-1.0, -1, 1]), "upside down": np.diag([-1.0, 1, -1]),
     "coronal": np.eye(3)[:, [0, 2, 1]], "sagittal": np.eye(3)[:, [1, 2, 0]], "oblique": TILT,
+    "oblique PIR": LEAN[:, [1, 2, 0]] * [1, -1, -1],
     "mirrored rows": np.diag([-1.0, 1, 1]), "mirrored slices": np.diag([1.0, 1, -1]),
     "oblique, mirrored": TILT @ np.diag([1.0, -1, 1])}
 """With both handednesses."""

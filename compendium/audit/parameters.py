@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from compendium.paper import MI, TABLE_3, TABLE_4, TABLES
+from magunet.base.errors import require
 from magunet.blocks import LGAG, PAM, double_conv
 from magunet.model import MAGUNet, MAGUNetConfig, count_parameters
 from magunet.studies import BASELINE, VARIANTS, build_on_meta
@@ -35,6 +36,7 @@ def alternative(config: MAGUNetConfig, *, decoder: str = "merge", reduction: int
     decoder: one of `DECODERS`. reduction: of the channels of PAM's B and C. after_sum: the convolution after
     DA's sum. groups: of LGAG's convolutions. projection: a 1^3 convolution behind LGAG.
     """
+    require(decoder in DECODERS, f"no decoder {decoder!r}; there are {', '.join(DECODERS)}")
     with torch.device("meta"):
         network = MAGUNet(config)
         for step, c, c_deep in zip(network.decoder, config.widths[-2::-1], config.widths[:0:-1]):

@@ -54,9 +54,11 @@ def free_memory() -> float:
     """GiB that can still be taken, of the machine or of the container this runs in."""
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):      # no container, or one without a limit: "max"
-        limit, used = (int((CONTAINER / f"memory.{name}").read_text("utf-8")) for name in ("max", "current"))
+        limit = int((CONTAINER / "memory.max").read_text("utf-8"))
+        free = min(free, limit)
+        used = int((CONTAINER / "memory.current").read_text("utf-8"))
         kinds = dict(line.split() for line in (CONTAINER / "memory.stat").read_text("utf-8").splitlines())
-        free = min(free, limit - used + int(kinds["inactive_file"]))         # files that were read can go
+        free = min(free, limit - used + int(kinds.get("inactive_file", 0)))      # files read can go
     return max(0, free) / 2**30
 
 

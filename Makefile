@@ -30,7 +30,7 @@ test-notebooks: install
 	@$(ISOLATED) $(SNAKEMAKE) profile=smoke -- grid runs/smoke/sample/ct_sij.nii.gz runs/smoke/first_mask/ct_sij.nii.gz
 	$(NBVAL) notebooks/0[5-9]_*.ipynb notebooks/1*.ipynb
 
-# Everything, the everyday tests included: 40 minutes at most.
+# Everything, the everyday tests included.
 test-all: test test-notebooks test-slurm fuzz
 	$(RUN) pytest tests --numprocesses 2 -m slow --ignore tests/test_slurm.py
 	.venv/bin/python tests/mutants.py

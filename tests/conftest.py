@@ -25,7 +25,7 @@ settings.load_profile("any cores")
 
 
 LONGEST_SECONDS = 15
-"""Of a setup or a call. Over 5 it belongs to a slow test (``make test`` lists those), but cores differ."""
+"""A longer setup or call fails. Over 5 s a test is to be marked slow: ``make test`` lists those it finds."""
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    """Nor does what a test computes depend on those before it: on a context left open, or on their draws."""
+    """What a test computes depends on none before it: on no context left open, and on no random draws."""
     torch.manual_seed(0)
     yield
     assert not torch.is_autocast_enabled("cpu")

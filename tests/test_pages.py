@@ -123,7 +123,7 @@ def test_what_is_written_of_pam_by_adamw_is_what_is_stored():
     for says in (f"$D$ is {size['PAM D']:.3f} in", f"$|\\alpha|$ is {size['PAM alpha']:.4f}",
                  f"by {parts['without DA']:.2f} points", f"by {parts['without the deepest step']:.2f}",
                  f"is {lead.mean:.2f} points [{lead.low:.2f}, {lead.high:.2f}]"):
-        assert says in text and lead.seeds == 5, says
+        assert says in text and lead.seeds == 5 and parts["without PAM"] == 0, says
 
 
 def test_the_page_of_notebooks_lists_each_with_its_thumbnail():

@@ -104,6 +104,8 @@ def test_a_container_limits_the_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "CONTAINER", tmp_path)
     free = device.free_memory()
     assert 0 < free < 1e5
+    (tmp_path / "memory.max").write_text(f"{2**28}\n")                   # alone, where its use is not told
+    assert device.free_memory() == 0.25
     (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {2**27}\nfile 9\n")
     for limit, used, least, most in (("max", 5, free / 2, 1e5), (2**28, 2**27, 0.25, 0.25), (2, 2**30, 0, 0)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")

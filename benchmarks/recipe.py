@@ -32,8 +32,8 @@ from sijphantom.cohort import cohort_of
 
 RATES = (0.0005, 0.0015, 0.0045)
 """Learning rates, each three times the one before."""
-TUNING = {"profile": "tuning", "test_cases": 20, "test_seed": 40_000}
-"""What differs from profile cpu: the phantoms that are scored."""
+TUNING = {"profile": "tuning", "test_cases": 20, "test_seed": 40_000, "learning_rates": ()}
+"""What differs from profile cpu: the phantoms that are scored, and no network has a rate of its own yet."""
 SHARES = (0.25, 0.5, 1, 2)
 """Of the study's steps."""
 CHOICES = {"plain": {}, "warm-up of 100 steps": {"warmup_steps": 100},
@@ -56,7 +56,7 @@ COLUMNS = ["kind", "network", "learning_rate", "steps", "seed", "trial", "dice",
 def plan(kinds: list[str], networks: list[str]) -> list[tuple[str, str, Settings, int]]:
     """Kind, network, settings and seed of every trial."""
     cpu = replace(profiles.load("cpu"), **TUNING)
-    quick = replace(cpu, voxel_mm=3.0, epochs=2, warmup_steps=0, learning_rates=())
+    quick = replace(cpu, voxel_mm=3.0, epochs=2, warmup_steps=0)
     rates = [("rates", network, replace(quick, learning_rate=rate), 0)
              for network in networks for rate in RATES]
     steps = [("steps", network, replace(cpu, epochs=round(share * cpu.epochs)), seed)
@@ -64,6 +64,12 @@ def plan(kinds: list[str], networks: list[str]) -> list[tuple[str, str, Settings
     choices = [(f"choices: {name}", network, replace(quick, **change), seed)
                for seed in (0, 1) for network in BOTH for name, change in CHOICES.items()]
     return [trial for trial in rates + steps + choices if trial[0].split(":")[0] in kinds]
+
+
+def name_of(kind: str, network: str, settings: Settings, seed: int) -> str:
+    """Of a trial of the plan."""
+    key = provenance.content_hash(network, settings.as_dict(), seed)
+    return f"{kind.replace(': ', '-').replace(' ', '-')}-{key}"
 
 
 def trial(network: str, settings: Settings, seed: int, cases: dict[str, Prepared],
@@ -118,8 +124,7 @@ def main() -> None:
     stored = Path(__file__).with_name(FILE)
     known = {*all_trials(stored, folder)["trial"]}
     for kind, network, settings, seed in plan(words.kinds or KINDS, words.networks):
-        key = provenance.content_hash(network, settings.as_dict(), seed)
-        file = folder / f"{kind.replace(': ', '-').replace(' ', '-')}-{key}.json"
+        file = folder / f"{name_of(kind, network, settings, seed)}.json"
         if file.stem in known or file.exists() or words.show:
             continue
         cohort = cohort or cohort_of(settings, track)

@@ -51,15 +51,16 @@ def phantom_folder(settings: Settings) -> Path:
     return project.data() / f"phantoms-{settings.profile}-{key}"
 
 
-def make_phantom_cohort(settings: Settings, progress: Progress) -> Path:
-    """Generate what is missing of the profile's cohort, on all cores, and return its folder.
+def cohort_of(settings: Settings, progress: Progress) -> Cohort:
+    """The cohort that the settings name (its path from the compendium's folder), or the profile's phantoms;
+    what is missing of these is generated, on all cores.
 
     Phantoms to train on have the grades that their seeds draw; those that are scored have all 25 pairs of
     grades in turn, so that 25, 50 or 100 have each grade equally often. Raises InputError when a phantom
     would be on both sides.
     """
-    root = phantom_folder(settings)
-    if not (root / "dataset.json").exists():
+    root = project.root() / settings.cohort if settings.cohort else phantom_folder(settings)
+    if not (settings.cohort or (root / "dataset.json").exists()):
         options = dict(matrix=settings.scan_matrix, slices=settings.scan_slices, thickness=settings.target_mm)
         train = range(settings.cohort_seed, settings.cohort_seed + settings.cases)
         test = range(settings.test_seed, settings.test_seed + settings.test_cases)
@@ -69,14 +70,7 @@ def make_phantom_cohort(settings: Settings, progress: Progress) -> Path:
         balanced = {seed: options | {"grades": pair} for seed, pair in zip(test, pairs)}
         phantoms = dict.fromkeys(train, options) | balanced
         write_phantoms(root, phantoms, f"magunet phantoms, profile {settings.profile}", progress, test)
-    return root
-
-
-def cohort_of(settings: Settings, progress: Progress) -> Cohort:
-    """The cohort that the settings name (a path from the compendium's folder), or else phantoms."""
-    if settings.cohort:
-        return load_cohort(project.root() / settings.cohort)
-    return load_cohort(make_phantom_cohort(settings, progress))
+    return load_cohort(root)
 
 
 def existing_cohort(settings: Settings) -> Cohort | None:

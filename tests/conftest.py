@@ -40,17 +40,13 @@ def everyday(item):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item):
-    """The limit holds for fixtures, too."""
-    with everyday(item):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """The limit holds for the test itself."""
+    """The limit holds for the test itself, and for its fixtures, too."""
     with everyday(item):
         return (yield)
+
+
+pytest_runtest_setup = pytest_runtest_call
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from magunet.cohort import SPLIT_SEED, evenly, load_cohort, read_checked, split_
 from magunet.runs import fit
 from magunet.volume import read_volume, write_volume
 from sijphantom import phantom
-from sijphantom.cohort import cohort_of, make_phantom_cohort, phantom_folder
+from sijphantom.cohort import cohort_of, phantom_folder
 
 PATIENTS = {"box_0": "a", "box_1": "a", "box_2": "b", "box_3": "b", "box_4": "box_4", "box_5": "box_5"}
 NUMBERS = st.integers(0, 12).map(str)               # names of patients, and of cases that look like one
@@ -180,14 +180,15 @@ def test_scored_phantoms_have_seeds_of_their_own_and_every_grade_equally_often(c
     """Of 25, every pair of grades is one; a seed that is trained on, too, is refused before any work."""
     calls = []
     monkeypatch.setattr("sijphantom.cohort.write_phantoms", lambda *words: calls.append(words))
-    make_phantom_cohort(replace(PHANTOMS, test_seed=500, test_cases=50), quietly)
+    monkeypatch.setattr("sijphantom.cohort.load_cohort", str)
+    cohort_of(replace(PHANTOMS, test_seed=500, test_cases=50), quietly)
     _, phantoms, _, _, scored = calls.pop()
     assert [*scored] == [*range(500, 550)] and phantoms.keys() - {*scored} == {0, 1}
     assert not any("grades" in phantoms[seed] for seed in (0, 1))
     pairs = Counter(phantoms[seed]["grades"] for seed in scored)
     assert pairs == dict.fromkeys(itertools.product(range(5), repeat=2), 2)
     for test_seed in (0, 1):
-        refused(lambda seed=test_seed: make_phantom_cohort(replace(PHANTOMS, test_seed=seed), quietly),
+        refused(lambda seed=test_seed: cohort_of(replace(PHANTOMS, test_seed=seed), quietly),
                 f"profile smoke: phantoms of seeds {test_seed} to {test_seed} would be trained on and scored",
                 "choose another test_seed")
     assert not calls
@@ -211,13 +212,12 @@ def test_interrupted_generation_goes_on_and_writes_what_was_drawn(compendium, mo
 
     monkeypatch.setattr(phantom, "make_phantom", recorded)
     with pytest.raises(KeyboardInterrupt):
-        make_phantom_cohort(PHANTOMS, interrupted)
+        cohort_of(PHANTOMS, interrupted)
     assert made == [0] and not (phantom_folder(PHANTOMS) / "dataset.json").exists()
-    root = make_phantom_cohort(PHANTOMS, quietly)
+    root = cohort_of(PHANTOMS, quietly).root
     assert made == [0, 1, 2]
-    assert make_phantom_cohort(PHANTOMS, quietly) == root and made == [0, 1, 2]     # nothing left to do
-
     cohort = cohort_of(PHANTOMS, quietly)
+    assert cohort.root == root and made == [0, 1, 2]                                # nothing left to do
     assert (cohort.train, cohort.val) == (("phantom_000", "phantom_001"), ("phantom_002",))
     dataset = json.loads((root / "dataset.json").read_text())
     assert dataset["channel_names"] == {"0": "CT"} and dataset["labels"] == {"background": 0, "SIJ": 1}

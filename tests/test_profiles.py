@@ -13,9 +13,11 @@ import pytest
 import yaml
 from conftest import refused
 
+from benchmarks import recipe
 from compendium import paper
 from magunet.base import profiles, project, provenance
 from magunet.base.profiles import Settings, from_mapping, from_notebook, load
+from magunet.studies import NETWORKS
 
 FOLDER = project.root() / "papermill_params"
 SMOKE = yaml.safe_load((FOLDER / "smoke.yaml").read_text())
@@ -37,10 +39,9 @@ def test_the_paper_profile_is_the_papers():
     settings = load("paper")
     assert (settings.depth, settings.size, settings.size) == paper.INPUT_SIZE
     assert (settings.cases, settings.cases + settings.test_cases) == (paper.TRAIN_CASES, paper.CASES)
-    assert (settings.scan_slices, settings.scan_matrix, settings.voxel_mm) == (paper.SLICES, 512, None)
-    assert (settings.width_divisor, settings.slice_mm, settings.augmentation) == (1, None, "paper")
-    # Sec. 2.1.3, with windows of batch size 1
-    assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (300, 1e-4, 1e-4)
+    assert (settings.scan_slices, settings.scan_matrix, settings.augmentation) == (paper.SLICES, 512, "paper")
+    assert (settings.width_divisor, settings.slice_mm, settings.voxel_mm) == (1, None, None)
+    assert (settings.epochs, settings.learning_rate, settings.weight_decay) == (300, 1e-4, 1e-4)  # Sec. 2.1.3
     assert (settings.schedule, settings.samples_per_case, settings.optimizer) == ("constant", 1, "adam")
     assert (settings.warmup_steps, settings.clip_norm) == (0, None)
 
@@ -63,6 +64,12 @@ def test_no_seed_of_a_scored_phantom_is_of_any_other_and_most_profiles_see_regio
         all_of[name].shape == tuple(round(side / all_of[name].voxel_mm) for side in (120, 120, 176))
         for name in on_regions)
     assert all_of["paper"].shape == paper.INPUT_SIZE and all_of["locator"].shape == (48, 96, 96)
+
+
+def test_the_plan_of_the_recipe_knows_every_stored_trial_so_that_none_is_run_again():
+    stored = recipe.all_trials(project.root() / "benchmarks" / recipe.FILE, FOLDER / "none")["trial"]
+    plan = {recipe.name_of(*one) for one in recipe.plan(recipe.KINDS, NETWORKS)}
+    assert len(stored) > 130 and {*stored} <= plan
 
 
 def test_windows_have_depth_and_size_and_regions_have_neither():

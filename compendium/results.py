@@ -65,8 +65,10 @@ class Results(NamedTuple):
         used = [run for run in self.runs if run["network"] in trained]
         devices, seeds = (sorted({run[name] for run in used}) for name in ("scored_on", "seed"))
         size = " x ".join(map(str, chosen.shape))
+        own = "".join(f", of {name} {rate:g}" for name, rate in chosen.learning_rates if name in trained)
         note = (f"Profile {chosen.profile}: widths / {chosen.width_divisor}, input {size}, {chosen.epochs} "
                 f"epoch{'s'[:chosen.epochs > 1]}, {chosen.samples_per_case} x each case an epoch, "
+                f"learning rate {chosen.learning_rate:g}{own}, "
                 f"seed{'s'[:len(seeds) != 1]} {', '.join(map(str, seeds)) or 'none'}.")
         return [note, f"Predicted on: {'; '.join(devices)}."] if devices else [note]
 

@@ -1,6 +1,6 @@
 """MAG-UNet: a five-level 3D U-Net with MFF, attention at the bottleneck and LGAG, each a switch.
 
-The reading that reproduces the paper's parameter counts is the one built here; notebook 11 counts others.
+No reading of the paper that notebook 11 counts has more of its parameter counts right than this one.
 Three switches off give the paper's 3D U-Net (22.45 Mi parameters, Mi = 2^20).
 """
 

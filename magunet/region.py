@@ -1,7 +1,7 @@
 """What a network sees of a scan: a region of it in voxels of another size, cut out and put back.
 
-The paper shrinks whole planes; a box of as many isotropic voxels about both joints, the region of interest,
-shows them three times as large.
+The paper shrinks whole planes; a box of isotropic voxels about both joints, the region of interest, spends
+all of its voxels on them.
 """
 
 import itertools

@@ -133,7 +133,7 @@ def test_train_takes_seed_recomputing_and_plainness_from_the_command_line(compen
 def trained(compendium, said):
     """Three finished runs of profile own, none of them scored."""
     write_cohort(compendium / "data" / "boxes", 2)
-    own_profile(compendium, seeds=[0, 1])
+    own_profile(compendium, seeds=[0, 1], learning_rates=[["+MFF", 0.002]])
     for words in (("MAG-UNet",), ("[1,3,5]",), ("[1,3,5]", "--seed", "1")):
         said("train", *words, "--profile", "own")
 
@@ -153,8 +153,8 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     assert re.search(r"^MAG-UNet +1( +\S+){4} *$", overview, re.M)          # one validation case, scored once
     assert [len(pd.read_csv(run / file)) for file in ("scores.csv", "scores_by_side.csv")] == [1, 1]
     printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("4", "claims", "effects")}
-    note = "Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, seeds 0, 1."
-    assert note in printed["4"][1]
+    assert ("Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, learning rate "
+            "0.003, of +MFF 0.002, seeds 0, 1.") in " ".join(printed["4"][1].split())
     redraw = Mock(return_value=["drawn.png"])
     monkeypatch.setattr("compendium.redraw.redraw", redraw)
     files = said("tables", "--profile", "own", "--out", "stored").split("\n")

@@ -307,7 +307,7 @@ that it marks is what lies within {target_mm:g} mm of both sacrum and ilium: joi
 
 ## Limits
 
-* Not for diagnosis, follow-up or any other clinical decision: never trained on patients' joints, and never tested on them.
+* Not for diagnosis, follow-up or any other clinical decision: never trained on patients' joints, and tested on those of one person only.
 * One training with one seed; another seed would give other masks.
 * Expects a pelvic CT in HU, head up and face forward as its header says, with slices up to 5 mm apart.
 * Where a scan cuts a joint, the rest of it is found worse, and what lies beside it may be taken for one. Sides are the header's.

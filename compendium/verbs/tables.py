@@ -49,11 +49,8 @@ def _report(words: Words):
                                   for name, form in forms.items()}).set_index("row").rename_axis(None)
         return Report("Parameters", {"Mi is 1024 x 1024; the paper writes M": cells}, numbers)
     number = int(words.table) if (words.table or "").isdigit() else None
-    if words.scores:
-        results = read_stored(words.scores)
-    else:
-        networks = networks_of(number) if number else NETWORKS
-        results = collect(profiles.load(words.profile), networks, score=bool(number))
+    results = read_stored(words.scores) if words.scores else collect(
+        profiles.load(words.profile), networks_of(number) if number else NETWORKS, score=bool(number))
     if number:
         for line in results.missing(number):
             say(line)

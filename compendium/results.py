@@ -12,11 +12,12 @@ from compendium.diagnostics import DIAGNOSTICS_FILE, read_diagnostics
 from compendium.formats import Report, study_report
 from compendium.grid import grid, networks_of, seeds_of
 from compendium.sample import sample_paths
-from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, read_scores, score_run, scored_with, summary
+from compendium.scores import OVERLAPS, SCORES_FILE, SIDES_FILE, is_scored, read_scores, score_run, scored_by
 from compendium.tables import study_table
 from magunet.base import project
 from magunet.base.errors import InputError, require
 from magunet.base.profiles import Settings, from_mapping
+from magunet.base.progress import say
 from magunet.base.provenance import read_json, whole_file, write_json
 from magunet.metrics import overlap
 from magunet.predict import RECORD_FILE
@@ -77,7 +78,7 @@ def finished_runs(settings: Settings, networks: Collection[str] = NETWORKS,
                   scored: bool = False) -> dict[tuple[str, int], Path]:
     """(Network, seed) -> folder of the profile's finished run, where there is one; trains nothing.
 
-    Only runs of today's data, settings and code count. scored: only those that have been scored.
+    Only runs of today's data, settings and code count. scored: only those that have today's scores.
     """
     if (cohort := existing_cohort(settings)) is None:
         return {}
@@ -85,7 +86,7 @@ def finished_runs(settings: Settings, networks: Collection[str] = NETWORKS,
     runs = {run: run_folder(run[0], settings, run[1], data)
             for run in itertools.product(networks, settings.seeds)}
     return {run: folder for run, folder in runs.items()
-            if is_finished(folder) and (not scored or (folder / SCORES_FILE).exists())}
+            if is_finished(folder) and (not scored or is_scored(folder, cohort, data, settings))}
 
 
 def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: bool = True) -> Results:
@@ -96,7 +97,11 @@ def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: boo
     folders, cohort = finished_runs(settings, networks, scored=not score).values(), existing_cohort(settings)
     for folder in folders if score else ():
         score_run(folder, cohort)
-    records = [read_json(folder / RECORD_FILE) | {"scored_on": scored_with(folder).get("device", "unknown")}
+    others = {*finished_runs(settings, networks).values()} - {*folders}
+    if count := sum((folder / SCORES_FILE).exists() for folder in others):
+        say(f"note: scores of {count} runs are of other code, patients, grades or precision and left out; "
+            "'magunet evaluate RUN' scores a run anew")
+    records = [read_json(folder / RECORD_FILE) | {"scored_on": scored_by(folder).get("device", "unknown")}
                for folder in folders]
     nothing = pd.DataFrame(columns=["network", "seed", "case", *OVERLAPS])
     scores, sides = (
@@ -156,6 +161,14 @@ def read_stored(folder: Path) -> Results:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: holds no results that can be read ({reason}); give a folder that "
                          "'magunet tables --out' wrote, or remove it and store the results again") from error
+
+
+def summary(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the cases of each network, in percent as in the paper."""
+    grouped = scores.groupby("network", sort=False)
+    mean, sd = (100 * table for table in (grouped[list(OVERLAPS)].mean(), grouped[list(OVERLAPS)].std()))
+    spread = sd.map(lambda value: "" if pd.isna(value) else f" ± {value:.1f}")
+    return pd.concat([grouped.size().rename("cases"), mean.map("{:.1f}".format) + spread], axis=1)
 
 
 def overview(results: Results) -> Report:

@@ -18,8 +18,9 @@ from magunet import body, joints, metrics, predict, prepare, region, runs, surfa
 from magunet.base import nifti, project, provenance
 from magunet.base.device import peak_memory_mb, reset_peak_memory
 from magunet.base.errors import InputError
+from magunet.base.profiles import Settings
 from magunet.base.progress import track
-from magunet.cohort import Case, Cohort
+from magunet.cohort import Case, Cohort, read_checked
 
 SCORES_FILE = "scores.csv"
 """Of a run: one row a case."""
@@ -37,25 +38,22 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     """Segment the cohort's validation cases with a run and score them; done once, then read back.
 
     Writes SCORES_FILE (returned), SIDES_FILE and ``masks/CASE.nii.gz`` into the run's folder, and in KEY_FILE
-    the device and a hash of weights, data and code: when one changes, the run is scored again. Seconds and
-    peak memory are of segmenting the case, whose region of interest is known. plain: as in `load_model`.
-    Raises InputError when the run was trained on other data: these cases might not be unseen.
+    the device and the `score_key`: when it changes, the run is scored again. Seconds and peak memory are of
+    segmenting the case, whose region of interest is known. plain: as in `load_model`. Raises InputError when
+    the run was trained on other data: these cases might not be unseen; and for a case that `check` refuses.
     """
     model = with_room(predict.load_model(run, plain))
     if model.record["data_hash"] != runs.data_hash(cohort, model.settings):
         raise InputError(f"{run}: was trained on other data, another split or other preparation than "
                          f"{cohort.root} now has; train on this cohort")
-    locator = None if model.settings.depth else provenance.content_hash(
-        provenance.file_hash(predict.shipped_weights() / predict.LOCATOR / predict.WEIGHTS_FILE),
-        provenance.code_hash(*CODE, *runs.CODE, nifti))     # all that decides where it finds the joints
-    hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
-    key = provenance.content_hash(*hashes, model.record["data_hash"], plain, locator)
-    if (run / SCORES_FILE).exists() and (run / SIDES_FILE).exists() and scored_with(run).get("key") == key:
+    of_scores = run, cohort, model.record["data_hash"], model.settings, plain
+    if is_scored(*of_scores):
         return read_scores(run)
+    locator = locator_hash(model.settings)
     tables = {SIDES_FILE: [], SCORES_FILE: []}
     of_run = {"network": model.record["network"], "seed": model.record["seed"]}
     for case in track([cohort.cases[name] for name in cohort.val], "scored"):
-        scan, truth = volume.read_volume(case.image), volume.read_volume(case.label)
+        scan, truth = read_checked(case)
         centre = _centre(case, scan, locator) if locator else None
         reset_peak_memory(model.device)
         began = time.monotonic()
@@ -68,8 +66,29 @@ def score_run(run: Path, cohort: Cohort, plain: bool = False) -> pd.DataFrame:
     for file, rows in tables.items():
         with provenance.whole_file(run / file) as part:
             pd.DataFrame(rows).to_csv(part, index=False, float_format="%.4g")
-    provenance.write_json(run / KEY_FILE, {"key": key, "device": provenance.device_name(model.device)})
+    provenance.write_json(run / KEY_FILE, {
+        "key": score_key(*of_scores), "device": provenance.device_name(model.device)})
     return read_scores(run)
+
+
+def locator_hash(settings: Settings) -> str | None:
+    """A hash of all that decides where the locator finds the joints; None where it is not asked."""
+    return None if settings.depth else provenance.content_hash(
+        provenance.file_hash(predict.shipped_weights() / predict.LOCATOR / predict.WEIGHTS_FILE),
+        provenance.code_hash(*CODE, *runs.CODE, nifti))
+
+
+def score_key(run: Path, cohort: Cohort, data: str, settings: Settings, plain: bool = False) -> str:
+    """A hash of all that a run's scores come from; data: of `magunet.runs.data_hash`."""
+    patients_and_grades = [cohort.cases[name][3:] for name in cohort.val]
+    hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
+    return provenance.content_hash(*hashes, data, plain, locator_hash(settings), patients_and_grades)
+
+
+def is_scored(run: Path, cohort: Cohort, data: str, settings: Settings, plain: bool = False) -> bool:
+    """Whether a run has today's scores, which have today's `score_key`."""
+    files = all((run / file).exists() for file in (SCORES_FILE, SIDES_FILE))
+    return files and scored_by(run).get("key") == score_key(run, cohort, data, settings, plain)
 
 
 def _centre(case: Case, scan: volume.Volume, locator: str) -> region.Triple | None:
@@ -145,17 +164,9 @@ def read_scores(run: Path, file: str = SCORES_FILE) -> pd.DataFrame:
     return table
 
 
-def scored_with(run: Path) -> dict:
+def scored_by(run: Path) -> dict:
     """``key`` and ``device`` of a run's scores, as ``scores.json`` has them; empty where it is damaged."""
     try:
         return dict(provenance.read_json(run / KEY_FILE))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the cases of each network, in percent as in the paper."""
-    grouped = scores.groupby("network", sort=False)
-    mean, sd = (100 * table for table in (grouped[list(OVERLAPS)].mean(), grouped[list(OVERLAPS)].std()))
-    spread = sd.map(lambda value: "" if pd.isna(value) else f" ± {value:.1f}")
-    return pd.concat([grouped.size().rename("cases"), mean.map("{:.1f}".format) + spread], axis=1)

@@ -2,7 +2,7 @@
 
     imagesTr/CASE_0000.nii.gz  labelsTr/CASE.nii.gz  dataset.json  splits.json or nnU-Net's splits_final.json
 
-``dataset.json`` may name each case's patient under "cases"; without it every case is its own patient.
+``dataset.json`` may name each case's patient under "cases"; a case without one is a patient of its own.
 """
 
 import re
@@ -22,6 +22,8 @@ SPLIT_SEED = 0
 """Of the random split of a cohort that comes without one."""
 ANY_VALUES = "any_values"
 """Of a case in dataset.json: true where a person takes the values of its scan, although they are not HU."""
+KEYS = ("patient", "grade_left", "grade_right", ANY_VALUES)
+"""Of a case in dataset.json that are read; others may stand there, unless they are one of these misspelt."""
 
 
 class Case(NamedTuple):
@@ -97,7 +99,13 @@ def _cases(root: Path) -> dict[str, Case]:
         name = image.name.removesuffix(f"_0000{ENDING}")
         label, info = root / "labelsTr" / f"{name}{ENDING}", infos.get(name, {})
         require(label.exists(), f"{label}: the mask of {image.name} is missing; add it or remove the image")
-        cases[name] = Case(name, image, label, str(info.get("patient", name)).strip(), info)
+        for key in info.keys() - {*KEYS}:
+            require(not re.search("patient|subject|grade|any.?values", key.lower()), f"{path}: {key!r} of "
+                    f"{name} is not read; it must be one of {', '.join(KEYS)}, or another word")
+        require(isinstance(info.get(ANY_VALUES, False), bool), f"{path}: {ANY_VALUES} of {name} must be true "
+                "or false, without quotes")
+        patient = str(info.get("patient")).strip()
+        cases[name] = Case(name, image, label, name if patient in ("", "None", "nan") else patient, info)
     require(cases, f"{root}: no images named imagesTr/CASE_0000{ENDING}; this is not nnU-Net raw layout")
     for label in root.glob(f"labelsTr/[!.]*{ENDING}"):
         name = label.name.removesuffix(ENDING)

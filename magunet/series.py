@@ -70,7 +70,7 @@ def _between(array: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def ordered_slices(folder: Path) -> tuple[list[Slice], np.ndarray, int]:
     """Slices of the one series in a folder, in order along its normal; the directions of the array's x, y and
-    z axis in the patient, as columns (3, 3); and how many other DICOM files are there. Raises InputError."""
+    z axis in the patient, as columns (3, 3); and how many other such files are there. Raises InputError."""
     slices, ignored = _one_series(folder)
     for key, name in (("orientation", "image orientations"), ("pixel_spacing", "pixel spacings"),
                       ("size", "image sizes"), ("rescaled", "ways to HU (some lack a rescale intercept)")):
@@ -96,8 +96,9 @@ def ordered_slices(folder: Path) -> tuple[list[Slice], np.ndarray, int]:
 
 
 def _one_series(folder: Path) -> tuple[list[Slice], int]:
-    """Slices of the one CT series in a folder, at least two, and how many DICOM files are no part of it:
-    localisers in series of their own, images without a place, and objects without images."""
+    """Slices of the one CT series in a folder, at least two, and how many files are no part of it: localisers
+    in series of their own, images without a place, objects without images, and what is no DICOM although its
+    name has no ending, as those of the slices."""
     headers = {path: read_header(path) for path in sorted(filter(Path.is_file, folder.iterdir()))}
     series = {}
     for path, header in headers.items():
@@ -110,13 +111,18 @@ def _one_series(folder: Path) -> tuple[list[Slice], int]:
     counts = "; ".join(f"{len(files)} files of number {next(iter(files.values())).get('SeriesNumber')}"
                        for files in scans)
     require(len(scans) == 1, f"{folder}: holds {len(scans)} DICOM series ({counts}); move one elsewhere")
-    endings = {path.suffix for path in scans[0]}
-    for path, header in headers.items():
-        stranger = path.suffix not in endings or (path.suffix == "" and path.stat().st_size >= 132)
-        require(header is not None or stranger, f"{path}: {NO_SLICE}")
+    endings, others = set(map(_ending, scans[0])), {*headers} - {*scans[0]}
+    others -= {path for path in others if headers[path] is None and _ending(path) not in endings}
+    for path in sorted(path for path in others if headers[path] is None):
+        require(_ending(path) == "" and path.stat().st_size >= 132, f"{path}: {NO_SLICE}")
     slices = [one for path, header in scans[0].items() for one in slices_of(header, path)]
     require(len(slices) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
-    return slices, sum(header is not None for header in headers.values()) - len(scans[0])
+    return slices, len(others)
+
+
+def _ending(path: Path) -> str:
+    """Of a file's name; none of one that ends in a number, as a UID does."""
+    return "" if path.suffix[1:].isdecimal() else path.suffix
 
 
 def _is_aside(files: dict, largest: dict) -> bool:

@@ -79,6 +79,12 @@ def worded(old: str, new: str) -> Callable[[Path], None]:
     return make
 
 
+def apart(path: Path) -> None:
+    """A MetaImage with compressed voxels in a file of their own, of which one byte is wrong."""
+    SimpleITK.WriteImage(as_image(SCAN), str(path), useCompression=True)
+    path.with_suffix(".zraw").write_bytes(flipped(path.with_suffix(".zraw").read_bytes()))
+
+
 def flipped(content: bytes) -> bytes:
     """One byte in the middle has all its bits turned."""
     middle = len(content) // 2
@@ -227,7 +233,9 @@ BY_MESSAGE = {
     "compressed voxels are damaged or cut off ... copy or export it again": {
         f"a{end}, {name}": make for end in (".nrrd", ".mha") for name, make in {
             "one byte flipped": spoilt(flipped), "wrong checksum": spoilt(lambda c: c[:-4] + bytes(4)),
-            "cut off": spoilt(lambda c: c[:-9]), "truncated": TRUNCATED}.items()},
+            "cut off": spoilt(lambda c: c[:-9]), "truncated": TRUNCATED}.items()} | {"a.mhd, flipped": apart},
+    "CompressedDataSize ... export it again": {
+        "a.mha, without its size": spoilt(lambda c: c.replace(b"CompressedDataSize", b"Comment"))},
     "by pixdim ... by the sform ... export it again": {                 # one of them may be no number
         "a.nii, spacing 0": packed((80, "3f", 0, 0, 0)), "a.nii, spacing NaN": packed((80, "f", np.nan)),
         "a.nii, spacing below 0": packed((80, "3f", 2, 2, -3)),
@@ -284,6 +292,7 @@ BY_MESSAGE = {
         **{f"a{end}, claims to be huge": spoilt(huge) for end in (".nrrd", ".mha")},
         **{f"a{end}, too large": worded("32 30 6", "60000 60000 60000") for end in (".nrrd", ".mha")}},
     "bytes of a.raw ... export both again": {"a.mhd, of other voxels": worded("MET_SHORT", "MET_CHAR")},
+    "bytes of a.mha ... export both again": {"a.mha, of more": spoilt(lambda c: c.replace(b"30 6", b"30 7"))},
     f"PixelType ... {UNREADABLE}": {"a.mha, of unknown numbers": worded("MET_SHORT", "MET_OTHER")},
     f"secret.raw ... {UNREADABLE}": {
         "a.nrrd, of another file": worded("encoding", "data file: secret.raw\nencoding")},

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import math
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -91,6 +92,14 @@ def test_a_plain_nnunet_dataset_has_one_patient_a_case_and_keeps_the_users_split
     (root / "splits.json").write_text(text)
     cohort = load_cohort(root)
     assert [case.patient for case in cohort.cases.values()] == list(PATIENTS)
+    unknown = {"box_0": None, "box_1": " ", "box_2": math.nan}
+    write_dataset(root, cases={name: {"patient": value} for name, value in (unknown | {"box_3": 0}).items()})
+    assert [case.patient for case in load_cohort(root).cases.values()][:4] == [*unknown, "0"]
+    for key, value, says in (("Patient", "a", "is not read"), ("subject_id", "a", "is not read"),
+                             ("Grade left", 1, "is not read"), ("any_values", "false", "true or false")):
+        write_dataset(root, cases={"box_4": {key: value}})
+        refused(lambda: load_cohort(root), "dataset.json", key, "box_4", says)
+    write_dataset(root, cases=None)
     assert (cohort.train, cohort.val) == (("box_5", "box_2"), ("box_4",))
     assert (root / "splits.json").read_text() == text
 

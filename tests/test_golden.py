@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 from boxes import TINY, write_cohort
 
-from compendium.scores import score_run, summary
+from compendium.results import summary
+from compendium.scores import score_run
 from magunet import runs
 from magunet.volume import read_volume, same_geometry
 

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from compendium.view import inspect
 from compendium.view import preview as previews
-from compendium.view.preview import HU_RANGE, ScanWithMasks, label_map, labels_of, preview
+from compendium.view.preview import HU_RANGE, ScanWithMasks, labels_of, preview
 from magunet.volume import Volume, reorient, same_geometry
 
 GRID = Volume(np.full((6, 7, 8), -1000, np.int16), (1, 1, 1))
@@ -89,14 +89,14 @@ def test_labels_show_truth_prediction_or_errors():
                          for v in ([0, 0, 1, 1] * 2, [0, 1, 0, 1] * 2))
     expected = {"truth": [0, 0, 4, 4] * 2, "prediction": [0, 5, 0, 5] * 2, "error map": [0, 3, 2, 1] * 2}
     for choice, values in expected.items():
-        labels = label_map(choice, truth, prediction)
-        assert labels.array.ravel().tolist() == values and labels.array.dtype == np.uint8, choice
+        name, labels = labels_of(ScanWithMasks(grid, truth, prediction), choice)
+        assert name == choice and labels.array.ravel().tolist() == values and labels.array.dtype == np.uint8
         assert labels_of(ScanWithMasks(grid, None, prediction), choice)[0] == "prediction"
     assert previews.LABEL_NUMBERS == {"correct": 1, "missed": 2, "extra": 3, "truth": 4, "prediction": 5}
-    assert label_map("truth", None, prediction) is None and label_map("error map", truth, None) is None
+    assert labels_of(ScanWithMasks(grid, truth, None), "error map")[0] == "truth"
     assert labels_of(ScanWithMasks(grid, None, None), "truth") == ("no mask", None)
-    refused(lambda: label_map("errors", truth, prediction), "labels can show truth, prediction, error map")
-    refused(lambda: label_map("error map", mask(), SHIFTED), "different grids")
+    refused(lambda: labels_of(ScanWithMasks(grid, truth, None), "errors"), "truth, prediction, error map")
+    refused(lambda: labels_of(ScanWithMasks(mask(), None, SHIFTED), "error map"), "different grids")
 
 
 # Viewers --------------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import torch
 from boxes import TINY, write_cohort
+from conftest import refused
 
 from compendium import scores
-from compendium.scores import SIDES_FILE, read_scores, score_case, score_run, scored_with
+from compendium.scores import SIDES_FILE, read_scores, score_case, score_run, scored_by
 from magunet.base.provenance import write_json
 from magunet.cohort import Case, load_cohort
 from magunet.runs import data_hash
-from magunet.volume import Volume, read_volume, reorient
+from magunet.volume import Volume, read_volume, reorient, write_volume
 
 CASE = Case("c1", Path("image"), Path("label"), "p1", {"patient": "p1", "grade_left": 3, "grade_right": 0})
 
@@ -91,7 +92,7 @@ def stubbed(compendium, monkeypatch):
     """The folder of a run that finds all that is brighter than air, its cohort of the patients 000 and 001,
     and the centres of the regions that it has segmented."""
     cohort, segmented = write_cohort(compendium / "data" / "boxes"), []
-    names = {f"box_{i}": {"patient": f"00{i // 2}", "grade_left": i} for i in range(4)}
+    names = {f"box_{i}": {"patient": f"00{i // 2}", "grade_left": i, "any_values": True} for i in range(4)}
     dataset = json.loads((cohort.root / "dataset.json").read_text())
     write_json(cohort.root / "dataset.json", dataset | {"cases": names})
     (cohort.root / "splits.json").unlink()
@@ -155,7 +156,7 @@ def test_a_run_keeps_a_row_a_case_and_a_row_a_side_made_once_and_anew_when_anyth
              for name in sorted(cohort.val)]
     assert sides.groupby("case")["truth_ml"].sum().tolist() == pytest.approx(truth)
     assert sides["grade"].isna().all()
-    assert "processor" in scored_with(folder)["device"]
+    assert "processor" in scored_by(folder)["device"]
     columns = [name for name in first if name not in ("seconds", "peak_memory_mb")]
     for times, (spoilt, text) in enumerate([
             (SIDES_FILE, None), ("scores.csv", None), ("weights.safetensors", "others"),
@@ -165,3 +166,16 @@ def test_a_run_keeps_a_row_a_case_and_a_row_a_side_made_once_and_anew_when_anyth
         (folder / spoilt).unlink() if text is None else (folder / spoilt).write_text(text)
         pd.testing.assert_frame_equal(score_run(folder, cohort)[columns], first[columns])
         assert len(segmented) == (times + 1) * len(cohort.val), f"after {spoilt}"
+    last = cohort.cases[cohort.val[-1]]
+    corrected = cohort._replace(cases=cohort.cases | {last.name: last._replace(patient="another")})
+    assert score_run(folder, corrected)["patient"].tolist()[-1] == "another"
+
+
+def test_a_case_on_two_grids_is_refused_and_nothing_is_scored(stubbed, monkeypatch):
+    folder, cohort, _ = stubbed
+    last, settings = cohort.cases[cohort.val[-1]], replace(TINY, voxel_mm=3.0, depth=None, size=None)
+    monkeypatch.setattr(scores.runs, "data_hash", lambda *_, data=data_hash(cohort, settings): data)
+    label = read_volume(last.label)                         # was so before anybody trained
+    write_volume(replace(label, origin=(9.0, 9.0, 9.0)), last.label)
+    refused(lambda: score_run(folder, cohort), last.label.name, "lies on another grid")
+    assert not (folder / "scores.csv").exists()

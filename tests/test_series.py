@@ -223,6 +223,14 @@ def test_an_enhanced_ct_is_read_frame_by_frame_also_compressed(tmp_path):
         assert volume.spacing == pytest.approx(SPACING) and volume.origin == pytest.approx(ORIGIN)
         assert volume.direction == pytest.approx(np.diag([-1, 1, -1]))
         refused(partial(read_source, tmp_path / name, volume), "enhanced CT", "choose other formats")
+    for says, name, values in (
+            ("give a CT", "PixelValueTransformationSequence", {"RescaleType": "HU_MOD"}),
+            ("a localiser", "CTImageFrameTypeSequence", {"FrameType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})):
+        item = Dataset()
+        item.update(values)
+        enhanced(tmp_path / says, lambda header, name=name, item=item: setattr(
+            header.PerFrameFunctionalGroupsSequence[1], name, [item]))
+        refused(partial(read_volume, tmp_path / says), says)
     enhanced(tmp_path / "cut", lambda header: header.PerFrameFunctionalGroupsSequence.pop())
     refused(partial(read_volume, tmp_path / "cut"), "does not say where each frame lies", "convert it")
 
@@ -266,6 +274,19 @@ def test_localisers_reports_and_a_dicomdir_beside_the_slices_are_ignored_with_a_
         beside.file_meta.MediaStorageSOPClassUID = kind
         beside.save_as(folder / name, enforce_file_format=True)
         assert read_volume(folder).array.shape == SHAPE, name
+
+
+def test_a_damaged_slice_whose_name_has_no_ending_is_refused_or_noted(tmp_path, capsys):
+    for name in ("IM_{}", "1.2.840.{}"):
+        folder = written(tmp_path / name)
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / name.format(number))
+        (folder / name.format(9)).write_bytes(b"")
+        refused(partial(read_volume, folder), name.format(9), "no readable slice")
+        (folder / name.format(9)).write_bytes(bytes(200))       # as of a file that is no slice at all
+        (folder / "notes.txt").write_text("mine")
+        assert read_volume(folder).array.shape == SHAPE
+        assert "1 files are ignored" in capsys.readouterr().err, name
 
 
 def test_two_series_of_slices_are_refused_and_named_by_number_alone(tmp_path):

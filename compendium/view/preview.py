@@ -29,25 +29,19 @@ class ScanWithMasks(NamedTuple):
     prediction: Volume | None
 
 
-def label_map(choice: str, truth: Volume | None, prediction: Volume | None) -> Volume | None:
-    """Labels of CHOICES as LABEL_NUMBERS, uint8, on the masks' own grid; None where a mask for it is missing.
-    Raises InputError for an unknown choice, and when the masks lie on different grids."""
-    require(choice in CHOICES, f"labels can show {', '.join(CHOICES)}; not {choice!r}")
-    if choice != "error map":
-        mask = truth if choice == "truth" else prediction
-        return mask and mask.with_array(np.uint8(LABEL_NUMBERS[choice]) * (mask.array != 0))
-    require(not (truth and prediction) or same_geometry(truth, prediction),
-            "truth and prediction lie on different grids; resample one onto the other")
-    return truth and prediction and truth.with_array(agreement(prediction.array, truth.array))
-
-
 def labels_of(case: ScanWithMasks, choice: str) -> tuple[str, Volume | None]:
-    """Labels of a choice and its name, or the first that the masks allow; "no mask" and None without one.
-    Raises InputError as `label_map`, and for masks on another grid than the scan."""
+    """Name and labels (LABEL_NUMBERS, uint8) of a choice, or of the first of CHOICES that the masks allow;
+    "no mask" and None without one. Raises InputError for an unknown choice, and for masks on another grid
+    than the scan."""
+    require(choice in CHOICES, f"labels can show {', '.join(CHOICES)}; not {choice!r}")
     require(all(same_geometry(case.scan, mask) for mask in case[1:] if mask),
             "mask and scan lie on different grids; resample the mask onto the scan")
-    maps = {name: label_map(name, case.truth, case.prediction) for name in (choice, *CHOICES)}
-    return next(((name, labels) for name, labels in maps.items() if labels is not None), ("no mask", None))
+    maps = {name: mask.with_array(np.uint8(LABEL_NUMBERS[name]) * (mask.array != 0))
+            for name, mask in zip(CHOICES, case[1:]) if mask}
+    if len(maps) == 2:
+        maps["error map"] = case.truth.with_array(agreement(case.prediction.array, case.truth.array))
+    name = next((name for name in (choice, *CHOICES) if name in maps), "no mask")
+    return name, maps.get(name)
 
 
 def preview(scan: Volume, labels: Volume | None = None, side: int = 128) -> tuple[Volume, Volume | None]:

@@ -19,8 +19,9 @@ PIXELS = ("SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "PhotometricInterp
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 """Where an enhanced CT, whose slices are frames of one file, says where they lie and how they become HU."""
 TAGS = (*PIXELS, *FRAMES, "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber",
-        "Modality", "ImageType", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
-        "RescaleType", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
+        "Modality", "ImageType", "FrameType", "RescaleType", "RescaleSlope", "RescaleIntercept",
+        "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+        "PixelPaddingValue", "PixelPaddingRangeLimit")
 """All that is read of a header here; nothing of the patient."""
 OTHER_UNITS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT")
 """Rescale Types of images that were computed from CTs, such as of iodine, and are not in HU."""
@@ -101,10 +102,6 @@ def slices_of(header: Any, path: Path) -> list[Slice]:
     """The slices in a file, more than one in an enhanced CT. Raises InputError where tags are missing."""
     import pydicom
 
-    require("LOCALIZER" not in str(header.get("ImageType")), f"{path}: a localiser (scout); keep only the "
-            "slices in the folder")
-    require(str(header.get("Modality") or "CT") == "CT" and str(header.get("RescaleType")) not in OTHER_UNITS,
-            f"{path}: its Modality or its Rescale Type says that its values are not HU; give a CT")
     require(header.get("SamplesPerPixel", 1) == 1, f"{path}: has colours, not one channel; give a CT in HU")
     padding, frames = None, [[]]
     if header.get("PixelPaddingValue") not in (None, "", b""):
@@ -125,6 +122,10 @@ def slices_of(header: Any, path: Path) -> list[Slice]:
         for sequence in (element for group in groups for element in group if element.VR == "SQ"):
             for item in sequence:
                 tags.update({element.tag: element for element in item if element.keyword in TAGS})
+        kind = f"{tags.get('ImageType')} {tags.get('FrameType')}"
+        require("LOCALIZER" not in kind, f"{path}: a localiser (scout); keep only the slices in the folder")
+        require(str(tags.get("Modality") or "CT") == "CT" and str(tags.get("RescaleType")) not in OTHER_UNITS,
+                f"{path}: its Modality or its Rescale Type says that its values are not HU; give a CT")
         spacing = _numbers(tags, "PixelSpacing", 2, path)
         slope, intercept = (float(_numbers(tags, f"Rescale{name}", 1, path, default)[0])
                             for name, default in (("Slope", 1), ("Intercept", 0)))

@@ -76,26 +76,29 @@ def read_image(path: Path) -> tuple:
                 f"{path}: damaged, or its header does not state three dimensions, a distance of voxels above "
                 "0 along each, and an origin; copy or export it again")
         data = end[0].partition(b"=")[2].rstrip(b"\r\n").decode("latin-1").removeprefix(" ")
-        require("ndims" not in fields or data == "LOCAL" or (path.parent / Path(data).name).is_file(),
-                f"{path}: cannot be read, its voxels are not there; copy or export it again")
-        packed = fields.get("compresseddata") == "true" or fields.get("encoding") in ("gzip", "gz")
-        if packed and (b"LOCAL" in end[0] or not end[0].strip()):           # the voxels are in this file
-            unpack = zlib.decompressobj(zlib.MAX_WBITS + 32)                # as zlib or gzip packs
-            stream.seek(end.end())
-            with contextlib.suppress(zlib.error):
-                while not unpack.eof and (part := stream.read(2**16)):
-                    unpack.decompress(part)
-            require(unpack.eof, f"{path}: compressed voxels are damaged or cut off; copy or export it again")
+    apart, packed = "ndims" in fields and data != "LOCAL", fields.get("encoding") in ("gzip", "gz")
+    packed = packed or fields.get("compresseddata") == "true"
+    file = path.parent / Path(data).name if apart else path
+    require(file.is_file(), f"{path}: cannot be read, its voxels are not there; copy or export it again")
+    size = file.stat().st_size
+    if packed:
+        unpack, size = zlib.decompressobj(zlib.MAX_WBITS + 32), 0           # as zlib or gzip packs
+        with open(file, "rb") as stream, contextlib.suppress(zlib.error):
+            stream.seek(0 if apart else end.end())
+            while not unpack.eof and (part := stream.read(2**16)):
+                size += len(unpack.decompress(part))
+        stated = apart or "ndims" not in fields or "compresseddatasize" in fields
+        require(unpack.eof, f"{path}: compressed voxels are damaged or cut off; copy or export it again")
+        require(stated, f"{path}: does not state CompressedDataSize; copy or export it again")
     units = {*re.findall(r'[^\s"?]+', " ".join(fields.get(name, "") for name in UNIT_FIELDS))} - {"none"}
     require(len(units) < 2 and units <= UNITS.keys(), f"{path}: lengths are in {sorted(units)}; export it "
             f"again with one of {list(UNITS)}")
     name = os.fsencode(path).decode("utf-8", "replace")         # other text ends the process
     image = execute(load().ReadImage, path, name)
-    if "ndims" in fields and data != "LOCAL" and not packed and "headersize" not in fields:
-        size = (path.parent / Path(data).name).stat().st_size
+    if "ndims" in fields and (apart or packed) and "headersize" not in fields:
         count = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
         require(size == count * image.GetSizeOfPixelComponent(), f"{path}: states other voxels than "
-                f"the {size} bytes of {Path(data).name} hold; copy or export both again")
+                f"the {size} bytes of {file.name} hold; copy or export both again")
     for unit in units:
         image.SetSpacing(UNITS[unit] * np.array(image.GetSpacing()))
         image.SetOrigin(UNITS[unit] * np.array(image.GetOrigin()))

@@ -10,7 +10,6 @@ import pandas as pd
 from compendium.formats import WORDS, Report
 from compendium.grid import REFERENCE
 from compendium.statistics import DIGITS, LEAST_SEEDS, LEVEL, Estimate, crossed, holm, pooled
-from compendium.tables import ALL, extent
 from magunet.base.errors import require
 from magunet.studies import checked
 
@@ -115,36 +114,6 @@ def _described(scores: pd.DataFrame,
     numbers = [*Estimate._fields, "p_holm"]
     effects = pd.DataFrame(rows, columns=["module", "comparison", *numbers, "verdict", "missing"])
     return effects.astype(dict.fromkeys(numbers, float))
-
-
-def lessons(numbers: pd.DataFrame, scores: pd.DataFrame) -> list[str]:
-    """What one of the tables has taught, in at most three sentences: order, how sure it is, what weighs more.
-
-    numbers: of `compendium.tables.study_table`, from ``scores``. Empty with fewer than two trained networks.
-    """
-    dice = numbers[(numbers["measure"] == "Dice") & numbers["value"].notna()].drop_duplicates(
-        ["network", "group"])
-    whole = dice[dice["group"] == ALL].sort_values("value", ascending=False)
-    if len(whole) < 2:
-        return []
-    (best, second), last = (whole.iloc[place] for place in (0, 1)), whole.iloc[-1]
-    lead = contrast(100 * crossed(scores, "dice"), {best["network"]: 1, second["network"]: -1})
-    span = f"{lead.mean:.2f} points [{lead.low:.2f}, {lead.high:.2f}]"
-    if lead.seeds < LEAST_SEEDS:
-        sure = f"with {lead.seeds} training{'s'[:lead.seeds != 1]} of each that does not tell which is better"
-    else:
-        sure = "which does not tell which is better" if lead.low < 0 < lead.high else \
-            "and since these two were chosen for being first, the true lead is likely smaller"
-    sentences = [f"{best['row']} has the highest Dice ({best['value']:.1f} %), {last['row']} the lowest "
-                 f"({last['value']:.1f} %): {extent(numbers)}.",
-                 f"{best['row']} leads {second['row']} by {span}; {sure}."]
-    by_grade = dice[dice["group"].str.match(r"grade \d")].groupby("group")["value"].mean()
-    if len(by_grade) > 1:
-        sentences.append(
-            f"Joints of {by_grade.idxmin()} have a mean Dice of {by_grade.min():.1f} %, those of "
-            f"{by_grade.idxmax()} {by_grade.max():.1f}: {np.ptp(by_grade):.1f} points lie between these "
-            f"grades, and {best['value'] - last['value']:.1f} between the first and the last network.")
-    return sentences
 
 
 def worst_cases(scores: pd.DataFrame, network: str, count: int = 3) -> list[str]:

@@ -174,7 +174,8 @@ def test_a_run_keeps_a_row_a_case_and_a_row_a_side_made_once_and_anew_when_anyth
 def test_a_case_on_two_grids_is_refused_and_nothing_is_scored(stubbed, monkeypatch):
     folder, cohort, _ = stubbed
     last, settings = cohort.cases[cohort.val[-1]], replace(TINY, voxel_mm=3.0, depth=None, size=None)
-    monkeypatch.setattr(scores.runs, "data_hash", lambda *_, data=data_hash(cohort, settings): data)
+    data = data_hash(cohort, settings)
+    monkeypatch.setattr(scores.runs, "data_hash", lambda *_: data)
     label = read_volume(last.label)                         # was so before anybody trained
     write_volume(replace(label, origin=(9.0, 9.0, 9.0)), last.label)
     refused(lambda: score_run(folder, cohort), last.label.name, "lies on another grid")

@@ -47,9 +47,10 @@ class SourceCase(NamedTuple):
 def published_cases(source: str, folder: Path, out: Path) -> list[SourceCase]:
     """The cases of a published data set below a folder; raises InputError when there are none."""
     require(folder.is_dir(), f"{folder}: no such folder; unpack the data set there")
-    require(not folder.resolve().is_relative_to(out.resolve()),
+    own = Path(os.path.realpath(out))               # unlike `resolve`, of links that lead in a circle, too
+    require(not folder.resolve().is_relative_to(own),
             f"{out}: --out must not be the data set's own folder, nor hold it; give a new one")
-    layout, files, cases = LAYOUTS[source], _files_below(folder, without=out.resolve()), {}
+    layout, files, cases = LAYOUTS[source], _files_below(folder, without=own), {}
     images = {key: Path(match.string) for key, match in reversed(_matches(layout["images"], files))}
     numbers, segments = BoneNumbers(*map(tuple, layout["numbers"])), tuple(layout.get("segments", ()))
     for key, match in _matches(layout["labels"], files):

@@ -254,6 +254,7 @@ BY_MESSAGE = {
         "a.mha, spacing below 0": worded("2 2 3", "2 2 -3"), "a.mha, two spacings": worded("2 2 3", "2 3"),
         "a.mha, spacing NaN": worded("2 2 3", "2 2 nan"),
         "a.mha, place NaN": worded("Offset = 0 0 0", "Offset = nan 0 0"),
+        "a.mha, origin NaN": worded("Offset = 0 0 0", "Origin = 0 nan 0"),
         "a.mha, of 100 dimensions": worded("NDims = 3", "NDims = 100"),
         "a.mha, dimensions said twice": worded("NDims = 3", "NDims = 3\nNDims = 9"),
         "a.nrrd, spacing absent": worded(f"{STEPS}\n", ""),

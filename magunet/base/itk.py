@@ -71,7 +71,8 @@ def read_image(path: Path) -> tuple:
         steps = re.findall(r"\([^)]*\)|[^\s()]+", " ".join(fields.get(name, "") for name in SPACING_FIELDS))
         steps = [step for step in steps if step not in ("none", "nan")]
         require(fields.get("dimension", fields.get("ndims")) in ("3", "4") and len(steps) in (3, 6)
-                and not any(step.startswith("-") for step in steps) and "nan" not in fields.get("offset", "")
+                and not any(step.startswith("-") for step in steps)
+                and "nan" not in "".join(fields.get(name, "") for name in ("offset", "origin", "position"))
                 and all(len(line) <= LONGEST_LINE or re.match("#|[^:]*:=", line) for line in lines),
                 f"{path}: damaged, or its header does not state three dimensions, a distance of voxels above "
                 "0 along each, and an origin; copy or export it again")

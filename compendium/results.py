@@ -97,7 +97,7 @@ def collect(settings: Settings, networks: Collection[str] = NETWORKS, score: boo
     folders, cohort = finished_runs(settings, networks, scored=not score).values(), existing_cohort(settings)
     for folder in folders if score else ():
         score_run(folder, cohort)
-    others = {*finished_runs(settings, networks).values()} - {*folders}
+    others = set() if score else {*finished_runs(settings, networks).values()} - {*folders}
     if count := sum((folder / SCORES_FILE).exists() for folder in others):
         say(f"note: scores of {count} runs are of other code, patients, grades or precision and left out; "
             "'magunet evaluate RUN' scores a run anew")

@@ -80,14 +80,15 @@ def locator_hash(settings: Settings) -> str | None:
 
 def score_key(run: Path, cohort: Cohort, data: str, settings: Settings, plain: bool = False) -> str:
     """A hash of all that a run's scores come from; data: of `magunet.runs.data_hash`."""
-    patients_and_grades = [cohort.cases[name][3:] for name in cohort.val]
+    cases = [cohort.cases[name] for name in cohort.val]
+    known = [(case.patient, *map(case.info.get, ("grade_left", "grade_right"))) for case in cases]
     hashes = provenance.file_hash(run / predict.WEIGHTS_FILE), provenance.code_hash(*CODE)
-    return provenance.content_hash(*hashes, data, plain, locator_hash(settings), patients_and_grades)
+    return provenance.content_hash(*hashes, data, plain, locator_hash(settings), known)
 
 
 def is_scored(run: Path, cohort: Cohort, data: str, settings: Settings, plain: bool = False) -> bool:
     """Whether a run has today's scores, which have today's `score_key`."""
-    files = all((run / file).exists() for file in (SCORES_FILE, SIDES_FILE))
+    files = all((run / file).exists() for file in (SCORES_FILE, SIDES_FILE, predict.WEIGHTS_FILE))
     return files and scored_by(run).get("key") == score_key(run, cohort, data, settings, plain)
 
 

@@ -24,6 +24,8 @@ ANY_VALUES = "any_values"
 """Of a case in dataset.json: true where a person takes the values of its scan, although they are not HU."""
 KEYS = ("patient", "grade_left", "grade_right", ANY_VALUES)
 """Of a case in dataset.json that are read; others may stand there, unless they are one of these misspelt."""
+MISSPELT = "(patient|subject)([ _-]?(id|name))?|(grade|left|right)[ _-]?(grade|left|right|l|r)|any.?values?"
+"""Keys, in small letters, that mean one of KEYS."""
 
 
 class Case(NamedTuple):
@@ -100,9 +102,10 @@ def _cases(root: Path) -> dict[str, Case]:
         label, info = root / "labelsTr" / f"{name}{ENDING}", infos.get(name, {})
         require(label.exists(), f"{label}: the mask of {image.name} is missing; add it or remove the image")
         for key in info.keys() - {*KEYS}:
-            require(not re.search("patient|subject|grade|any.?values", key.lower()), f"{path}: {key!r} of "
-                    f"{name} is not read; it must be one of {', '.join(KEYS)}, or another word")
-        require(isinstance(info.get(ANY_VALUES, False), bool), f"{path}: {ANY_VALUES} of {name} must be true "
+            misspelt = re.fullmatch(MISSPELT, key.lower())
+            require(not misspelt or (misspelt[1] and "patient" in info), f"{path}: {key!r} of {name} is not "
+                    f"read; if it means one of {', '.join(KEYS)}, write that")
+        require(info.get(ANY_VALUES) in (None, True, False), f"{path}: {ANY_VALUES} of {name} must be true "
                 "or false, without quotes")
         patient = str(info.get("patient")).strip()
         cases[name] = Case(name, image, label, name if patient in ("", "None", "nan") else patient, info)

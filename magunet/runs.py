@@ -86,6 +86,8 @@ def _fit(network: str, settings: Settings, seed: int, cohort: Cohort, data: str,
     held_out = evenly(cohort.val, train.CURVE_CASES)
     prepared = {case.name: prepare_case(case, settings)[0] for case in
                 track([cohort.cases[name] for name in (*cohort.train, *held_out)], "prepared")}
+    for case in track([cohort.cases[name] for name in cohort.val if name not in held_out], "checked"):
+        prepare_case(case, settings)                        # what cannot be scored is refused now
     divisor, settings_hash = settings.width_divisor, run_hash(network, settings, data, plain)
     record = {"network": network, "seed": seed, "settings": settings.as_dict(),
               "pixel_mm": round(float(np.median([case.spacing[1] for case in prepared.values()])), 3),

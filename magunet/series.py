@@ -98,7 +98,7 @@ def ordered_slices(folder: Path) -> tuple[list[Slice], np.ndarray, int]:
 def _one_series(folder: Path) -> tuple[list[Slice], int]:
     """Slices of the one CT series in a folder, at least two, and how many files are no part of it: localisers
     in series of their own, images without a place, objects without images, and what is no DICOM although its
-    name has no ending, as those of the slices."""
+    name has no ending, or ends in a number, as those of the slices."""
     headers = {path: read_header(path) for path in sorted(filter(Path.is_file, folder.iterdir()))}
     series = {}
     for path, header in headers.items():
@@ -112,17 +112,18 @@ def _one_series(folder: Path) -> tuple[list[Slice], int]:
                        for files in scans)
     require(len(scans) == 1, f"{folder}: holds {len(scans)} DICOM series ({counts}); move one elsewhere")
     endings, others = set(map(_ending, scans[0])), {*headers} - {*scans[0]}
-    others -= {path for path in others if headers[path] is None and _ending(path) not in endings}
+    others -= {path for path in others if headers[path] is None
+               and (_ending(path) not in endings or path.name.startswith("."))}
     for path in sorted(path for path in others if headers[path] is None):
-        require(_ending(path) == "" and path.stat().st_size >= 132, f"{path}: {NO_SLICE}")
+        require(_ending(path) in ("", ".0") and path.stat().st_size >= 132, f"{path}: {NO_SLICE}")
     slices = [one for path, header in scans[0].items() for one in slices_of(header, path)]
     require(len(slices) > 1, f"{folder}: holds a single slice, not at least 2; give the folder of the series")
     return slices, len(others)
 
 
 def _ending(path: Path) -> str:
-    """Of a file's name; none of one that ends in a number, as a UID does."""
-    return "" if path.suffix[1:].isdecimal() else path.suffix
+    """Of a file's name; ".0" for all that end in a number, as a UID does."""
+    return ".0" if path.suffix[1:].isdecimal() else path.suffix
 
 
 def _is_aside(files: dict, largest: dict) -> bool:

@@ -235,7 +235,8 @@ BY_MESSAGE = {
             "one byte flipped": spoilt(flipped), "wrong checksum": spoilt(lambda c: c[:-4] + bytes(4)),
             "cut off": spoilt(lambda c: c[:-9]), "truncated": TRUNCATED}.items()} | {"a.mhd, flipped": apart},
     "CompressedDataSize ... export it again": {
-        "a.mha, without its size": spoilt(lambda c: c.replace(b"CompressedDataSize", b"Comment"))},
+        "a.mha, without its size": spoilt(lambda c: c.replace(b"CompressedDataSize", b"Comment")),
+        "a.mha, of another size": spoilt(lambda c: c.replace(b"DataSize = ", b"DataSize = 1"))},
     "by pixdim ... by the sform ... export it again": {                 # one of them may be no number
         "a.nii, spacing 0": packed((80, "3f", 0, 0, 0)), "a.nii, spacing NaN": packed((80, "f", np.nan)),
         "a.nii, spacing below 0": packed((80, "3f", 2, 2, -3)),

@@ -277,14 +277,15 @@ def test_localisers_reports_and_a_dicomdir_beside_the_slices_are_ignored_with_a_
 
 
 def test_a_damaged_slice_whose_name_has_no_ending_is_refused_or_noted(tmp_path, capsys):
-    for name in ("IM_{}", "1.2.840.{}"):
+    for name, others in (("IM_{}", ("notes.txt", "log.1")), ("1.2.840.{}", ("README", ".hidden", "a.txt"))):
         folder = written(tmp_path / name)
         for number, path in enumerate(sorted(folder.iterdir())):
             path.rename(folder / name.format(number))
+        for other in others:
+            (folder / other).write_text("mine")
         (folder / name.format(9)).write_bytes(b"")
         refused(partial(read_volume, folder), name.format(9), "no readable slice")
         (folder / name.format(9)).write_bytes(bytes(200))       # as of a file that is no slice at all
-        (folder / "notes.txt").write_text("mine")
         assert read_volume(folder).array.shape == SHAPE
         assert "1 files are ignored" in capsys.readouterr().err, name
 

@@ -97,11 +97,20 @@ def _numbers(header: Any, name: str, count: int, path: Path, default: float | No
     return values
 
 
+def _require_hu(tags: Any, path: Path) -> None:
+    """Raises InputError for a localiser, and for what says that its values are not HU."""
+    kinds = f"{tags.get('ImageType')} {tags.get('FrameType')}"
+    require("LOCALIZER" not in kinds, f"{path}: a localiser (scout); keep only the slices in the folder")
+    require(str(tags.get("Modality") or "CT") == "CT" and str(tags.get("RescaleType")) not in OTHER_UNITS,
+            f"{path}: its Modality or its Rescale Type says that its values are not HU; give a CT")
+
+
 @silently()
 def slices_of(header: Any, path: Path) -> list[Slice]:
     """The slices in a file, more than one in an enhanced CT. Raises InputError where tags are missing."""
     import pydicom
 
+    _require_hu(header, path)
     require(header.get("SamplesPerPixel", 1) == 1, f"{path}: has colours, not one channel; give a CT in HU")
     padding, frames = None, [[]]
     if header.get("PixelPaddingValue") not in (None, "", b""):
@@ -122,10 +131,7 @@ def slices_of(header: Any, path: Path) -> list[Slice]:
         for sequence in (element for group in groups for element in group if element.VR == "SQ"):
             for item in sequence:
                 tags.update({element.tag: element for element in item if element.keyword in TAGS})
-        kind = f"{tags.get('ImageType')} {tags.get('FrameType')}"
-        require("LOCALIZER" not in kind, f"{path}: a localiser (scout); keep only the slices in the folder")
-        require(str(tags.get("Modality") or "CT") == "CT" and str(tags.get("RescaleType")) not in OTHER_UNITS,
-                f"{path}: its Modality or its Rescale Type says that its values are not HU; give a CT")
+        _require_hu(tags, path)
         spacing = _numbers(tags, "PixelSpacing", 2, path)
         slope, intercept = (float(_numbers(tags, f"Rescale{name}", 1, path, default)[0])
                             for name, default in (("Slope", 1), ("Intercept", 0)))

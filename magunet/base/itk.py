@@ -85,12 +85,13 @@ def read_image(path: Path) -> tuple:
     if packed:
         unpack, size = zlib.decompressobj(zlib.MAX_WBITS + 32), 0           # as zlib or gzip packs
         with open(file, "rb") as stream, contextlib.suppress(zlib.error):
-            stream.seek(0 if apart else end.end())
+            start = stream.seek(0 if apart else end.end())
             while not unpack.eof and (part := stream.read(2**16)):
                 size += len(unpack.decompress(part))
-        stated = apart or "ndims" not in fields or "compresseddatasize" in fields
+            used = str(stream.tell() - start - len(unpack.unused_data))
         require(unpack.eof, f"{path}: compressed voxels are damaged or cut off; copy or export it again")
-        require(stated, f"{path}: does not state CompressedDataSize; copy or export it again")
+        require("ndims" not in fields or fields.get("compresseddatasize", used if apart else "") == used,
+                f"{path}: its CompressedDataSize is not that of its voxels, {used}; copy or export it again")
     units = {*re.findall(r'[^\s"?]+', " ".join(fields.get(name, "") for name in UNIT_FIELDS))} - {"none"}
     require(len(units) < 2 and units <= UNITS.keys(), f"{path}: lengths are in {sorted(units)}; export it "
             f"again with one of {list(UNITS)}")

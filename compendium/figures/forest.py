@@ -29,6 +29,7 @@ def forest(numbers: pd.DataFrame) -> Figure:
                       transform=axes.get_yaxis_transform())
         axes.set(title=f"{measure}, %", ylim=(-0.6, len(names) - 0.4))
         axes.set_yticks(y, names)
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="x", color="0.9")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8,
                   frameon=False)

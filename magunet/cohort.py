@@ -24,7 +24,8 @@ ANY_VALUES = "any_values"
 """Of a case in dataset.json: true where a person takes the values of its scan, although they are not HU."""
 KEYS = ("patient", "grade_left", "grade_right", ANY_VALUES)
 """Of a case in dataset.json that are read; others may stand there, unless they are one of these misspelt."""
-MISSPELT = "(patient|subject)([ _-]?(id|name))?|(grade|left|right)[ _-]?(grade|left|right|l|r)|any.?values?"
+MISSPELT = ("(patient|subject)([ _-]?(id|name))?|grade([ _-]?(left|right)|[ _-][lr])|(left|right)[ _-]?grade|"
+            "any.?values?")
 """Keys, in small letters, that mean one of KEYS."""
 
 

@@ -152,11 +152,12 @@ def test_tables_score_finished_runs_compare_them_and_say_the_same_once_they_are_
     assert re.search(rf"{run.name} +scored run", overview)
     assert re.search(r"^MAG-UNet +1( +\S+){4} *$", overview, re.M)          # one validation case, scored once
     assert [len(pd.read_csv(run / file)) for file in ("scores.csv", "scores_by_side.csv")] == [1, 1]
-    key = (run / "scores.json").read_text()
-    (run / "scores.json").write_text('{"key": "of earlier code"}')
-    _, overview, error = call(capsys, "tables", "--profile", "own")
-    assert "scores of 1 runs are of other code" in error and run.name not in overview
-    (run / "scores.json").write_text(key)
+    for file, text in (("scores.json", '{"key": "of earlier code"}'), ("weights.safetensors", None)):
+        content = (run / file).read_bytes()
+        (run / file).write_text(text) if text else (run / file).unlink()
+        _, overview, error = call(capsys, "tables", "--profile", "own")
+        assert "scores of 1 runs are of other code" in error and run.name not in overview, file
+        (run / file).write_bytes(content)
     printed = {name: call(capsys, "tables", name, "--profile", "own") for name in ("4", "claims", "effects")}
     assert ("Profile own: widths / 16, input 16 x 32 x 32, 1 epoch, 2 x each case an epoch, learning rate "
             "0.003, of +MFF 0.002, seeds 0, 1.") in " ".join(printed["4"][1].split())

@@ -97,9 +97,10 @@ def test_a_plain_nnunet_dataset_has_one_patient_a_case_and_keeps_the_users_split
     assert [case.patient for case in load_cohort(root).cases.values()][:4] == [*unknown, "0"]
     for key, value, says in (("Patient", "a", "is not read"), ("subject_id", "a", "is not read"),
                              ("Grade left", 1, "is not read"), ("any_values", "false", "true or false")):
-        others = {"box_5": {"patient": 1, "patient ID": 2, "grader": "me"}}
-        write_dataset(root, cases={"box_4": {key: value}} | others)
+        write_dataset(root, cases={"box_4": {key: value}})
         refused(lambda: load_cohort(root), "dataset.json", key, "box_4", says)
+    write_dataset(root, cases={"box_4": {"patient": 1, "patient ID": 2, "grader": "me", "any_values": None}})
+    assert load_cohort(root).cases["box_4"].patient == "1"
     write_dataset(root, cases=None)
     assert (cohort.train, cohort.val) == (("box_5", "box_2"), ("box_4",))
     assert (root / "splits.json").read_text() == text

@@ -10,7 +10,7 @@ from conftest import ROOT
 RANK = {"magunet": 0, "sijphantom": 1, "compendium": 2}
 """A package may import those of a lower rank."""
 LONGEST_FILE = 250
-LIMITS = {"magunet": 4336, "core": 2988, "sijphantom": 1692, "compendium": 4451, "all": 10479, "tests": 13615}
+LIMITS = {"magunet": 4337, "core": 2989, "sijphantom": 1692, "compendium": 4451, "all": 10480, "tests": 13622}
 """Lines; ``core`` is magunet without peers and base. Reading clinical files without a silent wrong answer
 took some 600, regions of interest, the recipe and diagnostics some 300, GPUs 50, networks of one's own,
 paired differences and folders of changed settings 120, the first mask in two steps 45; before, the limits

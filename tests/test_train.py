@@ -23,6 +23,7 @@ from magunet.model import MAGUNetConfig
 from magunet.predict import load_model
 from magunet.prepare import Prepared
 from magunet.studies import NETWORKS, build, variant
+from magunet.volume import read_volume, write_volume
 
 SHORT = replace(TINY, epochs=1, samples_per_case=1)
 
@@ -127,6 +128,10 @@ def test_the_learning_curve_is_of_ten_cases_at_most_from_the_first_to_the_last(c
         assert record["val"] == val                                             # all of which are scored
     assert [*curves[1]] == ["box_1", "box_2", "box_3"]
     assert (len(curves[0]), next(iter(curves[0])), [*curves[0]][-1]) == (10, "box_1", "box_23")
+    other = cohort.cases[min(cohort.cases.keys() - {"box_0", *curves[0]})]
+    write_volume(read_volume(other.label).with_array(np.zeros((20, 32, 32), np.uint8)), other.label)
+    write_json(cohort.root / "splits.json", {"train": ["box_0"], "val": [*curves[0], other.name, "box_2"]})
+    refused(lambda: runs.fit("3D U-Net", SHORT, 0, load_cohort(cohort.root)), other.label.name, "is empty")
 
 
 def test_one_network_that_fails_does_not_stop_the_others_but_wrong_input_does(cohort, monkeypatch, capsys):

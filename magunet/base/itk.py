@@ -90,7 +90,7 @@ def read_image(path: Path) -> tuple:
                 size += len(unpack.decompress(part))
             used = str(stream.tell() - start - len(unpack.unused_data))
         require(unpack.eof, f"{path}: compressed voxels are damaged or cut off; copy or export it again")
-        require("ndims" not in fields or fields.get("compresseddatasize", used if apart else "") == used,
+        require("ndims" not in fields or fields.get("compresseddatasize") in (used, *("0", None) * apart),
                 f"{path}: its CompressedDataSize is not that of its voxels, {used}; copy or export it again")
     units = {*re.findall(r'[^\s"?]+', " ".join(fields.get(name, "") for name in UNIT_FIELDS))} - {"none"}
     require(len(units) < 2 and units <= UNITS.keys(), f"{path}: lengths are in {sorted(units)}; export it "
